@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/error.hpp"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace dino {
+
+void throw_errno(const std::string& what, const std::string& path) {
+  const int error = errno;
+  const std::string message = fmt::format("{}: {}: {}", what, path, std::strerror(error));
+  if (error == ENOENT || error == EACCES || error == ENOTDIR) throw MissingInputError(message);
+  throw IoError(message);
+}
+
+void check_failed(const char* expression, const char* file, int line, const std::string& message) {
+  throw InternalError(fmt::format("internal check failed: {} at {}:{}: {}; please report it", expression,
+                                  file, line, message));
+}
+
+}  // namespace dino

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Log lines on stderr. Only rank 0 prints information; every rank prints warnings and errors, with its rank.
+
+#include <string_view>
+
+namespace dino::log {
+
+/// Called once by run_program: the program's name and this process's rank.
+void configure(std::string_view program, int rank, int ranks);
+void info(std::string_view line);
+void warning(std::string_view line);
+void error(std::string_view line);
+
+/// The phase that this rank is in, for the watchdog and for errors/rank_N.txt. Nested: restores the outer
+/// phase when destroyed.
+class Phase {
+ public:
+  explicit Phase(const char* name);
+  ~Phase();
+  Phase(const Phase&) = delete;
+  Phase& operator=(const Phase&) = delete;
+
+ private:
+  const char* outer_;
+};
+[[nodiscard]] const char* current_phase();
+
+}  // namespace dino::log

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What every main.cpp does: pick the sub-command, parse its options, start MPI where the command needs it,
+// run, and turn every outcome into an exit code. An exception on one rank prints rank, phase and cause,
+// writes <output>/errors/rank_N.txt, and aborts the job.
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+#include "base/options.hpp"
+#include "comm/communicator.hpp"
+
+namespace dino {
+
+struct CommandContext {
+  Communicator& world;
+  CommonOptions common;
+  std::string program;     ///< "dino-curate"
+  std::string command;     ///< "dedup"
+  std::string config_ini;  ///< all settings in force (OptionTable::to_ini)
+  std::vector<std::string> argv;
+};
+
+/// One sub-command. `make` builds a fresh config struct bound to the table and returns what runs it; it is
+/// called once per process (also for
+/// --help and man pages, so it must not touch anything).
+struct Command {
+  std::string name;
+  std::string summary;  ///< one line for the list of commands
+  std::string usage;    ///< the words after the name, e.g. "--embeddings E --threshold 0.95 --output OUT"
+  std::string
+      description;       ///< paragraphs for --help and the man page: what it reads, writes, and when it fails
+  bool uses_mpi = true;  ///< false: never initialises MPI (works on a login node)
+  std::function<std::function<ExitCode(CommandContext&)>(OptionTable&)> make;
+};
+
+struct ProgramSpec {
+  std::string name;  ///< "dino-curate"
+  std::string summary;
+  std::vector<Command> commands;
+};
+
+/// Returns the exit code for main. --help, --version, --man (roff to stdout), and --complete (names for the
+/// bash completion) are handled here.
+int run_program(const ProgramSpec& spec, int argc, char** argv);
+
+}  // namespace dino

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// 8-bit images and everything that is computed from pixels.
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/random.hpp"
+#include "tensor/tensor.hpp"
+
+namespace dino {
+
+/// Interleaved 8-bit image, row-major, no padding.
+struct Image {
+  int64_t width = 0, height = 0, channels = 3;
+  std::vector<uint8_t> pixels;
+  [[nodiscard]] const uint8_t* at(int64_t x, int64_t y) const {
+    return pixels.data() + (y * width + x) * channels;
+  }
+  [[nodiscard]] uint8_t* at(int64_t x, int64_t y) { return pixels.data() + (y * width + x) * channels; }
+};
+
+enum class DecodeStatus : uint8_t { ok, not_an_image, truncated, corrupt, too_large, unsupported };
+[[nodiscard]] const char* name_of(DecodeStatus status);
+
+struct DecodeLimits {
+  int64_t max_pixels = 178'956'970;  ///< Pillow's decompression-bomb limit
+  int64_t max_bytes = int64_t{1} << 30;
+};
+
+struct DecodeOptions {
+  DecodeLimits limits;
+  bool apply_orientation = true;  ///< EXIF
+  bool keep_alpha =
+      false;  ///< true: four channels where the file has alpha; false: composited on `background`
+  std::array<uint8_t, 3> background = {255, 255, 255};
+  int64_t min_short_side =
+      0;  ///< > 0: JPEG may be decoded at 1/2, 1/4, 1/8 scale while the short side stays >= this
+};
+
+struct Decoded {
+  DecodeStatus status = DecodeStatus::corrupt;
+  std::string message;  ///< why, when not ok
+  Image image;          ///< RGB (or RGBA with keep_alpha)
+  std::string format;   ///< "jpeg", "png", "webp", "gif", "bmp", "tiff", "ppm", ... from the magic bytes
+  int64_t file_width = 0, file_height = 0;  ///< of the file, after orientation, before scaled decoding
+};
+
+/// Sniffs the format by magic bytes and decodes. Never throws for bad input: every fault is a status and a
+/// message. 16-bit -> 8, CMYK -> RGB, animated -> first frame, gray -> RGB. A truncated file is `truncated`,
+/// not half an image.
+[[nodiscard]] Decoded decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options = {});
+
+[[nodiscard]] std::vector<uint8_t> encode_png(const Image& image);
+[[nodiscard]] std::vector<uint8_t> encode_jpeg(const Image& image, int quality);
+
+// ---- geometry: Pillow 12.3's integer resampling (coefficients scaled by 2^22, horizontal pass first,
+// rounded to 8 bits after each pass) ------------------------
+struct Box {
+  int64_t top = 0, left = 0, height = 0, width = 0;
+};
+enum class Resampling : uint8_t { bicubic, bilinear, box };
+/// Crops `box` and resizes it; pixels outside the box do not contribute.
+[[nodiscard]] Image resize(const Image& image, Box box, int64_t width, int64_t height,
+                           Resampling filter = Resampling::bicubic);
+[[nodiscard]] Image resize(const Image& image, int64_t width, int64_t height,
+                           Resampling filter = Resampling::bicubic);
+/// torchvision Resize(shorter side) then CenterCrop.
+[[nodiscard]] Image resize_center_crop(const Image& image, int64_t resize_to, int64_t crop);
+[[nodiscard]] Image flip_horizontal(const Image& image);
+/// Pads to a square with a colour (sprites).
+[[nodiscard]] Image pad_to_square(const Image& image, std::array<uint8_t, 3> colour);
+
+// ---- colour: PIL blends (truncating)
+// ------------------------------------------------------------------------------------------------------------------------
+[[nodiscard]] Image adjust_brightness(const Image& image, double factor);
+[[nodiscard]] Image adjust_contrast(const Image& image, double factor);
+[[nodiscard]] Image adjust_saturation(const Image& image, double factor);
+[[nodiscard]] Image adjust_hue(const Image& image, double factor);  ///< factor in [-0.5, 0.5]
+[[nodiscard]] Image to_grayscale(const Image& image);               ///< three equal channels
+[[nodiscard]] Image gaussian_blur(const Image& image, double sigma, int kernel = 9);
+[[nodiscard]] Image solarize(const Image& image, int threshold = 128);
+
+struct Normalisation {
+  std::array<float, 3> mean = {0.485F, 0.456F, 0.406F};
+  std::array<float, 3> std = {0.229F, 0.224F, 0.225F};
+};
+/// out f32 [3,H,W] = (pixel / 255 - mean) / std.
+void normalize_to(const Image& image, const Normalisation& normalisation, float* out);
+
+}  // namespace dino

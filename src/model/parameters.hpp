@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Parameters live in units (patch embedding + tokens, each block, the final norm, each head). A unit is one
+// flat f32 buffer that can be split evenly over a shard group: an all-gather lands in place, a reduce-scatter
+// leaves in place, AdamW and EMA are elementwise on the shard. Names are the reference's (block_chunks = 0),
+// prefixed by the module: "backbone.blocks.0.attn.qkv.weight", "dino_head.mlp.0.weight",
+// "ibot_head.last_layer.weight_v".
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "tensor/tensor.hpp"
+
+namespace dino {
+
+/// How a parameter starts (spec of the reference's init).
+struct Init {
+  enum class Kind : uint8_t { zeros, constant, normal, uniform } kind = Kind::zeros;
+  float a = 0;  ///< constant: the value; normal: std; uniform: half width
+};
+
+struct ParameterInfo {
+  std::string name;    ///< full name with the module prefix
+  std::string module;  ///< "backbone", "dino_head", "ibot_head"
+  Shape shape;
+  Init init;
+  int64_t unit = 0;    ///< index of its unit
+  int64_t offset = 0;  ///< of its first element in the unit
+};
+
+struct UnitInfo {
+  std::string name;  ///< "backbone.embed", "backbone.blocks.3", "backbone.norm", "dino_head"
+  std::string module;
+  int64_t numel = 0;   ///< elements of its parameters, each aligned to 16 floats
+  int64_t padded = 0;  ///< numel rounded up to a multiple of kUnitAlignment, so that it splits evenly over
+                       ///< any group of up to 64 ranks... see shard_range
+};
+
+/// The names, shapes and places of all parameters of a model; shared by weights, gradients and optimizer
+/// state.
+class ParameterLayout {
+ public:
+  /// Starts a new unit; following `add` calls go into it.
+  void begin_unit(std::string name, std::string module);
+  void add(std::string name, Shape shape, Init init);
+  [[nodiscard]] const std::vector<ParameterInfo>& parameters() const { return parameters_; }
+  [[nodiscard]] const std::vector<UnitInfo>& units() const { return units_; }
+  [[nodiscard]] const ParameterInfo& find(std::string_view name) const;  ///< DINO_CHECK when absent
+  [[nodiscard]] const ParameterInfo* find_if(std::string_view name) const;
+  [[nodiscard]] int64_t count(
+      std::string_view module = {}) const;  ///< elements of the parameters (without padding)
+
+ private:
+  std::vector<ParameterInfo> parameters_;
+  std::vector<UnitInfo> units_;
+  std::unordered_map<std::string, size_t> index_;
+};
+
+/// Unit sizes are padded to a multiple of this; a shard of a group of P ranks is ceil(padded / P) rounded up
+/// to 16 floats, the last ones may be shorter or empty.
+constexpr int64_t kUnitAlignment = 64;
+
+/// One value per parameter element: weights, gradients, or moments. Every unit is one Tensor.
+class ParameterStore {
+ public:
+  ParameterStore() = default;
+  explicit ParameterStore(const ParameterLayout& layout);  ///< zeros; the layout must outlive the store
+  [[nodiscard]] const ParameterLayout& layout() const { return *layout_; }
+  [[nodiscard]] TensorView view(std::string_view name);
+  [[nodiscard]] ConstTensorView view(std::string_view name) const;
+  [[nodiscard]] TensorView view(const ParameterInfo& info);
+  [[nodiscard]] ConstTensorView view(const ParameterInfo& info) const;
+  [[nodiscard]] std::span<float> unit(int64_t index);  ///< padded length
+  [[nodiscard]] std::span<const float> unit(int64_t index) const;
+  void zero();
+  void copy_from(const ParameterStore& other);
+  /// Draws every parameter by its Init from (seed, Stream::init, hash of the name): independent of ranks,
+  /// layout and order.
+  void initialize(uint64_t seed);
+
+ private:
+  const ParameterLayout* layout_ = nullptr;
+  std::vector<Tensor> units_;
+};
+
+}  // namespace dino

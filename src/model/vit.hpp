@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The vision transformer of DINOv2 (arXiv 2304.07193; registers: arXiv 2309.16588), forward and hand-written
+// backward. All crops of all sizes go through in one packed token matrix with block-diagonal attention.
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/random.hpp"
+#include "model/parameters.hpp"
+#include "ops/ops.hpp"
+#include "tensor/tensor.hpp"
+
+namespace dino {
+
+enum class FfnKind : uint8_t { mlp, swiglu };
+/// How learned positions are resampled for another grid (both bicubic, fp32):
+///  scale_offset: scale = (n + 0.1) / M is what enters the coordinates, a = -0.75, no antialias (DINOv2
+///  training and hub models without registers); antialias:    by target size, a = -0.5, support widened when
+///  shrinking (register models); target_size:  by target size, a = -0.75, no antialias (Hugging Face's
+///  Dinov2Model).
+enum class PositionKernel : uint8_t { scale_offset, antialias, target_size };
+
+struct VitConfig {
+  int64_t patch = 14;
+  int64_t width = 384;
+  int64_t depth = 12;
+  int64_t heads = 6;
+  FfnKind ffn = FfnKind::mlp;
+  int64_t hidden = 1536;  ///< of the MLP, or of SwiGLU after its 2/3 rule (w12 has 2*hidden rows)
+  int64_t registers = 0;
+  int64_t position_grid = 37;  ///< M: the learned table is M x M (518/14 = 37, 224/14 = 16)
+  PositionKernel position_kernel = PositionKernel::scale_offset;
+  double interpolate_offset = 0.1;
+  double layerscale = 1e-5;       ///< initial gamma; 0 = no LayerScale parameters
+  double drop_path = 0.0;         ///< uniform rate of the student in training
+  bool drop_path_uniform = true;  ///< false: linspace(0, drop_path, depth)
+  double norm_eps = 1e-6;
+  int64_t channels = 3;
+  bool operator==(const VitConfig&) const = default;
+};
+
+/// SwiGLU's hidden width: (int(4 D * 2/3) + 7) / 8 * 8.
+[[nodiscard]] int64_t swiglu_hidden(int64_t width);
+/// "vits14", "vitb14", "vitl14", "vitg14", each also with "_reg" (4 registers, antialias kernel);
+/// "vitl14_scratch" (SwiGLU); "vitl16"; and small ones for demos and tests: "vit_tiny" (192, 12, 3 heads,
+/// patch 16), "vit_demo" (128, 4, 2 heads, patch 8), "vit_micro" (64, 2, 1 head, patch 8). UsageError lists
+/// the names.
+[[nodiscard]] VitConfig vit_preset(const std::string& name);
+[[nodiscard]] std::vector<std::string> vit_preset_names();
+/// Appends the backbone's units ("backbone.embed", "backbone.blocks.<i>", "backbone.norm") with parameters
+/// named "<module>.<reference name>".
+void append_vit_layout(ParameterLayout& layout, const VitConfig& config,
+                       const std::string& module = "backbone");
+/// Exact count of backbone parameters.
+[[nodiscard]] int64_t vit_parameter_count(const VitConfig& config);
+
+/// Activations and products in f32 or bf16 (weights, residual stream, norms' statistics and losses stay f32).
+enum class Precision : uint8_t { f32, bf16 };
+/// "auto" = bf16 where the CPU has bf16 instructions, else fp32.
+[[nodiscard]] Precision parse_precision(const std::string& text);
+[[nodiscard]] const char* name_of(Precision precision);
+
+/// One list entry: crops of one size.
+struct CropBatch {
+  ConstTensorView images;  ///< f32 [B, C, H, W]; H, W multiples of the patch
+  ConstTensorView masks;   ///< u8 [B, N], 1 = replaced by the mask token; empty = none
+};
+
+/// Which rows a residual branch keeps (stochastic depth by batch subsets). kept[block][0 = attn, 1 =
+/// ffn][entry] = image indices in the order drawn; an empty plan drops nothing. keep = max(int(B (1 - rate)),
+/// 1); the branch is scaled by B / keep.
+struct DropPathPlan {
+  std::vector<std::array<std::vector<std::vector<int64_t>>, 2>> kept;
+  [[nodiscard]] bool empty() const { return kept.empty(); }
+};
+/// Draws a plan. Every image's place in the draw depends on (seed, step, block, branch, entry) only.
+/// `batches[entry]` = images of each entry on this rank; `first[entry]` offsets the stream so that ranks draw
+/// differently.
+[[nodiscard]] DropPathPlan draw_drop_path(const VitConfig& config, std::span<const int64_t> batches,
+                                          uint64_t seed, uint64_t step, int rank);
+
+struct TokenEntry {
+  int64_t first_row = 0;  ///< in the packed matrix
+  int64_t batch = 0, tokens = 0, grid_h = 0, grid_w = 0;
+  [[nodiscard]] int64_t cls_row(int64_t image) const { return first_row + image * tokens; }
+  [[nodiscard]] int64_t patch_row(int64_t image, int64_t patch, int64_t registers) const {
+    return first_row + image * tokens + 1 + registers + patch;
+  }
+};
+
+struct VitOutput {
+  TensorView norm;     ///< f32 [rows, D]: all tokens after the final norm
+  TensorView prenorm;  ///< f32 [rows, D]
+  std::vector<TokenEntry> entries;
+  std::vector<TensorView>
+      intermediate;           ///< as asked: per requested block, f32 [rows, D] after the final norm
+  TensorView last_attention;  ///< when asked: f32 [B, heads, T] probabilities of the class token in the last
+                              ///< block (single entry only)
+};
+
+struct VitForwardOptions {
+  const DropPathPlan* drop_path = nullptr;
+  std::vector<int64_t> intermediate_blocks;  ///< block indices whose outputs are wanted (final norm applied)
+  bool attention_of_class_token = false;
+};
+
+/// What backward needs; made by a training forward, valid until the arena scope of that forward ends.
+struct VitSaved;
+
+class Vit {
+ public:
+  Vit(VitConfig config, Precision precision, std::string module = "backbone");
+  ~Vit();
+  Vit(Vit&&) noexcept;
+  [[nodiscard]] const VitConfig& config() const { return config_; }
+  /// `saved` non-null: keeps what backward needs. All tensors are made in `arena`.
+  [[nodiscard]] VitOutput forward(const ParameterStore& weights, std::span<const CropBatch> crops,
+                                  const VitForwardOptions& options, Arena& arena,
+                                  std::shared_ptr<VitSaved>* saved = nullptr) const;
+  /// d_norm f32 [rows, D]: gradient of `norm`; d_prenorm (may be empty) of `prenorm`. Adds to `gradients`.
+  /// `unit_done(unit index)` is called when a unit's gradient is complete, last block first, so that its
+  /// reduction can start. d_images (optional, one per entry, f32 [B,C,H,W]) receive the inputs' gradients.
+  void backward(const ParameterStore& weights, const VitSaved& saved, ConstTensorView d_norm,
+                ConstTensorView d_prenorm, ParameterStore& gradients, Arena& arena,
+                const std::function<void(int64_t)>& unit_done = {},
+                std::span<const TensorView> d_images = {}) const;
+
+ private:
+  struct Impl;
+  VitConfig config_;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// The table resampled for a grid: f32 [1 + h*w, D] from pos_embed [1, 1 + M*M, D].
+void interpolate_positions(ConstTensorView pos_embed, const VitConfig& config, int64_t grid_h, int64_t grid_w,
+                           TensorView out);
+/// Adds the transpose: d_table += of d_out [1 + h*w, D].
+void interpolate_positions_backward(ConstTensorView d_out, const VitConfig& config, int64_t grid_h,
+                                    int64_t grid_w, TensorView d_table);
+
+}  // namespace dino

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Weights references: a checkpoint folder, a run folder (its newest valid checkpoint), a Hugging Face folder
+// (config.json + model.safetensors), a .safetensors file or a .pth file (PyTorch zip archive, read without
+// executing its pickle).
+
+#include <memory>
+#include <string>
+
+#include "model/parameters.hpp"
+#include "model/vit.hpp"
+
+namespace dino {
+
+/// A backbone ready for inference. The store points into the layout, so the bundle is kept on the heap and
+/// moved as a pointer.
+struct Backbone {
+  VitConfig config;
+  ParameterLayout layout;
+  ParameterStore weights;
+  std::string source;       ///< the reference as given
+  std::string description;  ///< one line: format, step, sizes
+  std::string sha256;       ///< of the weights' bytes in name order (identifies the model in protocol cards)
+};
+
+/// Throws MissingInputError, DataError (file, cause). `which`: "teacher" or "student" where a checkpoint
+/// holds both.
+[[nodiscard]] std::unique_ptr<Backbone> load_backbone(const std::string& reference,
+                                                      const std::string& which = "teacher");
+/// A backbone with fresh random weights (the floor of evaluations).
+[[nodiscard]] std::unique_ptr<Backbone> random_backbone(const VitConfig& config, uint64_t seed);
+/// The backbone's configuration as JSON text, and back; used by checkpoints (DataError on unknown or missing
+/// fields).
+[[nodiscard]] std::string vit_config_to_json(const VitConfig& config);
+[[nodiscard]] VitConfig vit_config_from_json(const std::string& json, const std::string& source);
+
+/// Writes DIR/config.json + DIR/model.safetensors that transformers.AutoModel.from_pretrained loads
+/// (Dinov2Model / Dinov2WithRegistersModel).
+void export_hugging_face(const Backbone& backbone, const std::string& folder);
+/// Writes DIR/model.safetensors with the hub's (reference's) names.
+void export_hub(const Backbone& backbone, const std::string& folder);
+
+}  // namespace dino

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// A data reference -> the list of its records in a fixed order: a folder of images (sub-folders name the
+// labels), a folder of *.tar or one tar, a .txt list, a curated folder (manifest.json), or a name defined in
+// share/datasets/ (fetched under $DINO_DATA, default ~/.cache/dinohpc).
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace dino {
+
+struct Record {
+  std::string key;     ///< unique within the reference: path without extension below the root, or the tar key
+                       ///< prefixed by the tar's name
+  std::string path;    ///< file to open
+  int64_t offset = 0;  ///< within it (tars)
+  int64_t size = -1;   ///< bytes; -1 = the whole file
+  int32_t label = -1;  ///< index into Dataset::classes, -1 unknown
+  std::string extension;  ///< lower case, without the dot
+  std::string group;  ///< records that must not be split (stem of an animation, id of a model); empty = alone
+};
+
+struct Sidecar {
+  int64_t record = 0;  ///< the record it belongs to
+  std::string extension, path;
+  int64_t offset = 0, size = 0;
+};
+
+struct Dataset {
+  std::string reference;  ///< as the user gave it
+  std::vector<Record> records;
+  std::vector<Sidecar> sidecars;     ///< .json, .txt, .cls members of tars
+  std::vector<std::string> classes;  ///< label names in order
+  std::vector<std::string>
+      faults;  ///< unreadable tars and files, one line each; never fatal while anything is readable
+};
+
+/// Throws MissingInputError when the reference does not exist (naming it, and what it could have been),
+/// DataError when it holds no image at all. Deterministic order: byte-wise by path. The labels of a tar come
+/// from its .cls sidecars, else from the key's folder.
+[[nodiscard]] Dataset open_dataset(const std::string& reference);
+
+/// The record's bytes.
+[[nodiscard]] std::vector<uint8_t> read_record(const Record& record);
+
+}  // namespace dino

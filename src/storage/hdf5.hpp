@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// RAII over the serial HDF5 library. It is not thread-safe: every call here takes one process-wide mutex. All
+// errors are DataError (reading) or IoError (writing) that name the file and the dataset. Datasets read are
+// checked against limits before memory is allocated.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensor/tensor.hpp"
+
+namespace dino {
+
+class Hdf5File {
+ public:
+  static Hdf5File open(const std::string& path);    ///< read-only; MissingInputError, DataError
+  static Hdf5File create(const std::string& path);  ///< truncates; IoError
+  Hdf5File(Hdf5File&&) noexcept;
+  Hdf5File& operator=(Hdf5File&&) noexcept;
+  ~Hdf5File();
+
+  // -- reading. Names are absolute paths ("/model/x").
+  [[nodiscard]] bool exists(const std::string& name) const;
+  [[nodiscard]] std::vector<std::string> list(
+      const std::string& group) const;  ///< child names, sorted; empty if absent
+  [[nodiscard]] std::vector<std::string> list_datasets(const std::string& group)
+      const;  ///< all datasets below, recursive, absolute, sorted (follows external and soft links)
+  struct Info {
+    Shape shape;
+    std::vector<int64_t> dims;  ///< all dimensions, any rank
+    DType dtype;  ///< nearest; integers of other widths map to i64 (i8..u16,u32 -> i64 by conversion)
+    bool is_string = false;
+  };
+  [[nodiscard]] Info info(const std::string& name) const;
+  /// Whole dataset, converted to `dtype` by the library. Ranks above 4 are folded into the last dimension.
+  [[nodiscard]] Tensor read(const std::string& name, DType dtype) const;
+  [[nodiscard]] Tensor read(const std::string& name) const;  ///< as stored
+  /// Rows [begin, begin + count) of the outermost dimension into caller memory of out.shape = [count, ...].
+  void read_rows(const std::string& name, int64_t begin, TensorView out) const;
+  [[nodiscard]] std::vector<std::string> read_strings(const std::string& name) const;
+  [[nodiscard]] bool has_attribute(const std::string& object, const std::string& name) const;
+  [[nodiscard]] std::vector<std::string> attributes(const std::string& object) const;
+  [[nodiscard]] std::vector<double> attribute_numbers(const std::string& object,
+                                                      const std::string& name) const;
+  [[nodiscard]] double attribute_number(const std::string& object, const std::string& name) const;
+  [[nodiscard]] std::string attribute_string(const std::string& object, const std::string& name) const;
+  [[nodiscard]] std::vector<std::string> attribute_strings(const std::string& object,
+                                                           const std::string& name) const;
+
+  // -- writing. Parent groups are made as needed. Data are contiguous and carry no timestamps: equal content
+  // gives equal bytes.
+  void write(const std::string& name, ConstTensorView data);
+  void write_strings(const std::string& name,
+                     const std::vector<std::string>& values);  ///< fixed length, null-padded UTF-8
+  /// Creates a dataset of full size to be filled by write_rows (for streaming).
+  void create_dataset(const std::string& name, Shape shape, DType dtype);
+  void write_rows(const std::string& name, int64_t begin, ConstTensorView rows);
+  void write_attribute(const std::string& object, const std::string& name, const std::string& value);
+  void write_attribute(const std::string& object, const std::string& name, double value);
+  void write_attribute(const std::string& object, const std::string& name, int64_t value);
+  void write_attribute(const std::string& object, const std::string& name,
+                       const std::vector<std::string>& values);
+  void write_attribute(const std::string& object, const std::string& name, std::span<const int64_t> values);
+  void write_attribute(const std::string& object, const std::string& name, std::span<const double> values);
+  /// Flushes and closes with errors reported (the destructor cannot report).
+  void close();
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  explicit Hdf5File(std::string path, int64_t id) : path_(std::move(path)), id_(id) {}
+  std::string path_;
+  int64_t id_ = -1;
+};
+
+}  // namespace dino

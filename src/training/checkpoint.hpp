@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Checkpoints by the commit protocol: RUN/checkpoints/step_00001000/{manifest.json, rank_0000.h5, ...}. Every
+// rank writes its even flat range of every unit of every store through the serial driver; rank 0 renames the
+// manifest last. Stores are found by logical name and flat range, so any number of ranks loads any
+// checkpoint.
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "model/parameters.hpp"
+
+namespace dino {
+
+/// What a checkpoint holds: named stores of one layout ("student", "teacher", "adam_m", "adam_v") and scalars
+/// and small vectors by name.
+struct CheckpointContent {
+  std::map<std::string, ParameterStore*> stores;
+  std::map<std::string, std::vector<double>> vectors;  ///< e.g. softmax centres
+  std::map<std::string, int64_t> integers;             ///< step, samples_consumed, seed, ...
+  std::string model_json;                              ///< configuration of the model (backbone and heads)
+  std::string config_ini;                              ///< all settings in force
+};
+
+/// Collective. Leaves step_N complete or absent. Keeps the newest `keep` (>= 2) and every `keep_every`-th
+/// step (0 = none). Returns the folder.
+std::string save_checkpoint(const std::string& run, int64_t step, const CheckpointContent& content,
+                            const Communicator& comm, int64_t keep, int64_t keep_every);
+
+/// The complete checkpoints of a run, newest first (a folder without manifest.json is ignored).
+[[nodiscard]] std::vector<std::string> list_checkpoints(const std::string& run);
+/// Reads the manifest and verifies sizes and checksums of all shards; returns "" when valid, else the fault
+/// in one line.
+[[nodiscard]] std::string verify_checkpoint(const std::string& folder);
+/// The newest valid checkpoint of a run ("" = none); every invalid one that is passed over is warned about
+/// with its fault.
+[[nodiscard]] std::string newest_valid_checkpoint(const std::string& run);
+/// Loads on every rank what `content` asks for: the stores named in it must exist with the same names and
+/// shapes (DataError names the first difference); vectors and integers are filled.
+void load_checkpoint(const std::string& folder, CheckpointContent& content);
+
+struct CheckpointHeader {
+  int64_t step = 0, samples = 0;
+  int ranks = 0;
+  std::string version, commit, model_json, config_ini;
+  struct TensorEntry {
+    std::string store, name;
+    Shape shape;
+  };
+  std::vector<TensorEntry> tensors;
+  struct ShardEntry {
+    std::string file;
+    int64_t bytes = 0;
+    std::string crc32c;
+  };
+  std::vector<ShardEntry> shards;
+};
+[[nodiscard]] CheckpointHeader read_checkpoint_header(const std::string& folder);
+/// One tensor of one store, assembled from the shards that hold it.
+[[nodiscard]] Tensor read_checkpoint_tensor(const std::string& folder, const std::string& store,
+                                            const std::string& name);
+
+}  // namespace dino

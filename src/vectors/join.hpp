@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Threshold join: all pairs of unit vectors with cosine >= threshold that share an inverted list (batched by
+// list, each pair once). The edges are the same bytes for any number of ranks and threads: lists come from a
+// fixed sample trained in a fixed order, and every similarity is an ordered product.
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "tensor/tensor.hpp"
+
+namespace dino {
+
+struct Edge {
+  int64_t source = 0, target = 0;  ///< global rows, source < target
+  float similarity = 0;            ///< cosine
+};
+
+struct JoinConfig {
+  double threshold = 0.95;
+  int64_t lists = 0;   ///< inverted lists; 0 = chosen from N
+  int64_t probes = 2;  ///< lists that a row visits as a query (1 = its own only)
+  int64_t train_per_list = 64;
+  int64_t train_iterations = 10;
+  uint64_t seed = 0;
+};
+
+struct JoinResult {
+  std::vector<Edge> edges;                ///< all of them on every rank, sorted by (source, target)
+  std::map<std::string, double> seconds;  ///< train, assign, join
+  int64_t lists = 0;
+};
+
+/// Self-join of rows laid out contiguously over ranks (even_range): `local` holds this rank's rows, already
+/// normalised, f32 [n, d]. Collective.
+[[nodiscard]] JoinResult threshold_self_join(ConstTensorView local, int64_t total_rows,
+                                             const JoinConfig& config, const Communicator& comm);
+
+/// Pairs between this rank's rows and a small reference set held by every rank (decontamination), exhaustive:
+/// source = global row, target = reference row.
+[[nodiscard]] std::vector<Edge> threshold_cross_join(ConstTensorView local, int64_t first_row,
+                                                     ConstTensorView reference, double threshold);
+
+/// The exhaustive oracle: every pair at or above the threshold; for tests and audits.
+[[nodiscard]] std::vector<Edge> brute_force_join(ConstTensorView rows, double threshold);
+
+}  // namespace dino

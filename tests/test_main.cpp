@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs GoogleTest under MPI. --source=NAME keeps the suites that NAME.cpp defines: the file's tests are those
+// whose TestInfo::file() ends in NAME.cpp. A test that fails on any rank fails the run.
+#include <gtest/gtest.h>
+#include <mpi.h>
+
+#include <string>
+#include <string_view>
+
+int main(int argc, char** argv) {
+  int provided = 0;
+  MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+  ::testing::InitGoogleTest(&argc, argv);
+  std::string source;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view arg = argv[i];
+    if (arg.starts_with("--source=")) source = std::string(arg.substr(9)) + ".cpp";
+  }
+  if (!source.empty() && ::testing::GTEST_FLAG(filter) == "*") {
+    std::string filter;
+    const auto& unit = *::testing::UnitTest::GetInstance();
+    for (int s = 0; s < unit.total_test_suite_count(); ++s) {
+      const auto& suite = *unit.GetTestSuite(s);
+      for (int t = 0; t < suite.total_test_count(); ++t) {
+        const auto& info = *suite.GetTestInfo(t);
+        const std::string_view file = info.file() == nullptr ? "" : info.file();
+        if (file.ends_with("/" + source)) filter += std::string(suite.name()) + "." + info.name() + ":";
+      }
+    }
+    if (filter.empty()) {
+      fprintf(stderr, "no test in %s\n", source.c_str());
+      return 1;
+    }
+    ::testing::GTEST_FLAG(filter) = filter;
+  }
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  int failed = RUN_ALL_TESTS();
+  if (failed != 0) MPI_Abort(MPI_COMM_WORLD, 1);
+  MPI_Finalize();
+  return failed;
+}
