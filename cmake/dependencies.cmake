@@ -27,10 +27,13 @@ find_library(XXHASH_LIBRARY xxhash REQUIRED)
 add_library(xxhash::xxhash INTERFACE IMPORTED)
 target_link_libraries(xxhash::xxhash INTERFACE ${XXHASH_LIBRARY})
 
-find_package(dnnl REQUIRED)
+# Not find_package(dnnl): Debian's package file asks for the OpenCL headers, which the CPU engine does not need.
+find_library(DNNL_LIBRARY dnnl REQUIRED)
+find_path(DNNL_INCLUDE dnnl.hpp REQUIRED)
 add_library(dino_dnnl INTERFACE)
 add_library(dino::dnnl ALIAS dino_dnnl)
-target_link_libraries(dino_dnnl INTERFACE DNNL::dnnl)
+target_include_directories(dino_dnnl SYSTEM INTERFACE ${DNNL_INCLUDE})
+target_link_libraries(dino_dnnl INTERFACE ${DNNL_LIBRARY})
 
 find_library(FAISS_LIBRARY faiss REQUIRED)
 find_package(BLAS REQUIRED)
