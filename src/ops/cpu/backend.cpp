@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <omp.h>
+
+#include "base/cpu.hpp"
+#include "ops/cpu/cpu_backend.hpp"
+#include "ops/cpu/dnnl.hpp"
+
+namespace dino::ops {
+
+Backend& backend(Device) {
+  static CpuBackend instance;
+  return instance;
+}
+
+std::string describe_backend() {
+  return dnnl::describe() + ", " + cpu_level_name(cpu_level()) + " kernels";
+}
+
+void set_threads(int threads) {
+  DINO_CHECK(threads >= 1, "at least one thread");
+  omp_set_num_threads(threads);
+}
+
+}  // namespace dino::ops

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+
+#include "ops/checks.hpp"
+#include "ops/reference/reference.hpp"
+
+namespace dino::ops {
+
+void ReferenceBackend::layer_norm(ConstTensorView x, ConstTensorView gamma, ConstTensorView beta, float eps,
+                                  TensorView y, TensorView mean, TensorView rstd) {
+  check::same_act({x, y});
+  const int64_t m = x.dim(0);
+  const int64_t d = x.dim(1);
+  check::vector(gamma, d, false);
+  check::vector(beta, d, false);
+  check::vector(mean, m, true);
+  check::vector(rstd, m, true);
+  const Reader in(x);
+  for (int64_t r = 0; r < m; ++r) {
+    double sum = 0;
+    for (int64_t c = 0; c < d; ++c) sum += in[r * d + c];
+    const double centre = sum / static_cast<double>(d);
+    double squares = 0;
+    for (int64_t c = 0; c < d; ++c) squares += (in[r * d + c] - centre) * (in[r * d + c] - centre);
+    const double scale = 1 / std::sqrt(squares / static_cast<double>(d) + static_cast<double>(eps));
+    for (int64_t c = 0; c < d; ++c)
+      Writer(y).set(r * d + c, (in[r * d + c] - centre) * scale * Reader(gamma)[c] + Reader(beta)[c]);
+    if (mean) Writer(mean).set(r, centre);
+    if (rstd) Writer(rstd).set(r, scale);
+  }
+}
+
+void ReferenceBackend::layer_norm_backward(ConstTensorView dy, ConstTensorView x, ConstTensorView gamma,
+                                           ConstTensorView mean, ConstTensorView rstd, TensorView dx,
+                                           TensorView dgamma, TensorView dbeta) {
+  check::same_act({x, dy});
+  check::same_f32({x, dx});
+  const int64_t m = x.dim(0);
+  const int64_t d = x.dim(1);
+  for (const ConstTensorView& v : {gamma, ConstTensorView(dgamma), ConstTensorView(dbeta)})
+    check::vector(v, d, false);
+  check::vector(mean, m, false);
+  check::vector(rstd, m, false);
+  const Reader in(x);
+  const Reader gradient(dy);
+  std::vector<double> gamma_sum(static_cast<size_t>(d));
+  std::vector<double> beta_sum(static_cast<size_t>(d));
+  for (int64_t r = 0; r < m; ++r) {
+    const double centre = Reader(mean)[r];
+    const double scale = Reader(rstd)[r];
+    double sum = 0;    // sum of g = dy gamma
+    double along = 0;  // sum of g xhat
+    for (int64_t c = 0; c < d; ++c) {
+      const double xhat = (in[r * d + c] - centre) * scale;
+      const double g = gradient[r * d + c] * Reader(gamma)[c];
+      sum += g;
+      along += g * xhat;
+      gamma_sum[static_cast<size_t>(c)] += gradient[r * d + c] * xhat;
+      beta_sum[static_cast<size_t>(c)] += gradient[r * d + c];
+    }
+    for (int64_t c = 0; c < d; ++c) {
+      const double xhat = (in[r * d + c] - centre) * scale;
+      const double g = gradient[r * d + c] * Reader(gamma)[c];
+      Writer(dx).add(r * d + c, scale * (g - (sum + xhat * along) / static_cast<double>(d)));
+    }
+  }
+  for (int64_t c = 0; c < d; ++c) {
+    Writer(dgamma).add(c, gamma_sum[static_cast<size_t>(c)]);
+    Writer(dbeta).add(c, beta_sum[static_cast<size_t>(c)]);
+  }
+}
+
+void ReferenceBackend::l2_normalize(ConstTensorView x, float eps, TensorView y, TensorView norm) {
+  check::same_f32({x, y});
+  const int64_t d = x.dim(1);
+  check::vector(norm, x.dim(0), false);
+  for (int64_t r = 0; r < x.dim(0); ++r) {
+    double squares = 0;
+    for (int64_t c = 0; c < d; ++c) squares += Reader(x)[r * d + c] * Reader(x)[r * d + c];
+    const double length = std::max(std::sqrt(squares), static_cast<double>(eps));
+    for (int64_t c = 0; c < d; ++c) Writer(y).set(r * d + c, Reader(x)[r * d + c] / length);
+    Writer(norm).set(r, length);
+  }
+}
+
+void ReferenceBackend::l2_normalize_backward(ConstTensorView dy, ConstTensorView y, ConstTensorView norm,
+                                             float eps, TensorView dx) {
+  check::same_f32({dy, y, dx});
+  const int64_t d = dy.dim(1);
+  check::vector(norm, dy.dim(0), false);
+  for (int64_t r = 0; r < dy.dim(0); ++r) {
+    const double length = Reader(norm)[r];
+    double along = 0;
+    for (int64_t c = 0; c < d; ++c) along += Reader(dy)[r * d + c] * Reader(y)[r * d + c];
+    if (norm.as<float>()[r] <= eps) along = 0;  // the clamp is a constant: it passes no gradient to the norm
+    for (int64_t c = 0; c < d; ++c)
+      Writer(dx).set(r * d + c, (Reader(dy)[r * d + c] - Reader(y)[r * d + c] * along) / length);
+  }
+}
+
+}  // namespace dino::ops
