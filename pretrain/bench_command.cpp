@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// Times real training steps on synthetic crops.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/random.hpp"
+#include "base/timing.hpp"
+#include "commands.hpp"
+#include "train_config.hpp"
+#include "training/masks.hpp"
+
+namespace dino::pretrain {
+namespace {
+
+struct BenchConfig {
+  std::string preset = "vits14", precision = "auto", crops = "2x224,8x98";
+  int64_t batch = 8, steps = 5, warmup = 2, prototypes = 65536, bottleneck = 256, head_hidden = 2048;
+  double drop_path = 0;
+};
+
+struct CropPlan {
+  int64_t global_size = 0, local_count = 0, local_size = 0;
+};
+
+/// "2x224,8x98" or "2x224".
+CropPlan parse_crops(const std::string& text) {
+  CropPlan plan;
+  int64_t count = 0;
+  int matched = 0;
+  const int fields = std::sscanf(text.c_str(), "%ldx%ld%n,%ldx%ld%n", &count, &plan.global_size, &matched,
+                                 &plan.local_count, &plan.local_size, &matched);
+  if ((fields != 2 && fields != 4) || static_cast<size_t>(matched) != text.size() || count != 2 ||
+      plan.global_size <= 0 || plan.local_count < 0) {
+    throw UsageError("bad crops: --crops: '" + text +
+                     "' is not of the form 2x224,8x98 (two global crops, then the locals)");
+  }
+  return plan;
+}
+
+void fill_normal(TensorView view, uint64_t index) {
+  Random random(0, Stream::synthetic, index);
+  for (float& value : view.f32()) value = random.uniform() * 3.46F - 1.73F;
+}
+
+/// Multiply-adds times two of one image: student forward and backward of all crops, teacher forward of the
+/// global ones, heads and prototypes.
+double flops_per_image(const SslConfig& ssl, const CropPlan& plan) {
+  const VitConfig& vit = ssl.vit;
+  const auto tokens = [&](int64_t side) {
+    return static_cast<double>((side / vit.patch) * (side / vit.patch) + 1 + vit.registers);
+  };
+  const auto d = static_cast<double>(vit.width);
+  const double ffn = vit.ffn == FfnKind::mlp ? 2.0 * d * static_cast<double>(vit.hidden)
+                                             : 3.0 * d * static_cast<double>(vit.hidden);
+  const auto forward = [&](double t) {
+    const double block = 2.0 * t * (4.0 * d * d + ffn) + 4.0 * t * t * d;
+    return static_cast<double>(vit.depth) * block +
+           2.0 * t * d * static_cast<double>(vit.channels * vit.patch * vit.patch);
+  };
+  const double global = forward(tokens(plan.global_size));
+  const double local = plan.local_count > 0 ? forward(tokens(plan.local_size)) : 0;
+  const auto head = [&](const HeadConfig& h) {
+    double weights = static_cast<double>(h.bottleneck * h.prototypes);
+    int64_t input = h.input;
+    for (int64_t i = 0; i < h.layers; ++i) {
+      const int64_t output = i + 1 == h.layers ? h.bottleneck : h.hidden;
+      weights += static_cast<double>(input * output);
+      input = output;
+    }
+    return 2.0 * weights;
+  };
+  const double masked = 0.15 * 2.0 * (tokens(plan.global_size) - 1 - static_cast<double>(vit.registers));
+  const auto n_local = static_cast<double>(plan.local_count);
+  return 2.0 * global + 3.0 * (2.0 * global + n_local * local) +
+         head(ssl.dino_head) * (2.0 + 3.0 * (2.0 + n_local)) + head(ssl.ibot_head) * 4.0 * masked;
+}
+
+/// The rate of a large matrix product on the same threads: the ceiling of the step.
+double gemm_peak(Precision precision) {
+  constexpr int64_t kM = 2048, kN = 1536, kK = 1536;
+  const DType type = precision == Precision::bf16 ? DType::bf16 : DType::f32;
+  Tensor x32(Shape{kM, kK}), w(Shape{kN, kK}), x(Shape{kM, kK}, type), y(Shape{kM, kN}, type);
+  fill_normal(x32, 1);
+  fill_normal(w, 2);
+  ops::Backend& backend = ops::backend();
+  backend.convert(x32, x);
+  double best = 0;
+  for (int i = 0; i < 6; ++i) {
+    const Stopwatch watch;
+    backend.linear(x, w, {}, ops::Activation::none, y, {});
+    best = std::max(best, 2e-9 * static_cast<double>(kM * kN * kK) / watch.seconds());
+  }
+  return best;
+}
+
+TrainConfig train_config(const BenchConfig& bench, const CropPlan& plan) {
+  TrainConfig config;
+  config.preset = bench.preset;
+  config.precision = bench.precision;
+  config.batch = bench.batch;
+  config.prototypes = bench.prototypes;
+  config.bottleneck = bench.bottleneck;
+  config.head_hidden = bench.head_hidden;
+  config.drop_path = bench.drop_path;
+  config.steps = 1000;
+  config.warmup = 10;
+  config.augment.global_size = plan.global_size;
+  config.augment.local_count = plan.local_count;
+  if (plan.local_count > 0) config.augment.local_size = plan.local_size;
+  const int64_t patch = vit_preset(bench.preset).patch;
+  if (plan.local_count == 0) config.augment.local_size = patch;
+  return config;
+}
+
+struct Timings {
+  std::vector<double> seconds;
+  std::map<std::string, double> phases;
+  int64_t arena_bytes = 0;
+  double loss = 0;
+};
+
+Timings time_steps(const BenchConfig& bench, const TrainConfig& config, CommandContext& context) {
+  const Communicator& comm = context.world;
+  const SslConfig ssl = make_ssl_config(config);
+  SslModel model(ssl, comm);
+  model.initialize(0);
+  const Range images = even_range(bench.batch, comm.rank(), comm.size());
+  const int64_t n = images.size();
+  const int64_t side = config.augment.global_size, small = config.augment.local_size,
+                locals = config.augment.local_count;
+  Tensor global(Shape{2 * n, 3, side, side}), local(Shape{locals * n, 3, small, small});
+  fill_normal(global, 100 + static_cast<uint64_t>(comm.rank()));
+  fill_normal(local, 200 + static_cast<uint64_t>(comm.rank()));
+  const int64_t grid = side / ssl.vit.patch;
+  const BlockMaskSettings blocks{grid, grid, std::min<int64_t>(4, grid * grid),
+                                 default_max_mask_patches(side, ssl.vit.patch), 0.3};
+  const Schedules schedules(config);
+  Timings timings;
+  for (int64_t step = 0; step < bench.warmup + bench.steps; ++step) {
+    const BatchMasks masks = batch_masks(make_mask_config(config), blocks, 2 * n,
+                                         static_cast<uint64_t>(comm.rank()), static_cast<uint64_t>(step));
+    SslBatch batch;
+    batch.images = n;
+    batch.global_crops = global;
+    if (locals > 0) batch.local_crops = local;
+    batch.masks = view_of(masks.masks.data(), Shape{2 * n, grid * grid});
+    DropPathPlan plan;
+    const std::array<int64_t, 2> entries = {2 * n, locals * n};
+    if (bench.drop_path > 0)
+      plan = draw_drop_path(ssl.vit, std::span<const int64_t>(entries.data(), locals > 0 ? 2 : 1), 0,
+                            static_cast<uint64_t>(step), comm.rank());
+    comm.barrier();
+    const Stopwatch watch;
+    const SslStepResult result = model.forward_backward(batch, schedules.at(step + 1), plan);
+    if (!result.finite) throw InternalError("bench step gave non-finite values; please report it");
+    model.update(schedules.at(step + 1), result, step + 1);
+    comm.barrier();
+    if (step < bench.warmup) continue;
+    timings.seconds.push_back(watch.seconds());
+    for (const auto& [name, seconds] : model.phase_seconds())
+      timings.phases[name] += seconds / static_cast<double>(bench.steps);
+    timings.loss = result.losses.total;
+  }
+  timings.arena_bytes = model.arena_bytes();
+  return timings;
+}
+
+ExitCode bench(const BenchConfig& bench_config, CommandContext& context) {
+  const CropPlan plan = parse_crops(bench_config.crops);
+  const TrainConfig config = train_config(bench_config, plan);
+  validate(config);
+  if (bench_config.batch < context.world.size())
+    throw UsageError("batch too small: --batch: fewer images than ranks");
+  if (context.common.dry_run) return ExitCode::done;
+  const SslConfig ssl = make_ssl_config(config);
+  const double peak = context.world.sum(gemm_peak(ssl.precision));
+  Timings timings = time_steps(bench_config, config, context);
+  std::sort(timings.seconds.begin(), timings.seconds.end());
+  const double median = timings.seconds[timings.seconds.size() / 2];
+  const double flops = flops_per_image(ssl, plan) * static_cast<double>(bench_config.batch);
+  const int64_t rss = context.world.sum(peak_rss_bytes());
+  if (!context.world.root()) return ExitCode::done;
+  nlohmann::ordered_json json;
+  json["preset"] = bench_config.preset;
+  json["batch"] = bench_config.batch;
+  json["precision"] = name_of(ssl.precision);
+  json["ranks"] = context.world.size();
+  json["images_per_second"] = static_cast<double>(bench_config.batch) / median;
+  json["step_seconds"] = median;
+  json["step_seconds_all"] = timings.seconds;
+  json["flops_per_step"] = flops;
+  json["achieved_gflops"] = flops / median * 1e-9;
+  json["gemm_peak_gflops"] = peak;
+  json["peak_rss_bytes"] = rss;
+  json["arena_bytes"] = timings.arena_bytes;
+  json["loss"] = timings.loss;
+  json["phases"] = timings.phases;
+  if (context.common.json) {
+    fmt::print("{}\n", json.dump());
+  } else {
+    fmt::print(
+        "{} batch {} {}: {:.3f} images/s, {:.3f} s a step, {:.1f} GFLOP/s of {:.1f} (GEMM), peak memory {}\n",
+        bench_config.preset, bench_config.batch, name_of(ssl.precision),
+        static_cast<double>(bench_config.batch) / median, median, flops / median * 1e-9, peak,
+        human_bytes(rss));
+    for (const auto& [name, seconds] : timings.phases) fmt::print("  {:<16} {:.3f} s\n", name, seconds);
+  }
+  return ExitCode::done;
+}
+
+}  // namespace
+
+Command bench_command() {
+  Command command;
+  command.name = "bench";
+  command.summary = "time real training steps on synthetic crops";
+  command.usage = "--preset vits14 --batch 8 --precision fp32 [--crops 2x224,8x98] [--steps 5] [--json]";
+  command.description =
+      "Runs complete training steps (teacher, student, losses, backward, optimizer, EMA) on random crops and "
+      "reports the median.";
+  command.make = [](OptionTable& table) {
+    auto config = std::make_shared<BenchConfig>();
+    table.add("preset", &config->preset, "Backbone.").choices(vit_preset_names());
+    table.add("batch", &config->batch, "Images per step over all ranks.").range(1, 1e6);
+    table.add("precision", &config->precision, "Precision of the products.")
+        .choices({"auto", "fp32", "bf16"});
+    table.add("crops", &config->crops, "Crops: 2x<global side>[,<locals>x<local side>].");
+    table.add("steps", &config->steps, "Timed steps; the median counts.").range(1, 10000);
+    table.add("warmup", &config->warmup, "Steps before the timed ones.").range(0, 10000);
+    table.add("prototypes", &config->prototypes, "Prototypes of each head.").range(2, 1 << 24);
+    table.add("bottleneck", &config->bottleneck, "Bottleneck of the heads.").range(2, 8192);
+    table.add("head-hidden", &config->head_hidden, "Hidden width of the heads.").range(2, 65536);
+    table.add("drop-path", &config->drop_path, "Stochastic depth rate.").range(0, 0.95);
+    return [config](CommandContext& context) { return bench(*config, context); };
+  };
+  return command;
+}
+
+}  // namespace dino::pretrain

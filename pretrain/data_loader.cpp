@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data_loader.hpp"
+
+#include <fmt/format.h>
+
+#include "base/log.hpp"
+#include "base/random.hpp"
+#include "base/timing.hpp"
+#include "imaging/image.hpp"
+
+namespace dino::pretrain {
+
+ImageCache::ImageCache(const Dataset& dataset, const LoaderConfig& config)
+    : dataset_(dataset), config_(config), images_(dataset.records.size()), bad_(dataset.records.size(), 0) {}
+
+int64_t ImageCache::bad_records() const {
+  const std::lock_guard lock(mutex_);
+  return bad_count_;
+}
+
+std::shared_ptr<const Image> ImageCache::get(int64_t record) {
+  const auto index = static_cast<size_t>(record);
+  {
+    const std::lock_guard lock(mutex_);
+    if (images_[index]) return images_[index];
+    if (bad_[index] != 0) return nullptr;
+  }
+  const Record& source = dataset_.records[index];
+  DecodeOptions options;
+  options.background = config_.background;
+  std::string fault;
+  Decoded decoded;
+  try {
+    decoded = decode_image(read_record(source), options);
+    if (decoded.status != DecodeStatus::ok)
+      fault = std::string(name_of(decoded.status)) + ": " + decoded.message;
+  } catch (const Error& error) {
+    fault = error.what();
+  }
+  const std::lock_guard lock(mutex_);
+  if (!fault.empty()) {
+    if (bad_[index] == 0) {
+      bad_[index] = 1;
+      ++bad_count_;
+      log::warning(fmt::format("image left out: {} ({}): {}", source.key, source.path, fault));
+    }
+    return nullptr;
+  }
+  Image& pixels = decoded.image;
+  auto image = std::make_shared<const Image>(config_.pad ? pad_to_square(pixels, config_.background)
+                                                         : std::move(pixels));
+  const auto bytes = static_cast<int64_t>(image->pixels.size());
+  if (!images_[index] && bytes_ + bytes <= config_.cache_bytes) {
+    images_[index] = image;
+    bytes_ += bytes;
+  }
+  return image;
+}
+
+int64_t SampleOrder::record(int64_t sample) {
+  const int64_t epoch = sample / records_;
+  if (epoch != epoch_) {
+    Random random(seed_, Stream::shuffle, static_cast<uint64_t>(epoch));
+    order_ = permutation(random, records_);
+    epoch_ = epoch;
+  }
+  return order_[static_cast<size_t>(sample % records_)];
+}
+
+DataLoader::DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step)
+    : dataset_(dataset),
+      config_(std::move(config)),
+      range_(images_of_rank),
+      cache_(dataset, config_),
+      order_(static_cast<int64_t>(dataset.records.size()), config_.seed),
+      slots_(static_cast<size_t>(config_.prefetch) + 1),
+      next_step_(first_step),
+      fill_step_(first_step) {
+  const int64_t global = config_.augment.global_size;
+  const int64_t local = config_.augment.local_size;
+  for (Slot& slot : slots_) {
+    slot.crops.images = range_.size();
+    slot.crops.global_crops = Tensor(Shape{2 * range_.size(), 3, global, global});
+    slot.crops.local_crops = Tensor(Shape{config_.augment.local_count * range_.size(), 3, local, local});
+  }
+  for (int64_t i = 0; i < config_.workers; ++i) threads_.emplace_back([this] { work(); });
+}
+
+DataLoader::~DataLoader() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  work_ready_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+const CropSet& DataLoader::next() {
+  const Stopwatch watch;
+  std::unique_lock lock(mutex_);
+  Slot& slot = slots_[static_cast<size_t>(next_step_) % slots_.size()];
+  batch_ready_.wait(lock, [&] {
+    return failure_ || range_.size() == 0 ||
+           (slot.crops.step == next_step_ && slot.finished == range_.size());
+  });
+  if (failure_) std::rethrow_exception(failure_);
+  slot.crops.step = next_step_;
+  // The slot handed out now is reused only after the following next(), since fill_step_ stays below
+  // next_step_ + prefetch.
+  ++next_step_;
+  lock.unlock();
+  work_ready_.notify_all();
+  wait_seconds_ = watch.seconds();
+  return slot.crops;
+}
+
+void DataLoader::work() {
+  try {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      work_ready_.wait(
+          lock, [&] { return stop_ || (range_.size() > 0 && fill_step_ < next_step_ + config_.prefetch); });
+      if (stop_) return;
+      const int64_t step = fill_step_;
+      Slot& slot = slots_[static_cast<size_t>(step) % slots_.size()];
+      if (slot.crops.step != step) {
+        slot.crops.step = step;
+        slot.started = 0;
+        slot.finished = 0;
+      }
+      const int64_t image = slot.started++;
+      if (slot.started == range_.size()) ++fill_step_;
+      const int64_t sample = step * config_.batch + range_.begin + image;
+      const int64_t record = order_.record(sample);
+      lock.unlock();
+      fill(slot, image, record);
+      lock.lock();
+      if (++slot.finished == range_.size()) batch_ready_.notify_all();
+    }
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    failure_ = std::current_exception();
+    batch_ready_.notify_all();
+  }
+}
+
+std::shared_ptr<const Image> DataLoader::load(int64_t record) {
+  const auto records = static_cast<int64_t>(dataset_.records.size());
+  // An undecodable image is replaced by the next one that decodes: the same on any rank.
+  for (int64_t i = 0; i < records; ++i) {
+    if (auto image = cache_.get((record + i) % records)) return image;
+  }
+  throw DataError("no image of the training data can be decoded: " + dataset_.reference +
+                  ": see the warnings above; check the data reference");
+}
+
+void DataLoader::fill(Slot& slot, int64_t image, int64_t record) {
+  const auto pixels = load(record);
+  const AugmentConfig& augment = config_.augment;
+  const auto sample = static_cast<uint64_t>(slot.crops.step * config_.batch + range_.begin + image);
+  const int64_t count = range_.size();
+  // Crops of one image use streams of their own, so that the number of local crops does not change the global
+  // ones.
+  const uint64_t first = sample * 256;
+  const int64_t global_values = 3 * augment.global_size * augment.global_size;
+  const int64_t local_values = 3 * augment.local_size * augment.local_size;
+  for (int64_t view = 0; view < 2; ++view) {
+    Random random(config_.seed, Stream::augment, first + static_cast<uint64_t>(view));
+    const Image crop =
+        augment_crop(*pixels, view == 0 ? CropKind::global1 : CropKind::global2, augment, random);
+    normalize_to(crop, augment.normalisation,
+                 slot.crops.global_crops.as<float>() + (view * count + image) * global_values);
+  }
+  for (int64_t j = 0; j < augment.local_count; ++j) {
+    Random random(config_.seed, Stream::augment, first + 2 + static_cast<uint64_t>(j));
+    const Image crop = augment_crop(*pixels, CropKind::local, augment, random);
+    normalize_to(crop, augment.normalisation,
+                 slot.crops.local_crops.as<float>() + (j * count + image) * local_values);
+  }
+}
+
+}  // namespace dino::pretrain

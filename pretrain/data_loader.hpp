@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Images -> batches of crops. Each image is decoded once and cut into all its crops; worker threads prepare
+// batches ahead. Which image is sample number c of the run, and its crops, are pure functions of (seed, c):
+// neither ranks nor threads nor restarts change them.
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "imaging/augment.hpp"
+#include "storage/dataset.hpp"
+#include "tensor/tensor.hpp"
+
+namespace dino::pretrain {
+
+struct LoaderConfig {
+  AugmentConfig augment;
+  bool pad = false;
+  std::array<uint8_t, 3> background = {255, 255, 255};
+  int64_t batch = 64;  ///< images per step over all ranks
+  int64_t workers = 1, prefetch = 3;
+  int64_t cache_bytes = 0;
+  uint64_t seed = 0;
+};
+
+/// Decodes records on demand and keeps the decoded images up to a budget. Thread-safe.
+class ImageCache {
+ public:
+  ImageCache(const Dataset& dataset, const LoaderConfig& config);
+  /// Empty pointer when the record cannot be decoded; the fault is logged once.
+  [[nodiscard]] std::shared_ptr<const Image> get(int64_t record);
+  [[nodiscard]] int64_t bad_records() const;
+
+ private:
+  const Dataset& dataset_;
+  const LoaderConfig& config_;
+  mutable std::mutex mutex_;
+  std::vector<std::shared_ptr<const Image>> images_;
+  std::vector<uint8_t> bad_;
+  int64_t bytes_ = 0, bad_count_ = 0;
+};
+
+/// The record that is sample number `sample`: epoch e = sample / N walks a permutation drawn from (seed, e).
+class SampleOrder {
+ public:
+  SampleOrder(int64_t records, uint64_t seed) : records_(records), seed_(seed) {}
+  [[nodiscard]] int64_t record(int64_t sample);
+
+ private:
+  int64_t records_;
+  uint64_t seed_;
+  int64_t epoch_ = -1;
+  std::vector<int64_t> order_;
+};
+
+/// This rank's crops of one step, in SslBatch's layout.
+struct CropSet {
+  int64_t step = -1;
+  int64_t images = 0;
+  Tensor global_crops;  ///< f32 [2B, 3, G, G]
+  Tensor local_crops;   ///< f32 [L*B, 3, S, S]
+};
+
+class DataLoader {
+ public:
+  /// Prepares steps first_step, first_step + 1, ... until it is destroyed.
+  DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step);
+  ~DataLoader();
+  DataLoader(const DataLoader&) = delete;
+  DataLoader& operator=(const DataLoader&) = delete;
+
+  /// The crops of the next step; valid until the next call. Rethrows a worker's exception.
+  [[nodiscard]] const CropSet& next();
+  [[nodiscard]] double wait_seconds() const { return wait_seconds_; }  ///< of the last next()
+  [[nodiscard]] int64_t bad_records() const { return cache_.bad_records(); }
+
+ private:
+  struct Slot {
+    CropSet crops;
+    int64_t started = 0, finished = 0;  ///< images handed out / done
+  };
+  void work();
+  void fill(Slot& slot, int64_t image, int64_t record);
+  [[nodiscard]] std::shared_ptr<const Image> load(int64_t record);
+
+  const Dataset& dataset_;
+  LoaderConfig config_;
+  Range range_;
+  ImageCache cache_;
+  SampleOrder order_;
+  std::mutex mutex_;
+  std::condition_variable work_ready_, batch_ready_;
+  std::vector<Slot> slots_;
+  int64_t next_step_;  ///< the step that next() returns next
+  int64_t fill_step_;  ///< the step that workers hand out
+  bool stop_ = false;
+  std::exception_ptr failure_;
+  double wait_seconds_ = 0;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace dino::pretrain

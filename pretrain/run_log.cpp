@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "run_log.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "base/timing.hpp"
+#include "base/version.hpp"
+
+namespace dino::pretrain {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// Drops the lines of steps above `step`; a line that is not JSON (cut by a kill) goes too.
+void drop_lines_after(const std::string& path, int64_t step) {
+  if (!path_exists(path)) return;
+  std::istringstream lines(read_text(path));
+  std::string kept, line;
+  bool changed = false;
+  while (std::getline(lines, line)) {
+    const Json json = Json::parse(line, nullptr, false);
+    if (json.is_discarded() || (json.contains("step") && json["step"].get<int64_t>() > step)) {
+      changed = true;
+    } else {
+      kept += line + "\n";
+    }
+  }
+  if (changed) write_file_atomically(path, kept);
+}
+
+std::string prepare(const std::string& run, int64_t step) {
+  std::string path = run + "/metrics.jsonl";
+  drop_lines_after(path, step);
+  return path;
+}
+
+Json number(double value) {
+  return std::isfinite(value) ? Json(value) : Json(nullptr);
+}
+
+std::map<std::string, std::string> parse_settings(const std::string& ini) {
+  std::map<std::string, std::string> settings;
+  std::istringstream lines(ini);
+  std::string line;
+  while (std::getline(lines, line)) {
+    const size_t equals = line.find('=');
+    if (equals == std::string::npos || line.empty() || line[0] == '#' || line[0] == ';') continue;
+    const auto trim = [](std::string text) {
+      text.erase(0, text.find_first_not_of(" \t"));
+      text.erase(text.find_last_not_of(" \t\r") + 1);
+      return text;
+    };
+    settings[trim(line.substr(0, equals))] = trim(line.substr(equals + 1));
+  }
+  return settings;
+}
+
+/// Settings that may change between the starts of one run: they do not enter the result.
+const std::set<std::string>& free_settings() {
+  static const std::set<std::string> names = {
+      "config",      "output",     "threads",          "dry-run",  "print-config", "progress",
+      "json",        "resume",     "checkpoint-every", "keep",     "keep-every",   "log-every",
+      "max-seconds", "stop-after", "workers",          "prefetch", "cache-gib",    "knn-train",
+      "knn-test",    "knn-every",  "knn-limit",        "knn-k",    "max-skips"};
+  return names;
+}
+
+}  // namespace
+
+RunLog::RunLog(const std::string& run, int64_t step) : writer_(prepare(run, step)) {}
+
+void RunLog::step(const StepLine& line) {
+  const SslLosses& losses = line.result.losses;
+  const SslHealth& health = line.result.health;
+  Json json;
+  json["step"] = line.step;
+  json["samples"] = line.samples;
+  json["loss"] = number(losses.total);
+  json["loss_dino_local"] = number(losses.dino_local);
+  json["loss_dino_global"] = number(losses.dino_global);
+  json["loss_ibot"] = number(losses.ibot);
+  json["loss_koleo"] = number(losses.koleo);
+  json["lr"] = line.schedule.lr;
+  json["weight_decay"] = line.schedule.weight_decay;
+  json["momentum"] = line.schedule.momentum;
+  json["teacher_temperature"] = line.schedule.teacher_temperature;
+  double norm = 0;
+  for (const double part : line.result.grad_norms) norm += part * part;
+  json["grad_norm"] = number(std::sqrt(norm));
+  json["grad_norm_backbone"] = number(line.result.grad_norms[0]);
+  json["grad_norm_dino_head"] = number(line.result.grad_norms[1]);
+  json["grad_norm_ibot_head"] = number(line.result.grad_norms[2]);
+  json["teacher_entropy"] = number(health.teacher_entropy);
+  json["information"] = number(health.information);
+  json["kl"] = number(health.kl);
+  json["prototype_usage"] = number(health.prototype_usage);
+  json["feature_std"] = number(health.feature_std);
+  json["effective_rank"] = number(health.effective_rank);
+  json["images_per_second"] = line.images_per_second;
+  json["data_wait_seconds"] = line.data_wait_seconds;
+  writer_.write(json.dump());
+}
+
+void RunLog::start(const TrainConfig& config, const CommandContext& context, int64_t records,
+                   int64_t parameters) {
+  Json json;
+  json["event"] = "start";
+  json["step"] = 0;
+  json["time"] = utc_now();
+  json["version"] = version();
+  json["commit"] = commit();
+  json["ranks"] = context.world.size();
+  json["preset"] = config.preset;
+  json["batch"] = config.batch;
+  json["steps"] = config.steps;
+  json["prototypes"] = config.prototypes;
+  json["ln_k"] = std::log(static_cast<double>(config.prototypes));
+  json["ibot_prototypes"] = config.ibot_prototypes > 0 ? config.ibot_prototypes : config.prototypes;
+  json["local_crops"] = config.augment.local_count;
+  json["records"] = records;
+  json["parameters"] = parameters;
+  json["config"] = context.config_ini;
+  writer_.write(json.dump());
+}
+
+void RunLog::resume(int64_t step, const std::string& checkpoint, int ranks) {
+  writer_.write(Json{
+      {"event", "resume"}, {"step", step}, {"time", utc_now()}, {"checkpoint", checkpoint}, {"ranks", ranks}}
+                    .dump());
+}
+
+void RunLog::checkpoint(int64_t step, const std::string& folder, double seconds) {
+  writer_.write(
+      Json{{"event", "checkpoint"}, {"step", step}, {"checkpoint", folder}, {"seconds", seconds}}.dump());
+}
+
+void RunLog::skip(int64_t step, const SslStepResult& result) {
+  writer_.write(Json{{"event", "skip"},
+                     {"step", step},
+                     {"loss", number(result.losses.total)},
+                     {"grad_norm_backbone", number(result.grad_norms[0])}}
+                    .dump());
+}
+
+void RunLog::rollback(int64_t step, const std::string& checkpoint) {
+  writer_.write(Json{{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}.dump());
+}
+
+void RunLog::knn(int64_t step, double accuracy, int64_t n, int64_t k) {
+  writer_.write(Json{{"event", "knn"}, {"step", step}, {"accuracy", accuracy}, {"n", n}, {"k", k}}.dump());
+}
+
+void RunLog::stop(int64_t step, const std::string& reason) {
+  writer_.write(Json{{"event", "stop"}, {"step", step}, {"time", utc_now()}, {"reason", reason}}.dump());
+}
+
+void check_or_write_config(const std::string& run, const std::string& ini) {
+  const std::string path = run + "/config.ini";
+  if (path_exists(path)) {
+    const auto before = parse_settings(read_text(path));
+    const auto now = parse_settings(ini);
+    for (const auto& [name, value] : now) {
+      const auto old = before.find(name);
+      if (free_settings().contains(name) || old == before.end() || old->second == value) continue;
+      throw UsageError(
+          fmt::format("cannot go on with other settings: --{}: the run in {} has {}, now {}; use the same "
+                      "value, or another --output",
+                      name, run, old->second, value));
+    }
+  }
+  write_file_atomically(path, ini);
+}
+
+void write_run_json(const std::string& run, const CommandContext& context, int64_t start_step) {
+  const std::string path = run + "/run.json";
+  Json json = Json::object();
+  if (path_exists(path)) {
+    json = Json::parse(read_text(path), nullptr, false);
+    if (json.is_discarded() || !json.is_object()) json = Json::object();
+  }
+  std::array<char, 256> host{};
+  gethostname(host.data(), host.size() - 1);
+  Json start;
+  start["time"] = utc_now();
+  start["host"] = host.data();
+  start["ranks"] = context.world.size();
+  start["from_step"] = start_step;
+  start["argv"] = context.argv;
+  start["version"] = version();
+  start["commit"] = commit();
+  for (const char* name : {"SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT"}) {
+    if (const char* value = std::getenv(name); value != nullptr) start[name] = value;
+  }
+  json["starts"].push_back(start);
+  write_file_atomically(path, json.dump(2) + "\n");
+}
+
+}  // namespace dino::pretrain

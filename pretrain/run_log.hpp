@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What a run writes for people and reports: RUN/metrics.jsonl, RUN/config.ini, RUN/run.json. Used on rank 0
+// only.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "comm/program.hpp"
+#include "storage/files.hpp"
+#include "train_config.hpp"
+
+namespace dino::pretrain {
+
+struct StepLine {
+  int64_t step = 0, samples = 0;
+  SslSchedule schedule;
+  SslStepResult result;
+  double images_per_second = 0, data_wait_seconds = 0;
+};
+
+/// The fields of metrics.jsonl are a contract with users' scripts.
+class RunLog {
+ public:
+  /// Opens RUN/metrics.jsonl for appending. Lines of steps after `step` were written by a process that died
+  /// after its last checkpoint: they are removed, since those steps are run again.
+  RunLog(const std::string& run, int64_t step);
+  void step(const StepLine& line);
+  void start(const TrainConfig& config, const CommandContext& context, int64_t records, int64_t parameters);
+  void resume(int64_t step, const std::string& checkpoint, int ranks);
+  void checkpoint(int64_t step, const std::string& folder, double seconds);
+  void skip(int64_t step, const SslStepResult& result);
+  void rollback(int64_t step, const std::string& checkpoint);
+  void knn(int64_t step, double accuracy, int64_t n, int64_t k);
+  void stop(int64_t step, const std::string& reason);
+
+ private:
+  LineWriter writer_;
+};
+
+/// Compares the settings in force with RUN/config.ini (absent: a new run, and the file is written). Settings
+/// that shape the result must be equal: UsageError names the first that differs. `ini` is
+/// OptionTable::to_ini().
+void check_or_write_config(const std::string& run, const std::string& ini);
+void write_run_json(const std::string& run, const CommandContext& context, int64_t start_step);
+
+}  // namespace dino::pretrain

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// inspect, diff, import, export: checkpoints and weights on a login node, without MPI.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "commands.hpp"
+#include "model/weights.hpp"
+#include "storage/files.hpp"
+#include "training/checkpoint.hpp"
+
+namespace dino::pretrain {
+namespace {
+
+/// A checkpoint folder as given, or the newest valid one of a run.
+std::string resolve(const std::string& path) {
+  if (!path_exists(path))
+    throw MissingInputError("no such checkpoint: " + path +
+                            ": the folder does not exist; give a checkpoint or run folder");
+  if (path_exists(path + "/manifest.json")) return path;
+  const std::string newest = newest_valid_checkpoint(path);
+  if (newest.empty())
+    throw MissingInputError(
+        "no checkpoint: " + path +
+        ": holds neither manifest.json nor a complete checkpoint; give a checkpoint or run folder");
+  return newest;
+}
+
+ExitCode inspect(const std::string& path, const CommandContext& context) {
+  const std::string folder = resolve(path);
+  const CheckpointHeader header = read_checkpoint_header(folder);
+  const std::string fault = verify_checkpoint(folder);
+  if (context.common.json) {
+    nlohmann::ordered_json json{{"checkpoint", folder},      {"step", header.step},
+                                {"samples", header.samples}, {"ranks", header.ranks},
+                                {"version", header.version}, {"commit", header.commit},
+                                {"valid", fault.empty()},    {"fault", fault}};
+    json["model"] = nlohmann::ordered_json::parse(header.model_json);
+    for (const auto& shard : header.shards)
+      json["shards"].push_back({{"file", shard.file}, {"bytes", shard.bytes}, {"crc32c", shard.crc32c}});
+    for (const auto& tensor : header.tensors)
+      json["tensors"].push_back(
+          {{"store", tensor.store}, {"name", tensor.name}, {"shape", tensor.shape.str()}});
+    fmt::print("{}\n", json.dump());
+  } else {
+    fmt::print("{}\n  step {}, {} samples, written by {} ranks, dinohpc {} ({})\n  model {}\n", folder,
+               header.step, header.samples, header.ranks, header.version, header.commit, header.model_json);
+    for (const auto& shard : header.shards)
+      fmt::print("  shard {} {} bytes crc32c {}\n", shard.file, shard.bytes, shard.crc32c);
+    for (const auto& tensor : header.tensors)
+      fmt::print("  {:<10} {} {}\n", tensor.store, tensor.name, tensor.shape.str());
+    fmt::print("  {}\n", fault.empty() ? "all checksums match" : "INVALID: " + fault);
+  }
+  if (!fault.empty()) throw DataError("checkpoint is damaged: " + folder + ": " + fault);
+  return ExitCode::done;
+}
+
+/// "" when equal, else the first difference in one line.
+std::string first_difference(const std::string& a, const std::string& b) {
+  const CheckpointHeader first = read_checkpoint_header(a), second = read_checkpoint_header(b);
+  if (first.step != second.step) return fmt::format("step: {} against {}", first.step, second.step);
+  if (first.tensors.size() != second.tensors.size())
+    return fmt::format("number of tensors: {} against {}", first.tensors.size(), second.tensors.size());
+  for (size_t i = 0; i < first.tensors.size(); ++i) {
+    const auto& x = first.tensors[i];
+    const auto& y = second.tensors[i];
+    if (x.store != y.store || x.name != y.name)
+      return fmt::format("tensor {}: {}/{} against {}/{}", i, x.store, x.name, y.store, y.name);
+    if (x.shape != y.shape)
+      return fmt::format("{}/{}: shape {} against {}", x.store, x.name, x.shape.str(), y.shape.str());
+    const Tensor left = read_checkpoint_tensor(a, x.store, x.name),
+                 right = read_checkpoint_tensor(b, y.store, y.name);
+    if (std::memcmp(left.as<float>(), right.as<float>(), static_cast<size_t>(left.bytes())) == 0) continue;
+    double largest = 0;
+    int64_t count = 0;
+    for (int64_t j = 0; j < left.numel(); ++j) {
+      const double difference = std::abs(static_cast<double>(left.as<float>()[j]) - right.as<float>()[j]);
+      largest = std::max(largest, difference);
+      count += difference != 0 ? 1 : 0;
+    }
+    return fmt::format("{}/{}: {} of {} elements differ, by at most {:.3g}", x.store, x.name, count,
+                       left.numel(), largest);
+  }
+  return {};
+}
+
+ExitCode diff(const std::vector<std::string>& paths, const CommandContext& context) {
+  if (paths.size() != 2) throw UsageError("wrong number of arguments: diff: takes two checkpoints A and B");
+  const std::string difference = first_difference(resolve(paths[0]), resolve(paths[1]));
+  if (context.common.json) {
+    fmt::print("{}\n",
+               nlohmann::ordered_json{{"equal", difference.empty()}, {"difference", difference}}.dump());
+  } else {
+    fmt::print("{}\n", difference.empty() ? "equal" : "differ: " + difference);
+  }
+  return difference.empty() ? ExitCode::done : ExitCode::differ;
+}
+
+ExitCode import_weights(const std::string& reference, const CommandContext& context) {
+  const std::string& output = context.common.output;
+  if (output.empty())
+    throw UsageError("missing option: --output: where to write the checkpoint; give --output RUN");
+  if (!list_checkpoints(output).empty())
+    throw UsageError("output exists: --output " + output +
+                     ": holds checkpoints already; choose a new folder");
+  auto backbone = load_backbone(reference);
+  if (context.common.dry_run) {
+    log::info("would import " + backbone->description + "; nothing was written");
+    return ExitCode::done;
+  }
+  make_folders(output + "/checkpoints");
+  CheckpointContent content;
+  content.stores = {{"student", &backbone->weights}, {"teacher", &backbone->weights}};
+  content.integers = {{"step", 0}, {"samples", 0}, {"updates", 0}, {"seed", 0}};
+  content.model_json = vit_config_to_json(backbone->config);
+  content.config_ini = "# imported from " + reference + "\n";
+  const Communicator self = Communicator::self();
+  const std::string folder = save_checkpoint(output, 0, content, self, 2, 0);
+  log::info(fmt::format("imported {} into {}", backbone->description, folder));
+  return ExitCode::done;
+}
+
+ExitCode export_weights(const std::string& reference, const std::string& format, const std::string& which,
+                        const CommandContext& context) {
+  if (context.common.output.empty())
+    throw UsageError("missing option: --output: the folder to write; give --output DIR");
+  const auto backbone = load_backbone(reference, which);
+  if (context.common.dry_run) {
+    log::info("would export " + backbone->description + "; nothing was written");
+    return ExitCode::done;
+  }
+  make_folders(context.common.output);
+  if (format == "hf") {
+    export_hugging_face(*backbone, context.common.output);
+  } else {
+    export_hub(*backbone, context.common.output);
+  }
+  log::info(fmt::format("exported {} to {}", backbone->description, context.common.output));
+  return ExitCode::done;
+}
+
+}  // namespace
+
+Command inspect_command() {
+  Command command{"inspect",
+                  "show what a checkpoint holds and verify it",
+                  "CHECKPOINT [--json]",
+                  "Prints header, tensors and shards, and checks every checksum (exit 65 if one fails).",
+                  false,
+                  {}};
+  command.make = [](OptionTable& table) {
+    auto path = std::make_shared<std::string>();
+    table.add("checkpoint", path.get(), "Checkpoint or run folder.").positional().required();
+    return [path](CommandContext& context) { return inspect(*path, context); };
+  };
+  return command;
+}
+
+Command diff_command() {
+  Command command{"diff",
+                  "compare two checkpoints bit for bit",
+                  "A B [--json]",
+                  "Exit 0: equal; 1: the first differing tensor is named. The numbers of ranks that wrote "
+                  "them do not matter.",
+                  false,
+                  {}};
+  command.make = [](OptionTable& table) {
+    auto paths = std::make_shared<std::vector<std::string>>();
+    table.add("checkpoints", paths.get(), "Two checkpoint or run folders.").positional().required();
+    return [paths](CommandContext& context) { return diff(*paths, context); };
+  };
+  return command;
+}
+
+Command import_command() {
+  Command command{
+      "import",
+      "make a checkpoint from weights",
+      "--weights WEIGHTS --output RUN",
+      "Reads a Hugging Face folder, .safetensors or .pth and writes a checkpoint that holds the backbone.",
+      false,
+      {}};
+  command.make = [](OptionTable& table) {
+    auto weights = std::make_shared<std::string>();
+    table.add("weights", weights.get(), "Weights reference.").required();
+    return [weights](CommandContext& context) { return import_weights(*weights, context); };
+  };
+  return command;
+}
+
+Command export_command() {
+  struct Options {
+    std::string checkpoint, format = "hf", which = "teacher";
+  };
+  Command command{"export",
+                  "write weights for other software",
+                  "--checkpoint WEIGHTS --format hf|hub --which teacher|student --output DIR",
+                  "hf: config.json and model.safetensors that transformers.AutoModel.from_pretrained loads; "
+                  "hub: model.safetensors with the reference's names.",
+                  false,
+                  {}};
+  command.make = [](OptionTable& table) {
+    auto options = std::make_shared<Options>();
+    table.add("checkpoint", &options->checkpoint, "Weights reference (checkpoint, run, or other weights).")
+        .required();
+    table.add("format", &options->format, "Layout to write.").choices({"hf", "hub"});
+    table.add("which", &options->which, "Which network of the checkpoint.").choices({"teacher", "student"});
+    return [options](CommandContext& context) {
+      return export_weights(options->checkpoint, options->format, options->which, context);
+    };
+  };
+  return command;
+}
+
+}  // namespace dino::pretrain

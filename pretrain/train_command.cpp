@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "base/signals.hpp"
+#include "commands.hpp"
+#include "trainer.hpp"
+
+namespace dino::pretrain {
+namespace {
+
+void dry_run(const TrainConfig& config, const CommandContext& context) {
+  const Dataset dataset = open_all(config.data);
+  ParameterLayout layout;
+  const SslConfig ssl = make_ssl_config(config);
+  append_vit_layout(layout, ssl.vit);
+  append_head_layout(layout, ssl.dino_head, "dino_head");
+  if (ssl.separate_ibot_head) append_head_layout(layout, ssl.ibot_head, "ibot_head");
+  if (!context.world.root()) return;
+  log::info(fmt::format(
+      "would train {} ({} parameters with heads, {}) on {} images for {} steps of {} images ({:.2f} passes) "
+      "on {} ranks; nothing was written",
+      config.preset, layout.count(), name_of(ssl.precision), dataset.records.size(), config.steps,
+      config.batch,
+      static_cast<double>(config.steps * config.batch) / static_cast<double>(dataset.records.size()),
+      context.world.size()));
+}
+
+ExitCode train(const TrainConfig& config, CommandContext& context) {
+  if (context.common.output.empty())
+    throw UsageError("missing option: --output: the run folder is needed; give --output RUN");
+  validate(config);
+  if (context.common.dry_run) {
+    dry_run(config, context);
+    return ExitCode::done;
+  }
+  install_stop_handlers();
+  Trainer trainer(context, config);
+  const ExitCode code = trainer.run();
+  if (context.common.json && context.world.root()) {
+    const auto checkpoints = list_checkpoints(context.common.output);
+    nlohmann::ordered_json json;
+    json["run"] = context.common.output;
+    json["checkpoint"] = checkpoints.empty() ? "" : checkpoints.front();
+    json["stopped"] = code == ExitCode::stopped;
+    fmt::print("{}\n", json.dump());
+  }
+  return code;
+}
+
+}  // namespace
+
+Command train_command() {
+  Command command;
+  command.name = "train";
+  command.summary = "train a backbone on images";
+  command.usage = "--config RECIPE --data REF --output RUN [--steps N] [--resume auto|none|PATH]";
+  command.description =
+      "Trains student and teacher on the images of --data and writes checkpoints, metrics.jsonl, config.ini "
+      "and run.json into RUN. Started again with the same command it goes on "
+      "from the newest valid checkpoint, on any number of ranks. SIGUSR2 or SIGTERM, --max-seconds and "
+      "--stop-after end it with a checkpoint and exit code 75.\n"
+      "The batch is counted over all ranks, so samples, crops and masks do not depend on their number.";
+  command.make = [](OptionTable& table) {
+    auto config = std::make_shared<TrainConfig>();
+    declare_train_options(table, *config);
+    return [config](CommandContext& context) { return train(*config, context); };
+  };
+  return command;
+}
+
+}  // namespace dino::pretrain

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train_config.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.hpp"
+
+namespace dino::pretrain {
+namespace {
+
+void declare_model(OptionTable& table, TrainConfig& c) {
+  table.section("model");
+  table.add("preset", &c.preset, "Backbone: a named ViT (dino-pretrain bench --help lists them).")
+      .choices(vit_preset_names());
+  table.add("patch", &c.patch, "Patch side in pixels (0: the preset's).").range(0, 64);
+  table.add("width", &c.width, "Embedding width (0: the preset's).").range(0, 16384);
+  table.add("depth", &c.depth, "Number of blocks (0: the preset's).").range(0, 200);
+  table.add("heads", &c.heads, "Attention heads (0: the preset's).").range(0, 256);
+  table.add("registers", &c.registers, "Register tokens (-1: the preset's).").range(-1, 64);
+  table.add("ffn", &c.ffn, "Feed-forward layer.").choices({"preset", "mlp", "swiglu"});
+  table.add("layerscale", &c.layerscale, "Initial LayerScale; 1e-5 as published, 0.1 to 1 for short runs.")
+      .range(0, 10);
+  table.add("drop-path", &c.drop_path, "Stochastic depth rate of the student.").range(0, 0.95);
+  table.add("drop-path-uniform", &c.drop_path_uniform, "The same rate in all blocks (false: rising from 0).");
+  table.add("prototypes", &c.prototypes, "Prototypes of the DINO head.").range(2, 1 << 24);
+  table.add("bottleneck", &c.bottleneck, "Bottleneck width of the heads.").range(2, 8192);
+  table.add("head-hidden", &c.head_hidden, "Hidden width of the heads.").range(2, 65536);
+  table.add("head-layers", &c.head_layers, "Linear layers of the heads' MLP.").range(1, 16);
+  table.add("separate-ibot-head", &c.separate_ibot_head, "A head of its own for masked patches.");
+  table.add("ibot-prototypes", &c.ibot_prototypes, "Prototypes of the iBOT head (0: as the DINO head).")
+      .range(0, 1 << 24);
+  table.add("ibot-bottleneck", &c.ibot_bottleneck, "Bottleneck of the iBOT head (0: as the DINO head).")
+      .range(0, 8192);
+}
+
+void declare_losses(OptionTable& table, TrainConfig& c) {
+  table.section("losses");
+  table.add("dino-weight", &c.dino_weight, "Weight of the DINO loss.").range(0, 100);
+  table.add("ibot-weight", &c.ibot_weight, "Weight of the iBOT loss; 0 turns masks off.").range(0, 100);
+  table.add("koleo-weight", &c.koleo_weight, "Weight of KoLeo, per view.").range(0, 100);
+  table.add("centering", &c.centering, "How teacher targets are kept balanced.")
+      .choices({"sinkhorn", "softmax"});
+  table.add("sinkhorn-iterations", &c.sinkhorn_iterations, "Sinkhorn-Knopp iterations.").range(1, 100);
+  table.add("student-temperature", &c.student_temperature, "Student temperature.").range(1e-3, 10);
+  table.add("teacher-temperature", &c.teacher_temperature, "Teacher temperature after its warm-up.")
+      .range(1e-3, 10);
+  table.add("teacher-temperature-start", &c.teacher_temperature_start, "Teacher temperature at step 0.")
+      .range(1e-3, 10);
+  table
+      .add("teacher-temperature-warmup", &c.teacher_temperature_warmup,
+           "Steps of the linear temperature warm-up.")
+      .range(0, 1e9);
+  table.add("mask-probability", &c.mask_probability, "Fraction of the global views that are masked.")
+      .range(0, 1);
+  table.add("mask-ratio-min", &c.mask_ratio_min, "Smallest mask ratio.").range(0, 1);
+  table.add("mask-ratio-max", &c.mask_ratio_max, "Largest mask ratio.").range(0, 1);
+  table.add("mask-min-patches", &c.mask_min_patches, "Smallest block of a mask, in patches.").range(1, 10000);
+  table.add("mask-exact-count", &c.mask_exact_count,
+            "Top masks up to their exact count (false: may fall short, as the reference).");
+}
+
+void declare_optimisation(OptionTable& table, TrainConfig& c) {
+  table.section("optimisation");
+  table.add("steps", &c.steps, "Optimizer steps of the whole run; the schedules end there.")
+      .range(1, 1e9)
+      .required();
+  table.add("batch", &c.batch, "Images per step over all ranks.").range(1, 1e6);
+  table.add("lr", &c.lr, "Peak learning rate before scaling by the batch.").range(0, 10);
+  table.add("lr-scaling", &c.lr_scaling, "sqrt: times sqrt(batch/1024); none: as given.")
+      .choices({"sqrt", "none"});
+  table.add("min-lr", &c.min_lr, "Learning rate at the end.").range(0, 10);
+  table.add("warmup", &c.warmup, "Steps of the linear learning-rate warm-up.").range(0, 1e9);
+  table
+      .add("freeze-last-layer", &c.freeze_last_layer,
+           "Steps in which the heads' last layers stay as they are.")
+      .range(0, 1e9);
+  table.add("weight-decay", &c.weight_decay, "Weight decay at the start.").range(0, 10);
+  table.add("weight-decay-end", &c.weight_decay_end, "Weight decay at the end (cosine).").range(0, 10);
+  table.add("momentum", &c.momentum, "EMA momentum of the teacher at the start.").range(0, 1);
+  table.add("momentum-end", &c.momentum_end, "EMA momentum at the end (cosine).").range(0, 1);
+  table.add("clip", &c.clip, "Gradient norm limit per module; 0 = off.").range(0, 1e9);
+  table.add("layer-decay", &c.layer_decay, "Layer-wise learning-rate decay.").range(0.01, 1);
+  table.add("patch-embed-lr", &c.patch_embed_lr, "Learning-rate multiplier of the patch embedding.")
+      .range(0, 10);
+  table.add("beta1", &c.beta1, "AdamW beta 1.").range(0, 0.99999);
+  table.add("beta2", &c.beta2, "AdamW beta 2.").range(0, 0.9999999);
+  table.add("precision", &c.precision, "auto: bf16 where the CPU has bf16 instructions, else fp32.")
+      .choices({"auto", "fp32", "bf16"});
+}
+
+void declare_crops(OptionTable& table, TrainConfig& c) {
+  AugmentConfig& a = c.augment;
+  table.section("crops");
+  table.add("global-size", &a.global_size, "Side of the two global crops in pixels.").range(8, 4096);
+  table.add("local-size", &a.local_size, "Side of the local crops in pixels.").range(8, 4096);
+  table.add("local-count", &a.local_count, "Local crops per image.").range(0, 64);
+  table.add("global-scale-min", &a.global_scale_min, "Smallest area fraction of a global crop.")
+      .range(0.001, 1);
+  table.add("global-scale-max", &a.global_scale_max, "Largest area fraction of a global crop.")
+      .range(0.001, 1);
+  table.add("local-scale-min", &a.local_scale_min, "Smallest area fraction of a local crop.").range(0.001, 1);
+  table.add("local-scale-max", &a.local_scale_max, "Largest area fraction of a local crop.").range(0.001, 1);
+  table.add("flip", &a.flip, "Probability of a horizontal flip.").range(0, 1);
+  table.add("jitter", &a.jitter, "Probability of colour jitter.").range(0, 1);
+  table.add("brightness", &a.brightness, "Brightness jitter.").range(0, 1);
+  table.add("contrast", &a.contrast, "Contrast jitter.").range(0, 1);
+  table.add("saturation", &a.saturation, "Saturation jitter.").range(0, 1);
+  table.add("hue", &a.hue, "Hue jitter.").range(0, 0.5);
+  table.add("grayscale", &a.grayscale, "Probability of dropping colour.").range(0, 1);
+  table.add("solarize", &a.solarize, "Probability of solarization (second global crop).").range(0, 1);
+  table.add("blur", &c.blur, "Blur probabilities: the paper's, the released code's inverted ones, or none.")
+      .choices({"paper", "reference", "off"});
+  table.add("pad", &c.pad, "Pad images to a square with the background colour first (sprites).");
+  table.add("background", &c.background, "Colour behind transparent pixels: r,g,b.").range(0, 255);
+  table.add("mean", &c.mean, "Per-channel mean that pixels are normalised with.");
+  table.add("std", &c.std, "Per-channel standard deviation that pixels are normalised with.");
+}
+
+void declare_run(OptionTable& table, TrainConfig& c) {
+  table.section("run");
+  table
+      .add("data", &c.data,
+           "Images: data references (folder, tars, list, curated folder, or a named data set).")
+      .required();
+  table.add("resume", &c.resume,
+            "auto: from the newest valid checkpoint of the run; none: the run must be new; or a checkpoint "
+            "folder.");
+  table.add("checkpoint-every", &c.checkpoint_every, "Steps between checkpoints.").range(1, 1e9);
+  table.add("keep", &c.keep, "Newest checkpoints kept.").range(2, 1e6);
+  table
+      .add("keep-every", &c.keep_every,
+           "Also keep every checkpoint whose step is a multiple of this (0: none).")
+      .range(0, 1e9);
+  table.add("log-every", &c.log_every, "Steps between lines of metrics.jsonl.").range(1, 1e6);
+  table.add("max-seconds", &c.max_seconds, "Stop resumably (exit 75) after this wall time; 0 = no limit.")
+      .range(0, 1e9);
+  table
+      .add("stop-after", &c.stop_after,
+           "Stop resumably (exit 75) after this many steps of this process; 0 = no limit.")
+      .range(0, 1e9);
+  table
+      .add("max-skips", &c.max_skips,
+           "Non-finite steps in a row before the run rolls back, and a second time gives up (exit 76).")
+      .range(1, 1e6);
+  table.add("workers", &c.workers, "Loader threads per rank (0: as many as compute threads).").range(0, 1024);
+  table.add("prefetch", &c.prefetch, "Batches prepared ahead.").range(1, 64);
+  table.add("cache-gib", &c.cache_gib, "Memory per rank for decoded images, so that small sets decode once.")
+      .range(0, 1e6);
+  table.add("knn-train", &c.knn_train, "Labelled images that vote in the online k-NN.");
+  table.add("knn-test", &c.knn_test, "Labelled images that the online k-NN classifies (a validation part).");
+  table.add("knn-every", &c.knn_every, "Steps between online k-NN checks (0: none).").range(0, 1e9);
+  table.add("knn-limit", &c.knn_limit, "Images taken of each k-NN set (evenly spread).").range(10, 1e9);
+  table.add("knn-k", &c.knn_k, "Neighbours that vote.").range(1, 1000);
+}
+
+}  // namespace
+
+void declare_train_options(OptionTable& table, TrainConfig& config) {
+  declare_run(table, config);
+  declare_optimisation(table, config);
+  declare_model(table, config);
+  declare_losses(table, config);
+  declare_crops(table, config);
+}
+
+void validate(const TrainConfig& c) {
+  const VitConfig vit = make_ssl_config(c).vit;
+  for (const auto& [name, size] :
+       {std::pair{"global-size", c.augment.global_size}, std::pair{"local-size", c.augment.local_size}}) {
+    if (size % vit.patch != 0) {
+      throw UsageError(fmt::format("bad crop size: --{}: {} is not a multiple of the patch size {}; use {}",
+                                   name, size, vit.patch, (size / vit.patch + 1) * vit.patch));
+    }
+  }
+  if (vit.width % vit.heads != 0)
+    throw UsageError(
+        fmt::format("bad model: --heads: width {} is not divisible by {} heads", vit.width, vit.heads));
+  if (c.background.size() != 3) throw UsageError("bad colour: --background: takes three numbers r,g,b");
+  if (c.mean.size() != 3 || c.std.size() != 3)
+    throw UsageError("bad normalisation: --mean, --std: take three numbers each");
+  if (c.mask_ratio_min > c.mask_ratio_max)
+    throw UsageError("contradictory options: --mask-ratio-min is above --mask-ratio-max");
+  if (c.augment.global_scale_min > c.augment.global_scale_max)
+    throw UsageError("contradictory options: --global-scale-min is above --global-scale-max");
+  if (c.augment.local_scale_min > c.augment.local_scale_max)
+    throw UsageError("contradictory options: --local-scale-min is above --local-scale-max");
+  if (c.warmup > c.steps)
+    throw UsageError(
+        fmt::format("contradictory options: --warmup: {} is above --steps {}", c.warmup, c.steps));
+  if (c.knn_every > 0 && (c.knn_train.empty() || c.knn_test.empty())) {
+    throw UsageError("contradictory options: --knn-every needs --knn-train and --knn-test");
+  }
+  if (c.dino_weight == 0 && c.ibot_weight == 0)
+    throw UsageError(
+        "contradictory options: --dino-weight and --ibot-weight are both 0; nothing would be learnt");
+}
+
+SslConfig make_ssl_config(const TrainConfig& c) {
+  SslConfig s;
+  s.vit = vit_preset(c.preset);
+  if (c.patch > 0) s.vit.patch = c.patch;
+  if (c.depth > 0) s.vit.depth = c.depth;
+  if (c.heads > 0) s.vit.heads = c.heads;
+  if (c.registers >= 0) s.vit.registers = c.registers;
+  if (c.ffn != "preset") s.vit.ffn = c.ffn == "mlp" ? FfnKind::mlp : FfnKind::swiglu;
+  if (c.width > 0 || c.ffn != "preset") {
+    if (c.width > 0) s.vit.width = c.width;
+    s.vit.hidden = s.vit.ffn == FfnKind::mlp ? 4 * s.vit.width : swiglu_hidden(s.vit.width);
+  }
+  s.vit.position_grid = std::max<int64_t>(1, c.augment.global_size / s.vit.patch);
+  s.vit.layerscale = c.layerscale;
+  s.vit.drop_path = c.drop_path;
+  s.vit.drop_path_uniform = c.drop_path_uniform;
+  s.dino_head = {s.vit.width, c.head_hidden, c.head_layers, c.bottleneck, c.prototypes};
+  s.ibot_head = s.dino_head;
+  if (c.ibot_prototypes > 0) s.ibot_head.prototypes = c.ibot_prototypes;
+  if (c.ibot_bottleneck > 0) s.ibot_head.bottleneck = c.ibot_bottleneck;
+  s.separate_ibot_head = c.separate_ibot_head;
+  s.dino_weight = c.dino_weight;
+  s.ibot_weight = c.ibot_weight;
+  s.koleo_weight = c.koleo_weight;
+  s.centering = c.centering == "sinkhorn" ? Centering::sinkhorn : Centering::softmax;
+  s.sinkhorn_iterations = c.sinkhorn_iterations;
+  s.student_temperature = c.student_temperature;
+  s.clip = c.clip;
+  s.beta1 = c.beta1;
+  s.beta2 = c.beta2;
+  s.layer_decay = c.layer_decay;
+  s.patch_embed_lr_mult = c.patch_embed_lr;
+  s.local_crops = c.augment.local_count;
+  s.precision = parse_precision(c.precision);
+  return s;
+}
+
+MaskConfig make_mask_config(const TrainConfig& c) {
+  return {c.ibot_weight > 0 ? c.mask_probability : 0.0, c.mask_ratio_min, c.mask_ratio_max,
+          c.mask_exact_count, c.mask_min_patches};
+}
+
+Schedules::Schedules(const TrainConfig& c) {
+  const double peak = c.lr_scaling == "sqrt" ? c.lr * std::sqrt(static_cast<double>(c.batch) / 1024.0) : c.lr;
+  lr_ = {peak, c.min_lr, c.steps, c.warmup, 0, 0};
+  // The last layers follow the same curve, with the first steps set to zero (not shifted).
+  last_layer_lr_ = lr_;
+  last_layer_lr_.freeze = c.freeze_last_layer;
+  weight_decay_ = {c.weight_decay, c.weight_decay_end, c.steps, 0, 0, 0};
+  momentum_ = {c.momentum, c.momentum_end, c.steps, 0, 0, 0};
+  temperature_ = {c.teacher_temperature_start, c.teacher_temperature, c.teacher_temperature_warmup};
+}
+
+SslSchedule Schedules::at(int64_t step) const {
+  SslSchedule s;
+  s.lr = lr_.value(step);
+  s.last_layer_lr = step < last_layer_lr_.freeze ? 0.0 : s.lr;
+  s.weight_decay = weight_decay_.value(step);
+  s.momentum = momentum_.value(step);
+  s.teacher_temperature = temperature_.value(step);
+  return s;
+}
+
+}  // namespace dino::pretrain

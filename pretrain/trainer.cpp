@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "base/progress.hpp"
+#include "base/signals.hpp"
+#include "training/masks.hpp"
+
+namespace dino::pretrain {
+namespace {
+
+LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int threads) {
+  LoaderConfig loader;
+  loader.augment = config.augment;
+  loader.pad = config.pad;
+  for (size_t i = 0; i < 3; ++i) loader.background[i] = static_cast<uint8_t>(config.background[i]);
+  loader.batch = config.batch;
+  loader.workers = config.workers > 0 ? config.workers : threads;
+  loader.prefetch = config.prefetch;
+  loader.cache_bytes = static_cast<int64_t>(config.cache_gib * 1024 * 1024 * 1024);
+  loader.seed = seed;
+  return loader;
+}
+
+/// The settings that live in more than one place.
+TrainConfig completed(TrainConfig config) {
+  config.augment.blur = config.blur != "off";
+  config.augment.blur_setting = config.blur == "reference" ? BlurSetting::reference : BlurSetting::paper;
+  for (size_t i = 0; i < 3; ++i) {
+    config.augment.normalisation.mean[i] = static_cast<float>(config.mean[i]);
+    config.augment.normalisation.std[i] = static_cast<float>(config.std[i]);
+  }
+  return config;
+}
+
+}  // namespace
+
+Dataset open_all(const std::vector<std::string>& references) {
+  Dataset all;
+  for (const std::string& reference : references) {
+    Dataset part = open_dataset(reference);
+    all.reference += (all.reference.empty() ? "" : ", ") + reference;
+    std::move(part.records.begin(), part.records.end(), std::back_inserter(all.records));
+    std::move(part.faults.begin(), part.faults.end(), std::back_inserter(all.faults));
+  }
+  return all;
+}
+
+Trainer::Trainer(CommandContext& context, TrainConfig config)
+    : context_(context),
+      config_(completed(std::move(config))),
+      comm_(context.world),
+      dataset_(open_all(config_.data)),
+      schedules_(config_),
+      model_(make_ssl_config(config_), context.world) {
+  if (config_.batch < comm_.size()) {
+    throw UsageError(
+        fmt::format("batch too small: --batch: {} images for {} ranks; use at least one image per rank",
+                    config_.batch, comm_.size()));
+  }
+  for (const std::string& fault : dataset_.faults) log::warning(fault);
+}
+
+ExitCode Trainer::run() {
+  const std::string& run = context_.common.output;
+  std::string failure;
+  ExitCode code = ExitCode::done;
+  if (comm_.root()) {
+    try {
+      make_folders(run + "/checkpoints");
+      lock_ = std::make_unique<FolderLock>(run);
+      check_or_write_config(run, context_.config_ini);
+    } catch (const Error& error) {
+      failure = error.what();
+      code = error.code();
+    }
+  }
+  comm_.agree_or_throw(failure, static_cast<int>(code));
+  restore();
+  if (comm_.root()) {
+    log_ = std::make_unique<RunLog>(run, step_);
+    write_run_json(run, context_, step_);
+    if (step_ == 0)
+      log_->start(config_, context_, static_cast<int64_t>(dataset_.records.size()), model_.layout().count());
+  }
+  if (step_ >= config_.steps) {
+    log::info(fmt::format("{}: already trained for {} steps", run, step_));
+    return ExitCode::done;
+  }
+  if (config_.knn_every > 0) {
+    knn_ = std::make_unique<OnlineKnn>(config_, comm_);
+    knn_vit_ = std::make_unique<Vit>(model_.config().vit, model_.config().precision);
+    if (step_ == 0) evaluate_knn();
+  }
+
+  const LoaderConfig loader_config =
+      make_loader_config(config_, static_cast<uint64_t>(context_.common.seed), resolve_threads(context_));
+  DataLoader loader(dataset_, loader_config, even_range(config_.batch, comm_.rank(), comm_.size()), step_);
+  Progress progress("pretrain", config_.steps, "steps");
+  progress.set(step_);
+  while (step_ < config_.steps) {
+    train_step(loader);
+    progress.set(step_);
+    const bool last = step_ == config_.steps;
+    if (knn_ && (step_ % config_.knn_every == 0 || last)) evaluate_knn();
+    const bool stop = !last && comm_.any(should_stop());
+    if (last || stop || step_ % config_.checkpoint_every == 0) save();
+    if (stop) {
+      if (log_) log_->stop(step_, stop_requested() ? "signal" : "limit");
+      progress.finish();
+      log::info(
+          fmt::format("stopped at step {} of {}; run the same command again to go on", step_, config_.steps));
+      return ExitCode::stopped;
+    }
+  }
+  progress.finish();
+  if (log_) log_->stop(step_, "done");
+  return ExitCode::done;
+}
+
+bool Trainer::should_stop() const {
+  if (stop_requested()) return true;
+  if (config_.stop_after > 0 && step_ - first_step_ >= config_.stop_after) return true;
+  return config_.max_seconds > 0 && watch_.seconds() > config_.max_seconds;
+}
+
+CheckpointContent Trainer::content() {
+  CheckpointContent content;
+  content.stores = {{"student", &model_.student()},
+                    {"teacher", &model_.teacher()},
+                    {"adam_m", &model_.adam_m()},
+                    {"adam_v", &model_.adam_v()}};
+  content.vectors = model_.centres();
+  content.integers = {{"step", step_},
+                      {"samples", step_ * config_.batch},
+                      {"updates", updates_},
+                      {"seed", context_.common.seed}};
+  content.model_json = vit_config_to_json(model_.config().vit);
+  content.config_ini = context_.config_ini;
+  return content;
+}
+
+void Trainer::load(const std::string& folder) {
+  CheckpointContent checkpoint = content();
+  load_checkpoint(folder, checkpoint);
+  step_ = checkpoint.integers.at("step");
+  updates_ = checkpoint.integers.at("updates");
+  model_.set_centres(checkpoint.vectors);
+}
+
+void Trainer::restore() {
+  const log::Phase phase("resume");
+  const std::string& run = context_.common.output;
+  std::string folder;
+  std::string failure;
+  ExitCode code = ExitCode::usage;
+  // Rank 0 decides and verifies, so that all ranks load the same checkpoint.
+  if (comm_.root()) {
+    try {
+      if (config_.resume == "auto") {
+        folder = newest_valid_checkpoint(run);
+      } else if (config_.resume == "none") {
+        if (!list_checkpoints(run).empty())
+          failure = fmt::format(
+              "the run exists already: --resume none: {} holds checkpoints; use --resume auto, or another "
+              "--output",
+              run);
+      } else {
+        folder = config_.resume;
+        const std::string fault = path_exists(folder) ? verify_checkpoint(folder) : "no such folder";
+        if (!fault.empty()) {
+          failure = fmt::format("cannot resume: --resume {}: {}", folder, fault);
+          code = path_exists(folder) ? ExitCode::bad_data : ExitCode::missing_input;
+        }
+      }
+    } catch (const Error& error) {
+      failure = error.what();
+      code = error.code();
+    }
+  }
+  comm_.agree_or_throw(failure, static_cast<int>(code));
+  comm_.broadcast(folder);
+  if (folder.empty()) {
+    model_.initialize(static_cast<uint64_t>(context_.common.seed));
+    return;
+  }
+  load(folder);
+  first_step_ = step_;
+  last_saved_ = step_;
+  if (comm_.root()) {
+    log::info(fmt::format("resumed from {} at step {}", folder, step_));
+    RunLog(run, step_).resume(step_, folder, comm_.size());
+  }
+}
+
+void Trainer::save() {
+  if (last_saved_ == step_) return;
+  const log::Phase phase("checkpoint");
+  const Stopwatch watch;
+  const std::string folder =
+      save_checkpoint(context_.common.output, step_, content(), comm_, config_.keep, config_.keep_every);
+  last_saved_ = step_;
+  if (log_) log_->checkpoint(step_, folder, watch.seconds());
+}
+
+bool Trainer::train_step(DataLoader& loader) {
+  const log::Phase phase("train step");
+  const Stopwatch watch;
+  const SslConfig& ssl = model_.config();
+  const auto seed = static_cast<uint64_t>(context_.common.seed);
+  const auto step = static_cast<uint64_t>(step_);
+  const Range images = even_range(config_.batch, comm_.rank(), comm_.size());
+
+  const CropSet& crops = loader.next();
+  const int64_t grid = config_.augment.global_size / ssl.vit.patch;
+  BlockMaskSettings blocks;
+  blocks.grid_h = blocks.grid_w = grid;
+  blocks.min_patches = std::min(config_.mask_min_patches, grid * grid);
+  blocks.max_patches = default_max_mask_patches(config_.augment.global_size, ssl.vit.patch);
+  const BatchMasks masks = batch_masks(make_mask_config(config_), blocks, 2 * config_.batch, seed, step);
+  // Views are laid out as the global batch is: view 1 of all images, then view 2.
+  const int64_t patches = grid * grid;
+  std::vector<uint8_t> own;
+  own.reserve(static_cast<size_t>(2 * images.size() * patches));
+  for (int64_t view = 0; view < 2; ++view) {
+    const auto begin = masks.masks.begin() + (view * config_.batch + images.begin) * patches;
+    own.insert(own.end(), begin, begin + images.size() * patches);
+  }
+
+  SslBatch batch;
+  batch.images = images.size();
+  batch.global_crops = crops.global_crops;
+  if (config_.augment.local_count > 0) batch.local_crops = crops.local_crops;
+  batch.masks = view_of(own.data(), Shape{2 * images.size(), patches});
+  DropPathPlan plan;
+  if (ssl.vit.drop_path > 0) {
+    const std::array<int64_t, 2> entries = {2 * images.size(), config_.augment.local_count * images.size()};
+    plan = draw_drop_path(ssl.vit,
+                          std::span<const int64_t>(entries.data(), config_.augment.local_count > 0 ? 2 : 1),
+                          seed, step, comm_.rank());
+  }
+
+  StepLine line;
+  line.schedule = schedules_.at(step_);
+  line.result = model_.forward_backward(batch, line.schedule, plan);
+  ++step_;
+  if (!line.result.finite) {
+    on_skip(line.result);
+    return false;
+  }
+  skips_ = 0;
+  model_.update(line.schedule, line.result, ++updates_);
+  line.step = step_;
+  line.samples = step_ * config_.batch;
+  line.data_wait_seconds = loader.wait_seconds();
+  line.images_per_second = static_cast<double>(config_.batch) / watch.seconds();
+  if (log_ && (step_ % config_.log_every == 0 || step_ == config_.steps)) log_->step(line);
+  return true;
+}
+
+void Trainer::on_skip(const SslStepResult& result) {
+  if (log_) log_->skip(step_, result);
+  log::warning(fmt::format("step {} skipped: its loss or gradient is not finite", step_));
+  if (++skips_ < config_.max_skips) return;
+  std::string folder;
+  if (comm_.root()) folder = newest_valid_checkpoint(context_.common.output);
+  comm_.broadcast(folder);
+  if (folder.empty() || rollbacks_ > 0) {
+    throw DivergedError(
+        fmt::format("training diverged: {}: {} non-finite steps in a row before step {}; lower --lr, raise "
+                    "--warmup, or use --precision fp32",
+                    context_.common.output, skips_, step_));
+  }
+  // Weights go back; the data go on, so that the same batches are not met again.
+  const int64_t step = step_;
+  load(folder);
+  step_ = step;
+  skips_ = 0;
+  ++rollbacks_;
+  log::warning(fmt::format("rolled back to the weights of {}", folder));
+  if (log_) log_->rollback(step_, folder);
+}
+
+void Trainer::evaluate_knn() {
+  const log::Phase phase("online k-NN");
+  const OnlineKnn::Score score = knn_->evaluate(*knn_vit_, model_.teacher());
+  if (log_) log_->knn(step_, score.accuracy, score.n, config_.knn_k);
+  log::info(fmt::format("step {}: online k-NN {:.1f} % of {}", step_, 100 * score.accuracy, score.n));
+}
+
+}  // namespace dino::pretrain

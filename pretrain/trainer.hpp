@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The training loop: data -> step -> update -> metrics, checkpoints, stops. All control decisions are
+// collective.
+
+#include <memory>
+#include <string>
+
+#include "base/timing.hpp"
+#include "comm/program.hpp"
+#include "data_loader.hpp"
+#include "online_knn.hpp"
+#include "run_log.hpp"
+#include "storage/files.hpp"
+#include "train_config.hpp"
+#include "training/checkpoint.hpp"
+
+namespace dino::pretrain {
+
+class Trainer {
+ public:
+  Trainer(CommandContext& context, TrainConfig config);
+  /// done, or stopped (75) after a checkpoint; throws DivergedError after repeated non-finite steps.
+  ExitCode run();
+
+ private:
+  void restore();
+  void load(const std::string& folder);
+  [[nodiscard]] CheckpointContent content();
+  void save();
+  /// One optimizer step; false when it was skipped for non-finite values.
+  bool train_step(DataLoader& loader);
+  void on_skip(const SslStepResult& result);
+  void evaluate_knn();
+  [[nodiscard]] bool should_stop() const;
+
+  CommandContext& context_;
+  TrainConfig config_;
+  Communicator& comm_;
+  Dataset dataset_;
+  Schedules schedules_;
+  SslModel model_;
+  std::unique_ptr<FolderLock> lock_;
+  std::unique_ptr<RunLog> log_;  ///< rank 0 only
+  std::unique_ptr<OnlineKnn> knn_;
+  std::unique_ptr<Vit> knn_vit_;
+  int64_t step_ = 0;        ///< steps finished
+  int64_t updates_ = 0;     ///< optimizer updates (skipped steps do not count)
+  int64_t first_step_ = 0;  ///< where this process began
+  int64_t skips_ = 0, rollbacks_ = 0;
+  int64_t last_saved_ = -1;
+  Stopwatch watch_;
+};
+
+/// The data references as one set, in the order given; keys and classes are the references' own.
+[[nodiscard]] Dataset open_all(const std::vector<std::string>& references);
+
+}  // namespace dino::pretrain

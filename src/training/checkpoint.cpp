@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/checkpoint.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <array>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "base/version.hpp"
+#include "model/checkpoint_reader.hpp"
+#include "storage/files.hpp"
+#include "storage/hdf5.hpp"
+
+namespace dino {
+namespace {
+
+using Json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+std::string step_folder(const std::string& run, int64_t step) {
+  return fmt::format("{}/checkpoints/step_{:08d}", run, step);
+}
+
+const ParameterLayout& layout_of(const CheckpointContent& content) {
+  DINO_CHECK(!content.stores.empty(), "a checkpoint holds at least one store");
+  return content.stores.begin()->second->layout();
+}
+
+/// Writes this rank's shard and returns its entry of the manifest.
+std::string write_shard(const std::string& folder, const CheckpointContent& content,
+                        const Communicator& comm) {
+  const ParameterLayout& layout = layout_of(content);
+  const std::string file = fmt::format("rank_{:04d}.h5", comm.rank());
+  const std::string path = folder + "/" + file;
+  Json ranges = Json::array();
+  {
+    Hdf5File out = Hdf5File::create(path);
+    for (size_t u = 0; u < layout.units().size(); ++u) {
+      const UnitInfo& unit = layout.units()[u];
+      const Range range = even_range(unit.padded, comm.rank(), comm.size());
+      ranges.push_back({range.begin, range.end});
+      if (range.size() == 0) continue;
+      for (const auto& [store, values] : content.stores) {
+        const auto span = std::as_const(*values)
+                              .unit(static_cast<int64_t>(u))
+                              .subspan(static_cast<size_t>(range.begin), static_cast<size_t>(range.size()));
+        out.write(fmt::format("/{}/{}", store, unit.name), view_of(span.data(), Shape{range.size()}));
+      }
+    }
+    out.close();
+  }
+  fsync_file(path);
+  return Json{
+      {"file", file}, {"bytes", file_size(path)}, {"crc32c", hex32(crc32c_file(path))}, {"ranges", ranges}}
+      .dump();
+}
+
+std::string manifest_text(const CheckpointContent& content, const std::vector<std::string>& shards) {
+  const ParameterLayout& layout = layout_of(content);
+  Json json;
+  json["schema"] = 1;
+  json["version"] = version();
+  json["commit"] = commit();
+  json["step"] = content.integers.at("step");
+  json["samples"] = content.integers.at("samples");
+  json["ranks"] = shards.size();
+  json["model"] = Json{{"vit", Json::parse(content.model_json)}};
+  json["integers"] = content.integers;
+  json["vectors"] = content.vectors;
+  json["config_ini"] = content.config_ini;
+  json["stores"] = Json::array();
+  for (const auto& [store, values] : content.stores) json["stores"].push_back(store);
+  json["units"] = Json::array();
+  for (const UnitInfo& unit : layout.units())
+    json["units"].push_back(Json{{"name", unit.name},
+                                 {"module", unit.module},
+                                 {"padded", unit.padded},
+                                 {"parameters", Json::array()}});
+  for (const ParameterInfo& info : layout.parameters()) {
+    Json shape = Json::array();
+    for (int i = 0; i < info.shape.rank(); ++i) shape.push_back(info.shape[i]);
+    json["units"][static_cast<size_t>(info.unit)]["parameters"].push_back(
+        Json{{"name", info.name}, {"shape", shape}, {"offset", info.offset}});
+  }
+  json["shards"] = Json::array();
+  for (const std::string& shard : shards) json["shards"].push_back(Json::parse(shard));
+  return json.dump(1) + "\n";
+}
+
+/// Renamed first, so that a kill in the middle of the removal leaves no folder that looks like a checkpoint.
+void remove_durably(const std::string& folder) {
+  const std::string trash = folder + ".trash";
+  std::error_code error;
+  fs::remove_all(trash, error);
+  fs::rename(folder, trash, error);
+  fs::remove_all(trash, error);
+  if (error) log::warning(fmt::format("old checkpoint not removed: {}: {}", folder, error.message()));
+}
+
+void apply_retention(const std::string& run, int64_t keep, int64_t keep_every) {
+  const std::vector<std::string> folders = complete_checkpoints(run);
+  for (size_t i = static_cast<size_t>(keep); i < folders.size(); ++i) {
+    const int64_t step = std::stoll(fs::path(folders[i]).filename().string().substr(5));
+    if (keep_every == 0 || step % keep_every != 0) remove_durably(folders[i]);
+  }
+}
+
+/// What a killed writer left: unfinished and half-removed folders.
+void remove_leftovers(const std::string& run) {
+  std::error_code error;
+  for (fs::directory_iterator it(run + "/checkpoints", error), end; !error && it != end;
+       it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name.starts_with("step_") && (name.ends_with(".tmp") || name.ends_with(".trash"))) {
+      std::error_code ignored;
+      fs::remove_all(it->path(), ignored);
+    }
+  }
+}
+
+/// Runs `body` on this rank; a failure on any rank becomes the same exception on all.
+template <class Body>
+void together(const Communicator& comm, Body body) {
+  std::string failure;
+  ExitCode code = ExitCode::io;
+  try {
+    body();
+  } catch (const Error& error) {
+    failure = error.what();
+    code = error.code();
+  }
+  comm.agree_or_throw(failure, static_cast<int>(code));
+}
+
+}  // namespace
+
+std::string save_checkpoint(const std::string& run, int64_t step, const CheckpointContent& content,
+                            const Communicator& comm, int64_t keep, int64_t keep_every) {
+  const std::string folder = step_folder(run, step);
+  const std::string temporary = folder + ".tmp";
+  together(comm, [&] {
+    if (!comm.root()) return;
+    make_folders(run + "/checkpoints");
+    remove_leftovers(run);
+    make_folders(temporary);
+  });
+  std::string entry;
+  together(comm, [&] { entry = write_shard(temporary, content, comm); });
+  std::vector<std::string> shards = comm.all_gather_strings(entry);
+  together(comm, [&] {
+    if (!comm.root()) return;
+    write_file_atomically(temporary + "/manifest.json", manifest_text(content, shards));
+    if (path_exists(folder)) remove_durably(folder);
+    rename_durably(temporary, folder);
+    apply_retention(run, keep, keep_every);
+  });
+  return folder;
+}
+
+std::vector<std::string> list_checkpoints(const std::string& run) {
+  return complete_checkpoints(run);
+}
+
+std::string verify_checkpoint(const std::string& folder) {
+  try {
+    return find_shard_fault(read_checkpoint_manifest(folder));
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+std::string newest_valid_checkpoint(const std::string& run) {
+  return newest_sound_checkpoint(run);
+}
+
+void load_checkpoint(const std::string& folder, CheckpointContent& content) {
+  CheckpointReader reader(read_checkpoint_manifest(folder));
+  const CheckpointManifest& manifest = reader.manifest();
+  for (auto& [store, values] : content.stores) {
+    if (!manifest.has_store(store))
+      throw DataError(
+          fmt::format("cannot resume: {}: it has no \"{}\" (weights only); start a new run from it instead",
+                      folder, store));
+    values->zero();
+    reader.read_store(store, *values);
+  }
+  const Json json = Json::parse(manifest.json);
+  if (!json.contains("integers") || !json["integers"].is_object())
+    throw DataError("bad checkpoint: " + folder +
+                    "/manifest.json: no field \"integers\"; use another checkpoint");
+  for (auto& [name, value] : content.integers) {
+    if (!json["integers"].contains(name))
+      throw DataError(fmt::format(
+          "bad checkpoint: {}/manifest.json: no integer \"{}\"; use another checkpoint", folder, name));
+    value = json["integers"][name].get<int64_t>();
+  }
+  content.vectors.clear();
+  for (const auto& [name, values] : json.value("vectors", Json::object()).items())
+    content.vectors[name] = values.get<std::vector<double>>();
+  content.model_json = manifest.model_json;
+}
+
+CheckpointHeader read_checkpoint_header(const std::string& folder) {
+  const CheckpointManifest manifest = read_checkpoint_manifest(folder);
+  const Json json = Json::parse(manifest.json);
+  CheckpointHeader header;
+  header.step = manifest.step;
+  header.samples = manifest.samples;
+  header.ranks = manifest.ranks;
+  header.version = json.value("version", "");
+  header.commit = json.value("commit", "");
+  header.model_json = manifest.model_json;
+  header.config_ini = json.value("config_ini", "");
+  for (const std::string& store : manifest.stores) {
+    for (const auto& unit : manifest.units) {
+      for (const auto& parameter : unit.parameters)
+        header.tensors.push_back({store, parameter.name, parameter.shape});
+    }
+  }
+  for (const auto& shard : manifest.shards) header.shards.push_back({shard.file, shard.bytes, shard.crc32c});
+  return header;
+}
+
+Tensor read_checkpoint_tensor(const std::string& folder, const std::string& store, const std::string& name) {
+  return CheckpointReader(read_checkpoint_manifest(folder)).read_tensor(store, name);
+}
+
+}  // namespace dino
