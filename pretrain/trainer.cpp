@@ -8,6 +8,7 @@
 #include "base/log.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
+#include "model/weights.hpp"
 #include "training/masks.hpp"
 
 namespace dino::pretrain {

@@ -198,7 +198,8 @@ void load_checkpoint(const std::string& folder, CheckpointContent& content) {
     value = json["integers"][name].get<int64_t>();
   }
   content.vectors.clear();
-  for (const auto& [name, values] : json.value("vectors", Json::object()).items())
+  const Json vectors = json.value("vectors", Json::object());
+  for (const auto& [name, values] : vectors.items())
     content.vectors[name] = values.get<std::vector<double>>();
   content.model_json = manifest.model_json;
 }
