@@ -1,0 +1,64 @@
+# Thin front over CMake; every target can be typed as it stands.
+PREFIX ?= /usr/local
+BUILD  ?= build/release
+PACKAGES = build-essential cmake ninja-build ccache lld git pkg-config \
+  openmpi-bin libopenmpi-dev libhdf5-dev libdnnl-dev libfaiss-dev libopenblas-dev \
+  libjpeg-dev libpng-dev libwebp-dev libvips-dev libarchive-dev libssl-dev zlib1g-dev \
+  nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev libboost-program-options-dev \
+  libgtest-dev libbenchmark-dev clang-format clang-tidy python3-h5py python3-numpy
+SLURM_PACKAGES = slurm-wlm slurmctld slurmd slurm-client
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+
+.PHONY: deps slurm-deps build demo demo-short test test-release test-dev peers bench format lint install clean
+
+deps: ## Debian packages (asks for root through sudo where needed); skipped when all are there
+	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing:" $$missing; \
+	  $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y --no-install-recommends $$missing; \
+	fi
+
+slurm-deps: ## Slurm, for the test that runs the chain under it
+	@missing=$$(for p in $(SLURM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y --no-install-recommends $$missing; \
+	fi
+
+build: deps
+	cmake --preset release
+	cmake --build --preset release
+
+demo: build ## the whole chain on real images; prints where the report is
+	share/demo/run.sh
+
+demo-short: build ## the same chain, minutes shorter (what CI runs)
+	share/demo/run.sh --short
+
+test: test-release test-dev
+
+test-release: build
+	ctest --preset release -j2
+
+test-dev: deps ## the same tests under the address and undefined-behaviour sanitizers
+	cmake --preset dev
+	cmake --build --preset dev
+	ctest --preset dev -j2
+
+peers: build ## checks against PyTorch, transformers and FAISS in a virtual environment
+	tests/peers/run.sh
+
+bench: build
+	tests/bench/run.sh
+
+format:
+	git ls-files '*.cpp' '*.hpp' | xargs clang-format -i
+
+lint: build
+	git ls-files '*.cpp' '*.hpp' | xargs clang-format --dry-run -Werror
+	cmake --build $(BUILD) --target headers_self_contained
+
+install: build
+	cmake --install $(BUILD) --prefix $(PREFIX)
+
+clean:
+	rm -rf build
