@@ -1,0 +1,503 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/hdf5.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <functional>
+#include <limits>
+
+#include "base/error.hpp"
+#include "storage/files.hpp"
+#include "storage/hdf5_handles.hpp"
+
+namespace dino {
+namespace h5 {
+namespace {
+
+std::recursive_mutex& mutex() {
+  static std::recursive_mutex instance;
+  return instance;
+}
+
+Handle bf16_type() {
+  Handle type(H5Tcopy(H5T_IEEE_F32LE), H5Tclose);
+  // Sign at bit 15, exponent of 8 bits from bit 7, mantissa of 7 bits from bit 0; the fields must fit before
+  // the size shrinks.
+  H5Tset_fields(type, 15, 7, 8, 0, 7);
+  H5Tset_size(type, 2);
+  H5Tset_ebias(type, 127);
+  return type;
+}
+
+}  // namespace
+
+Lock::Lock() : lock_(mutex()) {
+  static const bool once = [] {
+    // Without this, a file that could not be closed (full disk) makes the library loop at exit.
+    H5dont_atexit();
+    H5open();
+    return true;
+  }();
+  static_cast<void>(once);
+  // The default error stack is per thread in some builds of the library.
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
+
+std::string cause() {
+  std::string text;
+  H5Ewalk2(
+      H5E_DEFAULT, H5E_WALK_UPWARD,
+      [](unsigned, const H5E_error2_t* error, void* out) -> herr_t {
+        auto& first = *static_cast<std::string*>(out);
+        if (first.empty() && error->desc != nullptr) first = error->desc;
+        return 0;
+      },
+      &text);
+  H5Eclear2(H5E_DEFAULT);
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text.empty() ? "the HDF5 library gives no cause" : text;
+}
+
+void fail_read(const std::string& what, const std::string& file, const std::string& object) {
+  throw DataError(fmt::format("{}: {}:{}: {}", what, file, object, cause()));
+}
+
+void fail_write(const std::string& what, const std::string& file, const std::string& object) {
+  throw IoError(fmt::format("{}: {}:{}: {}", what, file, object, cause()));
+}
+
+Handle memory_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return {H5Tcopy(H5T_NATIVE_FLOAT), H5Tclose};
+    case DType::f64:
+      return {H5Tcopy(H5T_NATIVE_DOUBLE), H5Tclose};
+    case DType::i32:
+      return {H5Tcopy(H5T_NATIVE_INT32), H5Tclose};
+    case DType::i64:
+      return {H5Tcopy(H5T_NATIVE_INT64), H5Tclose};
+    case DType::u8:
+      return {H5Tcopy(H5T_NATIVE_UINT8), H5Tclose};
+    case DType::bf16:
+      break;
+  }
+  return bf16_type();
+}
+
+Handle file_type(DType dtype) {
+  // Every machine this runs on is little-endian, so that the two are the same.
+  return memory_type(dtype);
+}
+
+}  // namespace h5
+
+namespace {
+
+using h5::Handle;
+using h5::Lock;
+
+/// deflate reaches 1032:1; a dataset that claims more than this over its stored bytes is a lie.
+constexpr uint64_t kMaxExpansion = 1100;
+constexpr uint64_t kAlwaysAllowed = uint64_t{1} << 26;
+constexpr int kMaxLinkDepth = 64;
+
+struct Opened {
+  Handle dataset, type, space;
+  std::vector<hsize_t> dims;
+  uint64_t elements = 0;
+  uint64_t element_bytes = 0;
+};
+
+/// Logical bytes that the dataset's storage can hold; `stored` bytes lie in the file itself.
+uint64_t most_bytes(const Opened& opened, const std::string& path, const std::string& name) {
+  const Handle plist(H5Dget_create_plist(opened.dataset), H5Pclose);
+  if (!plist.ok()) h5::fail_read("cannot read the layout", path, name);
+  if (H5Pget_external_count(plist) > 0)
+    throw DataError(fmt::format(
+        "cannot read: {}:{}: its data lie in external raw files; copy it with h5repack", path, name));
+  const auto layout = H5Pget_layout(plist);
+  uint64_t stored = H5Dget_storage_size(opened.dataset);
+  if (layout == H5D_VIRTUAL) {
+    size_t sources = 0;
+    H5Pget_virtual_count(plist, &sources);
+    stored = 0;
+    const auto slash = path.rfind('/');
+    const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
+    for (size_t i = 0; i < sources; ++i) {
+      char file[4096] = {};
+      H5Pget_virtual_filename(plist, i, file, sizeof file);
+      const std::string source = file[0] == '/' ? file : std::strcmp(file, ".") == 0 ? path : folder + file;
+      if (path_exists(source)) stored += static_cast<uint64_t>(file_size(source));
+    }
+  } else {
+    char file[4096] = {};
+    H5Fget_name(opened.dataset, file, sizeof file);  // behind an external link: another file than `path`
+    const auto bytes = static_cast<uint64_t>(file_size(file[0] != '\0' ? file : path.c_str()));
+    if (stored > bytes)
+      throw DataError(
+          fmt::format("truncated file: {}:{}: {} bytes of data claimed, the file has {}; copy it again", path,
+                      name, stored, bytes));
+  }
+  return std::max(kAlwaysAllowed, stored > std::numeric_limits<uint64_t>::max() / kMaxExpansion
+                                      ? std::numeric_limits<uint64_t>::max()
+                                      : stored * kMaxExpansion);
+}
+
+Opened open_dataset_handle(hid_t file, const std::string& path, const std::string& name) {
+  Opened opened;
+  opened.dataset = Handle(H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose);
+  if (!opened.dataset.ok()) h5::fail_read("cannot open dataset", path, name);
+  opened.type = Handle(H5Dget_type(opened.dataset), H5Tclose);
+  opened.space = Handle(H5Dget_space(opened.dataset), H5Sclose);
+  if (!opened.type.ok() || !opened.space.ok()) h5::fail_read("cannot read the header of dataset", path, name);
+  const int rank = H5Sget_simple_extent_ndims(opened.space);
+  if (rank < 0) h5::fail_read("cannot read the shape of dataset", path, name);
+  opened.dims.resize(static_cast<size_t>(rank));
+  H5Sget_simple_extent_dims(opened.space, opened.dims.data(), nullptr);
+  if (H5Sget_simple_extent_type(opened.space) == H5S_NULL) opened.dims = {0};
+  opened.elements = 1;
+  opened.element_bytes = std::max<uint64_t>(H5Tget_size(opened.type), 1);
+  // A dimension of zero must not hide one of 2^63.
+  uint64_t bounded = opened.element_bytes * 8;
+  for (const hsize_t dim : opened.dims) {
+    opened.elements *= dim;
+    if (dim > (uint64_t{1} << 62) || __builtin_mul_overflow(bounded, std::max<uint64_t>(dim, 1), &bounded))
+      throw DataError(fmt::format("impossible shape: {}:{}: [{}] does not fit in memory", path, name,
+                                  fmt::join(opened.dims, ", ")));
+  }
+  if (opened.elements * opened.element_bytes > most_bytes(opened, path, name))
+    throw DataError(
+        fmt::format("impossible size: {}:{}: shape [{}] claims {} bytes, far more than the file holds", path,
+                    name, fmt::join(opened.dims, ", "), opened.elements * opened.element_bytes));
+  return opened;
+}
+
+Shape shape_of(const std::vector<hsize_t>& dims) {
+  std::vector<int64_t> folded;
+  for (size_t i = 0; i < dims.size(); ++i) {
+    if (i < static_cast<size_t>(Shape::kMaxRank))
+      folded.push_back(static_cast<int64_t>(dims[i]));
+    else
+      folded.back() *= static_cast<int64_t>(dims[i]);
+  }
+  return Shape(std::span<const int64_t>(folded));
+}
+
+DType nearest_dtype(hid_t type, const std::string& path, const std::string& name) {
+  const size_t size = H5Tget_size(type);
+  switch (H5Tget_class(type)) {
+    case H5T_FLOAT: {
+      size_t sign = 0, exponent = 0, exponent_bits = 0, mantissa = 0, mantissa_bits = 0;
+      H5Tget_fields(type, &sign, &exponent, &exponent_bits, &mantissa, &mantissa_bits);
+      if (size == 2 && exponent_bits == 8 && mantissa_bits == 7) return DType::bf16;
+      return size <= 4 ? DType::f32 : DType::f64;
+    }
+    case H5T_INTEGER:
+      if (size == 1 && H5Tget_sign(type) == H5T_SGN_NONE) return DType::u8;
+      return size == 4 && H5Tget_sign(type) == H5T_SGN_2 ? DType::i32 : DType::i64;
+    case H5T_ENUM:  // h5py's bool
+      return size == 1 ? DType::u8 : DType::i64;
+    case H5T_STRING:
+      return DType::u8;
+    default:
+      throw DataError(fmt::format("cannot read: {}:{}: it holds neither numbers nor strings", path, name));
+  }
+}
+
+void check_numeric(const Opened& opened, const std::string& path, const std::string& name) {
+  if (H5Tget_class(opened.type) == H5T_STRING)
+    throw DataError(fmt::format("cannot read: {}:{}: it holds strings where numbers are needed", path, name));
+  static_cast<void>(nearest_dtype(opened.type, path, name));
+}
+
+/// Strings of `count` elements through `read(memory type, destination)`.
+std::vector<std::string> convert_strings(hid_t type, hid_t space, uint64_t count,
+                                         const std::function<herr_t(hid_t, void*)>& read,
+                                         const std::function<void()>& fail) {
+  std::vector<std::string> values;
+  if (count == 0) return values;
+  values.reserve(count);
+  if (H5Tis_variable_str(type) > 0) {
+    const Handle memory(H5Tcopy(H5T_C_S1), H5Tclose);
+    H5Tset_size(memory, H5T_VARIABLE);
+    H5Tset_cset(memory, H5Tget_cset(type));
+    std::vector<char*> pointers(count, nullptr);
+    if (read(memory, pointers.data()) < 0) fail();
+    for (const char* p : pointers) values.emplace_back(p == nullptr ? "" : p);
+    H5Dvlen_reclaim(memory, space, H5P_DEFAULT, pointers.data());
+    return values;
+  }
+  const size_t size = H5Tget_size(type);
+  std::vector<char> bytes(size * count);
+  if (read(type, bytes.data()) < 0) fail();
+  const bool space_padded = H5Tget_strpad(type) == H5T_STR_SPACEPAD;
+  for (uint64_t i = 0; i < count; ++i) {
+    const char* p = bytes.data() + i * size;
+    std::string value(p, strnlen(p, size));
+    while (space_padded && !value.empty() && value.back() == ' ') value.pop_back();
+    values.push_back(std::move(value));
+  }
+  return values;
+}
+
+struct OpenedAttribute {
+  Handle attribute, type, space;
+  uint64_t count = 0;
+};
+
+OpenedAttribute open_attribute(hid_t file, const std::string& path, const std::string& object,
+                               const std::string& name) {
+  OpenedAttribute opened;
+  opened.attribute =
+      Handle(H5Aopen_by_name(file, object.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+  if (!opened.attribute.ok())
+    throw DataError(fmt::format("missing attribute: {}:{}: it has no attribute '{}'", path, object, name));
+  opened.type = Handle(H5Aget_type(opened.attribute), H5Tclose);
+  opened.space = Handle(H5Aget_space(opened.attribute), H5Sclose);
+  const auto count = opened.space.ok() ? H5Sget_simple_extent_npoints(opened.space) : -1;
+  // Attributes live in the object header or a heap: none of ours has more than 2^20 elements.
+  if (!opened.type.ok() || count < 0 || count > (1 << 20) || H5Tget_size(opened.type) > (1u << 24))
+    throw DataError(fmt::format("bad attribute: {}:{}: '{}' has an impossible size", path, object, name));
+  opened.count = static_cast<uint64_t>(count);
+  return opened;
+}
+
+/// Visits `group` and below; groups open on the way down are remembered by address to stop at cycles.
+class Walker {
+ public:
+  Walker(hid_t file, const std::string& path) : file_(file), path_(path) {}
+  std::vector<std::string> run(const std::string& group) {
+    visit(group, 0);
+    std::sort(found_.begin(), found_.end());
+    return std::move(found_);
+  }
+  static std::vector<std::string> children(hid_t file, const std::string& path, const std::string& group) {
+    const Handle handle(H5Gopen2(file, group.c_str(), H5P_DEFAULT), H5Gclose);
+    if (!handle.ok()) h5::fail_read("cannot open group", path, group);
+    std::vector<std::string> names;
+    const auto add = [](hid_t, const char* name, const H5L_info_t*, void* out) -> herr_t {
+      static_cast<std::vector<std::string>*>(out)->emplace_back(name);
+      return 0;
+    };
+    if (H5Literate(handle, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr, add, &names) < 0)
+      h5::fail_read("cannot list group", path, group);
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+ private:
+  void visit(const std::string& name, int depth) {
+    if (depth > kMaxLinkDepth)
+      throw DataError(
+          fmt::format("cannot list: {}:{}: groups are nested more than {} deep", path_, name, kMaxLinkDepth));
+    const Handle object(H5Oopen(file_, name.c_str(), H5P_DEFAULT), H5Oclose);
+    if (!object.ok()) h5::fail_read("broken link", path_, name);
+    H5O_info_t info;
+    if (H5Oget_info2(object, &info, H5O_INFO_BASIC) < 0) h5::fail_read("cannot read object", path_, name);
+    if (info.type == H5O_TYPE_DATASET) found_.push_back(name);
+    if (info.type != H5O_TYPE_GROUP) return;
+    const auto self = std::make_pair(info.fileno, info.addr);
+    if (std::find(above_.begin(), above_.end(), self) != above_.end()) return;
+    above_.push_back(self);
+    for (const auto& child : children(file_, path_, name))
+      visit(name == "/" ? "/" + child : name + "/" + child, depth + 1);
+    above_.pop_back();
+  }
+
+  hid_t file_;
+  const std::string& path_;
+  std::vector<std::pair<unsigned long, haddr_t>> above_;
+  std::vector<std::string> found_;
+};
+
+}  // namespace
+
+Hdf5File Hdf5File::open(const std::string& path) {
+  const Lock lock;
+  if (is_folder(path)) throw DataError(fmt::format("cannot read: {}: is a folder; give an HDF5 file", path));
+  static_cast<void>(read_bytes(path, 0, 0));  // ENOENT and EACCES as such, before the library hides them
+  const htri_t is_hdf5 = H5Fis_hdf5(path.c_str());
+  if (is_hdf5 <= 0) {
+    H5Eclear2(H5E_DEFAULT);
+    throw DataError(fmt::format("not an HDF5 file: {}: it has no HDF5 signature; check the path", path));
+  }
+  const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  if (id < 0)
+    throw DataError(
+        fmt::format("cannot open HDF5 file: {}: {}; it may be cut off: copy it again", path, h5::cause()));
+  return Hdf5File(path, id);
+}
+
+Hdf5File::Hdf5File(Hdf5File&& other) noexcept
+    : path_(std::move(other.path_)), id_(std::exchange(other.id_, -1)) {}
+
+Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(id_, other.id_);
+  return *this;
+}
+
+Hdf5File::~Hdf5File() {
+  if (id_ < 0) return;
+  const Lock lock;
+  H5Fclose(id_);
+}
+
+bool Hdf5File::exists(const std::string& name) const {
+  const Lock lock;
+  // H5Lexists needs every group on the way to exist.
+  for (size_t slash = name.find('/', 1); slash != std::string::npos; slash = name.find('/', slash + 1))
+    if (H5Oexists_by_name(id_, name.substr(0, slash).c_str(), H5P_DEFAULT) <= 0) {
+      H5Eclear2(H5E_DEFAULT);
+      return false;
+    }
+  const bool found = name == "/" || (H5Lexists(id_, name.c_str(), H5P_DEFAULT) > 0 &&
+                                     H5Oexists_by_name(id_, name.c_str(), H5P_DEFAULT) > 0);
+  H5Eclear2(H5E_DEFAULT);
+  return found;
+}
+
+std::vector<std::string> Hdf5File::list(const std::string& group) const {
+  const Lock lock;
+  if (!exists(group)) return {};
+  return Walker::children(id_, path_, group);
+}
+
+std::vector<std::string> Hdf5File::list_datasets(const std::string& group) const {
+  const Lock lock;
+  if (!exists(group)) return {};
+  return Walker(id_, path_).run(group);
+}
+
+Hdf5File::Info Hdf5File::info(const std::string& name) const {
+  const Lock lock;
+  const Opened opened = open_dataset_handle(id_, path_, name);
+  Info info;
+  info.shape = shape_of(opened.dims);
+  info.dims.assign(opened.dims.begin(), opened.dims.end());
+  info.is_string = H5Tget_class(opened.type) == H5T_STRING;
+  info.dtype = nearest_dtype(opened.type, path_, name);
+  return info;
+}
+
+Tensor Hdf5File::read(const std::string& name, DType dtype) const {
+  const Lock lock;
+  const Opened opened = open_dataset_handle(id_, path_, name);
+  check_numeric(opened, path_, name);
+  Tensor tensor(shape_of(opened.dims), dtype);
+  if (opened.elements == 0) return tensor;
+  const Handle memory = h5::memory_type(dtype);
+  if (H5Dread(opened.dataset, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.view().data) < 0)
+    h5::fail_read("cannot read dataset", path_, name);
+  return tensor;
+}
+
+Tensor Hdf5File::read(const std::string& name) const {
+  const Lock lock;
+  return read(name, info(name).dtype);
+}
+
+void Hdf5File::read_rows(const std::string& name, int64_t begin, TensorView out) const {
+  const Lock lock;
+  const Opened opened = open_dataset_handle(id_, path_, name);
+  check_numeric(opened, path_, name);
+  const int64_t count = out.shape.rank() == 0 ? 1 : out.shape[0];
+  if (opened.dims.empty() || begin < 0 || count < 0 || static_cast<uint64_t>(begin) > opened.dims[0] ||
+      static_cast<uint64_t>(count) > opened.dims[0] - static_cast<uint64_t>(begin))
+    throw DataError(fmt::format("too few rows: {}:{}: rows {} to {} asked for, its shape is [{}]", path_,
+                                name, begin, begin + count, fmt::join(opened.dims, ", ")));
+  std::vector<hsize_t> start(opened.dims.size(), 0), size = opened.dims;
+  start[0] = static_cast<hsize_t>(begin);
+  size[0] = static_cast<hsize_t>(count);
+  hsize_t elements = 1;
+  for (const hsize_t dim : size) elements *= dim;
+  if (elements != static_cast<hsize_t>(out.numel()))
+    throw DataError(fmt::format("wrong shape: {}:{}: {} rows are wanted as {}, its shape is [{}]", path_,
+                                name, count, out.shape.str(), fmt::join(opened.dims, ", ")));
+  if (elements == 0) return;
+  const Handle memory_space(H5Screate_simple(1, &elements, nullptr), H5Sclose);
+  const Handle memory = h5::memory_type(out.dtype);
+  if (H5Sselect_hyperslab(opened.space, H5S_SELECT_SET, start.data(), nullptr, size.data(), nullptr) < 0 ||
+      H5Dread(opened.dataset, memory, memory_space, opened.space, H5P_DEFAULT, out.data) < 0)
+    h5::fail_read("cannot read rows of dataset", path_, name);
+}
+
+std::vector<std::string> Hdf5File::read_strings(const std::string& name) const {
+  const Lock lock;
+  const Opened opened = open_dataset_handle(id_, path_, name);
+  if (H5Tget_class(opened.type) != H5T_STRING)
+    throw DataError(fmt::format("cannot read: {}:{}: it holds no strings", path_, name));
+  return convert_strings(
+      opened.type, opened.space, opened.elements,
+      [&](hid_t memory, void* out) {
+        return H5Dread(opened.dataset, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, out);
+      },
+      [&] { h5::fail_read("cannot read dataset", path_, name); });
+}
+
+bool Hdf5File::has_attribute(const std::string& object, const std::string& name) const {
+  const Lock lock;
+  const bool found = exists(object) && H5Aexists_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT) > 0;
+  H5Eclear2(H5E_DEFAULT);
+  return found;
+}
+
+std::vector<std::string> Hdf5File::attributes(const std::string& object) const {
+  const Lock lock;
+  const Handle handle(H5Oopen(id_, object.c_str(), H5P_DEFAULT), H5Oclose);
+  if (!handle.ok()) h5::fail_read("cannot open object", path_, object);
+  std::vector<std::string> names;
+  const auto add = [](hid_t, const char* name, const H5A_info_t*, void* out) -> herr_t {
+    static_cast<std::vector<std::string>*>(out)->emplace_back(name);
+    return 0;
+  };
+  if (H5Aiterate2(handle, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr, add, &names) < 0)
+    h5::fail_read("cannot list attributes", path_, object);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::vector<double> Hdf5File::attribute_numbers(const std::string& object, const std::string& name) const {
+  const Lock lock;
+  const auto opened = open_attribute(id_, path_, object, name);
+  const auto type_class = H5Tget_class(opened.type);
+  if (type_class != H5T_INTEGER && type_class != H5T_FLOAT && type_class != H5T_ENUM)
+    throw DataError(fmt::format("bad attribute: {}:{}: '{}' holds no numbers", path_, object, name));
+  std::vector<double> values(opened.count);
+  if (!values.empty() && H5Aread(opened.attribute, H5T_NATIVE_DOUBLE, values.data()) < 0)
+    h5::fail_read("cannot read attribute '" + name + "'", path_, object);
+  return values;
+}
+
+double Hdf5File::attribute_number(const std::string& object, const std::string& name) const {
+  const auto values = attribute_numbers(object, name);
+  if (values.size() != 1)
+    throw DataError(fmt::format("bad attribute: {}:{}: '{}' has {} values, one is needed", path_, object,
+                                name, values.size()));
+  return values[0];
+}
+
+std::vector<std::string> Hdf5File::attribute_strings(const std::string& object,
+                                                     const std::string& name) const {
+  const Lock lock;
+  const auto opened = open_attribute(id_, path_, object, name);
+  if (H5Tget_class(opened.type) != H5T_STRING)
+    throw DataError(fmt::format("bad attribute: {}:{}: '{}' holds no text", path_, object, name));
+  return convert_strings(
+      opened.type, opened.space, opened.count,
+      [&](hid_t memory, void* out) { return H5Aread(opened.attribute, memory, out); },
+      [&] { h5::fail_read("cannot read attribute '" + name + "'", path_, object); });
+}
+
+std::string Hdf5File::attribute_string(const std::string& object, const std::string& name) const {
+  auto values = attribute_strings(object, name);
+  if (values.size() != 1)
+    throw DataError(fmt::format("bad attribute: {}:{}: '{}' has {} values, one is needed", path_, object,
+                                name, values.size()));
+  return std::move(values[0]);
+}
+
+}  // namespace dino

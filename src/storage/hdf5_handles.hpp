@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What hdf5.cpp and hdf5_write.cpp share: the library's lock, its handles and its error text.
+
+#include <hdf5.h>
+
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "tensor/tensor.hpp"
+
+namespace dino::h5 {
+
+/// Takes the process-wide lock; the first one also silences the library's own error printing.
+class Lock {
+ public:
+  Lock();
+
+ private:
+  std::unique_lock<std::recursive_mutex> lock_;
+};
+
+/// Owns one identifier of any kind. Use it under a Lock only.
+class Handle {
+ public:
+  Handle() = default;
+  Handle(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
+  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
+  Handle& operator=(Handle&& other) noexcept {
+    std::swap(id_, other.id_);
+    std::swap(close_, other.close_);
+    return *this;
+  }
+  ~Handle() {
+    if (id_ >= 0) close_(id_);
+  }
+  operator hid_t() const { return id_; }  // NOLINT(google-explicit-constructor)
+  [[nodiscard]] bool ok() const { return id_ >= 0; }
+
+ private:
+  hid_t id_ = -1;
+  herr_t (*close_)(hid_t) = nullptr;
+};
+
+/// The innermost cause on the library's error stack, or "the HDF5 library gives no cause".
+[[nodiscard]] std::string cause();
+[[noreturn]] void fail_read(const std::string& what, const std::string& file, const std::string& object);
+[[noreturn]] void fail_write(const std::string& what, const std::string& file, const std::string& object);
+
+/// The type in memory. bf16 is a 16-bit float with 8 exponent and 7 mantissa bits that the library converts.
+[[nodiscard]] Handle memory_type(DType dtype);
+/// Little-endian type in files.
+[[nodiscard]] Handle file_type(DType dtype);
+
+}  // namespace dino::h5

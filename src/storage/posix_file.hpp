@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// A read-only file descriptor for readers that must check sizes before they believe them.
+
+#include <cstdint>
+#include <string>
+
+namespace dino {
+
+class PosixFile {
+ public:
+  explicit PosixFile(const std::string& path);  ///< MissingInputError, IoError; DataError for a folder
+  ~PosixFile();
+  PosixFile(PosixFile&& other) noexcept;
+  PosixFile& operator=(PosixFile&&) = delete;
+  /// Fills `out` from `offset`; returns the bytes read, fewer only at the end of the file. IoError.
+  [[nodiscard]] int64_t read_some(int64_t offset, void* out, int64_t size) const;
+  /// The same, but a short read is a DataError that says where the file ends.
+  void read_exactly(int64_t offset, void* out, int64_t size) const;
+  [[nodiscard]] int64_t size() const { return size_; }
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+  int64_t size_ = 0;
+};
+
+/// Writes all of it, retrying short writes and EINTR. IoError names `path`.
+void write_fully(int fd, const void* data, int64_t size, const std::string& path);
+
+}  // namespace dino

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/tar.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "base/error.hpp"
+#include "storage/files.hpp"
+#include "storage/posix_file.hpp"
+
+namespace dino {
+namespace {
+
+constexpr int64_t kBlock = 512;
+/// Long names and pax records beyond this are not names; it also bounds what a broken header can allocate.
+constexpr int64_t kMaxMetadata = 1 << 20;
+
+// POSIX ustar header: field offset and length.
+struct Field {
+  size_t at, length;
+};
+constexpr Field kName{0, 100}, kMode{100, 8}, kOwner{108, 8}, kGroup{116, 8}, kSize{124, 12}, kTime{136, 12},
+    kChecksum{148, 8}, kType{156, 1}, kMagic{257, 8}, kPrefix{345, 155};
+
+using Header = std::array<char, kBlock>;
+
+std::string text_of(const Header& header, Field field) {
+  const char* begin = header.data() + field.at;
+  return {begin, strnlen(begin, field.length)};
+}
+
+/// Octal text, or GNU base-256 (first bit set). Nothing when it is neither, negative, or beyond int64.
+std::optional<int64_t> number_of(const Header& header, Field field) {
+  const auto* p = reinterpret_cast<const unsigned char*>(header.data()) + field.at;
+  if ((p[0] & 0x80u) != 0) {
+    if (p[0] != 0x80u) return std::nullopt;
+    uint64_t value = 0;
+    for (size_t i = 1; i < field.length; ++i) {
+      if (value >> 55 != 0) return std::nullopt;
+      value = value << 8 | p[i];
+    }
+    return static_cast<int64_t>(value);
+  }
+  size_t i = 0;
+  while (i < field.length && p[i] == ' ') ++i;
+  int64_t value = 0;
+  size_t digits = 0;
+  for (; i < field.length && p[i] >= '0' && p[i] <= '7'; ++i, ++digits) value = value * 8 + (p[i] - '0');
+  if (i < field.length && p[i] != '\0' && p[i] != ' ') return std::nullopt;
+  return value;
+}
+
+int64_t checksum_of(const Header& header) {
+  int64_t sum = 0;
+  for (size_t i = 0; i < header.size(); ++i) {
+    const bool in_checksum = i >= kChecksum.at && i < kChecksum.at + kChecksum.length;
+    sum += in_checksum ? ' ' : static_cast<unsigned char>(header[i]);
+  }
+  return sum;
+}
+
+int64_t padded(int64_t size) {
+  return (size + kBlock - 1) / kBlock * kBlock;
+}
+
+/// What GNU long-name and pax members say about the next member.
+struct Overrides {
+  std::string name;
+  std::optional<int64_t> size;
+};
+
+/// pax records: "<length> <key>=<value>\n". False when they are malformed.
+bool parse_pax(std::string_view text, Overrides& next) {
+  while (!text.empty() && text.front() != '\0') {
+    size_t length = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), length);
+    const auto digits = static_cast<size_t>(end - text.data());
+    if (error != std::errc() || digits + 3 > length || length > text.size() || text[digits] != ' ' ||
+        text[length - 1] != '\n')
+      return false;
+    const std::string_view record = text.substr(digits + 1, length - digits - 2);
+    const size_t equals = record.find('=');
+    if (equals == std::string_view::npos) return false;
+    const std::string_view key = record.substr(0, equals), value = record.substr(equals + 1);
+    if (key == "path") next.name = std::string(value.substr(0, value.find('\0')));
+    if (key == "size") {
+      int64_t size = -1;
+      const auto parsed = std::from_chars(value.data(), value.data() + value.size(), size);
+      if (parsed.ec != std::errc() || parsed.ptr != value.data() + value.size() || size < 0) return false;
+      next.size = size;
+    }
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
+TarMember make_member(std::string name, int64_t offset, int64_t size) {
+  TarMember member;
+  std::string_view clean = name;
+  while (clean.starts_with("./")) clean.remove_prefix(2);
+  const size_t slash = clean.rfind('/');
+  const size_t base = slash == std::string_view::npos ? 0 : slash + 1;
+  // A leading dot (".hidden") starts the base name, not an extension.
+  const size_t dot = clean.find('.', base + 1);
+  member.key = std::string(clean.substr(0, dot));
+  if (dot != std::string_view::npos) member.extension = std::string(clean.substr(dot + 1));
+  std::transform(member.extension.begin(), member.extension.end(), member.extension.begin(),
+                 [](unsigned char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c); });
+  member.name = std::move(name);
+  member.offset = offset;
+  member.size = size;
+  return member;
+}
+
+std::string member_name(const Header& header) {
+  std::string name = text_of(header, kName);
+  const bool ustar = std::memcmp(header.data() + kMagic.at, "ustar\0", 6) == 0;
+  const std::string prefix = ustar ? text_of(header, kPrefix) : std::string();
+  return prefix.empty() ? name : prefix + "/" + name;
+}
+
+bool all_zero(const Header& header) {
+  return std::all_of(header.begin(), header.end(), [](char c) { return c == 0; });
+}
+
+class Scanner {
+ public:
+  explicit Scanner(const std::string& path) : file_(path) {}
+
+  std::vector<TarMember> run(std::vector<TarFault>& faults) {
+    if (file_.size() == 0) {
+      faults.push_back({0, "the file is empty"});
+      return {};
+    }
+    while (step()) {
+    }
+    if (!fault_.empty()) faults.push_back({offset_, fault_});
+    return std::move(members_);
+  }
+
+ private:
+  /// Reads one header at offset_; false at the end or at a fault.
+  bool step() {
+    Header header{};
+    const int64_t got = file_.read_some(offset_, header.data(), kBlock);
+    if (got == 0) return fail("no end marker: the archive was cut off between two members");
+    if (got < kBlock) return fail(fmt::format("truncated header: {} of 512 bytes", got));
+    if (all_zero(header)) return false;
+    const auto stored = number_of(header, kChecksum);
+    if (!stored || *stored != checksum_of(header)) return fail("bad header checksum");
+    auto size = number_of(header, kSize);
+    if (!size) return fail("member size is negative or not a number");
+    const char type = header[kType.at];
+    const bool metadata = type == 'L' || type == 'K' || type == 'x' || type == 'g';
+    if (!metadata && next_.size) size = next_.size;
+    const std::string name = metadata || next_.name.empty() ? member_name(header) : next_.name;
+    // Links and folders have no data, whatever their size field says.
+    if (type >= '1' && type <= '6') size = 0;
+    const int64_t begin = offset_ + kBlock;
+    if (*size > file_.size() - begin)
+      return fail(
+          fmt::format("truncated member {}: {} of {} bytes", printable(name), file_.size() - begin, *size));
+    if (metadata) {
+      if (!read_metadata(type, begin, *size)) return false;
+    } else {
+      const bool regular = type == '0' || type == '\0' || type == '7';
+      if (regular && !name.empty() && name.back() != '/') members_.push_back(make_member(name, begin, *size));
+      next_ = {};
+    }
+    offset_ = begin + padded(*size);
+    return true;
+  }
+
+  bool read_metadata(char type, int64_t begin, int64_t size) {
+    if (size > kMaxMetadata) return fail(fmt::format("extended header of {} bytes", size));
+    if (type == 'K' || type == 'g') return true;  // link targets and global defaults name no member
+    std::string text(static_cast<size_t>(size), '\0');
+    file_.read_exactly(begin, text.data(), size);
+    if (type == 'L') {
+      next_.name = text.substr(0, text.find('\0'));
+      return true;
+    }
+    return parse_pax(text, next_) || fail("malformed pax header");
+  }
+
+  bool fail(std::string what) {
+    fault_ = std::move(what);
+    return false;
+  }
+
+  static std::string printable(const std::string& name) {
+    std::string text = name.substr(0, 120);
+    for (char& c : text)
+      if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
+    return text;
+  }
+
+  PosixFile file_;
+  int64_t offset_ = 0;
+  Overrides next_;
+  std::vector<TarMember> members_;
+  std::string fault_;
+};
+
+void put_octal(Header& header, Field field, uint64_t value) {
+  const std::string digits = fmt::format("{:0{}o}", value, field.length - 1);
+  std::memcpy(header.data() + field.at, digits.data(), field.length - 1);
+}
+
+void put_checksum(Header& header) {
+  const std::string sum = fmt::format("{:06o}", checksum_of(header));
+  std::memcpy(header.data() + kChecksum.at, sum.data(), 6);
+  header[kChecksum.at + 6] = '\0';
+  header[kChecksum.at + 7] = ' ';
+}
+
+Header make_header(const std::string& name, int64_t size, char type) {
+  Header header{};
+  std::memcpy(header.data() + kName.at, name.data(), std::min(name.size(), kName.length));
+  put_octal(header, kMode, 0644);
+  put_octal(header, kOwner, 0);
+  put_octal(header, kGroup, 0);
+  put_octal(header, kTime, 0);
+  if (size < int64_t{1} << 33) {
+    put_octal(header, kSize, static_cast<uint64_t>(size));
+  } else {
+    header[kSize.at] = static_cast<char>(0x80);
+    for (size_t i = 0; i < 8; ++i)
+      header[kSize.at + kSize.length - 1 - i] =
+          static_cast<char>(static_cast<uint64_t>(size) >> (8 * i) & 0xffu);
+  }
+  header[kType.at] = type;
+  std::memcpy(header.data() + kMagic.at,
+              "ustar\0"
+              "00",
+              kMagic.length);
+  put_checksum(header);
+  return header;
+}
+
+/// Splits a name of 101..256 bytes at a slash into ustar's prefix and name; false when none fits.
+bool put_split_name(Header& header, const std::string& name) {
+  for (size_t slash = name.find('/'); slash != std::string::npos && slash <= kPrefix.length;
+       slash = name.find('/', slash + 1)) {
+    if (slash == 0 || name.size() - slash - 1 > kName.length || slash + 1 == name.size()) continue;
+    std::memset(header.data() + kName.at, 0, kName.length);
+    std::memcpy(header.data() + kName.at, name.data() + slash + 1, name.size() - slash - 1);
+    std::memcpy(header.data() + kPrefix.at, name.data(), slash);
+    put_checksum(header);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::vector<TarMember> scan_tar(const std::string& path, std::vector<TarFault>& faults) {
+  return Scanner(path).run(faults);
+}
+
+TarWriter::TarWriter(const std::string& path) : path_(path) {
+  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd_ < 0)
+    throw IoError(fmt::format("cannot write: {}: {}", path, std::system_category().message(errno)));
+}
+
+TarWriter::~TarWriter() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+int64_t TarWriter::add(const std::string& name, std::span<const uint8_t> data) {
+  const auto size = static_cast<int64_t>(data.size());
+  Header header = make_header(name, size, '0');
+  if (name.size() > kName.length && !put_split_name(header, name)) {
+    const auto bytes = static_cast<int64_t>(name.size()) + 1;
+    const Header longer = make_header("././@LongLink", bytes, 'L');
+    std::string text = name;
+    text.resize(static_cast<size_t>(padded(bytes)), '\0');
+    write(longer.data(), longer.size());
+    write(text.data(), text.size());
+  }
+  write(header.data(), header.size());
+  const int64_t offset = offset_;
+  write(data.data(), data.size());
+  const Header zeros{};
+  write(zeros.data(), static_cast<size_t>(padded(size) - size));
+  return offset;
+}
+
+void TarWriter::write(const void* data, size_t size) {
+  write_fully(fd_, data, static_cast<int64_t>(size), path_);
+  offset_ += static_cast<int64_t>(size);
+}
+
+void TarWriter::close() {
+  const Header zeros{};
+  write(zeros.data(), zeros.size());
+  write(zeros.data(), zeros.size());
+  const bool synced = ::fsync(fd_) == 0 || errno == EINVAL || errno == ENOTSUP;
+  const int fsync_error = errno;
+  const bool closed = ::close(std::exchange(fd_, -1)) == 0;
+  if (!synced || !closed)
+    throw IoError(fmt::format("cannot write: {}: {}", path_,
+                              std::system_category().message(synced ? errno : fsync_error)));
+}
+
+}  // namespace dino
