@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data_loader.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "base/error.hpp"
+
+namespace dino::pretrain {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A folder of `count` PPM images, of which number 1 is broken.
+class LoaderTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("dino_loader_" + std::to_string(getpid()));
+    fs::create_directories(folder_ / "a");
+    for (int i = 0; i < 7; ++i) {
+      std::ofstream file(folder_ / "a" / (std::to_string(i) + ".ppm"), std::ios::binary);
+      if (i == 1) {
+        file << "P6\n20 20\n255\nshort";
+        continue;
+      }
+      file << "P6\n20 20\n255\n";
+      for (int p = 0; p < 1200; ++p) file.put(static_cast<char>((p * (i + 3) + i * 17) % 251));
+    }
+    dataset_ = open_dataset(folder_.string());
+    config_.augment.global_size = 16;
+    config_.augment.local_size = 8;
+    config_.augment.local_count = 3;
+    config_.batch = 6;
+    config_.workers = 2;
+    config_.seed = 5;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  fs::path folder_;
+  Dataset dataset_;
+  LoaderConfig config_;
+};
+
+TEST_F(LoaderTest, CropsDoNotDependOnRanksThreadsOrRestarts) {
+  constexpr int64_t kSteps = 5;
+  DataLoader whole(dataset_, config_, {0, 6}, 0);
+  LoaderConfig single = config_;
+  single.workers = 1;
+  single.cache_bytes = 1 << 20;
+  DataLoader part(dataset_, single, {2, 5}, 2);
+  const int64_t global = 3 * 16 * 16, local = 3 * 8 * 8;
+  for (int64_t step = 0; step < kSteps; ++step) {
+    const CropSet& all = whole.next();
+    ASSERT_EQ(all.step, step);
+    if (step < 2) continue;
+    const CropSet& some = part.next();
+    ASSERT_EQ(some.step, step);
+    for (int64_t image = 0; image < 3; ++image) {
+      for (int64_t view = 0; view < 2; ++view) {
+        EXPECT_EQ(std::memcmp(all.global_crops.as<float>() + (view * 6 + image + 2) * global,
+                              some.global_crops.as<float>() + (view * 3 + image) * global,
+                              sizeof(float) * static_cast<size_t>(global)),
+                  0);
+      }
+      for (int64_t j = 0; j < 3; ++j) {
+        EXPECT_EQ(std::memcmp(all.local_crops.as<float>() + (j * 6 + image + 2) * local,
+                              some.local_crops.as<float>() + (j * 3 + image) * local,
+                              sizeof(float) * static_cast<size_t>(local)),
+                  0);
+      }
+    }
+  }
+  EXPECT_EQ(whole.bad_records(), 1);
+}
+
+TEST_F(LoaderTest, EveryRecordOncePerEpoch) {
+  SampleOrder order(static_cast<int64_t>(dataset_.records.size()), 9);
+  std::vector<std::vector<int64_t>> epochs(3);
+  for (int64_t sample = 0; sample < 21; ++sample)
+    epochs[static_cast<size_t>(sample / 7)].push_back(order.record(sample));
+  for (const auto& epoch : epochs) EXPECT_EQ(std::set<int64_t>(epoch.begin(), epoch.end()).size(), 7U);
+  EXPECT_NE(epochs[0], epochs[1]);
+}
+
+TEST_F(LoaderTest, NoDecodableImageIsAnError) {
+  dataset_.records = {dataset_.records[1]};
+  DataLoader loader(dataset_, config_, {0, 6}, 0);
+  EXPECT_THROW(static_cast<void>(loader.next()), DataError);
+}
+
+}  // namespace
+}  // namespace dino::pretrain
