@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string_view>
+
+#include "imaging/decoders.hpp"
+#include "imaging/image.hpp"
+
+namespace dino {
+
+const char* name_of(DecodeStatus status) {
+  switch (status) {
+    case DecodeStatus::ok:
+      return "ok";
+    case DecodeStatus::not_an_image:
+      return "not_an_image";
+    case DecodeStatus::truncated:
+      return "truncated";
+    case DecodeStatus::corrupt:
+      return "corrupt";
+    case DecodeStatus::too_large:
+      return "too_large";
+    case DecodeStatus::unsupported:
+      return "unsupported";
+  }
+  return "unknown";
+}
+
+namespace imaging {
+
+void fail(Decoded& out, DecodeStatus status, std::string message) {
+  out.status = status;
+  out.message = std::move(message);
+  out.image = Image{};
+}
+
+bool accept_size(int64_t width, int64_t height, int64_t bytes_per_pixel, const DecodeLimits& limits,
+                 Decoded& out) {
+  out.file_width = width;
+  out.file_height = height;
+  const std::string size = std::to_string(width) + " x " + std::to_string(height);
+  if (width <= 0 || height <= 0) {
+    fail(out, DecodeStatus::corrupt, "the header declares " + size + " pixels");
+    return false;
+  }
+  // Both factors stay below 2^32 in every format, so the products of doubles decide safely.
+  const double pixels = static_cast<double>(width) * static_cast<double>(height);
+  if (pixels > static_cast<double>(limits.max_pixels)) {
+    fail(out, DecodeStatus::too_large,
+         "the header declares " + size + " pixels, the limit is " + std::to_string(limits.max_pixels));
+    return false;
+  }
+  if (pixels * static_cast<double>(bytes_per_pixel) > static_cast<double>(limits.max_bytes)) {
+    fail(out, DecodeStatus::too_large,
+         size + " pixels need more than the limit of " + std::to_string(limits.max_bytes) + " bytes");
+    return false;
+  }
+  return true;
+}
+
+int exif_orientation(Bytes tiff) {
+  if (tiff.size() < 14) return 1;
+  const bool little = tiff[0] == 'I' && tiff[1] == 'I';
+  if (!little && !(tiff[0] == 'M' && tiff[1] == 'M')) return 1;
+  const auto u16 = [&](size_t at) -> uint32_t {
+    return little ? tiff[at] | static_cast<uint32_t>(tiff[at + 1]) << 8
+                  : static_cast<uint32_t>(tiff[at]) << 8 | tiff[at + 1];
+  };
+  const auto u32 = [&](size_t at) -> uint32_t {
+    return little ? u16(at) | u16(at + 2) << 16 : u16(at) << 16 | u16(at + 2);
+  };
+  if (u16(2) != 42) return 1;
+  const size_t ifd = u32(4);
+  // Only the first directory is read: a chain of directories may loop.
+  if (ifd < 8 || ifd > tiff.size() - 2) return 1;
+  const size_t entries = u16(ifd);
+  for (size_t i = 0; i < entries; ++i) {
+    const size_t at = ifd + 2 + 12 * i;
+    if (at + 12 > tiff.size()) return 1;
+    if (u16(at) != 0x0112) continue;
+    const uint32_t type = u16(at + 2);
+    if ((type != 3 && type != 4) || u32(at + 4) < 1) return 1;
+    const uint32_t value = type == 3 ? u16(at + 8) : u32(at + 8);
+    return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
+  }
+  return 1;
+}
+
+Image apply_orientation(const Image& image, int orientation) {
+  if (orientation <= 1 || orientation > 8) return image;
+  const bool swapped = orientation >= 5;
+  Image out;
+  out.width = swapped ? image.height : image.width;
+  out.height = swapped ? image.width : image.height;
+  out.channels = image.channels;
+  out.pixels.resize(image.pixels.size());
+  const int64_t w = image.width, h = image.height;
+  for (int64_t y = 0; y < out.height; ++y) {
+    for (int64_t x = 0; x < out.width; ++x) {
+      int64_t sx = swapped ? y : x, sy = swapped ? x : y;
+      switch (orientation) {
+        case 2:
+          sx = w - 1 - x;
+          break;
+        case 3:
+          sx = w - 1 - x, sy = h - 1 - y;
+          break;
+        case 4:
+          sy = h - 1 - y;
+          break;
+        case 6:
+          sy = h - 1 - x;
+          break;
+        case 7:
+          sx = w - 1 - y, sy = h - 1 - x;
+          break;
+        case 8:
+          sx = w - 1 - y;
+          break;
+        default:
+          break;
+      }
+      std::memcpy(out.at(x, y), image.at(sx, sy), static_cast<size_t>(image.channels));
+    }
+  }
+  return out;
+}
+
+Image composite(const Image& image, std::array<uint8_t, 3> background) {
+  Image out{image.width, image.height, 3, {}};
+  const size_t pixels = static_cast<size_t>(image.width * image.height);
+  out.pixels.resize(pixels * 3);
+  for (size_t i = 0; i < pixels; ++i) {
+    const uint8_t* p = image.pixels.data() + 4 * i;
+    const unsigned alpha = p[3];
+    for (size_t c = 0; c < 3; ++c) {
+      out.pixels[3 * i + c] =
+          static_cast<uint8_t>((alpha * p[c] + (255U - alpha) * background[c] + 127U) / 255U);
+    }
+  }
+  return out;
+}
+
+void finish(Decoded& out, const DecodeOptions& options, int orientation) {
+  if (out.image.channels == 4 && !options.keep_alpha) out.image = composite(out.image, options.background);
+  if (options.apply_orientation && orientation > 1) {
+    out.image = apply_orientation(out.image, orientation);
+    if (orientation >= 5) std::swap(out.file_width, out.file_height);
+  }
+  out.status = DecodeStatus::ok;
+  out.message.clear();
+}
+
+namespace {
+
+bool has(Bytes bytes, size_t at, std::string_view magic) {
+  return bytes.size() >= at + magic.size() && std::memcmp(bytes.data() + at, magic.data(), magic.size()) == 0;
+}
+
+using Decoder = void (*)(Bytes, const DecodeOptions&, Decoded&);
+struct Sniffed {
+  const char* format = "";
+  Decoder decoder = nullptr;
+};
+
+/// ISO base media files name their kind in the `ftyp` box (HEIF, AVIF).
+Sniffed sniff_ftyp(Bytes bytes) {
+  for (const char* brand : {"avif", "avis"}) {
+    if (has(bytes, 8, brand)) return {"avif", decode_vips};
+  }
+  for (const char* brand : {"heic", "heix", "hevc", "mif1", "msf1", "heim", "heis"}) {
+    if (has(bytes, 8, brand)) return {"heic", decode_vips};
+  }
+  return {};
+}
+
+Sniffed sniff(Bytes bytes) {
+  using namespace std::string_view_literals;
+  if (has(bytes, 0, "\xff\xd8\xff"sv)) return {"jpeg", decode_jpeg};
+  if (has(bytes, 0, "\x89PNG\r\n\x1a\n"sv)) return {"png", decode_png};
+  if (has(bytes, 0, "RIFF"sv) && has(bytes, 8, "WEBP"sv)) return {"webp", decode_webp};
+  if (has(bytes, 0, "GIF87a"sv) || has(bytes, 0, "GIF89a"sv)) return {"gif", decode_vips};
+  if (has(bytes, 0, "II*\0"sv) || has(bytes, 0, "MM\0*"sv) || has(bytes, 0, "II+\0"sv) ||
+      has(bytes, 0, "MM\0+"sv)) {
+    return {"tiff", decode_vips};
+  }
+  // "BM" alone also begins English text: the size of the information header must be a known one.
+  if (has(bytes, 0, "BM"sv) && bytes.size() >= 18 && bytes[15] == 0 && bytes[16] == 0 && bytes[17] == 0 &&
+      (bytes[14] == 12 || (bytes[14] >= 40 && bytes[14] <= 124))) {
+    return {"bmp", decode_bmp};
+  }
+  if (bytes.size() >= 3 && bytes[0] == 'P' && bytes[1] >= '1' && bytes[1] <= '6' &&
+      (bytes[2] == ' ' || bytes[2] == '\n' || bytes[2] == '\t' || bytes[2] == '\r' || bytes[2] == '#')) {
+    static constexpr std::array<const char*, 6> names = {"pbm", "pgm", "ppm", "pbm", "pgm", "ppm"};
+    return {names[static_cast<size_t>(bytes[1] - '1')], decode_pnm};
+  }
+  if (has(bytes, 4, "ftyp"sv)) return sniff_ftyp(bytes);
+  if (has(bytes, 0, "\xff\x0a"sv) || has(bytes, 0, "\0\0\0\x0cJXL \r\n\x87\n"sv)) return {"jxl", decode_vips};
+  if (has(bytes, 0, "\0\0\0\x0cjP  \r\n\x87\n"sv) || has(bytes, 0, "\xff\x4f\xff\x51"sv)) {
+    return {"jp2", decode_vips};
+  }
+  return {};
+}
+
+}  // namespace
+}  // namespace imaging
+
+Decoded decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options) {
+  Decoded out;
+  if (bytes.empty()) {
+    imaging::fail(out, DecodeStatus::not_an_image, "the file is empty");
+    return out;
+  }
+  const imaging::Sniffed sniffed = imaging::sniff(bytes);
+  out.format = sniffed.format;
+  if (sniffed.decoder == nullptr) {
+    imaging::fail(out, DecodeStatus::not_an_image, "the first bytes are of no known image format");
+    return out;
+  }
+  if (static_cast<int64_t>(bytes.size()) > options.limits.max_bytes) {
+    imaging::fail(out, DecodeStatus::too_large,
+                  "the file has " + std::to_string(bytes.size()) + " bytes, the limit is " +
+                      std::to_string(options.limits.max_bytes));
+    return out;
+  }
+  try {
+    sniffed.decoder(bytes, options, out);
+  } catch (const std::bad_alloc&) {
+    imaging::fail(out, DecodeStatus::too_large, "not enough memory for its pixels");
+  }
+  return out;
+}
+
+}  // namespace dino

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "imaging/decoders.hpp"
+
+#if DINO_HAVE_WEBP
+#include <webp/decode.h>
+#include <webp/demux.h>
+
+#include <cstring>
+#include <memory>
+
+namespace dino::imaging {
+namespace {
+
+struct FreeDemuxer {
+  void operator()(WebPDemuxer* demuxer) const { WebPDemuxDelete(demuxer); }
+};
+
+void report(VP8StatusCode code, Decoded& out) {
+  switch (code) {
+    case VP8_STATUS_NOT_ENOUGH_DATA:
+      return fail(out, DecodeStatus::truncated, "the file ends early");
+    case VP8_STATUS_UNSUPPORTED_FEATURE:
+      return fail(out, DecodeStatus::unsupported, "an unsupported WebP feature");
+    case VP8_STATUS_OUT_OF_MEMORY:
+      return fail(out, DecodeStatus::too_large, "not enough memory");
+    default:
+      return fail(out, DecodeStatus::corrupt, "the WebP bitstream is broken");
+  }
+}
+
+int orientation_of(const WebPDemuxer* demuxer) {
+  WebPChunkIterator chunk;
+  int orientation = 1;
+  if (WebPDemuxGetChunk(demuxer, "EXIF", 1, &chunk) != 0) {
+    Bytes exif(chunk.chunk.bytes, chunk.chunk.size);
+    if (exif.size() > 6 && std::memcmp(exif.data(), "Exif\0", 6) == 0) exif = exif.subspan(6);
+    orientation = exif_orientation(exif);
+  }
+  WebPDemuxReleaseChunkIterator(&chunk);
+  return orientation;
+}
+
+/// Decodes one frame into its place on the (transparent) canvas.
+VP8StatusCode decode_frame(const WebPIterator& frame, Image& canvas) {
+  WebPDecoderConfig config;
+  if (WebPInitDecoderConfig(&config) == 0) return VP8_STATUS_INVALID_PARAM;
+  const VP8StatusCode code = WebPGetFeatures(frame.fragment.bytes, frame.fragment.size, &config.input);
+  if (code != VP8_STATUS_OK) return code;
+  if (frame.x_offset < 0 || frame.y_offset < 0 || config.input.width > canvas.width - frame.x_offset ||
+      config.input.height > canvas.height - frame.y_offset) {
+    return VP8_STATUS_BITSTREAM_ERROR;
+  }
+  config.output.colorspace = MODE_RGBA;
+  config.output.is_external_memory = 1;
+  config.output.u.RGBA.rgba = canvas.at(frame.x_offset, frame.y_offset);
+  config.output.u.RGBA.stride = static_cast<int>(canvas.width * 4);
+  config.output.u.RGBA.size =
+      canvas.pixels.size() - static_cast<size_t>(config.output.u.RGBA.rgba - canvas.pixels.data());
+  return WebPDecode(frame.fragment.bytes, frame.fragment.size, &config);
+}
+
+}  // namespace
+
+void decode_webp(Bytes bytes, const DecodeOptions& options, Decoded& out) {
+  WebPBitstreamFeatures features;
+  const VP8StatusCode code = WebPGetFeatures(bytes.data(), bytes.size(), &features);
+  if (code != VP8_STATUS_OK) return report(code, out);
+  if (!accept_size(features.width, features.height, 4, options.limits, out)) return;
+  const uint64_t declared =
+      uint64_t{bytes[4]} | uint64_t{bytes[5]} << 8 | uint64_t{bytes[6]} << 16 | uint64_t{bytes[7]} << 24;
+  if (declared + 8 > bytes.size()) return report(VP8_STATUS_NOT_ENOUGH_DATA, out);
+  const WebPData data{bytes.data(), bytes.size()};
+  const std::unique_ptr<WebPDemuxer, FreeDemuxer> demuxer(WebPDemux(&data));
+  WebPIterator frame;
+  if (!demuxer || WebPDemuxGetFrame(demuxer.get(), 1, &frame) == 0) {
+    return fail(out, DecodeStatus::corrupt, "the WebP container is broken");
+  }
+  Image canvas{features.width, features.height, 4, {}};
+  canvas.pixels.resize(static_cast<size_t>(canvas.width * canvas.height * 4));
+  const VP8StatusCode decoded = decode_frame(frame, canvas);
+  WebPDemuxReleaseIterator(&frame);
+  if (decoded != VP8_STATUS_OK) return report(decoded, out);
+  if (features.has_alpha == 0) canvas = composite(canvas, options.background);
+  out.image = std::move(canvas);
+  finish(out, options, orientation_of(demuxer.get()));
+}
+
+}  // namespace dino::imaging
+
+#else
+
+namespace dino::imaging {
+void decode_webp(Bytes /*bytes*/, const DecodeOptions& /*options*/, Decoded& out) {
+  fail(out, DecodeStatus::unsupported, "this build reads no WebP; install libwebp-dev and build again");
+}
+}  // namespace dino::imaging
+#endif

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pillow 12.3's resampling of 8-bit images: filter weights are scaled by 2^22 and rounded, the horizontal
+// pass comes first, and each pass rounds to 8 bits.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "imaging/image.hpp"
+
+namespace dino {
+namespace {
+
+constexpr int kPrecision = 22;  // 32 bits - 8 of the pixel - 2 for the filter's overshoot
+
+struct Filter {
+  double support;
+  double (*weight)(double);
+};
+
+double bicubic(double x) {
+  constexpr double a = -0.5;
+  x = std::fabs(x);
+  if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+  if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * a;
+  return 0;
+}
+double bilinear(double x) {
+  x = std::fabs(x);
+  return x < 1.0 ? 1.0 - x : 0.0;
+}
+double box(double x) {
+  return x > -0.5 && x <= 0.5 ? 1.0 : 0.0;
+}
+
+Filter filter_of(Resampling filter) {
+  switch (filter) {
+    case Resampling::bicubic:
+      return {2.0, bicubic};
+    case Resampling::bilinear:
+      return {1.0, bilinear};
+    case Resampling::box:
+      return {0.5, box};
+  }
+  return {2.0, bicubic};
+}
+
+/// Output sample i reads `count[i]` inputs from `first[i]` on, with weights at [i * stride].
+struct Taps {
+  int64_t stride = 0;
+  std::vector<int64_t> first, count;
+  std::vector<int32_t> weights;
+};
+
+Taps make_taps(int64_t in, int64_t out, const Filter& filter) {
+  const double scale = static_cast<double>(in) / static_cast<double>(out);
+  const double filter_scale = std::max(scale, 1.0);  // the support widens only when shrinking
+  const double support = filter.support * filter_scale;
+  Taps taps;
+  taps.stride = static_cast<int64_t>(std::ceil(support)) * 2 + 1;
+  taps.first.resize(static_cast<size_t>(out));
+  taps.count.resize(static_cast<size_t>(out));
+  taps.weights.assign(static_cast<size_t>(out * taps.stride), 0);
+  std::vector<double> row(static_cast<size_t>(taps.stride));
+  for (int64_t i = 0; i < out; ++i) {
+    const double center = (static_cast<double>(i) + 0.5) * scale;
+    const int64_t low = std::max<int64_t>(static_cast<int64_t>(center - support + 0.5), 0);
+    const int64_t high = std::min<int64_t>(static_cast<int64_t>(center + support + 0.5), in);
+    double sum = 0;
+    for (int64_t x = low; x < high; ++x) {
+      const double w = filter.weight((static_cast<double>(x) - center + 0.5) * (1.0 / filter_scale));
+      row[static_cast<size_t>(x - low)] = w;
+      sum += w;
+    }
+    taps.first[static_cast<size_t>(i)] = low;
+    taps.count[static_cast<size_t>(i)] = high - low;
+    for (int64_t x = 0; x < high - low; ++x) {
+      double w = row[static_cast<size_t>(x)];
+      if (sum != 0.0) w /= sum;
+      const double scaled = w * (1 << kPrecision);
+      taps.weights[static_cast<size_t>(i * taps.stride + x)] =
+          static_cast<int32_t>(w < 0 ? scaled - 0.5 : scaled + 0.5);
+    }
+  }
+  return taps;
+}
+
+uint8_t round_to_8_bits(int32_t sum) {
+  const int32_t value = sum >> kPrecision;
+  return static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
+}
+
+template <int kChannels>
+void horizontal(const Image& image, Box box_, const Taps& taps, Image& out) {
+  for (int64_t y = 0; y < box_.height; ++y) {
+    const uint8_t* row = image.at(box_.left, box_.top + y);
+    uint8_t* target = out.at(0, y);
+    for (int64_t x = 0; x < out.width; ++x, target += kChannels) {
+      const int32_t* k = taps.weights.data() + x * taps.stride;
+      const uint8_t* source = row + taps.first[static_cast<size_t>(x)] * kChannels;
+      const int64_t count = taps.count[static_cast<size_t>(x)];
+      int32_t sums[kChannels];
+      for (int32_t& sum : sums) sum = 1 << (kPrecision - 1);
+      for (int64_t i = 0; i < count; ++i, source += kChannels) {
+        for (int c = 0; c < kChannels; ++c) sums[c] += source[c] * k[i];
+      }
+      for (int c = 0; c < kChannels; ++c) target[c] = round_to_8_bits(sums[c]);
+    }
+  }
+}
+
+void vertical(const Image& image, const Taps& taps, Image& out) {
+  const size_t samples = static_cast<size_t>(out.width * out.channels);
+  std::vector<int32_t> sums(samples);
+  for (int64_t y = 0; y < out.height; ++y) {
+    std::fill(sums.begin(), sums.end(), 1 << (kPrecision - 1));
+    const int32_t* k = taps.weights.data() + y * taps.stride;
+    for (int64_t i = 0; i < taps.count[static_cast<size_t>(y)]; ++i) {
+      const uint8_t* source = image.at(0, taps.first[static_cast<size_t>(y)] + i);
+      const int32_t weight = k[i];
+      for (size_t x = 0; x < samples; ++x) sums[x] += source[x] * weight;
+    }
+    uint8_t* target = out.at(0, y);
+    for (size_t x = 0; x < samples; ++x) target[x] = round_to_8_bits(sums[x]);
+  }
+}
+
+Image empty_image(int64_t width, int64_t height, int64_t channels) {
+  Image out{width, height, channels, {}};
+  out.pixels.resize(static_cast<size_t>(width * height * channels));
+  return out;
+}
+
+Image cut(const Image& image, Box box_) {
+  Image out = empty_image(box_.width, box_.height, image.channels);
+  for (int64_t y = 0; y < box_.height; ++y) {
+    std::memcpy(out.at(0, y), image.at(box_.left, box_.top + y),
+                static_cast<size_t>(box_.width * image.channels));
+  }
+  return out;
+}
+
+/// Python's round(): halves go to the even number.
+int64_t round_even(double value) {
+  return static_cast<int64_t>(std::nearbyint(value));
+}
+
+}  // namespace
+
+Image resize(const Image& image, Box box_, int64_t width, int64_t height, Resampling filter) {
+  DINO_CHECK(width > 0 && height > 0, "size");
+  DINO_CHECK(box_.left >= 0 && box_.top >= 0 && box_.width > 0 && box_.height > 0 &&
+                 box_.left + box_.width <= image.width && box_.top + box_.height <= image.height,
+             "the box leaves the image");
+  const Filter chosen = filter_of(filter);
+  Image wide;
+  if (width == box_.width) {
+    wide = cut(image, box_);
+  } else {
+    wide = empty_image(width, box_.height, image.channels);
+    const Taps taps = make_taps(box_.width, width, chosen);
+    switch (image.channels) {
+      case 1:
+        horizontal<1>(image, box_, taps, wide);
+        break;
+      case 3:
+        horizontal<3>(image, box_, taps, wide);
+        break;
+      case 4:
+        horizontal<4>(image, box_, taps, wide);
+        break;
+      default:
+        DINO_CHECK(false, "channels");
+    }
+  }
+  if (height == box_.height) return wide;
+  Image out = empty_image(width, height, image.channels);
+  vertical(wide, make_taps(box_.height, height, chosen), out);
+  return out;
+}
+
+Image resize(const Image& image, int64_t width, int64_t height, Resampling filter) {
+  return resize(image, Box{0, 0, image.height, image.width}, width, height, filter);
+}
+
+Image resize_center_crop(const Image& image, int64_t resize_to, int64_t crop) {
+  const int64_t short_side = std::min(image.width, image.height);
+  // torchvision: the longer side is int(size * long / short).
+  const auto scaled = [&](int64_t side) {
+    return side == short_side ? resize_to
+                              : static_cast<int64_t>(static_cast<double>(resize_to * side) /
+                                                     static_cast<double>(short_side));
+  };
+  const Image small = resize(image, scaled(image.width), scaled(image.height));
+  const int64_t left = round_even(static_cast<double>(small.width - crop) / 2.0);
+  const int64_t top = round_even(static_cast<double>(small.height - crop) / 2.0);
+  if (left >= 0 && top >= 0) return cut(small, Box{top, left, crop, crop});
+  // CenterCrop pads with black where the image is smaller than the crop.
+  Image out = empty_image(crop, crop, image.channels);
+  const int64_t x0 = std::max<int64_t>(0, left), y0 = std::max<int64_t>(0, top);
+  const int64_t to_x = left < 0 ? (crop - small.width) / 2 : 0,
+                to_y = top < 0 ? (crop - small.height) / 2 : 0;
+  const int64_t w = std::min(crop, small.width), h = std::min(crop, small.height);
+  for (int64_t y = 0; y < h; ++y) {
+    std::memcpy(out.at(to_x, to_y + y), small.at(x0, y0 + y), static_cast<size_t>(w * image.channels));
+  }
+  return out;
+}
+
+Image flip_horizontal(const Image& image) {
+  Image out = empty_image(image.width, image.height, image.channels);
+  for (int64_t y = 0; y < image.height; ++y) {
+    for (int64_t x = 0; x < image.width; ++x) {
+      std::memcpy(out.at(x, y), image.at(image.width - 1 - x, y), static_cast<size_t>(image.channels));
+    }
+  }
+  return out;
+}
+
+Image pad_to_square(const Image& image, std::array<uint8_t, 3> colour) {
+  const int64_t side = std::max(image.width, image.height);
+  Image out = empty_image(side, side, image.channels);
+  for (size_t i = 0; i < out.pixels.size(); ++i) {
+    const size_t channel = i % static_cast<size_t>(image.channels);
+    out.pixels[i] = channel < 3 ? colour[channel] : 255;
+  }
+  const int64_t left = (side - image.width) / 2, top = (side - image.height) / 2;
+  for (int64_t y = 0; y < image.height; ++y) {
+    std::memcpy(out.at(left, top + y), image.at(0, y), static_cast<size_t>(image.width * image.channels));
+  }
+  return out;
+}
+
+}  // namespace dino
