@@ -108,6 +108,7 @@ struct VitForwardOptions {
   const DropPathPlan* drop_path = nullptr;
   std::vector<int64_t> intermediate_blocks;  ///< block indices whose outputs are wanted (final norm applied)
   bool attention_of_class_token = false;
+  int64_t attention_query = 0;  ///< the token whose attention is wanted instead: 1 + r is register r
 };
 
 /// What backward needs; made by a training forward, valid until the arena scope of that forward ends.
@@ -123,7 +124,8 @@ class Vit {
   [[nodiscard]] VitOutput forward(const ParameterStore& weights, std::span<const CropBatch> crops,
                                   const VitForwardOptions& options, Arena& arena,
                                   std::shared_ptr<VitSaved>* saved = nullptr) const;
-  /// d_norm f32 [rows, D]: gradient of `norm`; d_prenorm (may be empty) of `prenorm`. Adds to `gradients`.
+  /// d_norm f32 [rows, D]: gradient of `norm`; d_prenorm of `prenorm`; either may be empty (zero). Adds to
+  /// `gradients`.
   /// `unit_done(unit index)` is called when a unit's gradient is complete, last block first, so that its
   /// reduction can start. d_images (optional, one per entry, f32 [B,C,H,W]) receive the inputs' gradients.
   void backward(const ParameterStore& weights, const VitSaved& saved, ConstTensorView d_norm,

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/vit.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "model/vit_parts.hpp"
+
+namespace dino {
+
+struct VitSaved {
+  std::vector<TokenEntry> entries;
+  EmbedSaved embed;
+  struct Block {
+    AttentionSaved attention;
+    FfnSaved ffn;
+  };
+  std::vector<Block> blocks;
+  TensorView prenorm, mean, rstd;
+};
+
+struct Vit::Impl {
+  VitContext context;
+
+  /// The row sets of both branches of a block.
+  std::array<std::shared_ptr<const BranchRows>, 2> rows_of(
+      std::span<const TokenEntry> entries, const std::shared_ptr<const BranchRows>& everything,
+      const DropPathPlan* plan, int64_t block) const {
+    if (plan == nullptr || plan->empty()) return {everything, everything};
+    DINO_CHECK(static_cast<int64_t>(plan->kept.size()) == context.config.depth,
+               "a stochastic depth plan has one pair per block");
+    const auto& kept = plan->kept[static_cast<size_t>(block)];
+    return {kept_rows(entries, kept[0]), kept_rows(entries, kept[1])};
+  }
+
+  void final_norm(const ParameterStore& weights, ConstTensorView x, TensorView y, TensorView mean,
+                  TensorView rstd) const {
+    ops::backend().layer_norm(x, weights.view(context.name(".norm.weight")),
+                              weights.view(context.name(".norm.bias")),
+                              static_cast<float>(context.config.norm_eps), y, mean, rstd);
+  }
+
+  /// What the caller asked for besides the tokens; made before the blocks so that it outlives their scopes.
+  void make_outputs(const VitForwardOptions& options, Arena& arena, VitOutput& output) const {
+    for (const int64_t block : options.intermediate_blocks) {
+      DINO_CHECK(block >= 0 && block < context.config.depth, "block " + std::to_string(block));
+      const bool last = block == context.config.depth - 1;
+      output.intermediate.push_back(last ? output.norm : arena.make(output.norm.shape));
+    }
+    if (!options.attention_of_class_token) return;
+    DINO_CHECK(output.entries.size() == 1, "attention maps are for one entry at a time");
+    const TokenEntry& entry = output.entries.front();
+    DINO_CHECK(options.attention_query >= 0 && options.attention_query < entry.tokens, "a query token");
+    output.last_attention = arena.make({entry.batch, context.config.heads, entry.tokens});
+  }
+
+  void last_attention(const AttentionSaved& saved, const VitForwardOptions& options,
+                      const VitOutput& output) const {
+    DINO_CHECK(saved.rows->all, "attention maps are for inference");
+    const VitConfig& config = context.config;
+    const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.width / config.heads)));
+    ops::backend().attention_probabilities(saved.qkv, {saved.rows->starts}, config.heads, scale,
+                                           options.attention_query, output.last_attention);
+  }
+
+  void run_block(const ParameterStore& weights, int64_t block,
+                 const std::array<std::shared_ptr<const BranchRows>, 2>& rows,
+                 const VitForwardOptions& options, const VitOutput& output, Arena& arena,
+                 VitSaved::Block* saved) const {
+    VitSaved::Block scratch;
+    VitSaved::Block& state = saved == nullptr ? scratch : *saved;
+    const bool keep = saved != nullptr;
+    const auto attention = [&] {
+      attention_forward(context, block, weights, output.prenorm, rows[0], arena, state.attention, keep);
+      if (output.last_attention && block == context.config.depth - 1)
+        last_attention(state.attention, options, output);
+    };
+    const auto ffn = [&] {
+      ffn_forward(context, block, weights, output.prenorm, rows[1], arena, state.ffn, keep);
+    };
+    if (keep) {
+      attention();
+      ffn();
+      return;
+    }
+    // In inference each branch gives its memory back before the next.
+    {
+      const Arena::Scope scope(arena);
+      attention();
+    }
+    const Arena::Scope scope(arena);
+    ffn();
+  }
+};
+
+Vit::Vit(VitConfig config, Precision precision, std::string module)
+    : config_(config), impl_(std::make_unique<Impl>()) {
+  DINO_CHECK(config.heads > 0 && config.width % config.heads == 0, "heads divide the width");
+  impl_->context = {config, precision == Precision::bf16 ? DType::bf16 : DType::f32, std::move(module)};
+}
+Vit::~Vit() = default;
+Vit::Vit(Vit&&) noexcept = default;
+
+VitOutput Vit::forward(const ParameterStore& weights, std::span<const CropBatch> crops,
+                       const VitForwardOptions& options, Arena& arena,
+                       std::shared_ptr<VitSaved>* saved) const {
+  const std::shared_ptr<VitSaved> keep = saved == nullptr ? nullptr : std::make_shared<VitSaved>();
+  VitOutput output;
+  output.entries = token_entries(config_, crops);
+  const auto everything = all_rows(output.entries);
+  output.prenorm = arena.make({everything->count, config_.width});
+  output.norm = arena.make({everything->count, config_.width});
+  impl_->make_outputs(options, arena, output);
+  EmbedSaved scratch;
+  embed_forward(impl_->context, weights, crops, output.entries, output.prenorm, arena,
+                keep ? keep->embed : scratch, keep != nullptr);
+  if (keep) keep->blocks.resize(static_cast<size_t>(config_.depth));
+  for (int64_t block = 0; block < config_.depth; ++block) {
+    impl_->run_block(weights, block, impl_->rows_of(output.entries, everything, options.drop_path, block),
+                     options, output, arena, keep ? &keep->blocks[static_cast<size_t>(block)] : nullptr);
+    for (size_t i = 0; i < options.intermediate_blocks.size(); ++i)
+      if (options.intermediate_blocks[i] == block && block < config_.depth - 1)
+        impl_->final_norm(weights, output.prenorm, output.intermediate[i], {}, {});
+  }
+  if (keep) {
+    keep->entries = output.entries;
+    keep->prenorm = output.prenorm;
+    keep->mean = arena.make({everything->count});
+    keep->rstd = arena.make({everything->count});
+  }
+  impl_->final_norm(weights, output.prenorm, output.norm, keep ? keep->mean : TensorView{},
+                    keep ? keep->rstd : TensorView{});
+  if (saved != nullptr) *saved = keep;
+  return output;
+}
+
+void Vit::backward(const ParameterStore& weights, const VitSaved& saved, ConstTensorView d_norm,
+                   ConstTensorView d_prenorm, ParameterStore& gradients, Arena& arena,
+                   const std::function<void(int64_t)>& unit_done,
+                   std::span<const TensorView> d_images) const {
+  const VitContext& context = impl_->context;
+  const Arena::Scope scope(arena);
+  const auto done = [&](const std::string& parameter) {
+    if (unit_done) unit_done(weights.layout().find(parameter).unit);
+  };
+  const TensorView dx = arena.make(saved.prenorm.shape);
+  if (d_prenorm) {
+    DINO_CHECK(d_prenorm.numel() == dx.numel(), "gradient of the tokens " + d_prenorm.shape.str());
+    std::memcpy(dx.data, d_prenorm.as<float>(), static_cast<size_t>(dx.numel()) * sizeof(float));
+  } else {
+    dx.zero();
+  }
+  if (d_norm)
+    ops::backend().layer_norm_backward(
+        d_norm, saved.prenorm, weights.view(context.name(".norm.weight")), saved.mean, saved.rstd, dx,
+        gradients.view(context.name(".norm.weight")), gradients.view(context.name(".norm.bias")));
+  done(context.name(".norm.weight"));
+  for (int64_t block = config_.depth - 1; block >= 0; --block) {
+    const VitSaved::Block& state = saved.blocks[static_cast<size_t>(block)];
+    ffn_backward(context, block, weights, state.ffn, dx, gradients, arena);
+    attention_backward(context, block, weights, state.attention, dx, gradients, arena);
+    done(fmt::format("{}.blocks.{}.norm1.weight", context.module, block));
+  }
+  embed_backward(context, weights, saved.embed, saved.entries, dx, gradients, arena, d_images);
+  done(context.name(".cls_token"));
+}
+
+}  // namespace dino
