@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include "report/html.hpp"
+
+namespace dino::report {
+
+std::string escape(std::string_view text) {
+  std::string out;
+  out.reserve(text.size() + text.size() / 8);
+  for (const char c : text) {
+    switch (c) {
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        // Control characters are not allowed in HTML text and would hide in a page; they show as U+FFFD.
+        if (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t')
+          out += "\xEF\xBF\xBD";
+        else
+          out += c;
+    }
+  }
+  return out;
+}
+
+namespace {
+
+std::string base64(std::span<const uint8_t> bytes) {
+  static const char* alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  out.reserve((bytes.size() + 2) / 3 * 4);
+  for (size_t i = 0; i < bytes.size(); i += 3) {
+    const size_t left = bytes.size() - i;
+    const uint32_t word = static_cast<uint32_t>(bytes[i]) << 16 |
+                          (left > 1 ? static_cast<uint32_t>(bytes[i + 1]) << 8 : 0U) |
+                          (left > 2 ? static_cast<uint32_t>(bytes[i + 2]) : 0U);
+    out += alphabet[word >> 18];
+    out += alphabet[word >> 12 & 63];
+    out += left > 1 ? alphabet[word >> 6 & 63] : '=';
+    out += left > 2 ? alphabet[word & 63] : '=';
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string data_uri(const Image& image) {
+  // Photographs above this size would make the page several times larger as PNG.
+  constexpr int64_t kLargePicture = 96 * 1024;
+  if (image.channels == 3 && image.width * image.height > kLargePicture)
+    return "data:image/jpeg;base64," + base64(encode_jpeg(image, 85));
+  return "data:image/png;base64," + base64(encode_png(image));
+}
+
+}  // namespace dino::report

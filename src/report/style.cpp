@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "report/style.hpp"
+
+namespace dino::report {
+
+// Series colours are those of Okabe and Ito (2008), which stay apart for all common forms of colour
+// blindness; the dark theme uses lighter tints of the same hues.
+const char* style_sheet() {
+  return R"css(:root{color-scheme:light dark;
+--bg:#fbfaf8;--panel:#ffffff;--fg:#1d2126;--soft:#4c545d;--muted:#6e7781;--line:#e1ddd5;--grid:#ece8e1;
+--accent:#1f5f8b;--good:#17714f;--warn:#9a6200;--bad:#b23a17;--good-bg:#e6f3ec;--warn-bg:#fbf0d9;--bad-bg:#fbe7df;
+--s1:#0072b2;--s2:#d55e00;--s3:#009e73;--s4:#b8578f;--s5:#c98a00;--s6:#3a97cc;--s7:#6b5b95;--s8:#7a7a7a;
+--serif:Charter,"Bitstream Charter","Sitka Text",Cambria,"Liberation Serif",Georgia,serif;
+--sans:Inter,"Source Sans 3",system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",Arial,sans-serif;
+--mono:ui-monospace,"SF Mono","Cascadia Mono","Liberation Mono",Menlo,Consolas,monospace}
+@media (prefers-color-scheme:dark){:root{
+--bg:#14171b;--panel:#1a1e23;--fg:#e4e6e8;--soft:#b7bec6;--muted:#8c959f;--line:#2d333a;--grid:#262c32;
+--accent:#79b8e6;--good:#63c79b;--warn:#e3b04b;--bad:#f0896a;--good-bg:#16291f;--warn-bg:#2d2614;--bad-bg:#331d16;
+--s1:#5aaee0;--s2:#f08a4b;--s3:#41c79b;--s4:#de8fbb;--s5:#e6b345;--s6:#8ccaf0;--s7:#a99bd6;--s8:#a3a3a3}}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%;scroll-padding-top:1.5rem}
+body{margin:0;background:var(--bg);color:var(--fg);font:400 0.9375rem/1.6 var(--sans)}
+.skip{position:absolute;left:-999rem}.skip:focus{left:1rem;top:1rem;background:var(--panel);padding:.5rem 1rem;z-index:9}
+a{color:var(--accent);text-decoration-thickness:.06em;text-underline-offset:.18em}
+.frame{display:grid;grid-template-columns:13.5rem minmax(0,68rem);gap:3.5rem;max-width:88rem;margin:0 auto;padding:0 2rem}
+nav{position:sticky;top:0;align-self:start;max-height:100vh;overflow:auto;padding:3.25rem 0 2rem;font-size:.8125rem}
+nav .brand{margin:0 0 1rem;font-weight:650;letter-spacing:.02em;color:var(--soft)}
+nav ol{list-style:none;margin:0;padding:0;border-left:1px solid var(--line)}
+nav a{display:block;padding:.24rem 0 .24rem .9rem;margin-left:-1px;border-left:2px solid transparent;color:var(--muted);text-decoration:none;line-height:1.35}
+nav a:hover,nav a:focus-visible{color:var(--fg);border-left-color:var(--accent)}
+main{padding:3rem 0 6rem;min-width:0}
+h1{font:600 2.125rem/1.18 var(--serif);letter-spacing:-.012em;margin:0 0 .4rem;text-wrap:balance}
+.subtitle{margin:0;color:var(--muted);font-size:.9375rem}
+section{margin-top:3.25rem}
+h2{font:600 1.4375rem/1.25 var(--serif);letter-spacing:-.006em;margin:0 0 1rem;padding-top:1.1rem;border-top:1px solid var(--line)}
+h3{font:650 .9375rem/1.35 var(--sans);margin:2.1rem 0 .6rem}
+p{margin:.6rem 0;max-width:46rem}.lead{font:400 1.0625rem/1.6 var(--serif);color:var(--soft)}
+.note{color:var(--muted);font-size:.8125rem}
+code,pre,.mono{font-family:var(--mono);font-size:.8125rem}
+code{overflow-wrap:anywhere}
+pre{background:var(--panel);border:1px solid var(--line);border-radius:.35rem;padding:.8rem 1rem;overflow:auto;max-height:28rem;line-height:1.5}
+details{margin:.8rem 0}summary{cursor:pointer;color:var(--accent);font-size:.875rem}
+ul.checks{list-style:none;margin:1.3rem 0 0;padding:0;display:grid;gap:.5rem}
+ul.checks li{display:grid;grid-template-columns:6.2rem minmax(0,1fr);gap:1rem;align-items:baseline;background:var(--panel);border:1px solid var(--line);border-left-width:.25rem;border-radius:.3rem;padding:.6rem .95rem}
+ul.checks li b{display:block;font-weight:620}ul.checks li span.why{color:var(--soft);font-size:.875rem}
+.chip{font-size:.75rem;font-weight:650;letter-spacing:.015em;white-space:nowrap}
+li.green{border-left-color:var(--good)}li.amber{border-left-color:var(--warn)}li.red{border-left-color:var(--bad)}
+.green .chip{color:var(--good)}.amber .chip{color:var(--warn)}.red .chip{color:var(--bad)}
+dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:0;margin:1.5rem 0 0;border-top:1px solid var(--line);border-bottom:1px solid var(--line)}
+dl.facts div{padding:.75rem 1rem .7rem 0}dl.facts dt{color:var(--muted);font-size:.75rem}
+dl.facts dd{margin:.1rem 0 0;font:600 1.3125rem/1.25 var(--serif);font-variant-numeric:tabular-nums lining-nums}
+dl.facts dd small{font:400 .75rem/1.3 var(--sans);color:var(--muted);display:block;overflow-wrap:anywhere}
+.table{overflow-x:auto;margin:1rem 0 1.4rem}
+table{border-collapse:collapse;width:100%;font-size:.8438rem;font-variant-numeric:tabular-nums lining-nums;line-height:1.4}
+caption{text-align:left;color:var(--muted);font-size:.8125rem;padding:0 0 .5rem}
+th{text-align:left;font-weight:620;color:var(--soft);border-bottom:1.5px solid var(--soft);padding:.35rem .9rem .35rem 0;vertical-align:bottom;white-space:nowrap}
+td{padding:.36rem .9rem .36rem 0;border-bottom:1px solid var(--grid);vertical-align:top}
+th.num,td.num{text-align:right;padding-left:.6rem}td.num{white-space:nowrap}
+th:last-child,td:last-child{padding-right:.2rem}
+tbody tr:hover td{background:color-mix(in srgb,var(--accent) 5%,transparent)}
+th button{all:unset;cursor:pointer}th button:hover{color:var(--accent)}th button:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
+th[aria-sort=ascending]::after{content:" \2191"}th[aria-sort=descending]::after{content:" \2193"}
+.floor{color:var(--soft);font-style:italic}.reference,.reference *{color:var(--muted)}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));gap:1.6rem 2.2rem;margin:1.2rem 0}
+figure{margin:0}figure.plot{min-width:0;max-width:44rem}figure.plot figcaption{font-size:.8438rem;margin-bottom:.35rem}
+figure.plot figcaption b{font-weight:620}
+.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.05rem .95rem;margin:.15rem 0 0;padding:0;font-size:.75rem;color:var(--soft)}
+.legend li{display:flex;align-items:center;gap:.4rem}.legend svg{width:1.4rem;height:.6rem;flex:none}
+figure.plot>svg{display:block;width:100%;height:auto;overflow:visible}
+svg text{font-family:var(--sans);font-size:12px;fill:var(--muted);font-variant-numeric:tabular-nums}
+svg .name{fill:var(--fg)}svg .value{fill:var(--fg)}
+svg .grid{stroke:var(--grid);stroke-width:1}svg .axis{stroke:var(--muted);stroke-width:1}
+svg .line{fill:none;stroke-width:1.7;stroke-linejoin:round;stroke-linecap:round}svg .dashed{stroke-dasharray:5 4;stroke-width:1.3}
+svg .marker{stroke:var(--s2);stroke-width:1.5;stroke-dasharray:5 4}svg .bar{fill:var(--s1)}svg .lost{fill:var(--s2);opacity:.38}
+svg .ref{fill:var(--muted);stroke:var(--muted)}svg .empty{fill:var(--muted);font-style:italic}
+)css"
+         // One literal may hold 64 KiB at most in the standard; two keep each readable.
+         R"css(.gallery{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0;align-items:flex-start}
+.picture{width:6.5rem;font-size:.6875rem;line-height:1.35;color:var(--muted);overflow-wrap:anywhere}
+.picture img{display:block;width:100%;height:6.5rem;object-fit:contain;background:var(--panel);border:1px solid var(--line);border-radius:.2rem;image-rendering:auto}
+.picture figcaption{margin-top:.25rem}
+.picture.kept img,.picture.good img{border:2px solid var(--good)}
+.picture.dropped img,.picture.bad img{border:2px dashed var(--bad)}
+.picture.dropped img{opacity:.62}.picture.query img{border:2px solid var(--fg)}
+.picture.kept figcaption,.picture.good figcaption{color:var(--good)}.picture.bad figcaption{color:var(--bad)}
+.strip{border-bottom:1px solid var(--grid);padding:.2rem 0}.strip:last-child{border-bottom:0}
+.matrix{font-size:.75rem;width:auto}.matrix td,.matrix th{padding:.18rem .35rem;border:0;text-align:right;white-space:nowrap}
+.matrix th{color:var(--muted);font-weight:400}.matrix thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;vertical-align:top}
+.matrix td{min-width:2.1rem;background:color-mix(in srgb,var(--cell,var(--s1)) calc(var(--share)*78%),transparent)}
+.matrix td.wrong{--cell:var(--s2)}.matrix td.diagonal{outline:1px solid var(--line);outline-offset:-1px}
+.within{color:var(--muted)}.up{color:var(--good)}.down{color:var(--bad)}
+@media (max-width:62rem){.frame{display:block;padding:0 1.25rem}
+nav{position:static;padding:1rem 0 0;max-height:none}nav .brand{margin-bottom:.4rem}
+nav ol{display:flex;flex-wrap:wrap;gap:.1rem 1rem;border-left:0}nav a{padding:.15rem 0;border-left:0;margin:0;text-decoration:underline;text-decoration-color:var(--line)}
+main{padding-top:1.5rem}h1{font-size:1.6875rem}h2{font-size:1.25rem}section{margin-top:2.4rem}}
+@media (max-width:36rem){ul.checks li{grid-template-columns:1fr;gap:.1rem}.picture{width:calc(25% - .6rem);min-width:4.6rem}.picture img{height:4.8rem}
+svg text{font-size:14px}}
+@media print{:root{--bg:#fff;--panel:#fff;--fg:#000;--soft:#333;--muted:#555;--line:#bbb;--grid:#ddd}
+nav,.skip{display:none}.frame{display:block;padding:0;max-width:none}main{padding:0}body{font-size:9.5pt}
+section{margin-top:1.5rem}h2{break-after:avoid}figure,ul.checks li,tr{break-inside:avoid}.table{overflow:visible}pre{max-height:none;white-space:pre-wrap}
+a{color:inherit;text-decoration:none}}
+)css";
+}
+
+const char* sort_script() {
+  return R"js(document.querySelectorAll("table.sortable").forEach(function(t){
+  var heads=Array.from(t.tHead.rows[0].cells);
+  function key(row,i,numeric){
+    var s=row.cells[i].textContent.trim();
+    if(!numeric)return s.toLowerCase();
+    var v=parseFloat(s.replace(/[,\s]/g,"").replace("\u2212","-"));
+    return isNaN(v)?-Infinity:v;
+  }
+  function sort(i){
+    var th=heads[i],numeric=th.classList.contains("num");
+    var up=th.getAttribute("aria-sort")==="descending"||(th.getAttribute("aria-sort")!=="ascending"&&!numeric);
+    heads.forEach(function(h){h.setAttribute("aria-sort","none");});
+    th.setAttribute("aria-sort",up?"ascending":"descending");
+    var rows=Array.from(t.tBodies[0].rows);
+    rows.sort(function(a,b){var x=key(a,i,numeric),y=key(b,i,numeric);return (x<y?-1:x>y?1:0)*(up?1:-1);});
+    rows.forEach(function(r){t.tBodies[0].appendChild(r);});
+  }
+  heads.forEach(function(th,i){
+    var b=document.createElement("button");
+    b.type="button";b.title="Sort by this column";
+    while(th.firstChild)b.appendChild(th.firstChild);
+    th.appendChild(b);
+    b.addEventListener("click",function(){sort(i);});
+  });
+});
+)js";
+}
+
+}  // namespace dino::report

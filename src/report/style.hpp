@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The page's style sheet and its only script. Kept as text in the program, so that a report never depends on
+// an installed file.
+
+namespace dino::report {
+
+[[nodiscard]] const char* style_sheet();
+/// Makes table headers sort by mouse and keyboard; without it tables stay as they were written.
+[[nodiscard]] const char* sort_script();
+
+}  // namespace dino::report
