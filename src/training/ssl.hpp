@@ -39,6 +39,7 @@ struct SslConfig {
 struct ParameterGroup {
   double lr_multiplier = 1, wd_multiplier = 1;
   bool is_last_layer = false;
+  bool operator==(const ParameterGroup&) const = default;
 };
 [[nodiscard]] ParameterGroup parameter_group(const std::string& full_name, int64_t depth, double layer_decay,
                                              double patch_embed_lr_mult);
@@ -57,11 +58,12 @@ struct SslSchedule {
 
 struct SslLosses {
   double total = 0;       ///< the objective
-  double dino_local = 0;  ///< as it enters the objective (the reference logs the same)
+  double dino_local = 0;  ///< as it enters the objective, before its weight (the reference logs the same)
   double dino_global = 0;
   double ibot = 0;  ///< mean over the masked views' images as it enters the objective, before its weight (the
                     ///< reference logs half of it)
-  double koleo = 0;  ///< sum over both views (the reference logs half of it)
+  double koleo = 0;  ///< sum over both views, as it enters the objective, weight included (the reference logs
+                     ///< half of it)
 };
 
 /// Health of the step, computed from the teacher's targets and the student's features; global over ranks.
@@ -72,6 +74,7 @@ struct SslHealth {
   double prototype_usage = 0;  ///< fraction of prototypes that are the argmax of some row
   double feature_std = 0;  ///< mean over dimensions of the std of L2-normalised class tokens, times sqrt(D)
   double effective_rank = 0;  ///< exp(entropy of the singular-value distribution) of the global class tokens
+                              ///< of view 1, at most 128 of them
 };
 
 struct SslStepResult {

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The losses of DINOv2 (arXiv 2304.07193, section 4): cross-entropy against the teacher's targets (DINO on
+// class tokens, iBOT on masked patches), Sinkhorn-Knopp or softmax centring of the teacher, and the KoLeo
+// regulariser. All in f32. Gradients are those of the mean over this rank's rows; the mean over ranks of
+// equal batch is the gradient of the global mean.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "ops/ops.hpp"
+#include "tensor/tensor.hpp"
+
+namespace dino {
+
+// ---- the teacher's targets
+// ----------------------------------------------------------------------------------------------------------
+
+/// Sinkhorn-Knopp over the rows of all ranks, for several independent problems at once. In: logits [n_p, K_p]
+/// f32; out: targets, whose rows sum to 1. n_p may be 0 on some ranks, or on all.
+///
+/// With E = exp(x / T), the reference alternates two normalisations of Q = E and takes Q diag(column sums)^-1
+/// at the end; neither the number of rows nor K survives. In scaling vectors (u over prototypes, v over
+/// rows):
+///   u_k = 1 / sum_b E_bk v_b   (over all ranks),   v_b = 1 / sum_k E_bk u_k,   Q_bk = E_bk u_k v_b,
+/// v = 1 at first. One sum of all problems' K_p per iteration is the only reduction, and E is read once per
+/// iteration. Each row is shifted by its own maximum m_b before the exponential, which v_b = exp((m_b - M) /
+/// T), with M the maximum over all ranks, undoes at the start: no row can underflow.
+void sinkhorn(std::span<const TensorView> problems, double temperature, int64_t iterations,
+              const Communicator& comm, Arena& arena, ops::Backend& backend);
+
+/// The running centre of softmax centring. A batch's mean is folded into the centre when the next batch is
+/// about to use it (the reference reduces it in the background meanwhile):
+///   targets_i = softmax((x_i - c_i) / T),   c_{i+1} = m c_i + (1 - m) mean(x_i).
+class SoftmaxCentre {
+ public:
+  SoftmaxCentre() = default;
+  SoftmaxCentre(int64_t prototypes, double momentum);
+  /// Logits [n, K] -> targets, in place. The mean is over the rows of all ranks (the reference averages the
+  /// ranks' means, which is the same for equal numbers of rows). A batch without rows anywhere changes
+  /// nothing.
+  void targets(TensorView logits, double temperature, const Communicator& comm, Arena& arena,
+               ops::Backend& backend);
+  [[nodiscard]] std::span<const float> centre() const { return centre_; }
+  /// The last batch's mean, not folded in yet.
+  [[nodiscard]] std::span<const float> pending() const { return pending_; }
+  void restore(std::span<const double> centre, std::span<const double> pending);
+
+ private:
+  double momentum_ = 0.9;
+  std::vector<float> centre_, pending_;
+};
+
+// ---- cross-entropy
+// ----------------------------------------------------------------------------------------------------------
+
+/// Consecutive rows of the student that share a block of targets.
+struct TargetRows {
+  int64_t first = 0;        ///< row of the student
+  ConstTensorView targets;  ///< f32 [count, K]
+};
+
+/// loss[r] = CE(target_r, softmax(unit_r W^T / T)); d_unit (=) and d_prototypes (+=) are the gradients of
+/// sum_r weight[r] loss[r]. The student's logits exist in chunks of rows only. `segments` cover the rows of
+/// `unit` in order, without gaps.
+void prototype_cross_entropy(ConstTensorView unit, ConstTensorView prototypes,
+                             std::span<const TargetRows> segments, double temperature, ConstTensorView weight,
+                             TensorView loss, TensorView d_unit, TensorView d_prototypes, Arena& arena,
+                             ops::Backend& backend);
+/// Rows of such a chunk: up to 256, fewer when their logits would pass 64 MiB, at least 64 (fewer rows would
+/// read the prototypes too often).
+[[nodiscard]] int64_t logits_chunk_rows(int64_t prototypes);
+
+/// Denominators of the DINO loss, as the reference: a mean over all (student crop, teacher view) pairs.
+struct DinoTerms {
+  int64_t local = 0, global = 2;
+  explicit DinoTerms(int64_t local_crops) : local(local_crops > 0 ? 2 * local_crops : 1) {}
+  [[nodiscard]] double total() const { return static_cast<double>(local + global); }
+};
+
+// ---- KoLeo
+// ----------------------------------------------------------------------------------------------------------
+
+/// -1/N sum_i log(min_j |x_i - x_j| + eps) of L2-normalised features over the batch of all ranks
+/// (arXiv 1806.03198), for `views` independent views of the same images.
+struct KoLeoResult {
+  double loss = 0;                 ///< this rank's mean over its anchors, summed over views
+  std::vector<int64_t> neighbour;  ///< [views * local rows], index in the global batch
+};
+/// `gathered` f32 [ranks, views, rows, D]: the normalised features of all ranks. d_unit f32 [views, rows, D]
+/// (=): gradient with respect to this rank's normalised features, times weight; a row collects the terms of
+/// all anchors, of any rank, whose neighbour it is, so that the mean over ranks equals a single process with
+/// the whole batch. With fewer than two rows in all there is no neighbour: loss and gradient are 0.
+KoLeoResult koleo(ConstTensorView gathered, double weight, TensorView d_unit, const Communicator& comm,
+                  Arena& arena, ops::Backend& backend);
+
+}  // namespace dino

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The inside of SslModel, shared by its source files only.
+
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/timing.hpp"
+#include "training/losses.hpp"
+#include "training/ssl.hpp"
+
+namespace dino {
+
+/// Adds the time until its end to a phase.
+class PhaseTimer {
+ public:
+  explicit PhaseTimer(double& seconds) : seconds_(seconds) {}
+  ~PhaseTimer() { seconds_ += watch_.seconds(); }
+  PhaseTimer(const PhaseTimer&) = delete;
+  PhaseTimer& operator=(const PhaseTimer&) = delete;
+
+ private:
+  double& seconds_;
+  Stopwatch watch_;
+};
+
+/// Consecutive parameters of a unit that AdamW treats alike (padding between them is zero and stays zero).
+struct UpdateSpan {
+  int64_t unit = 0, begin = 0, end = 0;
+  size_t module = 0;  ///< 0 backbone, 1 dino_head, 2 ibot_head
+  ParameterGroup group;
+};
+
+/// The masked patches of this rank, view by view.
+struct MaskedPatches {
+  std::vector<int64_t> view, patch;
+  std::vector<float> weight;  ///< 1 / masked patches of the view
+  [[nodiscard]] int64_t count() const { return static_cast<int64_t>(view.size()); }
+};
+
+/// Rows of the teacher's targets; B images, M masked patches on this rank.
+struct TeacherTargets {
+  TensorView cls;      ///< [2B, K]: view 1 of all images, then view 2
+  TensorView local;    ///< [B, K]: the sum over both views, sums to 2; empty without local crops
+  TensorView patches;  ///< [M, K of the iBOT head]
+};
+
+/// A student's forward pass, until the backward pass has used it.
+struct StudentPass {
+  VitOutput output;
+  std::shared_ptr<VitSaved> saved;
+  TensorView d_norm;  ///< [rows, D], collects the gradients of the losses
+};
+
+/// What one head's losses are summed from: this rank's sums of the weighted rows.
+struct HeadRows {
+  std::vector<int64_t> rows;         ///< of the packed token matrix
+  std::vector<TargetRows> segments;  ///< their targets
+  std::vector<float> weight;         ///< of each row in the objective
+};
+
+struct SslModel::Impl {
+  Impl(const SslConfig& settings, const Communicator& communicator);
+
+  SslConfig config;
+  const Communicator& comm;
+  ops::Backend& backend;
+  ParameterLayout layout;
+  ParameterStore student, teacher, gradients, adam_m, adam_v;
+  Vit student_vit, teacher_vit;
+  Head student_dino, teacher_dino;
+  std::optional<Head> student_ibot, teacher_ibot;  ///< empty when the DINO head takes the patches too
+  SoftmaxCentre dino_centre, ibot_centre;
+  std::vector<UpdateSpan> spans;
+  std::vector<bool> reduced;  ///< units of this step
+  Arena arena;
+  std::map<std::string, double> seconds;
+
+  [[nodiscard]] int64_t patch_prototypes() const {
+    return (config.separate_ibot_head ? config.ibot_head : config.dino_head).prototypes;
+  }
+
+  void check(const SslBatch& batch) const;
+  [[nodiscard]] MaskedPatches masked_patches(const SslBatch& batch) const;
+  TeacherTargets teacher_targets(const SslBatch& batch, const MaskedPatches& masked, double temperature);
+  StudentPass student_forward(const SslBatch& batch, const DropPathPlan& drop_path);
+  /// Cross-entropies of one head's rows: fills `loss` [rows], adds to pass.d_norm and to the head's
+  /// gradients.
+  void head_losses(const Head& head, const HeadRows& rows, StudentPass& pass, TensorView loss);
+  /// DINO and iBOT; returns this rank's terms of `losses` without KoLeo.
+  SslLosses cross_entropies(const SslBatch& batch, const MaskedPatches& masked, const TeacherTargets& targets,
+                            StudentPass& pass);
+  /// KoLeo's term, and the features' health (computed on the root only; 0 elsewhere).
+  double feature_losses(const SslBatch& batch, StudentPass& pass, SslHealth& health);
+
+  /// gradients of a unit <- mean over ranks.
+  void reduce_unit(int64_t unit);
+  void reduce_module(const std::string& module);
+  [[nodiscard]] std::array<double, 3> gradient_norms() const;
+};
+
+}  // namespace dino
