@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vectors/join.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <span>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+#include "base/progress.hpp"
+#include "base/timing.hpp"
+#include "ops/ordered_gemm.hpp"
+#include "vectors/join_plan.hpp"
+#include "vectors/leading.hpp"
+#include "vectors/lists.hpp"
+#include "vectors/scan.hpp"
+
+namespace dino {
+namespace {
+
+constexpr int64_t kTile = 256;                         // rows and columns of one product
+constexpr int64_t kOneListRows = 4096;                 // up to here all pairs cost less than training
+constexpr int64_t kFetchBytes = int64_t{64} << 20;     // rows fetched at a time to settle candidates
+constexpr uint64_t kBasisSample = 1, kListSample = 2;  // indices of the sampling stream
+
+struct Pair {
+  int64_t source = 0, target = 0;
+  float value = 0;  ///< the similarity where keys are the rows themselves, else an upper bound of it
+};
+
+bool by_rows(const Pair& a, const Pair& b) {
+  return a.source != b.source ? a.source < b.source : a.target < b.target;
+}
+bool same_rows(const Pair& a, const Pair& b) {
+  return a.source == b.source && a.target == b.target;
+}
+
+/// The rows of one rank and what stands for them in the join.
+struct Rows {
+  const float* data = nullptr;  ///< [count, width]
+  int64_t count = 0, width = 0, first = 0, total = 0;
+  LeadingBasis basis;
+  std::vector<float> leading;  ///< [count, kept + 1] where the basis cuts
+  [[nodiscard]] Keys keys() const {
+    return basis.cuts() ? Keys{leading.data(), basis.kept + 1} : Keys{data, width};
+  }
+  /// Coordinates that decide about lists: without the norm of the rest.
+  [[nodiscard]] int64_t list_width() const { return basis.kept; }
+};
+
+/// Sampled rows of all ranks on every rank, in ascending order: the first `width` of each `stride`.
+std::vector<float> gather_sample(const std::vector<int64_t>& sample, const float* rows, int64_t stride,
+                                 int64_t width, int64_t first, int64_t count, const Communicator& comm) {
+  std::vector<float> mine;
+  for (const int64_t row : sample) {
+    if (row < first || row >= first + count) continue;
+    const float* from = rows + (row - first) * stride;
+    mine.insert(mine.end(), from, from + width);
+  }
+  return comm.all_gather_values<float>(mine);
+}
+
+int64_t lists_for(int64_t rows) {
+  if (rows <= kOneListRows) return 1;
+  // Assignment costs rows * lists, the join about rows^2 / lists: equal near sqrt(rows).
+  return (static_cast<int64_t>(std::sqrt(static_cast<double>(rows))) + 15) / 16 * 16;
+}
+
+struct Lists {
+  int64_t count = 0, probes = 0;
+  ListMembers members;
+};
+
+Lists make_lists(const Rows& rows, const JoinConfig& config, const Communicator& comm,
+                 std::map<std::string, double>& seconds) {
+  Lists lists;
+  lists.count = config.lists > 0 ? config.lists : lists_for(rows.total);
+  lists.probes = std::min(config.probes, lists.count);
+  const Keys keys = rows.keys();
+  Stopwatch watch;
+  std::vector<int32_t> found(static_cast<size_t>(rows.count * lists.probes), 0);
+  if (lists.count > 1) {
+    const int64_t wanted = std::max(lists.count, std::min(rows.total, config.train_per_list * lists.count));
+    const auto sample =
+        gather_sample(stratified_rows(rows.total, wanted, config.seed, kListSample), keys.data, keys.stride,
+                      rows.list_width(), rows.first, rows.count, comm);
+    const auto centroids = train_lists(sample.data(), wanted, rows.list_width(), lists.count,
+                                       config.train_iterations, config.seed, comm);
+    seconds["train"] += watch.seconds();
+    watch.restart();
+    found = nearest_lists(rows.count > 0 ? keys.data : nullptr, rows.count, keys.stride, rows.list_width(),
+                          centroids, lists.probes);
+  }
+  lists.members = ListMembers::group(found, lists.probes, lists.count);
+  seconds["assign"] += watch.seconds();
+  return lists;
+}
+
+/// One product: rows [a, a + m) against [b, b + n) of a list; `triangle` where both are the owned rows.
+struct Tile {
+  const GatheredList* list;
+  int64_t a, m, b, n;
+  bool triangle, visitors;
+};
+
+std::vector<Tile> make_tiles(const std::vector<GatheredList>& gathered) {
+  std::vector<Tile> tiles;
+  for (const GatheredList& list : gathered) {
+    const auto own = static_cast<int64_t>(list.own.size()), visit = static_cast<int64_t>(list.visit.size());
+    for (int64_t b = 0; b < own; b += kTile) {
+      const int64_t n = std::min(kTile, own - b);
+      for (int64_t a = 0; a <= b; a += kTile)
+        tiles.push_back({&list, a, std::min(kTile, own - a), b, n, a == b, false});
+      for (int64_t a = 0; a < visit; a += kTile)
+        tiles.push_back({&list, a, std::min(kTile, visit - a), b, n, false, true});
+    }
+  }
+  return tiles;
+}
+
+void join_tile(const Tile& tile, int64_t stride, float limit, std::vector<float>& products,
+               std::vector<Pair>& found) {
+  const auto& rows = tile.visitors ? tile.list->visit : tile.list->own;
+  const auto& keys = tile.visitors ? tile.list->visit_keys : tile.list->own_keys;
+  ops::ordered_gemm_nt(tile.m, tile.n, stride, keys.data() + tile.a * stride, stride,
+                       tile.list->own_keys.data() + tile.b * stride, stride, products.data(), tile.n);
+  for (int64_t i = 0; i < tile.m; ++i) {
+    const float* row = products.data() + i * tile.n;
+    const int64_t skip = tile.triangle ? i + 1 : 0;
+    for_each_at_least(row + skip, tile.n - skip, limit, [&](int64_t j) {
+      const int64_t x = rows[static_cast<size_t>(tile.a + i)];
+      const int64_t y = tile.list->own[static_cast<size_t>(tile.b + skip + j)];
+      found.push_back({std::min(x, y), std::max(x, y), row[skip + j]});
+    });
+  }
+}
+
+/// All pairs of one round whose key product reaches `limit`, sorted, each once. Sets `overflow` and stops
+/// when there are more than `most`.
+std::vector<Pair> join_round(const std::vector<GatheredList>& gathered, int64_t stride, float limit,
+                             int64_t most, bool& overflow) {
+  const std::vector<Tile> tiles = make_tiles(gathered);
+  std::vector<Pair> pairs;
+  std::atomic<int64_t> total{0};
+#pragma omp parallel
+  {
+    std::vector<float> products(static_cast<size_t>(kTile * kTile));
+    std::vector<Pair> found;
+#pragma omp for schedule(dynamic)
+    for (size_t t = 0; t < tiles.size(); ++t) {
+      if (total.load(std::memory_order_relaxed) > most) continue;
+      const size_t before = found.size();
+      join_tile(tiles[t], stride, limit, products, found);
+      total.fetch_add(static_cast<int64_t>(found.size() - before), std::memory_order_relaxed);
+    }
+#pragma omp critical(dino_join_pairs)
+    pairs.insert(pairs.end(), found.begin(), found.end());
+  }
+  overflow = total.load() > most;
+  if (overflow) return {};
+  std::sort(pairs.begin(), pairs.end(), by_rows);
+  pairs.erase(std::unique(pairs.begin(), pairs.end(), same_rows), pairs.end());
+  return pairs;
+}
+
+/// Rows of other ranks, asked for by global number.
+class RemoteRows {
+ public:
+  /// Collective. `wanted` is sorted and unique.
+  RemoteRows(const Rows& rows, std::vector<int64_t> wanted, const Communicator& comm)
+      : wanted_(std::move(wanted)), width_(rows.width) {
+    std::vector<std::vector<std::byte>> requests(static_cast<size_t>(comm.size()));
+    int home = 0;
+    for (const int64_t row : wanted_) {
+      while (row >= even_range(rows.total, home, comm.size()).end) ++home;
+      const auto bytes = std::as_bytes(std::span(&row, 1));
+      auto& request = requests[static_cast<size_t>(home)];
+      request.insert(request.end(), bytes.begin(), bytes.end());
+    }
+    auto asked = comm.all_to_all(requests);
+    for (auto& bytes : asked) {
+      const size_t count = bytes.size() / sizeof(int64_t);
+      std::vector<std::byte> answer(count * static_cast<size_t>(width_) * sizeof(float));
+      for (size_t i = 0; i < count; ++i) {
+        int64_t row = 0;
+        std::memcpy(&row, bytes.data() + i * sizeof row, sizeof row);
+        std::memcpy(answer.data() + i * static_cast<size_t>(width_) * sizeof(float),
+                    rows.data + (row - rows.first) * width_, static_cast<size_t>(width_) * sizeof(float));
+      }
+      bytes = std::move(answer);
+    }
+    rows_.reserve(wanted_.size() * static_cast<size_t>(width_));
+    for (const auto& bytes : comm.all_to_all(asked)) {
+      const size_t old = rows_.size();
+      rows_.resize(old + bytes.size() / sizeof(float));
+      if (!bytes.empty()) std::memcpy(rows_.data() + old, bytes.data(), bytes.size());
+    }
+  }
+  [[nodiscard]] const float* row(int64_t global) const {
+    const auto at = std::lower_bound(wanted_.begin(), wanted_.end(), global) - wanted_.begin();
+    return rows_.data() + at * width_;
+  }
+
+ private:
+  std::vector<int64_t> wanted_;
+  int64_t width_;
+  std::vector<float> rows_;
+};
+
+/// Replaces the bound of every candidate by the ordered product of the rows, and drops those below the
+/// threshold. Collective.
+void settle(std::vector<Pair>& pairs, const Rows& rows, double threshold, const Communicator& comm) {
+  const auto local = [&](int64_t row) { return row >= rows.first && row < rows.first + rows.count; };
+  const auto chunk = static_cast<size_t>(
+      comm.size() == 1
+          ? std::numeric_limits<int64_t>::max()
+          : std::max<int64_t>(1, kFetchBytes / (rows.width * static_cast<int64_t>(sizeof(float)))));
+  const int64_t chunks = comm.max(static_cast<int64_t>(pairs.size() / chunk + (pairs.size() % chunk != 0)));
+  for (int64_t c = 0; c < chunks; ++c) {
+    const size_t begin = std::min(pairs.size(), static_cast<size_t>(c) * chunk);
+    const size_t end = begin + std::min(chunk, pairs.size() - begin);
+    std::vector<int64_t> wanted;
+    for (size_t p = begin; p < end; ++p) {
+      for (const int64_t row : {pairs[p].source, pairs[p].target}) {
+        if (!local(row)) wanted.push_back(row);
+      }
+    }
+    std::sort(wanted.begin(), wanted.end());
+    wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
+    const RemoteRows remote(rows, std::move(wanted), comm);
+    const auto find = [&](int64_t row) {
+      return local(row) ? rows.data + (row - rows.first) * rows.width : remote.row(row);
+    };
+#pragma omp parallel for schedule(dynamic, 64)
+    for (size_t p = begin; p < end; ++p)
+      pairs[p].value = ops::ordered_dot(find(pairs[p].source), find(pairs[p].target), rows.width);
+  }
+  std::erase_if(pairs, [&](const Pair& pair) { return !(static_cast<double>(pair.value) >= threshold); });
+}
+
+std::vector<Edge> gather_edges(const std::vector<Edge>& mine, const Communicator& comm) {
+  std::vector<Edge> edges = comm.all_gather_values<Edge>(mine);
+  std::sort(edges.begin(), edges.end(), [](const Edge& a, const Edge& b) {
+    return a.source != b.source ? a.source < b.source : a.target < b.target;
+  });
+  // A pair whose rows visit each other's list was found in both.
+  const auto last = std::unique(edges.begin(), edges.end(), [](const Edge& a, const Edge& b) {
+    return a.source == b.source && a.target == b.target;
+  });
+  edges.erase(last, edges.end());
+  return edges;
+}
+
+std::vector<Edge> join_lists(const Rows& rows, const Lists& lists, const JoinConfig& config,
+                             const Communicator& comm) {
+  const Keys keys = rows.keys();
+  const JoinPlan plan =
+      JoinPlan::make(lists.members, lists.count, keys.stride * static_cast<int64_t>(sizeof(float)) + 8, comm);
+  // Rows are of unit length up to rounding, which the factor covers.
+  const float limit = static_cast<float>(config.threshold - 1.01 * rows.basis.rounding() - 1e-6);
+  std::vector<Edge> edges;
+  Progress progress("join", plan.rounds, "rounds");
+  for (int32_t round = 0; round < plan.rounds; ++round) {
+    const auto gathered = gather_lists(plan, round, lists.members, keys, rows.first, comm);
+    bool overflow = false;
+    std::vector<Pair> pairs = join_round(gathered, keys.stride, limit, config.max_edges, overflow);
+    if (comm.any(overflow) ||
+        comm.sum(static_cast<int64_t>(edges.size() + pairs.size())) > 2 * config.max_edges)
+      throw DataError("cannot join: --threshold " + std::to_string(config.threshold) + ": more than " +
+                      std::to_string(config.max_edges) + " pairs reach it; raise the threshold");
+    if (rows.basis.cuts()) settle(pairs, rows, config.threshold, comm);
+    for (const Pair& pair : pairs) {
+      if (static_cast<double>(pair.value) >= config.threshold)
+        edges.push_back({pair.source, pair.target, pair.value});
+    }
+    progress.add(1);
+  }
+  return gather_edges(edges, comm);
+}
+
+}  // namespace
+
+JoinResult threshold_self_join(ConstTensorView local, int64_t total_rows, const JoinConfig& config,
+                               const Communicator& comm) {
+  if (!(config.threshold > 0 && config.threshold <= 1))
+    throw UsageError("cannot join: --threshold: it must be in (0, 1]; a cosine near 0.95 is usual");
+  if (config.lists > total_rows && total_rows > 0)
+    throw UsageError("cannot join: --lists " + std::to_string(config.lists) + ": there are only " +
+                     std::to_string(total_rows) + " rows; ask for fewer lists");
+  if (config.probes < 1)
+    throw UsageError("cannot join: --probes: a row visits at least one list; give 1 or more");
+  const log::Phase phase("join");
+  JoinResult result;
+  result.seconds = {{"train", 0}, {"assign", 0}, {"join", 0}};
+  if (total_rows == 0) return result;
+
+  Stopwatch watch;
+  Rows rows;
+  rows.data = local.dim(0) > 0 ? local.as<float>() : nullptr;
+  rows.count = local.dim(0);
+  rows.width = local.dim(1);
+  rows.total = total_rows;
+  rows.first = even_range(total_rows, comm.rank(), comm.size()).begin;
+  const int64_t wanted = std::min(total_rows, 4096 + 4 * rows.width);
+  const auto sample = gather_sample(stratified_rows(total_rows, wanted, config.seed, kBasisSample), rows.data,
+                                    rows.width, rows.width, rows.first, rows.count, comm);
+  rows.basis = LeadingBasis::fit(sample.data(), wanted, rows.width);
+  result.seconds["train"] = watch.seconds();
+  watch.restart();
+  if (rows.basis.cuts()) {
+    rows.leading.resize(static_cast<size_t>(rows.count * (rows.basis.kept + 1)));
+    rows.basis.project(rows.data, rows.count, rows.leading.data(), rows.basis.kept + 1);
+  }
+  result.seconds["assign"] = watch.seconds();
+
+  const Lists lists = make_lists(rows, config, comm, result.seconds);
+  result.lists = lists.count;
+  watch.restart();
+  result.edges = join_lists(rows, lists, config, comm);
+  result.seconds["join"] = watch.seconds();
+  return result;
+}
+
+std::vector<Edge> threshold_cross_join(ConstTensorView local, int64_t first_row, ConstTensorView reference,
+                                       double threshold) {
+  std::vector<Edge> edges;
+  const int64_t n = local.dim(0), m = reference.dim(0);
+  if (n == 0 || m == 0) return edges;
+  const int64_t width = local.dim(1);
+  DINO_CHECK(reference.dim(1) == width, "both sides come from one model");
+  const float *rows = local.as<float>(), *others = reference.as<float>();
+  const float limit = static_cast<float>(threshold - 1e-6);
+#pragma omp parallel
+  {
+    std::vector<float> products(static_cast<size_t>(kTile * kTile));
+    std::vector<Edge> found;
+#pragma omp for schedule(dynamic)
+    for (int64_t a = 0; a < n; a += kTile) {
+      const int64_t count = std::min(kTile, n - a);
+      for (int64_t b = 0; b < m; b += kTile) {
+        const int64_t columns = std::min(kTile, m - b);
+        ops::ordered_gemm_nt(count, columns, width, rows + a * width, width, others + b * width, width,
+                             products.data(), columns);
+        for (int64_t i = 0; i < count; ++i) {
+          const float* row = products.data() + i * columns;
+          for_each_at_least(row, columns, limit, [&](int64_t j) {
+            if (static_cast<double>(row[j]) >= threshold) found.push_back({first_row + a + i, b + j, row[j]});
+          });
+        }
+      }
+    }
+#pragma omp critical(dino_join_pairs)
+    edges.insert(edges.end(), found.begin(), found.end());
+  }
+  std::sort(edges.begin(), edges.end(), [](const Edge& a, const Edge& b) {
+    return a.source != b.source ? a.source < b.source : a.target < b.target;
+  });
+  return edges;
+}
+
+std::vector<Edge> brute_force_join(ConstTensorView rows, double threshold) {
+  std::vector<Edge> edges;
+  const int64_t n = rows.dim(0), width = rows.dim(1);
+  if (n == 0) return edges;
+  const float* x = rows.as<float>();
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = i + 1; j < n; ++j) {
+      const float similarity = ops::ordered_dot(x + i * width, x + j * width, width);
+      if (static_cast<double>(similarity) >= threshold) edges.push_back({i, j, similarity});
+    }
+  }
+  return edges;
+}
+
+}  // namespace dino

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vectors/lists.hpp"
+
+#include <faiss/Clustering.h>
+#include <faiss/Index.h>
+
+#include <algorithm>
+#include <exception>
+#include <limits>
+#include <string>
+
+#include "base/error.hpp"
+#include "ops/ordered_gemm.hpp"
+#include "vectors/scan.hpp"
+
+namespace dino {
+namespace {
+
+constexpr int64_t kRowBlock = 128;
+constexpr int64_t kColumnBlock = 512;
+
+/// The assignment step of FAISS's Clustering. FAISS's own flat index takes the largest product from BLAS,
+/// whose rounding depends on the library, the CPU and the number of threads; here it is an ordered product,
+/// and the rows are shared out over the ranks.
+class OrderedAssignIndex final : public faiss::Index {
+ public:
+  OrderedAssignIndex(int64_t width, const Communicator& comm)
+      : faiss::Index(width, faiss::METRIC_INNER_PRODUCT), comm_(comm) {}
+
+  void add(idx_t n, const float* x) override {
+    centroids_.insert(centroids_.end(), x, x + n * d);
+    ntotal += n;
+  }
+  void reset() override {
+    centroids_.clear();
+    ntotal = 0;
+  }
+  void search(idx_t n, const float* x, idx_t k, float* distances, idx_t* labels,
+              const faiss::SearchParameters* /*params*/) const override {
+    DINO_CHECK(k == 1, "clustering asks for one neighbour");
+    const Range mine = even_range(n, comm_.rank(), comm_.size());
+    std::vector<float> products;
+    const std::vector<int32_t> found =
+        nearest_lists(x + mine.begin * d, mine.size(), d, d, centroids_, 1, &products);
+    const auto all = comm_.all_gather_values<int32_t>(found);
+    const auto all_products = comm_.all_gather_values<float>(products);
+    std::copy(all.begin(), all.end(), labels);
+    std::copy(all_products.begin(), all_products.end(), distances);
+  }
+
+ private:
+  const Communicator& comm_;
+  std::vector<float> centroids_;
+};
+
+/// The best `probes` of one row while its products arrive in blocks of ascending list number.
+struct BestLists {
+  float* product;
+  int32_t* list;
+  int64_t probes;
+  /// A later equal product has the larger list number, so it goes behind.
+  void insert(float value, int32_t id) const {
+    if (!(value > product[probes - 1])) return;
+    int64_t at = probes - 1;
+    for (; at > 0 && value > product[at - 1]; --at) {
+      product[at] = product[at - 1];
+      list[at] = list[at - 1];
+    }
+    product[at] = value;
+    list[at] = id;
+  }
+};
+
+}  // namespace
+
+std::vector<int32_t> nearest_lists(const float* rows, int64_t n, int64_t stride, int64_t width,
+                                   const std::vector<float>& centroids, int64_t probes,
+                                   std::vector<float>* products) {
+  const int64_t lists = static_cast<int64_t>(centroids.size()) / width;
+  DINO_CHECK(probes >= 1 && probes <= lists, "a row visits between one list and all");
+  std::vector<int32_t> found(static_cast<size_t>(n * probes));
+  std::vector<float> best(found.size(), -std::numeric_limits<float>::infinity());
+#pragma omp parallel
+  {
+    std::vector<float> tile(static_cast<size_t>(kRowBlock * kColumnBlock));
+#pragma omp for schedule(dynamic)
+    for (int64_t begin = 0; begin < n; begin += kRowBlock) {
+      const int64_t count = std::min(kRowBlock, n - begin);
+      for (int64_t column = 0; column < lists; column += kColumnBlock) {
+        const int64_t columns = std::min(kColumnBlock, lists - column);
+        ops::ordered_gemm_nt(count, columns, width, rows + begin * stride, stride,
+                             centroids.data() + column * width, width, tile.data(), columns);
+        for (int64_t i = 0; i < count; ++i) {
+          const size_t slot = static_cast<size_t>((begin + i) * probes);
+          const BestLists row{best.data() + slot, found.data() + slot, probes};
+          for_each_at_least(tile.data() + i * columns, columns, row.product[probes - 1], [&](int64_t j) {
+            row.insert(tile[static_cast<size_t>(i * columns + j)], static_cast<int32_t>(column + j));
+          });
+        }
+      }
+    }
+  }
+  if (products != nullptr) *products = std::move(best);
+  return found;
+}
+
+std::vector<float> train_lists(const float* sample, int64_t n, int64_t width, int64_t lists,
+                               int64_t iterations, uint64_t seed, const Communicator& comm) {
+  DINO_CHECK(n >= lists && lists >= 1, "training needs a row per list");
+  faiss::ClusteringParameters parameters;
+  parameters.niter = static_cast<int>(iterations);
+  parameters.spherical = true;
+  parameters.min_points_per_centroid = 1;
+  parameters.max_points_per_centroid = std::numeric_limits<int>::max();
+  parameters.seed = static_cast<int>(seed & 0x7fffffff);
+  faiss::Clustering clustering(static_cast<int>(width), static_cast<int>(lists), parameters);
+  OrderedAssignIndex index(width, comm);
+  try {
+    clustering.train(n, sample, index);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw InternalError(std::string("training of the inverted lists: FAISS: ") + error.what());
+  }
+  return std::move(clustering.centroids);
+}
+
+}  // namespace dino
