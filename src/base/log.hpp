@@ -23,7 +23,10 @@ class Phase {
 
  private:
   const char* outer_;
+  int exceptions_;
 };
 [[nodiscard]] const char* current_phase();
+/// For reports of a failure: the innermost phase that the exception in flight has left, or the current one.
+[[nodiscard]] const char* failed_phase();
 
 }  // namespace dino::log

@@ -54,6 +54,7 @@ class OptionTable {
     bool has_range = false, is_required = false, is_positional = false, is_given = false;
     std::function<void(const std::vector<std::string>& words, const std::string& source)> assign;
     std::function<std::string()> print;
+    std::string default_text;  ///< what print() gave when the option was declared
     bool multiple = false;
     bool is_bool = false;
   };

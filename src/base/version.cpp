@@ -6,9 +6,15 @@
 
 namespace dino {
 
-const char* version() { return DINO_VERSION; }
-const char* commit() { return DINO_COMMIT; }
-const char* build_type() { return DINO_BUILD_TYPE; }
+const char* version() {
+  return DINO_VERSION;
+}
+const char* commit() {
+  return DINO_COMMIT;
+}
+const char* build_type() {
+  return DINO_BUILD_TYPE;
+}
 
 std::string share_dir() {
   if (const char* share = std::getenv("DINO_SHARE"); share != nullptr && *share != '\0') return share;

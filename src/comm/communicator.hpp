@@ -102,6 +102,9 @@ class Communicator {
   int size_ = 1;
 };
 
+/// Tests only: transfers are cut into messages of at most this many bytes (at least 64; default 2^30).
+void set_message_bytes(int64_t bytes);
+
 /// The contiguous part [begin, end) of n items that belongs to `rank`: sizes differ by at most one, larger
 /// ones first.
 struct Range {

@@ -43,6 +43,13 @@ struct ProgramSpec {
   std::vector<Command> commands;
 };
 
+/// Adds a line to --version; call it before run_program.
+void add_version_line(std::string line);
+
+/// Threads this rank should use: --threads, else OMP_NUM_THREADS, else the cores that this rank may run on
+/// divided by the ranks of the node that share them. run_program has already told OpenMP.
+[[nodiscard]] int resolve_threads(const CommandContext& context);
+
 /// Returns the exit code for main. --help, --version, --man (roff to stdout), and --complete (names for the
 /// bash completion) are handled here.
 int run_program(const ProgramSpec& spec, int argc, char** argv);

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/cpu.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <string_view>
+
+#include "base/error.hpp"
+
+namespace dino {
+namespace {
+
+constexpr CpuLevel kLevels[] = {CpuLevel::baseline, CpuLevel::avx2, CpuLevel::avx512, CpuLevel::avx512bf16};
+
+CpuLevel detect() {
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") != 0 &&
+                      __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
+                      __builtin_cpu_supports("avx512dq") != 0;
+  const bool bf16 =
+      avx512 && __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("avx512vnni") != 0;
+  if (bf16) return CpuLevel::avx512bf16;
+  if (avx512) return CpuLevel::avx512;
+  return avx2 ? CpuLevel::avx2 : CpuLevel::baseline;
+}
+
+CpuLevel from_environment() {
+  const CpuLevel best = detect();
+  const char* wanted = std::getenv("DINO_CPU");
+  if (wanted == nullptr || *wanted == '\0') return best;
+  for (const CpuLevel level : kLevels) {
+    if (std::string_view(wanted) == cpu_level_name(level)) return std::min(best, level);
+  }
+  throw UsageError(std::string("bad environment: DINO_CPU: '") + wanted +
+                   "' is not a CPU level; use baseline, avx2, avx512 or avx512bf16");
+}
+
+/// -1 = not yet chosen. Several threads may choose at once; they choose the same.
+std::atomic<int> chosen{-1};
+
+}  // namespace
+
+CpuLevel cpu_level() {
+  int level = chosen.load(std::memory_order_relaxed);
+  if (level < 0) {
+    level = static_cast<int>(from_environment());
+    chosen.store(level, std::memory_order_relaxed);
+  }
+  return static_cast<CpuLevel>(level);
+}
+
+bool cpu_has_vnni() {
+  static const bool has = __builtin_cpu_supports("avx512vnni") != 0;
+  return has && cpu_level() >= CpuLevel::avx512;
+}
+
+bool cpu_has_bf16() {
+  return cpu_level() >= CpuLevel::avx512bf16;
+}
+
+const char* cpu_level_name(CpuLevel level) {
+  switch (level) {
+    case CpuLevel::baseline:
+      return "baseline";
+    case CpuLevel::avx2:
+      return "avx2";
+    case CpuLevel::avx512:
+      return "avx512";
+    case CpuLevel::avx512bf16:
+      return "avx512bf16";
+  }
+  return "?";
+}
+
+std::vector<CpuLevel> available_cpu_levels() {
+  std::vector<CpuLevel> levels;
+  const CpuLevel best = detect();
+  for (const CpuLevel level : kLevels) {
+    if (level <= best) levels.push_back(level);
+  }
+  return levels;
+}
+
+void set_cpu_level(CpuLevel level) {
+  DINO_CHECK(level <= detect(), std::string("this CPU has no ") + cpu_level_name(level));
+  chosen.store(static_cast<int>(level), std::memory_order_relaxed);
+}
+
+}  // namespace dino

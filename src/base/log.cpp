@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/log.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <exception>
+#include <string>
+
+namespace dino::log {
+namespace {
+
+struct Settings {
+  std::string program = "dino";
+  int rank = 0;
+  int ranks = 1;
+};
+
+Settings& settings() {
+  static Settings instance;
+  return instance;
+}
+
+/// Read by the watchdog thread too.
+std::atomic<const char*> phase{""};
+/// The innermost phase left by an exception; null when the next phase has begun since.
+std::atomic<const char*> left_phase{nullptr};
+
+/// One write(2) a line, so that lines of several ranks do not mix.
+void put(std::string_view kind, std::string_view line, bool with_rank) {
+  const Settings& s = settings();
+  std::string text = s.program + ": ";
+  text += kind;
+  text += line;
+  if (with_rank && s.ranks > 1) text += fmt::format(" [rank {}]", s.rank);
+  text += '\n';
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t n = ::write(STDERR_FILENO, text.data() + done, text.size() - done);
+    if (n <= 0) return;
+    done += static_cast<size_t>(n);
+  }
+}
+
+}  // namespace
+
+void configure(std::string_view program, int rank, int ranks) {
+  settings() = {std::string(program), rank, ranks};
+}
+
+void info(std::string_view line) {
+  if (settings().rank == 0) put("", line, false);
+}
+
+void warning(std::string_view line) {
+  put("warning: ", line, true);
+}
+
+void error(std::string_view line) {
+  put("error: ", line, true);
+}
+
+Phase::Phase(const char* name) : outer_(phase.exchange(name)), exceptions_(std::uncaught_exceptions()) {
+  left_phase.store(nullptr);
+}
+
+Phase::~Phase() {
+  const char* mine = phase.exchange(outer_);
+  if (std::uncaught_exceptions() > exceptions_ && left_phase.load() == nullptr) left_phase.store(mine);
+}
+
+const char* current_phase() {
+  return phase.load();
+}
+
+const char* failed_phase() {
+  const char* left = left_phase.load();
+  return left != nullptr ? left : phase.load();
+}
+
+}  // namespace dino::log

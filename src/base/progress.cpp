@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/progress.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/log.hpp"
+#include "base/timing.hpp"
+
+namespace dino {
+namespace {
+
+enum class Mode { off, plain, live };
+
+Mode mode = Mode::off;
+constexpr double kLiveSeconds = 0.2;
+constexpr double kPlainSeconds = 10.0;
+
+double since(std::chrono::steady_clock::time_point then) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - then).count();
+}
+
+}  // namespace
+
+void configure_progress(std::string_view wanted, int rank) {
+  const char* terminal = std::getenv("TERM");
+  const bool live =
+      ::isatty(STDERR_FILENO) != 0 && terminal != nullptr && std::string_view(terminal) != "dumb";
+  if (rank != 0 || wanted == "off")
+    mode = Mode::off;
+  else
+    mode = wanted == "auto" && live ? Mode::live : Mode::plain;
+}
+
+Progress::Progress(std::string stage, int64_t total, std::string unit)
+    : stage_(std::move(stage)),
+      unit_(std::move(unit)),
+      total_(total),
+      start_(std::chrono::steady_clock::now()),
+      printed_(start_) {}
+
+Progress::~Progress() {
+  // A stage that is left by an exception keeps its last line, but does not claim to be done.
+  if (!finished_ && mode == Mode::live) std::fputc('\n', stderr);
+}
+
+void Progress::add(int64_t done) {
+  set(done_ + done);
+}
+
+void Progress::set(int64_t done) {
+  done_ = done;
+  if (mode == Mode::off || since(printed_) < (mode == Mode::live ? kLiveSeconds : kPlainSeconds)) return;
+  print(false);
+}
+
+void Progress::finish() {
+  if (finished_) return;
+  finished_ = true;
+  if (mode != Mode::off) print(true);
+}
+
+void Progress::print(bool last) {
+  printed_ = std::chrono::steady_clock::now();
+  const double seconds = since(start_);
+  const double rate = seconds > 0 ? static_cast<double>(done_) / seconds : 0.0;
+  std::string line = fmt::format("{}: {}", stage_, done_);
+  if (total_ >= 0) line += fmt::format("/{}", total_);
+  line += fmt::format(" {}, {:.{}f}/s", unit_, rate, rate < 10 ? 2 : 0);
+  if (last)
+    line += fmt::format(", {}", human_seconds(seconds));
+  else if (total_ > done_ && rate > 0)
+    line += fmt::format(", {} left", human_seconds(static_cast<double>(total_ - done_) / rate));
+  line += fmt::format(", {}", human_bytes(current_rss_bytes()));
+  if (!note_.empty()) line += ", " + note_;
+  if (mode == Mode::plain) {
+    log::info(line);
+    return;
+  }
+  // Clear to the end of the line, so that a shorter line leaves nothing of a longer one.
+  const std::string live = "\r" + line + "\033[K" + (last ? "\n" : "");
+  std::fwrite(live.data(), 1, live.size(), stderr);
+  std::fflush(stderr);
+}
+
+}  // namespace dino

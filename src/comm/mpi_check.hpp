@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Inside comm/ only: checked return codes and the size limit of one message.
+
+#include <mpi.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace dino::mpi {
+
+/// Throws MpiError with MPI's text for `code` unless it is MPI_SUCCESS.
+void check(int code, const char* operation);
+
+/// No MPI call moves more bytes than this to or from one rank: MPI-3 counts are `int`.
+[[nodiscard]] int64_t message_bytes();
+
+/// Calls transfer(begin, count) over [0, n) in pieces of at most message_bytes().
+template <class F>
+void in_chunks(int64_t n, int64_t element_bytes, F transfer) {
+  const int64_t step = std::max<int64_t>(1, message_bytes() / element_bytes);
+  for (int64_t begin = 0; begin < n; begin += step)
+    transfer(begin, static_cast<int>(std::min(step, n - begin)));
+}
+
+}  // namespace dino::mpi

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/program.hpp"
+
+#include <fmt/format.h>
+#include <mpi.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <new>
+
+#include "base/log.hpp"
+#include "base/progress.hpp"
+#include "base/signals.hpp"
+#include "base/text.hpp"
+#include "comm/failure.hpp"
+#include "comm/program_text.hpp"
+#include "comm/threads.hpp"
+#include "comm/watchdog.hpp"
+
+namespace dino {
+namespace {
+
+int as_int(ExitCode code) {
+  return static_cast<int>(code);
+}
+
+/// This process's number among those that a launcher started, before MPI is up: used to print once.
+int launcher_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    const char* text = std::getenv(name);
+    if (text != nullptr && *text != '\0') return std::atoi(text);
+  }
+  return 0;
+}
+
+void print_once(const std::string& text) {
+  if (launcher_rank() != 0) return;
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+/// What an exception means to the user.
+struct Failure {
+  int code = 0;
+  std::string message;
+};
+
+Failure describe_current_exception() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return {as_int(error.code()), error.what()};
+  } catch (const std::bad_alloc&) {
+    return {as_int(ExitCode::io),
+            "out of memory: this rank: an allocation failed; use more ranks or nodes, or a smaller batch"};
+  } catch (const std::exception& error) {
+    return {as_int(ExitCode::internal),
+            fmt::format("unexpected failure: {}; please report it", error.what())};
+  } catch (...) {
+    return {as_int(ExitCode::internal), "unexpected failure: unknown exception; please report it"};
+  }
+}
+
+std::string with_place(const Failure& failure, const Communicator& world, bool name_rank) {
+  const char* phase = log::failed_phase();
+  std::string place;
+  if (name_rank && world.size() > 1) place = fmt::format("rank {} of {}", world.rank(), world.size());
+  if (*phase != '\0') place += fmt::format("{}phase {}", place.empty() ? "" : ", ", phase);
+  std::string message = failure.message;
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  return place.empty() ? message : fmt::format("{} [{}]", message, place);
+}
+
+void print_error(const std::string& program, const std::string& message) {
+  const std::string line = fmt::format("{}: error: {}\n", program, message);
+  std::fwrite(line.data(), 1, line.size(), stderr);
+  std::fflush(stderr);
+}
+
+/// A rank that leaves through MPI_Finalize while others still communicate hangs the job for ever. So when all
+/// ranks turn out to have failed, they leave together; otherwise this one takes the job down.
+int leave_failed(const std::string& program, const Failure& failure, const Communicator& world) {
+  write_error_file(world.rank(), with_place(failure, world, true));
+  if (world.size() == 1) {
+    print_error(program, with_place(failure, world, false));
+    return failure.code;
+  }
+  const FailureVote vote = vote_on_failure(failure.code, failure.message);
+  if (!vote.all_failed) {
+    print_error(program, with_place(failure, world, true));
+    MPI_Abort(MPI_COMM_WORLD, failure.code);
+    std::_Exit(failure.code);
+  }
+  if (!vote.same || world.root()) print_error(program, with_place(failure, world, !vote.same));
+  return vote.code;
+}
+
+/// srun without PMIx starts N programs that each believe to be alone, and would all write the same files.
+void check_launcher(const Communicator& world) {
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  if (world.size() == 1 && tasks != nullptr && std::atoi(tasks) > 1 &&
+      std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr)
+    throw UsageError(
+        fmt::format("bad launch: srun: {} tasks were started, but MPI sees one; use srun --mpi=pmix", tasks));
+}
+
+int finish(int code) {
+  int initialised = 0;
+  MPI_Initialized(&initialised);
+  if (initialised != 0) {
+    close_failure_vote();
+    MPI_Finalize();
+  }
+  return code;
+}
+
+struct Prepared {
+  const Command* command = nullptr;
+  CommonOptions common;
+  OptionTable table;
+  std::function<ExitCode(CommandContext&)> run;
+};
+
+int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** argv) {
+  if (prepared.command->uses_mpi) {
+    int provided = 0;
+    // Only the main thread calls MPI; other threads compute and read files.
+    if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+      throw MpiError(
+          "MPI failed: MPI_Init: could not start; check the launcher (mpirun, or srun --mpi=pmix)");
+  }
+  Communicator world = Communicator::world();
+  log::configure(spec.name, world.rank(), world.size());
+  configure_progress(prepared.common.progress, world.rank());
+  set_error_folder(prepared.common.output);
+  try {
+    if (prepared.command->uses_mpi) {
+      open_failure_vote(world);
+      check_launcher(world);
+    }
+    set_threads(choose_threads(prepared.common.threads, world));
+    install_stop_handlers();
+    CommandContext context{world,
+                           prepared.common,
+                           spec.name,
+                           prepared.command->name,
+                           prepared.table.to_ini(),
+                           {argv, argv + argc}};
+    const ExitCode code = prepared.run(context);
+    std::fflush(stdout);
+    // Ranks may differ in what they found (`diff` on rank 0, say); the launcher reports one of them.
+    const auto agreed = static_cast<int>(world.max(static_cast<int64_t>(as_int(code))));
+    world.barrier();
+    return finish(agreed);
+  } catch (...) {
+    const Failure failure = describe_current_exception();
+    return finish(leave_failed(spec.name, failure, world));
+  }
+}
+
+const Command* find_command(const ProgramSpec& spec, const std::string& name) {
+  const auto it = std::find_if(spec.commands.begin(), spec.commands.end(),
+                               [&](const Command& c) { return c.name == name; });
+  if (it != spec.commands.end()) return &*it;
+  std::vector<std::string> names;
+  for (const Command& command : spec.commands) names.push_back(command.name);
+  const std::string nearest = nearest_name(name, names);
+  throw UsageError(fmt::format("unknown command: {}: {} has no such command; {}", name, spec.name,
+                               nearest.empty() ? "see --help" : "did you mean " + nearest + "?"));
+}
+
+/// The requests that no command handles. True when one was there.
+bool answer(const ProgramSpec& spec, const std::vector<std::string>& words) {
+  if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
+    const bool about_command = words.size() > 1;
+    print_once(about_command ? command_help(spec, *find_command(spec, words[1])) : program_help(spec));
+  } else if (words[0] == "--version") {
+    print_once(version_text(spec));
+  } else if (words[0] == "--man") {
+    print_once(man_page(spec));
+  } else if (words[0] == "--complete") {
+    print_once(completion_words(spec, words.size() > 1 ? words[1] : ""));
+  } else {
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+int run_program(const ProgramSpec& spec, int argc, char** argv) {
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  log::configure(spec.name, launcher_rank(), 1);
+  try {
+    if (answer(spec, words)) return words.empty() ? as_int(ExitCode::usage) : 0;
+    if (words[0].starts_with("-"))
+      throw UsageError(fmt::format("unknown option: {}: a command comes first; see --help", words[0]));
+    Prepared prepared;
+    prepared.command = find_command(spec, words[0]);
+    if (std::find(words.begin(), words.end(), "--help") != words.end()) {
+      print_once(command_help(spec, *prepared.command));
+      return 0;
+    }
+    prepared.run = prepared.command->make(prepared.table);
+    add_common_options(prepared.table, prepared.common);
+    prepared.table.parse({words.begin() + 1, words.end()});
+    if (prepared.common.print_config) {
+      print_once(prepared.table.to_ini());
+      return 0;
+    }
+    return run_command(spec, prepared, argc, argv);
+  } catch (...) {
+    const Failure failure = describe_current_exception();
+    if (launcher_rank() == 0) print_error(spec.name, failure.message);
+    return failure.code;
+  }
+}
+
+int resolve_threads(const CommandContext& context) {
+  return chosen_threads(context.common.threads);
+}
+
+}  // namespace dino
