@@ -144,18 +144,23 @@ void commit_file(const std::string& path, const std::function<void(const std::st
   }
 }
 
+void write_file_pieces(const std::string& temporary, const std::string& shown,
+                       const std::vector<std::pair<const void*, int64_t>>& pieces) {
+  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) throw IoError(fmt::format("cannot write: {}: {}", shown, last_error()));
+  try {
+    for (const auto& [data, size] : pieces) write_fully(fd, data, size, shown);
+  } catch (...) {
+    ::close(fd);
+    throw;
+  }
+  // Network file systems report a full disk only here.
+  if (::close(fd) != 0) throw IoError(fmt::format("cannot write: {}: {}", shown, last_error()));
+}
+
 void write_file_atomically(const std::string& path, std::string_view content) {
   commit_file(path, [&](const std::string& temporary) {
-    const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) throw IoError(fmt::format("cannot write: {}: {}", path, last_error()));
-    try {
-      write_fully(fd, content.data(), static_cast<int64_t>(content.size()), path);
-    } catch (...) {
-      ::close(fd);
-      throw;
-    }
-    // Network file systems report a full disk only here.
-    if (::close(fd) != 0) throw IoError(fmt::format("cannot write: {}: {}", path, last_error()));
+    write_file_pieces(temporary, path, {{content.data(), static_cast<int64_t>(content.size())}});
   });
 }
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace dino {
 
@@ -28,5 +30,9 @@ class PosixFile {
 
 /// Writes all of it, retrying short writes and EINTR. IoError names `path`.
 void write_fully(int fd, const void* data, int64_t size, const std::string& path);
+
+/// Writes the pieces one after another into a new file; messages name `shown` (the final path).
+void write_file_pieces(const std::string& temporary, const std::string& shown,
+                       const std::vector<std::pair<const void*, int64_t>>& pieces);
 
 }  // namespace dino
