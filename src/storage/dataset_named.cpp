@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+// Data sets defined by share/datasets/NAME.cfg over Debian packages that share/datasets/fetch.sh unpacks.
+#include <archive.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <regex>
+#include <set>
+#include <span>
+#include <sstream>
+
+#include "base/error.hpp"
+#include "base/version.hpp"
+#include "storage/dataset_builder.hpp"
+#include "storage/files.hpp"
+#include "storage/tar.hpp"
+
+namespace dino {
+namespace {
+
+struct Root {
+  std::string package, path;
+};
+
+/// share/datasets/NAME.cfg; see share/datasets/README.md for the meaning of each key.
+struct Definition {
+  std::string name, file;
+  std::string format = "images";              ///< images | idx | union
+  std::vector<Root> roots;                    ///< root = PACKAGE:PATH, may be repeated
+  std::vector<std::regex> include, exclude;   ///< on the path below the root
+  std::optional<std::regex> label, group;     ///< what the captures hold, joined by '/'
+  std::vector<std::string> members;           ///< union: other names
+  std::vector<std::string> classes;           ///< idx: names in order
+  std::map<std::string, std::string> rename;  ///< label = new label
+  bool links = false;
+  int64_t min_class = 0;
+  double val = 0, test = 0;  ///< fractions of each class
+};
+
+struct Item {
+  Record record;
+  std::string label;
+  std::string part;  ///< train | val | test; empty when the set has no labels
+};
+
+[[noreturn]] void bad_definition(const std::string& file, int line, const std::string& why) {
+  throw DataError(fmt::format("bad data set definition: {}: line {}: {}", file, line, why));
+}
+
+std::string trimmed(std::string_view text) {
+  const size_t begin = text.find_first_not_of(" \t\r");
+  if (begin == std::string_view::npos) return {};
+  return std::string(text.substr(begin, text.find_last_not_of(" \t\r") + 1 - begin));
+}
+
+std::vector<std::string> words_of(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<std::string> words;
+  for (std::string word; in >> word;) words.push_back(word);
+  return words;
+}
+
+std::string definition_file(const std::string& name) {
+  return share_dir() + "/datasets/" + name + ".cfg";
+}
+
+void set_key(Definition& d, const std::string& key, const std::string& value, int line) {
+  const auto number = [&] {
+    double result = 0;
+    const auto parsed = std::from_chars(value.data(), value.data() + value.size(), result);
+    if (parsed.ec != std::errc() || parsed.ptr != value.data() + value.size() || !(result >= 0))
+      bad_definition(d.file, line, key + " needs a number of 0 or more");
+    return result;
+  };
+  const auto regex = [&] {
+    try {
+      return std::regex(value, std::regex::ECMAScript | std::regex::optimize);
+    } catch (const std::regex_error& error) {
+      bad_definition(d.file, line, fmt::format("{}: bad regular expression: {}", key, error.what()));
+    }
+  };
+  if (key == "format") {
+    if (value != "images" && value != "idx" && value != "union")
+      bad_definition(d.file, line, "format is images, idx or union");
+    d.format = value;
+  } else if (key == "root") {
+    const size_t colon = value.find(':');
+    if (colon == std::string::npos) bad_definition(d.file, line, "root is PACKAGE:PATH");
+    d.roots.push_back({value.substr(0, colon), value.substr(colon + 1)});
+  } else if (key == "include") {
+    d.include.push_back(regex());
+  } else if (key == "exclude") {
+    d.exclude.push_back(regex());
+  } else if (key == "label") {
+    d.label = regex();
+  } else if (key == "group") {
+    d.group = regex();
+  } else if (key == "rename") {
+    const size_t arrow = value.find("->");
+    if (arrow == std::string::npos) bad_definition(d.file, line, "rename is OLD -> NEW");
+    d.rename[trimmed(value.substr(0, arrow))] = trimmed(value.substr(arrow + 2));
+  } else if (key == "members") {
+    d.members = words_of(value);
+  } else if (key == "classes") {
+    d.classes = words_of(value);
+  } else if (key == "links") {
+    d.links = value == "true";
+  } else if (key == "min-class") {
+    d.min_class = static_cast<int64_t>(number());
+  } else if (key == "val") {
+    d.val = number();
+  } else if (key == "test") {
+    d.test = number();
+  } else if (key != "title" && key != "licence") {
+    bad_definition(d.file, line, "unknown key " + key);
+  }
+}
+
+Definition read_definition(const std::string& name) {
+  Definition d;
+  d.name = name;
+  d.file = definition_file(name);
+  std::istringstream text(read_text(d.file));
+  std::string line;
+  for (int number = 1; std::getline(text, line); ++number) {
+    const std::string clean = trimmed(line);
+    if (clean.empty() || clean[0] == '#' || clean[0] == ';' || clean[0] == '[') continue;
+    const size_t equals = clean.find('=');
+    if (equals == std::string::npos) bad_definition(d.file, number, "neither a comment nor KEY = VALUE");
+    set_key(d, trimmed(clean.substr(0, equals)), trimmed(clean.substr(equals + 1)), number);
+  }
+  if (d.val + d.test >= 1) bad_definition(d.file, 0, "val and test leave nothing to train on");
+  if (d.format == "union" ? d.members.empty() : d.roots.empty())
+    bad_definition(d.file, 0, d.format == "union" ? "members is missing" : "root is missing");
+  return d;
+}
+
+std::string package_folder(const Definition& d, const Root& root) {
+  const std::string folder = data_dir() + "/packages/" + root.package;
+  if (!is_folder(folder))
+    throw MissingInputError(
+        fmt::format("data set not fetched: {}: package {} is not in {}; run {}/datasets/fetch.sh {}", d.name,
+                    root.package, data_dir() + "/packages", share_dir(), d.name));
+  const std::string path = root.path.empty() ? folder : folder + "/" + root.path;
+  if (!is_folder(path))
+    throw DataError(
+        fmt::format("data set incomplete: {}: no folder {}; another version of the package? remove {} "
+                    "and run {}/datasets/fetch.sh {}",
+                    d.name, path, folder, share_dir(), d.name));
+  return path;
+}
+
+/// The captures of the first match joined by '/', or nothing.
+std::optional<std::string> captures(const std::regex& pattern, const std::string& text) {
+  std::smatch match;
+  if (!std::regex_search(text, match, pattern)) return std::nullopt;
+  std::string joined;
+  for (size_t i = 1; i < match.size(); ++i)
+    if (match[i].matched) joined += (joined.empty() ? "" : "/") + match[i].str();
+  return joined;
+}
+
+bool any_match(const std::vector<std::regex>& patterns, const std::string& text) {
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::regex& pattern) { return std::regex_search(text, pattern); });
+}
+
+std::vector<Item> collect_images(const Definition& d, std::vector<std::string>& faults) {
+  std::vector<Item> items;
+  for (const Root& root : d.roots) {
+    const std::string folder = package_folder(d, root);
+    for (const FoundFile& file : walk_folder(folder, faults)) {
+      const std::string extension = lower_extension(file.relative);
+      if (!is_image_extension(extension) || (file.is_link && !d.links)) continue;
+      if (!d.include.empty() && !any_match(d.include, file.relative)) continue;
+      if (any_match(d.exclude, file.relative)) continue;
+      Item item;
+      if (d.label) {
+        const auto label = captures(*d.label, file.relative);
+        if (!label) continue;
+        const auto renamed = d.rename.find(*label);
+        item.label = renamed == d.rename.end() ? *label : renamed->second;
+      }
+      const std::string stem = without_extension(file.relative);
+      item.record.key = d.roots.size() > 1 ? root.package + "/" + stem : stem;
+      item.record.path = folder + "/" + file.relative;
+      item.record.extension = extension;
+      item.record.group = d.group ? captures(*d.group, file.relative).value_or(stem) : stem;
+      items.push_back(std::move(item));
+    }
+  }
+  return items;
+}
+
+/// Gives each class's groups to test, val and train in the order of a hash, a whole group at a time, until
+/// each part has its share of the images. Every part gets a group where there are three.
+void split_by_group(const Definition& d, std::vector<Item>& items) {
+  struct Group {
+    uint64_t order = 0;
+    std::string name;
+    int64_t images = 0;
+  };
+  std::map<std::string, std::string> class_of_group;  // a group in two classes goes with its first
+  std::map<std::string, std::map<std::string, int64_t>> classes;
+  for (const Item& item : items) {
+    const auto& owner = class_of_group.emplace(item.record.group, item.label).first->second;
+    ++classes[owner][item.record.group];
+  }
+  std::map<std::string, std::string> part_of_group;
+  for (const auto& [label, groups] : classes) {
+    std::vector<Group> order;
+    int64_t total = 0;
+    for (const auto& [name, images] : groups) {
+      order.push_back({xxh3(std::as_bytes(std::span(name))), name, images});
+      total += images;
+    }
+    std::sort(order.begin(), order.end(), [](const Group& a, const Group& b) {
+      return std::tie(a.order, a.name) < std::tie(b.order, b.name);
+    });
+    size_t next = 0;
+    int64_t given = 0;
+    double wanted = 0;
+    for (const auto& [part, fraction] : {std::pair<const char*, double>{"test", d.test}, {"val", d.val}}) {
+      wanted += fraction * static_cast<double>(total);
+      bool first = fraction > 0 && order.size() >= 3;
+      for (; next + 1 < order.size() && fraction > 0; ++next, first = false) {
+        const auto after = static_cast<double>(given + order[next].images);
+        // Stop where taking the next group would overshoot by more than leaving it falls short.
+        if (!first && after - wanted > wanted - static_cast<double>(given)) break;
+        part_of_group[order[next].name] = part;
+        given += order[next].images;
+      }
+    }
+    for (; next < order.size(); ++next) part_of_group[order[next].name] = "train";
+  }
+  for (Item& item : items) item.part = part_of_group[item.record.group];
+}
+
+void drop_small_classes(const Definition& d, std::vector<Item>& items) {
+  std::map<std::string, int64_t> count;
+  for (const Item& item : items) ++count[item.label];
+  std::erase_if(items, [&](const Item& item) { return count[item.label] < d.min_class; });
+}
+
+struct FreeArchive {
+  void operator()(archive* handle) const { archive_read_free(handle); }
+};
+
+/// A gzip file in memory; at most `limit` bytes.
+std::vector<uint8_t> gunzip(const std::string& path, size_t limit) {
+  const std::unique_ptr<archive, FreeArchive> reader(archive_read_new());
+  archive_read_support_filter_gzip(reader.get());
+  archive_read_support_format_raw(reader.get());
+  archive_entry* entry = nullptr;
+  static_cast<void>(read_bytes(path, 0, 0));
+  if (archive_read_open_filename(reader.get(), path.c_str(), 1 << 16) != ARCHIVE_OK ||
+      archive_read_next_header(reader.get(), &entry) != ARCHIVE_OK)
+    throw DataError(fmt::format("cannot unpack: {}: {}", path, archive_error_string(reader.get())));
+  std::vector<uint8_t> bytes;
+  std::vector<uint8_t> chunk(1 << 16);
+  while (true) {
+    const auto got = archive_read_data(reader.get(), chunk.data(), chunk.size());
+    if (got < 0)
+      throw DataError(fmt::format("cannot unpack: {}: {}", path, archive_error_string(reader.get())));
+    if (got == 0) return bytes;
+    bytes.insert(bytes.end(), chunk.begin(), chunk.begin() + got);
+    if (bytes.size() > limit)
+      throw DataError(fmt::format("cannot unpack: {}: more than {} bytes", path, limit));
+  }
+}
+
+uint32_t big_endian(const std::vector<uint8_t>& bytes, size_t at) {
+  return static_cast<uint32_t>(bytes[at]) << 24 | static_cast<uint32_t>(bytes[at + 1]) << 16 |
+         static_cast<uint32_t>(bytes[at + 2]) << 8 | bytes[at + 3];
+}
+
+/// IDX images and labels (LeCun) -> a tar of PGM files in one folder per class. Written once per machine;
+/// ranks that race write equal bytes under different names and rename.
+void prepare_idx(const Definition& d, const std::string& images_path, const std::string& labels_path,
+                 const std::string& out) {
+  constexpr size_t kLimit = size_t{1} << 30;
+  const auto images = gunzip(images_path, kLimit), labels = gunzip(labels_path, kLimit);
+  if (images.size() < 16 || big_endian(images, 0) != 0x803)
+    throw DataError(fmt::format("bad IDX file: {}: not 8-bit images", images_path));
+  if (labels.size() < 8 || big_endian(labels, 0) != 0x801)
+    throw DataError(fmt::format("bad IDX file: {}: not 8-bit labels", labels_path));
+  const uint64_t count = big_endian(images, 4), rows = big_endian(images, 8),
+                 columns = big_endian(images, 12);
+  if (rows == 0 || columns == 0 || rows > 65535 || columns > 65535 ||
+      images.size() != 16 + count * rows * columns || labels.size() != 8 + count ||
+      count != big_endian(labels, 4))
+    throw DataError(
+        fmt::format("bad IDX file: {}: its size does not fit its header or its labels", images_path));
+  const std::string header = fmt::format("P5\n{} {}\n255\n", columns, rows);
+  make_folders(std::filesystem::path(out).parent_path().string());
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  const std::string temporary = fmt::format("{}.tmp.{}.{}", out, host.data(), ::getpid());
+  try {
+    TarWriter tar(temporary);
+    std::vector<uint8_t> pgm(header.begin(), header.end());
+    pgm.resize(header.size() + rows * columns);
+    for (uint64_t i = 0; i < count; ++i) {
+      const uint8_t label = labels[8 + i];
+      if (label >= d.classes.size())
+        throw DataError(fmt::format("bad IDX file: {}: class {} of image {}", labels_path, label, i));
+      std::copy_n(images.begin() + static_cast<int64_t>(16 + i * rows * columns), rows * columns,
+                  pgm.begin() + static_cast<int64_t>(header.size()));
+      tar.add(fmt::format("{}/{:05}.pgm", d.classes[label], i), pgm);
+    }
+    tar.close();
+    rename_durably(temporary, out);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+}
+
+std::vector<Item> collect_idx(const Definition& d, std::vector<std::string>& faults) {
+  std::vector<Item> items;
+  const std::string folder = package_folder(d, d.roots[0]);
+  for (const auto& [part, stem] : {std::pair<const char*, const char*>{"train", "train"}, {"test", "t10k"}}) {
+    const std::string tar = fmt::format("{}/prepared/{}/{}.tar", data_dir(), d.name, part);
+    if (!path_exists(tar))
+      prepare_idx(d, fmt::format("{}/{}-images-idx3-ubyte.gz", folder, stem),
+                  fmt::format("{}/{}-labels-idx1-ubyte.gz", folder, stem), tar);
+    DatasetBuilder builder(tar);
+    builder.add_tar(tar, part);
+    for (const auto& fault : builder.dataset().faults) faults.push_back(fault);
+    for (size_t i = 0; i < builder.dataset().records.size(); ++i) {
+      Record& record = builder.dataset().records[i];
+      record.group = record.key;
+      items.push_back({std::move(record), std::move(builder.labels()[i]), part});
+    }
+  }
+  // The official test part stays as it is; val comes out of the official training part.
+  std::vector<Item> train;
+  for (Item& item : items)
+    if (item.part == "train") train.push_back(std::move(item));
+  std::erase_if(items, [](const Item& item) { return item.part != "test"; });
+  Definition inner = d;
+  inner.test = 0;
+  split_by_group(inner, train);
+  train.insert(train.end(), std::make_move_iterator(items.begin()), std::make_move_iterator(items.end()));
+  return train;
+}
+
+std::vector<Item> collect(const Definition& d, std::vector<std::string>& faults) {
+  if (d.format == "idx") return collect_idx(d, faults);
+  if (d.format == "images") {
+    auto items = collect_images(d, faults);
+    if (d.label) {
+      drop_small_classes(d, items);
+      split_by_group(d, items);
+    }
+    return items;
+  }
+  std::vector<Item> items;
+  for (const std::string& name : d.members) {
+    if (name == d.name || !path_exists(definition_file(name)))
+      throw DataError(fmt::format("bad data set definition: {}: unknown member {}", d.file, name));
+    const Definition member = read_definition(name);
+    if (member.format == "union")
+      throw DataError(fmt::format("bad data set definition: {}: member {} is a union itself", d.file, name));
+    for (Item& item : collect(member, faults)) {
+      item.record.key = name + "/" + item.record.key;
+      item.label.clear();  // labels of different sets do not mix
+      items.push_back(std::move(item));
+    }
+  }
+  return items;
+}
+
+}  // namespace
+
+std::string data_dir() {
+  if (const char* folder = std::getenv("DINO_DATA"); folder != nullptr && *folder != '\0') return folder;
+  const char* home = std::getenv("HOME");
+  return std::string(home == nullptr ? "" : home) + "/.cache/dinohpc";
+}
+
+std::vector<std::string> dataset_names() {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(share_dir() + "/datasets", error))
+    if (entry.path().extension() == ".cfg") names.push_back(entry.path().stem().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::optional<Dataset> open_named_dataset(const std::string& reference) {
+  const size_t slash = reference.find('/');
+  const std::string name = reference.substr(0, slash);
+  const std::string part = slash == std::string::npos ? "all" : reference.substr(slash + 1);
+  if (name.empty() || name[0] == '.' || !path_exists(definition_file(name))) return std::nullopt;
+  const std::set<std::string> known = {"all", "train", "val", "trainval", "test"};
+  if (!known.contains(part))
+    throw MissingInputError(fmt::format("unknown part of a data set: {}: '{}' is not one of {}", reference,
+                                        part, fmt::join(known, ", ")));
+  const Definition definition = read_definition(name);
+  DatasetBuilder builder(reference);
+  std::vector<Item> items = collect(definition, builder.dataset().faults);
+  std::vector<std::string> classes;
+  const bool labelled =
+      std::any_of(items.begin(), items.end(), [](const Item& item) { return !item.label.empty(); });
+  if (part != "all" && !labelled)
+    throw MissingInputError(fmt::format(
+        "unknown part of a data set: {}: '{}' has no labels and no parts; use {}", reference, name, name));
+  for (const Item& item : items) classes.push_back(item.label);
+  std::sort(classes.begin(), classes.end());
+  classes.erase(std::unique(classes.begin(), classes.end()), classes.end());
+  for (Item& item : items) {
+    const bool wanted = part == "all" || item.part == part ||
+                        (part == "trainval" && (item.part == "train" || item.part == "val"));
+    if (wanted) builder.add(std::move(item.record), labelled ? item.label : "");
+  }
+  // Class numbers are those of the whole set, so that its parts agree even when one lacks a class.
+  std::vector<std::string> labels = builder.labels();
+  Dataset dataset = builder.finish();
+  if (labelled) {
+    for (size_t i = 0; i < dataset.records.size(); ++i)
+      dataset.records[i].label =
+          static_cast<int32_t>(std::lower_bound(classes.begin(), classes.end(), labels[i]) - classes.begin());
+    dataset.classes = std::move(classes);
+  }
+  return dataset;
+}
+
+}  // namespace dino
