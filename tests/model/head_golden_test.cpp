@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// The projection head against a recorded run of the reference. The product with the prototypes belongs to the
+// losses; here it is a plain sum.
+#include "golden_support.hpp"
+#include "model/head.hpp"
+#include "storage/hdf5.hpp"
+
+namespace dino::golden {
+namespace {
+
+std::span<const double> doubles(const Tensor& tensor) {
+  return {tensor.as<double>(), static_cast<size_t>(tensor.numel())};
+}
+
+HeadConfig read_head_config(const Hdf5File& file) {
+  const auto number = [&](const char* name) {
+    return static_cast<int64_t>(file.attribute_number("/", name));
+  };
+  HeadConfig config;
+  config.input = number("in_dim");
+  config.hidden = number("hidden_dim");
+  config.layers = number("nlayers");
+  config.bottleneck = number("bottleneck_dim");
+  config.prototypes = number("out_dim");
+  return config;
+}
+
+TEST(HeadGolden, ForwardAndBackward) {
+  const Hdf5File file = Hdf5File::open(golden_dir() + "/heads.h5");
+  const HeadConfig config = read_head_config(file);
+  ParameterLayout layout;
+  append_head_layout(layout, config, "dino_head");
+  ParameterStore weights(layout);
+  ASSERT_EQ(file.list("/weights").size(), layout.parameters().size());
+  for (const std::string& name : file.list("/weights")) {
+    const Tensor value = file.read("/weights/" + name, DType::f32);
+    std::copy(value.f32().begin(), value.f32().end(), weights.view("dino_head." + name).f32().begin());
+  }
+  const Head head(config, Precision::f32, "dino_head");
+  const Tensor input = file.read("/input", DType::f32);
+  const Tensor cotangent = file.read("/cotangent", DType::f32);
+  const int64_t rows = input.shape()[0];
+  Arena arena;
+  HeadSaved saved;
+  TensorView before_norm;
+  const TensorView unit = head.forward(weights, input, arena, &saved, &before_norm);
+  const TensorView prototypes = head.prototypes(weights, arena);
+  const TensorView output = arena.make({rows, config.prototypes});
+  ops::backend().linear(unit, prototypes, {}, ops::Activation::none, output, {});
+
+  Report report("head");
+  const auto compare = [&](const char* quantity, std::span<const float> ours, const std::string& path) {
+    for (const std::string& record : {path, "/fp64" + path})
+      if (file.exists(record))
+        report.check(quantity, relative_error(ours, doubles(file.read(record, DType::f64))), 1e-5, record);
+  };
+  compare("outputs", before_norm.f32(), "/bottleneck_before_norm");
+  compare("outputs", output.f32(), "/output");
+
+  ParameterStore gradients(layout);
+  const TensorView d_unit = arena.make(unit.shape);
+  const TensorView d_prototypes = arena.zeros(prototypes.shape);
+  ops::backend().linear_backward_input(cotangent, prototypes, d_unit, false);
+  ops::backend().linear_backward_weight(cotangent, unit, d_prototypes, {});
+  head.prototypes_backward(weights, d_prototypes, gradients);
+  const TensorView dx = head.backward(weights, saved, d_unit, gradients, arena);
+  compare("gradients", dx.f32(), "/grad_input");
+  const std::vector<std::string> recorded = file.list("/grads");
+  EXPECT_EQ(recorded.size(), layout.parameters().size());
+  for (const std::string& name : recorded)
+    compare("gradients", gradients.view("dino_head." + name).f32(), "/grads/" + name);
+}
+
+}  // namespace
+}  // namespace dino::golden

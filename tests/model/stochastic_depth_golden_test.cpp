@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stochastic depth by batch subsets against recorded runs of the reference with the recorded subsets.
+#include "model/golden_model.hpp"
+
+namespace dino::golden {
+namespace {
+
+struct Inputs {
+  std::vector<Tensor> images, cotangents;
+  std::vector<CropBatch> crops;
+};
+
+Inputs read_inputs(const Hdf5File& file, const std::string& path) {
+  Inputs inputs;
+  for (int e = 0; file.exists(path + "/input" + std::to_string(e)); ++e) {
+    inputs.images.push_back(file.read(path + "/input" + std::to_string(e), DType::f32));
+    inputs.cotangents.push_back(file.read(path + "/cotangent" + std::to_string(e), DType::f32));
+  }
+  for (const Tensor& images : inputs.images) inputs.crops.push_back({images, {}});
+  return inputs;
+}
+
+DropPathPlan read_plan(const Hdf5File& file, const std::string& path, int64_t depth, size_t entries) {
+  DropPathPlan plan;
+  plan.kept.resize(static_cast<size_t>(depth));
+  for (int64_t block = 0; block < depth; ++block) {
+    for (size_t branch = 0; branch < 2; ++branch) {
+      for (size_t e = 0; e < entries; ++e) {
+        const Tensor kept = file.read(path + "/indices/block" + std::to_string(block) +
+                                          (branch == 0 ? "/attn" : "/ffn") + "/entry" + std::to_string(e),
+                                      DType::i64);
+        plan.kept[static_cast<size_t>(block)][branch].emplace_back(kept.as<int64_t>(),
+                                                                   kept.as<int64_t>() + kept.numel());
+      }
+    }
+  }
+  return plan;
+}
+
+TEST(StochasticDepthGolden, EveryCase) {
+  const Hdf5File file = Hdf5File::open(golden_dir() + "/stochastic_depth.h5");
+  const auto model = read_model(file);
+  const Vit vit(model->config, Precision::f32);
+  const std::vector<std::string> cases = file.list("/cases");
+  ASSERT_FALSE(cases.empty());
+  for (const std::string& name : cases) {
+    Report report("stochastic depth " + name);
+    const std::string path = "/cases/" + name;
+    const Inputs inputs = read_inputs(file, path);
+    const DropPathPlan plan = read_plan(file, path, model->config.depth, inputs.crops.size());
+    VitForwardOptions options;
+    options.drop_path = &plan;
+    Arena arena;
+    std::shared_ptr<VitSaved> saved;
+    const VitOutput output = vit.forward(model->weights, inputs.crops, options, arena, &saved);
+    const TensorView d_prenorm = arena.zeros(output.prenorm.shape);
+    for (size_t e = 0; e < output.entries.size(); ++e) {
+      const TokenEntry& entry = output.entries[e];
+      const std::vector<float> ours = token_values(output.prenorm, entry, 0, entry.tokens);
+      const Tensor wanted = read_best(file, path + "/x_prenorm" + std::to_string(e));
+      report.check("outputs", relative_error(std::span<const float>(ours), values_of(wanted)), 1e-5);
+      set_token_values(d_prenorm, entry, 0, entry.tokens, inputs.cotangents[e]);
+    }
+    ParameterStore gradients(model->layout);
+    vit.backward(model->weights, *saved, {}, d_prenorm, gradients, arena);
+    for (const std::string& root : {std::string("/grads/"), std::string("/fp64/grads/")})
+      for (const std::string& parameter : file.list(root + name))
+        check_gradient(report, parameter, gradients.view("backbone." + parameter).f32(),
+                       file.read(root + name + "/" + parameter, DType::f64), 2e-5);
+  }
+}
+
+/// Without the recorded subsets: the same draws for the same key, other ones for another, and the right
+/// counts.
+TEST(StochasticDepth, DrawsAreAFunctionOfTheKey) {
+  VitConfig config = vit_preset("vit_micro");
+  config.drop_path = 0.4;
+  const int64_t batches[] = {24, 5, 1};
+  const DropPathPlan plan = draw_drop_path(config, batches, 7, 100, 3);
+  ASSERT_EQ(plan.kept.size(), 2U);
+  const int64_t shorter[] = {24};
+  EXPECT_EQ(plan.kept[1][0][0], draw_drop_path(config, shorter, 7, 100, 3).kept[1][0][0])
+      << "an entry's draw does not depend on the other entries";
+  EXPECT_NE(plan.kept[1][0][0], draw_drop_path(config, batches, 7, 101, 3).kept[1][0][0]);
+  EXPECT_NE(plan.kept[1][0][0], draw_drop_path(config, batches, 7, 100, 2).kept[1][0][0]);
+  EXPECT_NE(plan.kept[1][0][0], draw_drop_path(config, batches, 8, 100, 3).kept[1][0][0]);
+  EXPECT_NE(plan.kept[1][0][0], plan.kept[0][0][0]);
+  EXPECT_NE(plan.kept[1][0][0], plan.kept[1][1][0]);
+  for (const auto& block : plan.kept) {
+    for (const auto& branch : block) {
+      EXPECT_EQ(branch[0].size(), 14U);  // int(24 * 0.6)
+      EXPECT_EQ(branch[1].size(), 3U);
+      EXPECT_EQ(branch[2].size(), 1U);  // never empty
+    }
+  }
+  config.drop_path_uniform = false;
+  const DropPathPlan linear = draw_drop_path(config, batches, 7, 100, 3);
+  EXPECT_EQ(linear.kept[0][0][0].size(), 24U);
+  EXPECT_EQ(linear.kept[1][0][0].size(), 14U);
+  config.drop_path = 0;
+  EXPECT_TRUE(draw_drop_path(config, batches, 7, 100, 3).empty());
+}
+
+}  // namespace
+}  // namespace dino::golden
