@@ -22,6 +22,11 @@ std::string text_of(const std::map<std::string, std::vector<uint8_t>>& files, co
   return found == files.end() ? std::string() : std::string(found->second.begin(), found->second.end());
 }
 
+std::string reason(archive* reader) {
+  const char* text = archive_error_string(reader);
+  return text == nullptr ? "not a readable zip archive" : text;
+}
+
 std::string folder_of(const std::string& member) {
   const size_t slash = member.rfind('/');
   return slash == std::string::npos ? "" : member.substr(0, slash + 1);
@@ -97,7 +102,7 @@ std::map<std::string, std::vector<uint8_t>> read_zip(const std::string& path) {
   const std::unique_ptr<archive, int (*)(archive*)> reader(archive_read_new(), archive_read_free);
   archive_read_support_format_zip(reader.get());
   if (archive_read_open_filename(reader.get(), path.c_str(), 1 << 16) != ARCHIVE_OK) {
-    throw DataError(fmt::format("bad catalogue: {}: {}", path, archive_error_string(reader.get())));
+    throw DataError(fmt::format("bad catalogue: {}: {}", path, reason(reader.get())));
   }
   std::map<std::string, std::vector<uint8_t>> files;
   archive_entry* entry = nullptr;
@@ -113,11 +118,11 @@ std::map<std::string, std::vector<uint8_t>> read_zip(const std::string& path) {
                                     archive_entry_pathname(entry)));
     }
     if (got < 0)
-      throw DataError(fmt::format("bad catalogue: {}: {}", path, archive_error_string(reader.get())));
+      throw DataError(fmt::format("bad catalogue: {}: {}", path, reason(reader.get())));
     files.emplace(archive_entry_pathname(entry), std::move(data));
   }
   if (status != ARCHIVE_EOF)
-    throw DataError(fmt::format("bad catalogue: {}: {}", path, archive_error_string(reader.get())));
+    throw DataError(fmt::format("bad catalogue: {}: {}", path, reason(reader.get())));
   return files;
 }
 
