@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "base/random.hpp"
+#include "vectors/lloyd.hpp"
+
+namespace dino {
+namespace {
+
+constexpr int64_t kSamplePerCluster = 32;
+constexpr int64_t kSmallestSample = 4096;
+// Indices of the seeding stream: the sample and the draws of one run are apart from those of any other.
+constexpr uint64_t kSample = 1 << 9, kDraws = 1 << 10, kRuns = 1 << 12;
+
+/// This rank's part of the sample: global rows and their squared distance to the nearest seed in fixed point.
+struct SeedSample {
+  std::vector<int64_t> global;
+  std::vector<float> rows;
+  std::vector<int64_t> weight;
+};
+
+SeedSample take_sample(const Assigner& rows, const KMeansConfig& config) {
+  const int64_t wanted =
+      std::min(rows.total(), std::max(kSmallestSample, kSamplePerCluster * config.clusters));
+  SeedSample sample;
+  for (const int64_t row :
+       stratified_rows(rows.total(), wanted, config.seed, config.stream * kRuns + kSample)) {
+    if (row < rows.first() || row >= rows.first() + rows.count()) continue;
+    sample.global.push_back(row);
+    const float* from = rows.row(row - rows.first());
+    sample.rows.insert(sample.rows.end(), from, from + rows.width());
+  }
+  return sample;
+}
+
+/// Draws `count` sample rows with probability proportional to their weight. The total and the prefix sums are
+/// integers over globally ordered rows, so every layout over ranks picks the same rows. Returns the local
+/// ones (positions in the sample, ascending, each once).
+std::vector<size_t> draw(const SeedSample& sample, int64_t count, Random& random, const Communicator& comm) {
+  std::vector<int64_t> prefix(sample.weight.size() + 1, 0);
+  std::partial_sum(sample.weight.begin(), sample.weight.end(), prefix.begin() + 1);
+  const int64_t before = comm.exclusive_scan(prefix.back());
+  const int64_t total = comm.sum(prefix.back());
+  std::vector<size_t> chosen;
+  if (total == 0) return chosen;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = static_cast<int64_t>(random.below(static_cast<uint64_t>(total))) - before;
+    if (at < 0 || at >= prefix.back()) continue;
+    chosen.push_back(
+        static_cast<size_t>(std::upper_bound(prefix.begin(), prefix.end(), at) - prefix.begin() - 1));
+  }
+  std::sort(chosen.begin(), chosen.end());
+  chosen.erase(std::unique(chosen.begin(), chosen.end()), chosen.end());
+  return chosen;
+}
+
+/// Where fewer distinct rows than seeds exist: the first sample rows that are not seeds yet.
+std::vector<size_t> first_unused(const SeedSample& sample, const std::vector<uint8_t>& used, int64_t count,
+                                 const Communicator& comm) {
+  std::vector<size_t> free;
+  for (size_t i = 0; i < sample.global.size(); ++i) {
+    if (used[i] == 0) free.push_back(i);
+  }
+  const int64_t before = comm.exclusive_scan(static_cast<int64_t>(free.size()));
+  free.resize(static_cast<size_t>(std::clamp<int64_t>(count - before, 0, static_cast<int64_t>(free.size()))));
+  return free;
+}
+
+}  // namespace
+
+// k-means++ draws one seed at a time, each from the squared distances to all seeds before it: K passes over
+// the data. Here a round draws as many seeds as there are already (the idea of k-means||, Bahmani et al.,
+// 2012), so log2 K rounds of one product each do.
+std::vector<float> seed_centroids(const Assigner& rows, const KMeansConfig& config) {
+  const Communicator& comm = rows.comm();
+  const int64_t width = rows.width();
+  SeedSample sample = take_sample(rows, config);
+  const auto held = static_cast<int64_t>(sample.global.size());
+  sample.weight.assign(sample.global.size(), 1);  // the first seed is uniform
+  const Assigner sampled(sample.rows.data(), held, width, comm.sum(held), config.clusters, config.spherical,
+                         config.seed, comm);
+  const double scale = fixed_point_scale(4 * rows.largest_norm() * rows.largest_norm());
+  Random random(config.seed, Stream::kmeans, config.stream * kRuns + kDraws);
+  std::vector<uint8_t> used(sample.global.size(), 0);
+  std::vector<float> seeds;
+  std::vector<float> nearest(sample.global.size(), std::numeric_limits<float>::infinity());
+  int64_t have = 0;
+  while (have < config.clusters) {
+    const int64_t wanted = std::min(config.clusters - have, std::max<int64_t>(have, 1));
+    std::vector<size_t> chosen = draw(sample, wanted, random, comm);
+    if (comm.sum(static_cast<int64_t>(chosen.size())) == 0)
+      chosen = first_unused(sample, used, config.clusters - have, comm);
+    std::vector<float> mine;
+    for (const size_t i : chosen) {
+      used[i] = 1;
+      mine.insert(mine.end(), sampled.row(static_cast<int64_t>(i)),
+                  sampled.row(static_cast<int64_t>(i)) + width);
+    }
+    const auto added = comm.all_gather_values<float>(mine);
+    const auto count = static_cast<int64_t>(added.size()) / width;
+    const ScoredCentroids prepared = sampled.prepare(added.data(), count);
+    Best best;
+    best.reset(held);
+    sampled.improve(prepared, 0, best);
+    for (size_t i = 0; i < nearest.size(); ++i) {
+      const float squared =
+          sampled.squared_distance(static_cast<int64_t>(i), prepared, best.centroid[i], best.score[i]);
+      nearest[i] = used[i] != 0 ? 0 : std::min(nearest[i], squared);
+      sample.weight[i] = static_cast<int64_t>(static_cast<double>(nearest[i]) * scale);
+    }
+    seeds.insert(seeds.end(), added.begin(), added.end());
+    have += count;
+  }
+  return seeds;
+}
+
+}  // namespace dino
