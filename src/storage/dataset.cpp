@@ -40,7 +40,7 @@ struct FolderId {
 
 class Walk {
  public:
-  Walk(const std::string& root, std::vector<std::string>& faults) : root_(root), faults_(faults) {}
+  Walk(const std::string& root, std::vector<std::string>& faults, bool links) : root_(root), faults_(faults), links_(links) {}
 
   std::vector<FoundFile> run() {
     visit("");
@@ -70,29 +70,28 @@ class Walk {
   }
 
   void classify(const std::string& relative, unsigned char type) {
-    bool link = type == DT_LNK;
-    if (type == DT_REG) {
-      files_.push_back({relative, false});
-      return;
-    }
-    if (type == DT_DIR) {
-      visit(relative);
-      return;
-    }
-    // Links, and file systems that do not tell the type.
     const std::string path = root_ + "/" + relative;
     struct stat status {};
-    if (type == DT_UNKNOWN && ::lstat(path.c_str(), &status) == 0) link = S_ISLNK(status.st_mode);
-    if (::stat(path.c_str(), &status) != 0) {
-      faults_.push_back(fmt::format("{}: cannot read: {}", path, std::strerror(errno)));
-      return;
+    if (type == DT_UNKNOWN && ::lstat(path.c_str(), &status) == 0) {  // some file systems do not tell
+      if (S_ISREG(status.st_mode)) type = DT_REG;
+      if (S_ISDIR(status.st_mode)) type = DT_DIR;
+      if (S_ISLNK(status.st_mode)) type = DT_LNK;
     }
-    if (S_ISDIR(status.st_mode)) visit(relative);
-    if (S_ISREG(status.st_mode)) files_.push_back({relative, link});
+    if (type == DT_LNK) {
+      if (!links_) return;
+      if (::stat(path.c_str(), &status) != 0) {
+        faults_.push_back(fmt::format("{}: cannot follow the link: {}", path, std::strerror(errno)));
+        return;
+      }
+      type = S_ISDIR(status.st_mode) ? DT_DIR : S_ISREG(status.st_mode) ? DT_REG : DT_UNKNOWN;
+    }
+    if (type == DT_DIR) visit(relative);
+    if (type == DT_REG) files_.push_back({relative});
   }
 
   const std::string& root_;
   std::vector<std::string>& faults_;
+  bool links_;
   std::vector<FolderId> above_;
   std::vector<FoundFile> files_;
 };
@@ -199,8 +198,8 @@ std::optional<Dataset> open_curated(const std::string& reference) {
 
 }  // namespace
 
-std::vector<FoundFile> walk_folder(const std::string& root, std::vector<std::string>& faults) {
-  return Walk(root, faults).run();
+std::vector<FoundFile> walk_folder(const std::string& root, std::vector<std::string>& faults, bool follow_links) {
+  return Walk(root, faults, follow_links).run();
 }
 
 std::string lower_extension(std::string_view path) {

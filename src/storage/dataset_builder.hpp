@@ -2,7 +2,9 @@
 #pragma once
 // What dataset.cpp and dataset_named.cpp share: collecting records with label names, then numbering them.
 
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "storage/dataset.hpp"
@@ -12,12 +14,12 @@ namespace dino {
 /// One file below a root.
 struct FoundFile {
   std::string relative;  ///< below the root, with '/'
-  bool is_link = false;
 };
 
-/// All files below `root`, byte-wise by path. Hidden names are skipped, links are followed unless they lead
-/// back to a folder above; folders that cannot be read become faults.
-[[nodiscard]] std::vector<FoundFile> walk_folder(const std::string& root, std::vector<std::string>& faults);
+/// All files below `root`, byte-wise by path. Hidden names are skipped; links are followed unless they lead back
+/// to a folder above, or left out altogether; folders that cannot be read become faults.
+[[nodiscard]] std::vector<FoundFile> walk_folder(const std::string& root, std::vector<std::string>& faults,
+                                                 bool follow_links = true);
 
 [[nodiscard]] std::string lower_extension(std::string_view path);  ///< without the dot
 [[nodiscard]] std::string without_extension(

@@ -176,9 +176,9 @@ std::vector<Item> collect_images(const Definition& d, std::vector<std::string>& 
   std::vector<Item> items;
   for (const Root& root : d.roots) {
     const std::string folder = package_folder(d, root);
-    for (const FoundFile& file : walk_folder(folder, faults)) {
+    for (const FoundFile& file : walk_folder(folder, faults, d.links)) {
       const std::string extension = lower_extension(file.relative);
-      if (!is_image_extension(extension) || (file.is_link && !d.links)) continue;
+      if (!is_image_extension(extension)) continue;
       if (!d.include.empty() && !any_match(d.include, file.relative)) continue;
       if (any_match(d.exclude, file.relative)) continue;
       Item item;
