@@ -10,7 +10,8 @@
 namespace dino {
 
 struct QualityMeasures {
-  float blur = 0;  ///< variance of the 3x3 Laplacian of the gray image at short side 256 (larger = sharper)
+  float blur =
+      0;  ///< variance of the 3x3 Laplacian of the gray image, reduced to short side 256 where larger
   float entropy = 0;     ///< Shannon entropy of the 256-bin gray histogram, bits (0..8)
   float brightness = 0;  ///< mean gray, 0..255
   float contrast = 0;    ///< standard deviation of gray
