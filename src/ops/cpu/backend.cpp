@@ -4,8 +4,22 @@
 #include "base/cpu.hpp"
 #include "ops/cpu/cpu_backend.hpp"
 #include "ops/cpu/dnnl.hpp"
+#include "ops/cpu/kernels.hpp"
 
 namespace dino::ops {
+
+const Kernels& kernels() {
+  switch (cpu_level()) {
+    case CpuLevel::baseline:
+      return kernels_baseline();
+    case CpuLevel::avx2:
+      return kernels_avx2();
+    case CpuLevel::avx512:
+    case CpuLevel::avx512bf16:
+      return kernels_avx512();
+  }
+  return kernels_baseline();
+}
 
 Backend& backend(Device) {
   static CpuBackend instance;

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+// The optimised CPU backend: oneDNN products, vector kernels, OpenMP. Work is split by shape alone, never by
+// the number of threads, except inside oneDNN.
 
-#include "ops/cpu/scratch.hpp"
-#include "ops/reference/reference.hpp"
+#include "ops/overrides.hpp"
 
 namespace dino::ops {
 
-class CpuBackend final : public ReferenceBackend {
+class CpuBackend final : public Backend {
  public:
   [[nodiscard]] const char* name() const override { return "cpu"; }
-  void linear(ConstTensorView x, ConstTensorView w, ConstTensorView b, Activation activation, TensorView y,
-              TensorView pre) override;
-  void linear_backward_input(ConstTensorView dy, ConstTensorView w, TensorView dx, bool accumulate) override;
-  void linear_backward_weight(ConstTensorView dy, ConstTensorView x, TensorView dw, TensorView db) override;
+  DINO_OPS_OVERRIDES;
 };
 
 }  // namespace dino::ops

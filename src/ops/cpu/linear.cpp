@@ -1,36 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cmath>
-
 #include "ops/checks.hpp"
 #include "ops/cpu/cpu_backend.hpp"
 #include "ops/cpu/dnnl.hpp"
+#include "ops/cpu/parallel.hpp"
+#include "ops/cpu/scratch.hpp"
 
 namespace dino::ops {
 namespace {
-
-Backend& backend_of_conversions() {
-  return backend();
-}
 
 /// The operand in another dtype; the operand itself where that is its dtype already.
 ConstTensorView in_dtype(ConstTensorView x, DType dtype, Scratch& scratch) {
   if (x.dtype == dtype) return x;
   const TensorView copy{scratch.bytes(static_cast<size_t>(x.numel()) * size_of(dtype)), x.shape, dtype,
                         x.device};
-  backend_of_conversions().convert(x, copy);
+  backend().convert(x, copy);
   return copy;
 }
 
-thread_local Scratch scratch_a, scratch_b, scratch_c;
-
-/// c (+)= a b with any mix of f32 and bf16: operands go to the dtype of `a` (to f32 where oneDNN lacks bf16).
+/// c (+)= a b with any mix of f32 and bf16. The product runs in the dtype of `a`: b is rounded to it.
 void product(dnnl::Matmul p, ConstTensorView a, ConstTensorView b, ConstTensorView bias, TensorView c) {
   if (p.m == 0 || p.n == 0) return;
-  const ConstTensorView rounded = in_dtype(b, a.dtype, scratch_b);
+  thread_local Scratch rounded_b, wide_a, wide_b, wide_c;
+  // Where oneDNN has no bf16 product, the same rounded numbers are multiplied in f32.
   const DType compute = a.dtype == DType::bf16 && dnnl::has_bf16() ? DType::bf16 : DType::f32;
-  static thread_local Scratch scratch_wide;
-  const ConstTensorView left = in_dtype(a, compute, scratch_a);
-  const ConstTensorView right = in_dtype(rounded, compute, scratch_wide);
+  const ConstTensorView left = in_dtype(a, compute, wide_a);
+  const ConstTensorView right = in_dtype(in_dtype(b, a.dtype, rounded_b), compute, wide_b);
   p.a = p.b = compute;
   p.c = compute == DType::f32 ? DType::f32 : c.dtype;
   const float* bias_data = bias ? bias.as<float>() : nullptr;
@@ -38,11 +32,23 @@ void product(dnnl::Matmul p, ConstTensorView a, ConstTensorView b, ConstTensorVi
     dnnl::run(p, left.data, right.data, bias_data, c.data);
     return;
   }
-  TensorView wide{scratch_c.bytes(static_cast<size_t>(c.numel()) * sizeof(float)), c.shape, DType::f32,
-                  c.device};
-  if (p.accumulate) backend_of_conversions().convert(c, wide);
+  const TensorView wide{wide_c.bytes(static_cast<size_t>(c.numel()) * sizeof(float)), c.shape, DType::f32,
+                        c.device};
+  if (p.accumulate) backend().convert(c, wide);
   dnnl::run(p, left.data, right.data, bias_data, wide.data);
-  backend_of_conversions().convert(wide, c);
+  backend().convert(wide, c);
+}
+
+void gelu(ConstTensorView pre, TensorView y) {
+  if (pre.dtype != y.dtype) {
+    backend().convert(pre, y);
+    pre = y;
+  }
+  with_act(y.dtype, [&]<class T>(T) {
+    const T* in = pre.as<T>();
+    T* out = y.as<T>();
+    for_blocks(y.numel(), 4096, [&](int64_t i, int64_t n) { act_kernels<T>().gelu(in + i, out + i, n); });
+  });
 }
 
 }  // namespace
@@ -50,18 +56,15 @@ void product(dnnl::Matmul p, ConstTensorView a, ConstTensorView b, ConstTensorVi
 void CpuBackend::linear(ConstTensorView x, ConstTensorView w, ConstTensorView b, Activation activation,
                         TensorView y, TensorView pre) {
   check::linear(x, w, b, y, pre);
-  const bool gelu = activation == Activation::gelu;
   dnnl::Matmul p{.m = x.dim(0), .n = y.dim(1), .k = x.dim(1), .a = {}, .b = {}, .c = {}};
   p.transpose_b = true;
-  p.gelu = gelu && !pre;
+  p.gelu = activation == Activation::gelu && !pre;
   product(p, x, w, b, pre ? pre : y);
   if (!pre) return;
-  if (!gelu) {
+  if (activation == Activation::gelu)
+    gelu(pre, y);
+  else
     convert(pre, y);
-    return;
-  }
-  const Reader in(pre);
-  for (int64_t i = 0; i < y.numel(); ++i) Writer(y).set(i, ops::gelu(in[i]));
 }
 
 void CpuBackend::linear_backward_input(ConstTensorView dy, ConstTensorView w, TensorView dx,
@@ -80,12 +83,14 @@ void CpuBackend::linear_backward_weight(ConstTensorView dy, ConstTensorView x, T
   p.accumulate = true;
   product(p, dy, x, {}, dw);
   if (!db) return;
-  const Reader gradient(dy);
-  for (int64_t c = 0; c < dy.dim(1); ++c) {
-    double sum = 0;
-    for (int64_t r = 0; r < dy.dim(0); ++r) sum += gradient[r * dy.dim(1) + c];
-    Writer(db).add(c, sum);
-  }
+  const int64_t width = dy.dim(1);
+  with_act(dy.dtype, [&]<class T>(T) {
+    const T* gradient = dy.as<T>();
+    chunked_column_sums(dy.dim(0), width, {db.as<float>()}, [&](int64_t first, int64_t rows, float* sums) {
+      for (int64_t r = first; r < first + rows; ++r)
+        act_kernels<T>().add_scaled(sums, gradient + r * width, nullptr, 1.0f, width);
+    });
+  });
 }
 
 }  // namespace dino::ops

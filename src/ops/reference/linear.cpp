@@ -16,12 +16,12 @@ double weight_at(const float* w, int64_t i, DType activations) {
 }  // namespace
 
 double gelu(double x) {
-  return 0.5 * x * (1 + std::erf(x * M_SQRT1_2));
+  return 0.5 * x * std::erfc(-x * M_SQRT1_2);
 }
 
 double gelu_derivative(double x) {
   const double density = std::exp(-0.5 * x * x) * M_SQRT1_2 * M_2_SQRTPI * 0.5;
-  return 0.5 * (1 + std::erf(x * M_SQRT1_2)) + x * density;
+  return 0.5 * std::erfc(-x * M_SQRT1_2) + x * density;
 }
 
 void ReferenceBackend::linear(ConstTensorView x, ConstTensorView w, ConstTensorView b, Activation activation,

@@ -6,7 +6,7 @@
 
 namespace dino::ops {
 
-class ReferenceBackend : public Backend {
+class ReferenceBackend final : public Backend {
  public:
   [[nodiscard]] const char* name() const override { return "reference"; }
   DINO_OPS_OVERRIDES;

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Attention of one head of one sequence: a tile of queries against all keys, so that scores live in the cache
+// only. Internal linkage: see vector.hpp. Scores are kept in base 2: with q' = q scale log2(e), softmax is
+// 2^(q' k - max) / sum.
+
+#include <cmath>
+
+#include "ops/cpu/kernels.hpp"
+#include "ops/cpu/kernels_gemm.hpp"
+#include "ops/cpu/vector.hpp"
+
+namespace dino::ops {
+namespace {
+
+constexpr int64_t kQueryTile = 48;
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
+
+inline int64_t padded(int64_t n) {
+  return (n + kLanes - 1) / kLanes * kLanes;
+}
+
+/// The key dimension of score tiles. An odd number of cache lines, so that rows do not fall into one cache
+/// set.
+inline int64_t padded_keys(int64_t length) {
+  const int64_t lines = (length + 15) / 16;
+  return (lines | 1) * 16;
+}
+
+/// Pieces of the scratch memory, handed out in order; every piece stays 64-byte aligned.
+class Pieces {
+ public:
+  explicit Pieces(float* memory) : next_(memory) {}
+  float* take(int64_t count) {
+    float* piece = next_;
+    next_ += (count + 15) / 16 * 16;
+    return piece;
+  }
+
+ private:
+  float* next_;
+};
+
+inline int64_t attention_scratch_floats(int64_t length, int64_t width, bool backward) {
+  const int64_t keys = padded_keys(length);
+  const int64_t columns = padded(width) + 16;
+  const int64_t forward = keys * columns * 2 + kQueryTile * (keys + 2 * columns);
+  return backward ? forward + keys * columns * 3 + kQueryTile * (keys + 2 * columns) : forward;
+}
+
+/// Rows of T to floats, scaled; columns up to padded(width) are zero.
+template <class T>
+inline void unpack(int64_t rows, int64_t width, const T* from, int64_t stride, float scale, float* to) {
+  const int64_t columns = padded(width);
+  const Floats s = splat(scale);
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* x = from + r * stride;
+    float* y = to + r * columns;
+    int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes) store(y + i, s * load(x + i));
+    if (i < width) store(y + i, s * load_part(x + i, width - i));
+  }
+}
+
+/// The way back: to = scale from.
+template <class T>
+inline void pack(int64_t rows, int64_t width, const float* from, float scale, T* to, int64_t stride) {
+  const int64_t columns = padded(width);
+  const Floats s = splat(scale);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* x = from + r * columns;
+    T* y = to + r * stride;
+    int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes) store(y + i, s * load(x + i));
+    if (i < width) store_part(y + i, s * load(x + i), width - i);
+  }
+}
+
+/// [rows, width] of T -> [width, ld] floats; columns rows..ld are zero.
+template <class T>
+inline void unpack_transposed(int64_t rows, int64_t width, const T* from, int64_t stride, float* to,
+                              int64_t ld) {
+  transpose(rows, width, from, stride, to, ld);
+  for (int64_t c = 0; c < width; ++c)
+    for (int64_t r = rows; r < ld; ++r) to[c * ld + r] = 0.0f;
+}
+
+/// Turns a row of base-2 scores into unnormalised probabilities; returns their sum, and the maximum in `top`.
+inline float exponentiate(float* scores, int64_t length, int64_t padded_length, float& top) {
+  for (int64_t j = length; j < padded_length; ++j) scores[j] = -__builtin_inff();
+  Floats best = load(scores);
+  for (int64_t j = kLanes; j < padded_length; j += kLanes) best = larger(load(scores + j), best);
+  top = largest(best);
+  const Floats m = splat(top);
+  Floats total{};
+  for (int64_t j = 0; j < padded_length; j += kLanes) {
+    const Floats p = exp2_of(load(scores + j) - m);
+    store(scores + j, p);
+    total += p;
+  }
+  return sum(total);
+}
+
+template <class T>
+void attention_head(const AttentionHead<T>& head) {
+  const int64_t length = head.length;
+  const int64_t width = head.width;
+  const int64_t columns = padded(width);
+  const int64_t keys = padded(length);
+  const int64_t ld = padded_keys(length);
+  Pieces pieces(head.scratch);
+  float* k_transposed = pieces.take(width * ld);
+  float* v = pieces.take(length * columns);
+  float* q = pieces.take(kQueryTile * columns);
+  float* scores = pieces.take(kQueryTile * ld);
+  float* out = pieces.take(kQueryTile * columns);
+  unpack_transposed(length, width, head.k, head.qkv_stride, k_transposed, ld);
+  unpack(length, width, head.v, head.qkv_stride, 1.0f, v);
+  for (int64_t first = 0; first < length; first += kQueryTile) {
+    const int64_t rows = smaller(kQueryTile, length - first);
+    unpack(rows, width, head.q + first * head.qkv_stride, head.qkv_stride, head.scale * kLog2E, q);
+    small_gemm(rows, keys, width, {q, columns, 1}, k_transposed, ld, scores, ld, false);
+    float sums[kQueryTile];
+    for (int64_t r = 0; r < rows; ++r) {
+      float top = 0;
+      sums[r] = exponentiate(scores + r * ld, length, keys, top);
+      if (head.lse != nullptr) head.lse[first + r] = top * kLn2 + std::log(sums[r]);
+    }
+    small_gemm(rows, columns, length, {scores, ld, 1}, v, columns, out, columns, false);
+    for (int64_t r = 0; r < rows; ++r)
+      pack(1, width, out + r * columns, 1.0f / sums[r], head.out + (first + r) * head.out_stride, 0);
+  }
+}
+
+/// Rows of probabilities from scores and the forward's log-sum-exp, and of dS = P (dP - delta), in place.
+inline void score_gradients(float* scores, float* gradients, int64_t keys, float lse, float delta) {
+  const Floats top = splat(lse * kLog2E);
+  const Floats d = splat(delta);
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const Floats p = exp2_of(load(scores + j) - top);
+    store(scores + j, p);
+    store(gradients + j, p * (load(gradients + j) - d));
+  }
+}
+
+template <class T>
+void attention_backward_head(const AttentionHead<T>& head) {
+  const int64_t length = head.length;
+  const int64_t width = head.width;
+  const int64_t columns = padded(width);
+  const int64_t keys = padded(length);
+  const int64_t ld = padded_keys(length);
+  Pieces pieces(head.scratch);
+  float* k_transposed = pieces.take(width * ld);
+  float* v_transposed = pieces.take(width * ld);
+  float* k = pieces.take(length * columns);
+  float* dk = pieces.take(length * columns);
+  float* dv = pieces.take(length * columns);
+  float* q = pieces.take(kQueryTile * columns);
+  float* dq = pieces.take(kQueryTile * columns);
+  float* dout = pieces.take(kQueryTile * columns);
+  float* out = pieces.take(kQueryTile * columns);
+  float* scores = pieces.take(kQueryTile * ld);
+  float* gradients = pieces.take(kQueryTile * ld);
+  unpack_transposed(length, width, head.k, head.qkv_stride, k_transposed, ld);
+  unpack_transposed(length, width, head.v, head.qkv_stride, v_transposed, ld);
+  unpack(length, width, head.k, head.qkv_stride, 1.0f, k);
+  for (int64_t first = 0; first < length; first += kQueryTile) {
+    const int64_t rows = smaller(kQueryTile, length - first);
+    unpack(rows, width, head.q + first * head.qkv_stride, head.qkv_stride, head.scale * kLog2E, q);
+    unpack(rows, width, head.out_gradient + first * head.out_stride, head.out_stride, 1.0f, dout);
+    unpack(rows, width, head.out + first * head.out_stride, head.out_stride, 1.0f, out);
+    small_gemm(rows, keys, width, {q, columns, 1}, k_transposed, ld, scores, ld, false);
+    small_gemm(rows, keys, width, {dout, columns, 1}, v_transposed, ld, gradients, ld, false);
+    for (int64_t r = 0; r < rows; ++r) {
+      Floats delta{};  // sum_c dout out = sum_j p dp
+      for (int64_t c = 0; c < columns; c += kLanes)
+        delta = fma(load(dout + r * columns + c), load(out + r * columns + c), delta);
+      score_gradients(scores + r * ld, gradients + r * ld, keys, head.lse[first + r], sum(delta));
+    }
+    small_gemm(rows, columns, length, {gradients, ld, 1}, k, columns, dq, columns, false);
+    small_gemm(length, columns, rows, {gradients, 1, ld}, q, columns, dk, columns, first > 0);
+    small_gemm(length, columns, rows, {scores, 1, ld}, dout, columns, dv, columns, first > 0);
+    pack(rows, width, dq, head.scale, head.q_gradient + first * head.qkv_stride, head.qkv_stride);
+  }
+  pack(length, width, dk, kLn2, head.k_gradient, head.qkv_stride);  // q held scale log2(e)
+  pack(length, width, dv, 1.0f, head.v_gradient, head.qkv_stride);
+}
+
+}  // namespace
+}  // namespace dino::ops

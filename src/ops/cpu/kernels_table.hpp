@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The table of the kernels as the including file compiles them.
+
+#include "ops/cpu/kernels_attention.hpp"
+#include "ops/cpu/kernels_gemm.hpp"
+#include "ops/cpu/kernels_rows.hpp"
+
+namespace dino::ops {
+namespace {
+
+template <class T>
+constexpr ActKernels<T> kActKernels = {
+    .gelu = gelu_row<T>,
+    .gelu_backward = gelu_backward_row<T>,
+    .swiglu = swiglu_row<T>,
+    .swiglu_backward = swiglu_backward_row<T>,
+    .add_scaled = add_scaled_row<T>,
+    .add_scaled_backward = add_scaled_backward_row<T>,
+    .layer_norm = layer_norm_row<T>,
+    .layer_norm_backward = layer_norm_backward_row<T>,
+    .from_float = from_float_row<T>,
+    .to_float = to_float_row<T>,
+    .attention = attention_head<T>,
+    .attention_backward = attention_backward_head<T>,
+};
+
+constexpr Kernels kKernels = {
+    .f32 = kActKernels<float>,
+    .half = kActKernels<bf16>,
+    .dot = dot_row,
+    .squares = squares_row,
+    .scaled = scaled_row,
+    .scale_columns = scale_columns_row,
+    .subtract_scaled = subtract_scaled_row,
+    .cross_entropy = cross_entropy_row,
+    .exp_scaled = exp_scaled_row,
+    .softmax = softmax_row,
+    .adamw = adamw_row,
+    .ema = ema_row,
+    .ordered_gemm = ordered_gemm_kernel,
+    .ordered_dot = ordered_chain,
+    .attention_scratch = attention_scratch_floats,
+};
+
+}  // namespace
+}  // namespace dino::ops

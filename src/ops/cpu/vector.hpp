@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// One float vector as wide as the instruction set of the including file allows (16, 8 or 4 lanes), on GCC's
+// vector extensions, so that every kernel is written once. Everything here has internal linkage: the same
+// names mean other code in kernels_baseline.cpp, kernels_avx2.cpp and kernels_avx512.cpp.
+
+// The zero-masked forms of some AVX-512 intrinsics, with a full mask, are the plain instructions: they avoid
+// GCC 12's false alarm about the undefined vector inside the plain forms.
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "base/half.hpp"
+
+namespace dino::ops {
+namespace {
+
+#if defined(__AVX512BW__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+using Floats [[gnu::vector_size(4 * kLanes)]] = float;
+using Ints [[gnu::vector_size(4 * kLanes)]] = int32_t;
+using Words [[gnu::vector_size(4 * kLanes)]] = uint32_t;
+using Halves [[gnu::vector_size(2 * kLanes)]] = uint16_t;
+
+#define DINO_INLINE [[gnu::always_inline]] inline
+
+DINO_INLINE Floats splat(float x) {
+  return Floats{} + x;
+}
+
+DINO_INLINE Floats load(const float* p) {
+  Floats v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+DINO_INLINE void store(float* p, Floats v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+DINO_INLINE Floats load(const bf16* p) {
+  Halves h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return reinterpret_cast<Floats>(__builtin_convertvector(h, Words) << 16);
+}
+
+/// Rounds to nearest even, as bf16(float) does.
+DINO_INLINE void store(bf16* p, Floats v) {
+  const Words u = reinterpret_cast<Words>(v);
+  const Words rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const Words nan = (u >> 16) | 0x40u;
+  const Halves h = __builtin_convertvector((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded, Halves);
+  __builtin_memcpy(static_cast<void*>(p), &h, sizeof h);
+}
+
+/// The first n < kLanes elements; the rest is zero.
+template <class T>
+DINO_INLINE Floats load_part(const T* p, int64_t n) {
+  Floats v{};
+  for (int64_t i = 0; i < n; ++i) v[i] = static_cast<float>(p[i]);
+  return v;
+}
+
+template <class T>
+DINO_INLINE void store_part(T* p, Floats v, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = T(v[i]);
+}
+
+/// a b + c, fused where the instruction set fuses.
+DINO_INLINE Floats fma(Floats a, Floats b, Floats c) {
+#if defined(__AVX512BW__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+/// The larger of each lane; b where either is NaN.
+DINO_INLINE Floats larger(Floats a, Floats b) {
+#if defined(__AVX512BW__)
+  return _mm512_maskz_max_ps(0xffff, a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return _mm_max_ps(a, b);
+#endif
+}
+
+DINO_INLINE Floats square_root(Floats x) {
+#if defined(__AVX512BW__)
+  return _mm512_maskz_sqrt_ps(0xffff, x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#else
+  return _mm_sqrt_ps(x);
+#endif
+}
+
+/// Nearest integer.
+DINO_INLINE Ints nearest(Floats x) {
+#if defined(__AVX512BW__)
+  return reinterpret_cast<Ints>(_mm512_maskz_cvtps_epi32(0xffff, x));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Ints>(_mm256_cvtps_epi32(x));
+#else
+  return reinterpret_cast<Ints>(_mm_cvtps_epi32(x));
+#endif
+}
+
+DINO_INLINE Floats magnitude(Floats x) {
+  return reinterpret_cast<Floats>(reinterpret_cast<Words>(x) & 0x7fffffffu);
+}
+
+/// Sum of the lanes, pairwise.
+DINO_INLINE float sum(Floats v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+DINO_INLINE float largest(Floats v) {
+  float best = v[0];
+  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// ---- elementary functions. Polynomials: minimax fits (Lawson-weighted least squares) of our own.
+
+/// 2^x, relative error 1.2e-7; 0 below -127 (so -inf gives exactly 0), inf above 128.
+DINO_INLINE Floats exp2_of(Floats x) {
+  const Floats clamped = x < -127.0f ? splat(-127.0f) : x;
+  const Floats bounded = clamped > 127.0f ? splat(127.0f) : clamped;
+  const Ints n = nearest(bounded);
+  const Floats r = clamped - __builtin_convertvector(n, Floats);
+  Floats p = splat(1.534580806037411e-4f);
+  p = fma(p, r, splat(1.3399930903688073e-3f));
+  p = fma(p, r, splat(9.618489071726799e-3f));
+  p = fma(p, r, splat(5.550328642129898e-2f));
+  p = fma(p, r, splat(0.24022646248340607f));
+  p = fma(p, r, splat(0.6931471824645996f));
+  p = fma(p, r, splat(1.0f));
+  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (n << 23));
+  return x >= 128.0f ? splat(__builtin_inff()) : scaled;
+}
+
+/// exp(x), relative error about 2e-7; 0 below -87.3.
+DINO_INLINE Floats exp_of(Floats x) {
+  const Floats low = splat(-87.33f);
+  const Floats clamped = x < low ? low : x;
+  const Floats bounded = clamped > 88.0f ? splat(88.0f) : clamped;
+  const Ints n = nearest(bounded * 1.44269504088896341f);
+  const Floats m = __builtin_convertvector(n, Floats);
+  // ln 2 in two parts, so that r is exact to rounding
+  const Floats r = fma(m, splat(2.12194440e-4f), fma(m, splat(-0.693359375f), clamped));
+  Floats p = splat(1.0f / 5040);
+  p = fma(p, r, splat(1.0f / 720));
+  p = fma(p, r, splat(1.0f / 120));
+  p = fma(p, r, splat(1.0f / 24));
+  p = fma(p, r, splat(1.0f / 6));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (n << 23));
+  const Floats finite = x < low ? splat(0.0f) : scaled;
+  return x > 88.7228f ? splat(__builtin_inff()) : finite;
+}
+
+/// The normal distribution at x: `below` = Phi(x) = (1 + erf(x/sqrt 2)) / 2 and `density` = phi(x).
+struct Normal {
+  Floats below;
+  Floats density;
+};
+
+/// Phi(-t) = exp(-t^2/2) s R(s), s = 1/(1 + 0.35 t): accurate relative to Phi also in the lower tail.
+DINO_INLINE Normal normal_of(Floats x) {
+  const Floats t = magnitude(x);
+  const Floats s = 1.0f / fma(splat(0.35f), t, splat(1.0f));
+  Floats r = splat(-0.02977205440402031f);
+  r = fma(r, s, splat(0.14694713056087494f));
+  r = fma(r, s, splat(-0.2616783380508423f));
+  r = fma(r, s, splat(0.1657264232635498f));
+  r = fma(r, s, splat(-0.027398675680160522f));
+  r = fma(r, s, splat(0.10720832645893097f));
+  r = fma(r, s, splat(0.11943741142749786f));
+  r = fma(r, s, splat(0.13991080224514008f));
+  r = fma(r, s, splat(0.13961894810199738f));
+  const Floats e = exp_of(-0.5f * t * t);
+  const Floats tail = e * s * r;
+  return {x > 0.0f ? 1.0f - tail : tail, e * 0.3989422804014327f};
+}
+
+/// 1 / (1 + exp(-x))
+DINO_INLINE Floats sigmoid_of(Floats x) {
+  return 1.0f / (1.0f + exp_of(-x));
+}
+
+}  // namespace
+}  // namespace dino::ops

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/support.hpp"
+
+namespace dino::ops::testing {
+namespace {
+
+class AttentionTest : public OperatorTest {
+ protected:
+  /// Probabilities and outputs meet one bf16 rounding each.
+  [[nodiscard]] double bound() const { return act() == DType::bf16 ? 1e-2 : 5e-6; }
+};
+INSTANTIATE_TEST_SUITE_P(Backends, AttentionTest, ::testing::ValuesIn(variants()), variant_name);
+
+struct Problem {
+  std::vector<int64_t> starts;
+  int64_t heads, width;
+  [[nodiscard]] Sequences sequences() const { return {starts}; }
+  [[nodiscard]] int64_t rows() const { return starts.back(); }
+  [[nodiscard]] int64_t model() const { return heads * width; }
+  [[nodiscard]] double scale() const { return 1 / std::sqrt(static_cast<double>(width)); }
+};
+
+/// Lengths 1, an empty one, one of exactly a tile, and more than a tile; widths that are and are not whole
+/// vectors.
+const std::vector<Problem> kProblems = {
+    {{0, 1}, 1, 8}, {{0, 1, 4, 4, 21}, 2, 24}, {{0, 48, 98}, 2, 64}, {{0, 113}, 1, 40}, {{0, 19}, 1, 256},
+};
+
+struct Result {
+  Values out, lse, probabilities;  ///< probabilities: of query 0 of each sequence
+};
+
+Result attend(const Values& qkv, const Problem& p) {
+  const int64_t model = p.model();
+  Result result{Values(at(p.rows() * model)), Values(at(p.heads * p.rows())), {}};
+  for (int64_t s = 0; s < p.sequences().count(); ++s) {
+    const int64_t begin = p.starts[at(s)], length = p.sequences().length(s);
+    for (int64_t h = 0; h < p.heads; ++h) {
+      const auto index = [&](int part, int64_t row, int64_t c) {
+        return at((begin + row) * 3 * model + part * model + h * p.width + c);
+      };
+      for (int64_t i = 0; i < length; ++i) {
+        Values e(at(length));
+        double total = 0;
+        for (int64_t j = 0; j < length; ++j) {
+          double score = 0;
+          for (int64_t c = 0; c < p.width; ++c) score += qkv[index(0, i, c)] * qkv[index(1, j, c)];
+          total += e[at(j)] = std::exp(score * p.scale());
+        }
+        result.lse[at(h * p.rows() + begin + i)] = std::log(total);
+        for (int64_t j = 0; j < length; ++j) {
+          if (i == 0) result.probabilities.push_back(e[at(j)] / total);
+          for (int64_t c = 0; c < p.width; ++c)
+            result.out[at((begin + i) * model + h * p.width + c)] += e[at(j)] / total * qkv[index(2, j, c)];
+        }
+      }
+    }
+  }
+  return result;
+}
+
+TEST_P(AttentionTest, ForwardMatchesSoftmaxOfScores) {
+  for (const Problem& p : kProblems) {
+    const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 1);
+    const Result expected = attend(values_of(qkv), p);
+    Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()});
+    ops().attention(qkv, p.sequences(), p.heads, static_cast<float>(p.scale()), out, lse);
+    expect_close(out, expected.out, bound(), "out");
+    expect_close(lse, expected.lse, 2e-6, "lse");
+    Tensor again({p.rows(), p.model()}, act());
+    ops().attention(qkv, p.sequences(), p.heads, static_cast<float>(p.scale()), again, {});
+    expect_close(again, values_of(out), 0, "without lse");
+  }
+}
+
+/// Scores of several hundred overflow exp() unless the maximum is taken off.
+TEST_P(AttentionTest, LargeScoresStayFinite) {
+  const Problem p{{0, 33}, 1, 16};
+  const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 2, 12);
+  const Result expected = attend(values_of(qkv), p);
+  Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()});
+  ops().attention(qkv, p.sequences(), p.heads, static_cast<float>(p.scale()), out, lse);
+  expect_close(out, expected.out, act() == DType::bf16 ? 1e-2 : 1e-4, "out");
+}
+
+/// The derivative against differences of the fp64 forward, on elements spread over q, k and v.
+TEST_P(AttentionTest, BackwardIsTheDerivative) {
+  for (const Problem& p : kProblems) {
+    const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 3);
+    const Tensor dout = random_tensor({p.rows(), p.model()}, act(), 4);
+    Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()}),
+        dqkv({p.rows(), 3 * p.model()}, act());
+    const auto scale = static_cast<float>(p.scale());
+    ops().attention(qkv, p.sequences(), p.heads, scale, out, lse);
+    ops().attention_backward(dout, qkv, out, lse, p.sequences(), p.heads, scale, dqkv);
+    const Values g = values_of(dout), got = values_of(dqkv);
+    const double largest = largest_magnitude(got);
+    Values x = values_of(qkv);
+    Random random(5, Stream::test, 0);
+    for (int sample = 0; sample < 24; ++sample) {
+      const auto i = static_cast<size_t>(random.below(x.size()));
+      const double kept = x[i];
+      x[i] = kept + 1e-5;
+      const double above = dot(g, attend(x, p).out);
+      x[i] = kept - 1e-5;
+      const double below = dot(g, attend(x, p).out);
+      x[i] = kept;
+      const double tolerance = (act() == DType::bf16 ? 2e-2 : 1e-5) * largest;
+      ASSERT_NEAR(got[i], (above - below) / 2e-5, tolerance) << "element " << i;
+    }
+  }
+}
+
+/// All elements of the CPU's gradient against the reference backend, which the differences above vouch for.
+TEST_P(AttentionTest, BackwardAgreesWithTheReference) {
+  const Problem p{{0, 50, 151, 152}, 3, 64};
+  const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 6);
+  const Tensor dout = random_tensor({p.rows(), p.model()}, act(), 7);
+  const auto scale = static_cast<float>(p.scale());
+  Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()});
+  Tensor got({p.rows(), 3 * p.model()}, act()), expected({p.rows(), 3 * p.model()}, act());
+  reference_backend().attention(qkv, p.sequences(), p.heads, scale, out, lse);
+  reference_backend().attention_backward(dout, qkv, out, lse, p.sequences(), p.heads, scale, expected);
+  ops().attention_backward(dout, qkv, out, lse, p.sequences(), p.heads, scale, got);
+  expect_close(got, values_of(expected), bound(), "dqkv");
+}
+
+TEST_P(AttentionTest, ThreadsDoNotChangeABit) {
+  const Problem p{{0, 20, 75, 76, 140}, 2, 24};
+  const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 8);
+  const Tensor dout = random_tensor({p.rows(), p.model()}, act(), 9);
+  const auto scale = static_cast<float>(p.scale());
+  Values first;
+  for (const int threads : {1, 2, 4}) {
+    set_threads(threads);
+    Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()}),
+        dqkv({p.rows(), 3 * p.model()}, act());
+    ops().attention(qkv, p.sequences(), p.heads, scale, out, lse);
+    ops().attention_backward(dout, qkv, out, lse, p.sequences(), p.heads, scale, dqkv);
+    if (first.empty()) first = values_of(dqkv);
+    EXPECT_EQ(values_of(dqkv), first) << threads << " threads";
+  }
+  set_threads(1);
+}
+
+TEST_P(AttentionTest, ProbabilitiesOfOneQuery) {
+  const Problem p{{0, 17, 34}, 2, 24};
+  const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 10);
+  Tensor probs({2, 2, 17});
+  ops().attention_probabilities(qkv, p.sequences(), p.heads, static_cast<float>(p.scale()), 0, probs);
+  expect_close(probs, attend(values_of(qkv), p).probabilities, 5e-6, "probabilities");
+  EXPECT_THROW(ops().attention_probabilities(qkv, p.sequences(), p.heads, 1, 17, probs), InternalError);
+}
+
+TEST_P(AttentionTest, RejectsWhatItCannotDo) {
+  const std::vector<int64_t> starts = {0, 4}, wrong = {0, 3};
+  const Tensor qkv({4, 3 * 12}, act());
+  Tensor out({4, 12}, act());
+  EXPECT_THROW(ops().attention(qkv, {starts}, 1, 1, out, {}), InternalError);  // head width 12
+  const Tensor fits({4, 3 * 16}, act());
+  Tensor fitting_out({4, 16}, act());
+  EXPECT_THROW(ops().attention(fits, {wrong}, 2, 1, fitting_out, {}), InternalError);
+  EXPECT_NO_THROW(ops().attention(fits, {starts}, 2, 1, fitting_out, {}));
+}
+
+}  // namespace
+}  // namespace dino::ops::testing

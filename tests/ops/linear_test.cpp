@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/support.hpp"
+
+namespace dino::ops::testing {
+namespace {
+
+class LinearTest : public OperatorTest {};
+INSTANTIATE_TEST_SUITE_P(Backends, LinearTest, ::testing::ValuesIn(variants()), variant_name);
+
+struct Sizes {
+  int64_t m, n, k;
+};
+const std::vector<Sizes> kSizes = {{1, 1, 1},   {1, 7, 5},     {3, 1, 17},
+                                   {5, 33, 24}, {67, 19, 130}, {130, 48, 64}};
+
+double gelu(double x) {
+  return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+}
+
+/// x[m,k] w[n,k]^T + b
+Values linear(const Values& x, const Values& w, const Values& b, Sizes s) {
+  Values y(at(s.m * s.n));
+  for (int64_t i = 0; i < s.m; ++i) {
+    for (int64_t j = 0; j < s.n; ++j) {
+      double sum = b.empty() ? 0 : b[at(j)];
+      for (int64_t p = 0; p < s.k; ++p) sum += x[at(i * s.k + p)] * w[at(j * s.k + p)];
+      y[at(i * s.n + j)] = sum;
+    }
+  }
+  return y;
+}
+
+TEST_P(LinearTest, Forward) {
+  for (const Sizes& s : kSizes) {
+    const Tensor x = random_tensor({s.m, s.k}, act(), 1);
+    const Tensor w = random_tensor({s.n, s.k}, DType::f32, 2);
+    const Tensor b = random_tensor({s.n}, DType::f32, 3);
+    const Values plain = linear(values_of(x), rounded(values_of(w), act()), {}, s);
+    const Values biased = linear(values_of(x), rounded(values_of(w), act()), values_of(b), s);
+    Values activated = biased;
+    for (double& v : activated) v = gelu(v);
+    Tensor y({s.m, s.n}, act());
+    Tensor pre({s.m, s.n}, act());
+    ops().linear(x, w, {}, Activation::none, y, {});
+    expect_close(y, plain, tolerance(), "no bias");
+    ops().linear(x, w, b, Activation::gelu, y, {});
+    expect_close(y, activated, tolerance(), "gelu");
+    y.view().zero();
+    ops().linear(x, w, b, Activation::gelu, y, pre);
+    expect_close(y, activated, tolerance(), "gelu with pre");
+    expect_close(pre, biased, tolerance(), "pre");
+    Tensor wide({s.m, s.n}, DType::f32);
+    ops().linear(x, w, b, Activation::none, wide, {});
+    expect_close(wide, biased, 4e-6, "f32 result");
+  }
+}
+
+TEST_P(LinearTest, BackwardIsTheDerivative) {
+  for (const Sizes& s : kSizes) {
+    if (s.m * s.n * s.k > 5000) continue;
+    const Tensor x = random_tensor({s.m, s.k}, act(), 4);
+    const Tensor w = random_tensor({s.n, s.k}, DType::f32, 5);
+    const Tensor dy = random_tensor({s.m, s.n}, act(), 6);
+    const Values xs = values_of(x);
+    const Values ws = rounded(values_of(w), act());
+    const Values bs(at(s.n));
+    const Values gs = values_of(dy);
+    const Values dx_expected =
+        numeric_gradient([&](const Values& v) { return dot(gs, linear(v, ws, bs, s)); }, xs);
+    const Values dw_expected =
+        numeric_gradient([&](const Values& v) { return dot(gs, linear(xs, v, bs, s)); }, ws);
+    const Values db_expected =
+        numeric_gradient([&](const Values& v) { return dot(gs, linear(xs, ws, v, s)); }, bs);
+    Tensor dx = random_tensor({s.m, s.k}, act(), 7);
+    const Values before = values_of(dx);
+    ops().linear_backward_input(dy, w, dx, true);
+    expect_close(dx, add(dx_expected, before), tolerance(), "dx accumulated");
+    ops().linear_backward_input(dy, w, dx, false);
+    expect_close(dx, dx_expected, tolerance(), "dx");
+    Tensor dw = random_tensor({s.n, s.k}, DType::f32, 8);
+    Tensor db = random_tensor({s.n}, DType::f32, 9);
+    const Values dw_before = values_of(dw);
+    const Values db_before = values_of(db);
+    ops().linear_backward_weight(dy, x, dw, db);
+    expect_close(dw, add(dw_expected, dw_before), 4e-6, "dw");
+    expect_close(db, add(db_expected, db_before), 4e-6, "db");
+    ops().linear_backward_weight(dy, x, dw, {});
+    expect_close(dw, add(add(dw_expected, dw_expected), dw_before), 4e-6, "dw twice");
+  }
+}
+
+/// Shapes above the thresholds for threads and chunks: the gradients are themselves products.
+TEST_P(LinearTest, BackwardOfManyRows) {
+  const Sizes s{150, 40, 72};
+  const Tensor x = random_tensor({s.m, s.k}, act(), 10);
+  const Tensor w = random_tensor({s.n, s.k}, DType::f32, 11);
+  const Tensor dy = random_tensor({s.m, s.n}, act(), 12);
+  const Values xs = values_of(x), ws = rounded(values_of(w), act()), gs = values_of(dy);
+  Values dx(at(s.m * s.k)), dw(at(s.n * s.k)), db(at(s.n));
+  for (int64_t i = 0; i < s.m; ++i) {
+    for (int64_t j = 0; j < s.n; ++j) {
+      const double g = gs[at(i * s.n + j)];
+      db[at(j)] += g;
+      for (int64_t p = 0; p < s.k; ++p) {
+        dx[at(i * s.k + p)] += g * ws[at(j * s.k + p)];
+        dw[at(j * s.k + p)] += g * xs[at(i * s.k + p)];
+      }
+    }
+  }
+  Tensor got_dx({s.m, s.k}, act()), got_dw({s.n, s.k}), got_db({s.n});
+  ops().linear_backward_input(dy, w, got_dx, false);
+  ops().linear_backward_weight(dy, x, got_dw, got_db);
+  expect_close(got_dx, dx, tolerance(), "dx");
+  expect_close(got_dw, dw, 4e-6, "dw");
+  expect_close(got_db, db, 4e-6, "db");
+}
+
+TEST_P(LinearTest, NoRows) {
+  const Tensor x({0, 5}, act());
+  const Tensor w = random_tensor({3, 5}, DType::f32, 1);
+  Tensor y({0, 3}, act());
+  Tensor dw = random_tensor({3, 5}, DType::f32, 2);
+  const Values before = values_of(dw);
+  Tensor db({3});
+  ops().linear(x, w, {}, Activation::gelu, y, {});
+  ops().linear_backward_weight(y, x, dw, db);
+  expect_close(dw, before, 0, "dw unchanged");
+}
+
+TEST_P(LinearTest, RejectsShapesThatDoNotFit) {
+  const Tensor x({4, 5}, act());
+  const Tensor w({3, 6});
+  Tensor y({4, 3}, act());
+  EXPECT_THROW(ops().linear(x, w, {}, Activation::none, y, {}), InternalError);
+  const Tensor half_weight({3, 5}, DType::bf16);
+  EXPECT_THROW(ops().linear(x, half_weight, {}, Activation::none, y, {}), InternalError);
+  const Tensor fits({3, 5});
+  const Tensor b({4});
+  EXPECT_THROW(ops().linear(x, fits, b, Activation::none, y, {}), InternalError);
+}
+
+/// In the lower tail gelu is x Phi(x) with Phi down to 1e-23: it must not cancel.
+TEST_P(LinearTest, GeluIsAccurateInTheTails) {
+  const int64_t n = 2001;
+  Tensor x({n, 1}, act());
+  for (int64_t i = 0; i < n; ++i) {
+    const auto value = static_cast<float>(-10 + 0.01 * static_cast<double>(i));
+    if (act() == DType::bf16)
+      x.as<bf16>()[i] = bf16(value);
+    else
+      x.as<float>()[i] = value;
+  }
+  Tensor one({1, 1}), y({n, 1}, act()), pre({n, 1}, act());
+  one.as<float>()[0] = 1;
+  ops().linear(x, one, {}, Activation::gelu, y, pre);
+  const Values in = values_of(x), out = values_of(y);
+  const double bound =
+      act() == DType::bf16 ? 4e-3 : 3e-6;  // f32: exp(-x^2/2) at |x| = 10 costs 50 ulp(x^2/2)
+  for (size_t i = 0; i < in.size(); ++i)
+    ASSERT_NEAR(out[i], gelu(in[i]), bound * std::abs(gelu(in[i])) + 1e-30) << in[i];
+}
+
+}  // namespace
+}  // namespace dino::ops::testing
