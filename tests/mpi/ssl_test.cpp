@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// A step depends on the global batch, not on how it is split over ranks.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "base/random.hpp"
+#include "training/masks.hpp"
+#include "training/ssl.hpp"
+
+namespace dino {
+namespace {
+
+constexpr int64_t kGlobal = 32, kLocal = 16;
+constexpr double kLoss = 1e-5, kGradient = 3e-5;
+
+SslConfig small_config() {
+  SslConfig config;
+  config.vit.patch = 8;
+  config.vit.width = 64;
+  config.vit.depth = 2;
+  config.vit.heads = 2;
+  config.vit.hidden = 128;
+  config.vit.position_grid = 4;
+  config.vit.layerscale = 0.5;
+  config.dino_head = {64, 48, 3, 32, 96};
+  config.ibot_head = {64, 40, 2, 24, 80};
+  config.layer_decay = 0.9;
+  config.local_crops = 3;
+  return config;
+}
+
+/// Crops and masks of `images` images of a global batch of `total`, from image `first` on.
+struct Data {
+  Tensor global, local, masks;
+  SslBatch batch;
+
+  Data(const SslConfig& config, int64_t total, int64_t first, int64_t images, uint64_t step, bool few_masks) {
+    global = Tensor(Shape{2 * images, 3, kGlobal, kGlobal});
+    local = Tensor(Shape{std::max<int64_t>(config.local_crops * images, 1), 3, kLocal, kLocal});
+    const int64_t patches = (kGlobal / config.vit.patch) * (kGlobal / config.vit.patch);
+    masks = Tensor(Shape{2 * images, patches}, DType::u8);
+    BlockMaskSettings blocks;
+    blocks.grid_h = blocks.grid_w = kGlobal / config.vit.patch;
+    blocks.max_patches = 8;
+    MaskConfig mask_config;
+    mask_config.min_patches = 1;
+    BatchMasks all = batch_masks(mask_config, blocks, 2 * total, 5, step);
+    if (few_masks)  // only the first image keeps its masks: most ranks have no masked patch
+      for (int64_t view = 0; view < 2 * total; ++view)
+        std::memset(all.masks.data() + view * patches, view == 0 ? 1 : 0, static_cast<size_t>(patches));
+    for (int64_t view = 0; view < 2; ++view)
+      for (int64_t i = 0; i < images; ++i) {
+        const int64_t source = view * total + first + i, to = view * images + i;
+        fill(global, to, step, static_cast<uint64_t>(source));
+        std::memcpy(masks.as<uint8_t>() + to * patches, all.masks.data() + source * patches,
+                    static_cast<size_t>(patches));
+      }
+    for (int64_t crop = 0; crop < config.local_crops; ++crop)
+      for (int64_t i = 0; i < images; ++i)
+        fill(local, crop * images + i, step, static_cast<uint64_t>(1000 + crop * total + first + i));
+    batch = {images, global, config.local_crops > 0 ? ConstTensorView(local) : ConstTensorView{}, masks};
+  }
+
+  static void fill(Tensor& crops, int64_t row, uint64_t step, uint64_t id) {
+    Random random(step, Stream::test, id);
+    for (float& value : crops.view().rows(row, 1).f32()) value = static_cast<float>(random.normal());
+  }
+};
+
+double relative(double a, double b) {
+  return std::abs(a - b) / std::max(std::abs(b), 1e-12);
+}
+
+/// Largest |a - b| over the largest |b| of each parameter; key biases (whose true gradient is 0) against the
+/// whole bias.
+void expect_same_gradients(SslModel& a, SslModel& b) {
+  for (const ParameterInfo& info : a.layout().parameters()) {
+    const std::span<const float> x = a.gradients().view(info).f32(), y = b.gradients().view(info).f32();
+    double difference = 0, scale = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      difference = std::max(difference, static_cast<double>(std::abs(x[i] - y[i])));
+      scale = std::max(scale, static_cast<double>(std::abs(y[i])));
+    }
+    EXPECT_LE(difference, kGradient * scale + 1e-9) << info.name;
+  }
+}
+
+/// Adam turns the rounding of a gradient near zero into a step of up to lr: few elements may differ.
+void expect_same_weights(ParameterStore& a, ParameterStore& b, double tolerance) {
+  int64_t different = 0, total = 0;
+  for (const ParameterInfo& info : a.layout().parameters()) {
+    if (info.name.ends_with("qkv.bias")) continue;
+    const std::span<const float> x = a.view(info).f32(), y = b.view(info).f32();
+    for (size_t i = 0; i < x.size(); ++i) different += std::abs(x[i] - y[i]) > tolerance ? 1 : 0;
+    total += static_cast<int64_t>(x.size());
+  }
+  EXPECT_LE(static_cast<double>(different), 1e-3 * static_cast<double>(total));
+}
+
+void expect_same_result(const SslStepResult& a, const SslStepResult& b) {
+  EXPECT_LE(relative(a.losses.total, b.losses.total), kLoss);
+  EXPECT_LE(relative(a.losses.dino_local, b.losses.dino_local), kLoss);
+  EXPECT_LE(relative(a.losses.dino_global, b.losses.dino_global), kLoss);
+  EXPECT_LE(relative(a.losses.ibot, b.losses.ibot), kLoss);
+  EXPECT_LE(relative(a.losses.koleo, b.losses.koleo), kLoss);
+  for (size_t i = 0; i < 3; ++i) EXPECT_LE(relative(a.grad_norms[i], b.grad_norms[i]), 10 * kLoss) << i;
+  EXPECT_LE(relative(a.health.teacher_entropy, b.health.teacher_entropy), kLoss);
+  EXPECT_NEAR(a.health.information, b.health.information, 1e-5);
+  EXPECT_NEAR(a.health.kl, b.health.kl, 1e-4);
+  EXPECT_EQ(a.health.prototype_usage, b.health.prototype_usage);
+  EXPECT_LE(relative(a.health.feature_std, b.health.feature_std), 1e-5);
+  EXPECT_LE(relative(a.health.effective_rank, b.health.effective_rank), 1e-3);
+  EXPECT_EQ(a.finite, b.finite);
+}
+
+/// Steps with this communicator's split against the same steps in one process.
+void compare(const SslConfig& config, bool few_masks = false) {
+  const Communicator world = Communicator::world();
+  const Communicator self = Communicator::self();
+  const int64_t total = world.size() == 3 ? 12 : 8;
+  const int64_t own = total / world.size();
+  SslModel split(config, world), whole(config, self);
+  split.initialize(3);
+  whole.initialize(3);
+  for (uint64_t step = 0; step < 3; ++step) {
+    const Data part(config, total, world.rank() * own, own, step, few_masks);
+    const Data all(config, total, 0, total, step, few_masks);
+    const SslSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04, 0.99, 0.05};
+    const SslStepResult a = split.forward_backward(part.batch, schedule, {});
+    const SslStepResult b = whole.forward_backward(all.batch, schedule, {});
+    EXPECT_TRUE(a.finite);
+    if (step == 0) {
+      expect_same_result(a, b);
+      expect_same_gradients(split, whole);
+    } else {
+      EXPECT_LE(relative(a.losses.total, b.losses.total), 1e-4);
+    }
+    split.update(schedule, a, static_cast<int64_t>(step) + 1);
+    whole.update(schedule, b, static_cast<int64_t>(step) + 1);
+    expect_same_weights(split.student(), whole.student(), step == 0 ? 2e-5 : 1e-4);
+    expect_same_weights(split.teacher(), whole.teacher(), 2e-5);
+  }
+  const auto centres_a = split.centres(), centres_b = whole.centres();
+  ASSERT_EQ(centres_a.size(), centres_b.size());
+  for (const auto& [name, values] : centres_a)
+    for (size_t i = 0; i < values.size(); ++i) EXPECT_NEAR(values[i], centres_b.at(name)[i], 1e-4) << name;
+}
+
+TEST(SslWorldSize, Sinkhorn) {
+  compare(small_config());
+}
+
+TEST(SslWorldSize, SoftmaxCentring) {
+  SslConfig config = small_config();
+  config.centering = Centering::softmax;
+  compare(config);
+}
+
+TEST(SslWorldSize, SharedHeadRegistersSwiglu) {
+  SslConfig config = small_config();
+  config.separate_ibot_head = false;
+  config.vit.registers = 2;
+  config.vit.ffn = FfnKind::swiglu;
+  config.vit.hidden = swiglu_hidden(config.vit.width);
+  compare(config);
+}
+
+TEST(SslWorldSize, RanksWithoutMaskedPatches) {
+  compare(small_config(), true);
+}
+
+TEST(SslWorldSize, WithoutLocalCrops) {
+  SslConfig config = small_config();
+  config.local_crops = 0;
+  compare(config);
+}
+
+TEST(SslRanks, StayBitIdenticalAndRepeatable) {
+  const Communicator world = Communicator::world();
+  const SslConfig config = small_config();
+  std::vector<float> first;
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    SslModel model(config, world);
+    model.initialize(9);
+    for (uint64_t step = 0; step < 2; ++step) {
+      const Data data(config, 2 * world.size(), 2 * world.rank(), 2, step, false);
+      const SslSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
+      model.update(schedule, model.forward_backward(data.batch, schedule, {}),
+                   static_cast<int64_t>(step) + 1);
+    }
+    std::vector<float> weights;
+    for (size_t unit = 0; unit < model.layout().units().size(); ++unit) {
+      const std::span<const float> values = model.student().unit(static_cast<int64_t>(unit));
+      weights.insert(weights.end(), values.begin(), values.end());
+    }
+    if (repeat == 0) first = weights;
+    EXPECT_EQ(std::memcmp(first.data(), weights.data(), weights.size() * sizeof(float)), 0);
+  }
+  const std::vector<float> all = world.all_gather_values<float>(first);
+  for (int rank = 0; rank < world.size(); ++rank)
+    EXPECT_EQ(std::memcmp(all.data() + static_cast<size_t>(rank) * first.size(), first.data(),
+                          first.size() * sizeof(float)),
+              0)
+        << rank;
+}
+
+TEST(SslRanks, AgreeThatAStepIsNotFinite) {
+  const Communicator world = Communicator::world();
+  const SslConfig config = small_config();
+  SslModel model(config, world);
+  model.initialize(1);
+  Data data(config, 2 * world.size(), 2 * world.rank(), 2, 0, false);
+  if (world.rank() == world.size() - 1) data.global.as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_FALSE(model.forward_backward(data.batch, {}, {}).finite);
+}
+
+TEST(SslRanks, UnequalBatchesAreRefusedEverywhere) {
+  const Communicator world = Communicator::world();
+  if (world.size() == 1) GTEST_SKIP() << "one rank is never unequal";
+  const SslConfig config = small_config();
+  SslModel model(config, world);
+  model.initialize(1);
+  const Data data(config, 8, 0, world.root() ? 1 : 2, 0, false);
+  EXPECT_THROW((void)model.forward_backward(data.batch, {}, {}), InternalError);
+}
+
+}  // namespace
+}  // namespace dino
