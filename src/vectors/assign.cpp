@@ -13,8 +13,9 @@ namespace {
 
 constexpr int64_t kRowBlock = 128;
 constexpr int64_t kColumnBlock = 512;
-constexpr int64_t kBoundPays = 64;         // clusters from which the bound is worth its set-up
-constexpr uint64_t kBasisSample = 1 << 8;  // index of the sampling stream
+constexpr int64_t kParallelPays = 1 << 19;  // multiplications from which threads are worth waking
+constexpr int64_t kBoundPays = 64;          // clusters from which the bound is worth its set-up
+constexpr uint64_t kBasisSample = 1 << 8;   // index of the sampling stream
 
 }  // namespace
 
@@ -41,7 +42,7 @@ Assigner::Assigner(const float* rows, int64_t n, int64_t width, int64_t total, i
       comm_(comm),
       squared_norm_(static_cast<size_t>(n)) {
   double largest = 0;
-#pragma omp parallel for reduction(max : largest)
+#pragma omp parallel for reduction(max : largest) if (n * width > kParallelPays)
   for (int64_t i = 0; i < n; ++i) {
     const float squared = ops::ordered_dot(row(i), row(i), width);
     squared_norm_[static_cast<size_t>(i)] = squared;
@@ -96,7 +97,7 @@ void Assigner::improve(const ScoredCentroids& centroids, int64_t first_id, Best&
 }
 
 void Assigner::improve_exact(const ScoredCentroids& centroids, int64_t first_id, Best& best) const {
-#pragma omp parallel
+#pragma omp parallel if (n_ * centroids.count * width_ > kParallelPays)
   {
     std::vector<float> tile(static_cast<size_t>(kRowBlock * kColumnBlock));
 #pragma omp for schedule(dynamic)
@@ -130,7 +131,7 @@ void Assigner::improve_bounded(const ScoredCentroids& centroids, int64_t first_i
   const int64_t stride = basis_.kept + 2;
   const auto margin =
       static_cast<float>(1.01 * basis_.rounding() * centroids.norm * (largest_norm_ + centroids.norm));
-#pragma omp parallel
+#pragma omp parallel if (n_ * centroids.count * stride > kParallelPays)
   {
     std::vector<float> tile(static_cast<size_t>(kRowBlock * kColumnBlock));
 #pragma omp for schedule(dynamic)
@@ -169,7 +170,7 @@ void Assigner::improve_bounded(const ScoredCentroids& centroids, int64_t first_i
 }
 
 void Assigner::rescore(const ScoredCentroids& centroids, Best& best) const {
-#pragma omp parallel for schedule(dynamic, 64)
+#pragma omp parallel for schedule(dynamic, 64) if (n_ * width_ > kParallelPays)
   for (int64_t i = 0; i < n_; ++i) {
     const int64_t id = best.centroid[static_cast<size_t>(i)];
     if (id >= 0)

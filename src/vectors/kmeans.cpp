@@ -75,7 +75,7 @@ std::vector<int64_t> sum_members(const Assigner& rows, const std::vector<int64_t
     members[static_cast<size_t>(next[static_cast<size_t>(assignment[i])]++)] = static_cast<int64_t>(i);
   std::vector<int64_t> sums(static_cast<size_t>(clusters * width), 0);
   const auto factor = static_cast<float>(scale);  // a power of two
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (rows.count() * width > 1 << 18)
   for (int64_t c = 0; c < clusters; ++c) {
     int64_t* sum = sums.data() + c * width;
     for (int64_t m = begin[static_cast<size_t>(c)]; m < begin[static_cast<size_t>(c) + 1]; ++m) {

@@ -11,6 +11,7 @@
 namespace dino {
 namespace {
 
+constexpr int64_t kParallelPays = 1 << 19;  // multiplications from which threads are worth waking
 constexpr int64_t kRowBlock = 128;
 constexpr double kUnit = 0x1.0p-24;         // rounding unit of f32
 constexpr double kRestOfEnergy = 0.04;      // above it too many pairs survive the bound
@@ -18,7 +19,7 @@ constexpr uint64_t kStartIndex = 1u << 31;  // of the random start, apart from t
 
 /// c[i, :] = a[i, :] b^T, rows in parallel. Each element is one ordered chain whatever the split.
 void parallel_gemm_nt(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (m * n * k > kParallelPays)
   for (int64_t begin = 0; begin < m; begin += kRowBlock) {
     const int64_t rows = std::min(kRowBlock, m - begin);
     ops::ordered_gemm_nt(rows, n, k, a + begin * k, k, b, k, c + begin * n, n);
@@ -58,7 +59,7 @@ bool orthonormalize(std::vector<double>& q, int64_t m, int64_t width) {
       const double norm = std::sqrt(dot(row, row, width));
       if (!(norm > 1e-150)) return false;
       for (int64_t c = 0; c < width; ++c) row[c] /= norm;
-#pragma omp parallel for if (m - k > 64)
+#pragma omp parallel for if ((m - k) * width > kParallelPays / 8)
       for (int64_t i = k + 1; i < m; ++i) {
         double* other = q.data() + i * width;
         const double overlap = dot(row, other, width);
@@ -137,7 +138,7 @@ double LeadingBasis::rounding() const {
 void LeadingBasis::project(const float* rows, int64_t n, float* out, int64_t stride) const {
   DINO_CHECK(cuts() && stride > kept, "project needs a basis that cuts and room for the rest's norm");
   const double slack = 2.1 * row_error();
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (n * kept * width > kParallelPays)
   for (int64_t begin = 0; begin < n; begin += kRowBlock) {
     const int64_t count = std::min(kRowBlock, n - begin);
     ops::ordered_gemm_nt(count, kept, width, rows + begin * width, width, axes.data(), width,

@@ -80,7 +80,7 @@ std::vector<int32_t> nearest_lists(const float* rows, int64_t n, int64_t stride,
   DINO_CHECK(probes >= 1 && probes <= lists, "a row visits between one list and all");
   std::vector<int32_t> found(static_cast<size_t>(n * probes));
   std::vector<float> best(found.size(), -std::numeric_limits<float>::infinity());
-#pragma omp parallel
+#pragma omp parallel if (n * lists * width > 1 << 19)
   {
     std::vector<float> tile(static_cast<size_t>(kRowBlock * kColumnBlock));
 #pragma omp for schedule(dynamic)

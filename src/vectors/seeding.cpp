@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
+#include <span>
 
 #include "base/random.hpp"
 #include "vectors/lloyd.hpp"
@@ -68,46 +70,85 @@ std::vector<size_t> first_unused(const SeedSample& sample, const std::vector<uin
   return free;
 }
 
+/// Squared distances of the sample to the nearest of `count` rows.
+std::vector<float> distances_to(const Assigner& sampled, const float* rows, int64_t count) {
+  const ScoredCentroids prepared = sampled.prepare(rows, count);
+  Best best;
+  best.reset(sampled.count());
+  sampled.improve(prepared, 0, best);
+  std::vector<float> squared(best.score.size());
+  for (size_t i = 0; i < squared.size(); ++i)
+    squared[i] = sampled.squared_distance(static_cast<int64_t>(i), prepared, best.centroid[i], best.score[i]);
+  return squared;
+}
+
+/// The candidate that leaves the smallest sum of squared distances (ties: the first).
+int64_t best_candidate(const Assigner& sampled, const std::vector<float>& candidates,
+                       const std::vector<float>& nearest, double scale) {
+  const auto count = static_cast<int64_t>(candidates.size()) / sampled.width();
+  std::vector<int64_t> potential(static_cast<size_t>(count), 0);
+  for (int64_t c = 0; c < count; ++c) {
+    const auto squared = distances_to(sampled, candidates.data() + c * sampled.width(), 1);
+    for (size_t i = 0; i < squared.size(); ++i)
+      potential[static_cast<size_t>(c)] +=
+          static_cast<int64_t>(static_cast<double>(std::min(nearest[i], squared[i])) * scale);
+  }
+  sampled.comm().all_reduce(std::span<int64_t>(potential));
+  return std::min_element(potential.begin(), potential.end()) - potential.begin();
+}
+
+std::vector<float> gather_rows(const Assigner& sampled, const std::vector<size_t>& chosen) {
+  std::vector<float> mine;
+  for (const size_t i : chosen) {
+    const float* row = sampled.row(static_cast<int64_t>(i));
+    mine.insert(mine.end(), row, row + sampled.width());
+  }
+  return sampled.comm().all_gather_values<float>(mine);
+}
+
+/// Greedy k-means++: keeps only the best of the drawn rows, `chosen` locally and `added` everywhere.
+void keep_best(const Assigner& sampled, const std::vector<float>& nearest, double scale,
+               std::vector<size_t>& chosen, std::vector<float>& added) {
+  const int64_t pick = best_candidate(sampled, added, nearest, scale);
+  const auto begin = added.begin() + pick * sampled.width();
+  added = std::vector<float>(begin, begin + sampled.width());
+  const int64_t local = pick - sampled.comm().exclusive_scan(static_cast<int64_t>(chosen.size()));
+  if (local >= 0 && local < static_cast<int64_t>(chosen.size()))
+    chosen = {chosen[static_cast<size_t>(local)]};
+  else
+    chosen.clear();
+}
+
 }  // namespace
 
 // k-means++ draws one seed at a time, each from the squared distances to all seeds before it: K passes over
-// the data. Here a round draws as many seeds as there are already (the idea of k-means||, Bahmani et al.,
-// 2012), so log2 K rounds of one product each do.
+// the data. Here a round draws an eighth of the seeds there are (the idea of k-means||, Bahmani et al.,
+// 2012), so that about 8 ln K rounds do; while that is one seed, it is the best of several candidates.
 std::vector<float> seed_centroids(const Assigner& rows, const KMeansConfig& config) {
   const Communicator& comm = rows.comm();
-  const int64_t width = rows.width();
   SeedSample sample = take_sample(rows, config);
   const auto held = static_cast<int64_t>(sample.global.size());
   sample.weight.assign(sample.global.size(), 1);  // the first seed is uniform
-  const Assigner sampled(sample.rows.data(), held, width, comm.sum(held), config.clusters, config.spherical,
-                         config.seed, comm);
+  const Assigner sampled(sample.rows.data(), held, rows.width(), comm.sum(held), config.clusters,
+                         config.spherical, config.seed, comm);
   const double scale = fixed_point_scale(4 * rows.largest_norm() * rows.largest_norm());
+  const auto trials = 2 + static_cast<int64_t>(std::log(static_cast<double>(config.clusters)));
   Random random(config.seed, Stream::kmeans, config.stream * kRuns + kDraws);
   std::vector<uint8_t> used(sample.global.size(), 0);
-  std::vector<float> seeds;
-  std::vector<float> nearest(sample.global.size(), std::numeric_limits<float>::infinity());
-  int64_t have = 0;
-  while (have < config.clusters) {
-    const int64_t wanted = std::min(config.clusters - have, std::max<int64_t>(have, 1));
-    std::vector<size_t> chosen = draw(sample, wanted, random, comm);
+  std::vector<float> seeds, nearest(sample.global.size(), std::numeric_limits<float>::infinity());
+  for (int64_t have = 0; have < config.clusters;) {
+    const int64_t batch = std::clamp<int64_t>(have / 8, 1, config.clusters - have);
+    const bool greedy = batch == 1 && have > 0;
+    std::vector<size_t> chosen = draw(sample, greedy ? trials : batch, random, comm);
     if (comm.sum(static_cast<int64_t>(chosen.size())) == 0)
       chosen = first_unused(sample, used, config.clusters - have, comm);
-    std::vector<float> mine;
-    for (const size_t i : chosen) {
-      used[i] = 1;
-      mine.insert(mine.end(), sampled.row(static_cast<int64_t>(i)),
-                  sampled.row(static_cast<int64_t>(i)) + width);
-    }
-    const auto added = comm.all_gather_values<float>(mine);
-    const auto count = static_cast<int64_t>(added.size()) / width;
-    const ScoredCentroids prepared = sampled.prepare(added.data(), count);
-    Best best;
-    best.reset(held);
-    sampled.improve(prepared, 0, best);
+    std::vector<float> added = gather_rows(sampled, chosen);
+    if (greedy) keep_best(sampled, nearest, scale, chosen, added);
+    for (const size_t i : chosen) used[i] = 1;
+    const auto count = static_cast<int64_t>(added.size()) / rows.width();
+    const auto squared = distances_to(sampled, added.data(), count);
     for (size_t i = 0; i < nearest.size(); ++i) {
-      const float squared =
-          sampled.squared_distance(static_cast<int64_t>(i), prepared, best.centroid[i], best.score[i]);
-      nearest[i] = used[i] != 0 ? 0 : std::min(nearest[i], squared);
+      nearest[i] = used[i] != 0 ? 0 : std::min(nearest[i], squared[i]);
       sample.weight[i] = static_cast<int64_t>(static_cast<double>(nearest[i]) * scale);
     }
     seeds.insert(seeds.end(), added.begin(), added.end());

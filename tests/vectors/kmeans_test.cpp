@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vectors/kmeans.hpp"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "base/error.hpp"
+#include "vectors/synthetic.hpp"
+
+namespace dino {
+namespace {
+
+using synthetic::unit_rows;
+using synthetic::view;
+
+/// Plain k-means in f64 from the given seeds.
+double naive_objective(const std::vector<float>& rows, int64_t width, std::vector<double> centroids,
+                       int iterations, bool spherical) {
+  const auto n = static_cast<int64_t>(rows.size()) / width;
+  const auto k = static_cast<int64_t>(centroids.size()) / width;
+  double inertia = 0;
+  for (int it = 0; it <= iterations; ++it) {
+    inertia = 0;
+    std::vector<double> sums(centroids.size(), 0);
+    std::vector<int64_t> counts(static_cast<size_t>(k), 0);
+    for (int64_t i = 0; i < n; ++i) {
+      double nearest = std::numeric_limits<double>::max();
+      int64_t best = 0;
+      for (int64_t c = 0; c < k; ++c) {
+        double squared = 0;
+        for (int64_t d = 0; d < width; ++d)
+          squared += std::pow(static_cast<double>(rows[static_cast<size_t>(i * width + d)]) -
+                                  centroids[static_cast<size_t>(c * width + d)],
+                              2);
+        if (squared < nearest) {
+          nearest = squared;
+          best = c;
+        }
+      }
+      inertia += nearest;
+      ++counts[static_cast<size_t>(best)];
+      for (int64_t d = 0; d < width; ++d)
+        sums[static_cast<size_t>(best * width + d)] +=
+            static_cast<double>(rows[static_cast<size_t>(i * width + d)]);
+    }
+    for (int64_t c = 0; c < k; ++c) {
+      if (counts[static_cast<size_t>(c)] == 0) continue;
+      double norm = 0;
+      for (int64_t d = 0; d < width; ++d) norm += std::pow(sums[static_cast<size_t>(c * width + d)], 2);
+      const double divisor =
+          spherical ? std::sqrt(norm) : static_cast<double>(counts[static_cast<size_t>(c)]);
+      for (int64_t d = 0; d < width; ++d)
+        centroids[static_cast<size_t>(c * width + d)] = sums[static_cast<size_t>(c * width + d)] / divisor;
+    }
+  }
+  return inertia;
+}
+
+void expect_nearest(const std::vector<float>& rows, int64_t width, const KMeansResult& result) {
+  const auto n = static_cast<int64_t>(rows.size()) / width;
+  const float* centroids = result.centroids.as<float>();
+  double inertia = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    std::vector<double> squared(static_cast<size_t>(result.centroids.shape()[0]), 0);
+    for (size_t c = 0; c < squared.size(); ++c) {
+      for (int64_t d = 0; d < width; ++d)
+        squared[c] += std::pow(static_cast<double>(rows[static_cast<size_t>(i * width + d)]) -
+                                   static_cast<double>(centroids[static_cast<int64_t>(c) * width + d]),
+                               2);
+    }
+    const double nearest = *std::min_element(squared.begin(), squared.end());
+    const auto chosen = static_cast<size_t>(result.assignment[static_cast<size_t>(i)]);
+    ASSERT_NEAR(squared[chosen], nearest, 2e-6) << i;
+    ASSERT_NEAR(static_cast<double>(result.distance[static_cast<size_t>(i)]), nearest, 4e-6) << i;
+    inertia += nearest;
+  }
+  EXPECT_NEAR(result.inertia, inertia, 1e-4 * inertia + 1e-6);
+}
+
+TEST(KMeans, ReachesTheObjectiveOfPlainLloyd) {
+  // 100 clusters of width 128 take the bounded path, 7 of width 24 the plain one.
+  for (const bool spherical : {true, false}) {
+    for (const auto& [width, clusters] : {std::pair<int64_t, int64_t>{128, 100}, {24, 7}}) {
+      const auto rows = unit_rows({.rows = 1500, .width = width, .subspace = 8, .clusters = clusters}, 11);
+      KMeansConfig config;
+      config.clusters = clusters;
+      config.iterations = 8;
+      config.tolerance = 0;
+      config.spherical = spherical;
+      const auto result = kmeans(view(rows, width), 1500, config, Communicator::self());
+      expect_nearest(rows, width, result);
+      std::vector<double> seeds;  // evenly spaced rows: one of each planted cluster
+      for (int64_t c = 0; c < clusters; ++c)
+        seeds.insert(seeds.end(), rows.begin() + c * width, rows.begin() + (c + 1) * width);
+      const double naive = naive_objective(rows, width, seeds, 8, spherical);
+      EXPECT_LT(result.inertia, 1.1 * naive) << width << " " << spherical;
+    }
+  }
+}
+
+TEST(KMeans, OneIterationIsTheMean) {
+  const auto rows = unit_rows({.rows = 333, .width = 40}, 12);
+  KMeansConfig config;
+  config.clusters = 1;
+  config.iterations = 1;
+  config.spherical = false;
+  const auto result = kmeans(view(rows, 40), 333, config, Communicator::self());
+  for (int64_t d = 0; d < 40; ++d) {
+    double mean = 0;
+    for (int64_t i = 0; i < 333; ++i)
+      mean += static_cast<double>(rows[static_cast<size_t>(i * 40 + d)]) / 333;
+    EXPECT_NEAR(static_cast<double>(result.centroids.as<float>()[d]), mean, 1e-7);
+  }
+}
+
+TEST(KMeans, InertiaFallsAndTheToleranceStops) {
+  const auto rows = unit_rows({.rows = 1200, .width = 64, .clusters = 40}, 13);
+  KMeansConfig config;
+  config.clusters = 25;
+  config.tolerance = 0;
+  double before = std::numeric_limits<double>::max();
+  for (const int64_t iterations : {0, 1, 3, 10}) {
+    config.iterations = iterations;
+    const auto result = kmeans(view(rows, 64), 1200, config, Communicator::self());
+    EXPECT_LE(result.inertia, before * (1 + 1e-6));
+    before = result.inertia;
+  }
+  config.iterations = 1000;
+  config.tolerance = 1e-3;
+  EXPECT_LT(kmeans(view(rows, 64), 1200, config, Communicator::self()).iterations, 200);
+}
+
+TEST(KMeans, EmptyClustersAreFilled) {
+  // Many copies of few points and some outliers: seeding or updates leave clusters without members.
+  std::vector<float> rows;
+  for (int64_t i = 0; i < 400; ++i) {
+    for (int64_t d = 0; d < 16; ++d)
+      rows.push_back(i < 380 ? static_cast<float>((i % 3) == d) : static_cast<float>((i + d) % 7) * 0.1f);
+  }
+  KMeansConfig config;
+  config.clusters = 10;
+  config.spherical = false;
+  const auto result = kmeans(view(rows, 16), 400, config, Communicator::self());
+  const std::set<int64_t> used(result.assignment.begin(), result.assignment.end());
+  EXPECT_EQ(used.size(), 10u);
+  expect_nearest(rows, 16, result);
+}
+
+TEST(KMeans, FewerDistinctRowsThanClustersStillEnds) {
+  std::vector<float> rows(100 * 8, 0.0f);
+  for (size_t i = 0; i < 100; ++i) rows[i * 8 + i % 2] = 1;
+  KMeansConfig config;
+  config.clusters = 5;
+  const auto result = kmeans(view(rows, 8), 100, config, Communicator::self());
+  EXPECT_EQ(result.inertia, 0);
+  config.clusters = 101;
+  EXPECT_THROW((void)kmeans(view(rows, 8), 100, config, Communicator::self()), UsageError);
+}
+
+TEST(KMeans, ThreadsDoNotChangeTheBytes) {
+  const auto rows = unit_rows({.rows = 2000, .width = 128, .clusters = 80}, 14);
+  KMeansConfig config;
+  config.clusters = 90;
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const auto one = kmeans(view(rows, 128), 2000, config, Communicator::self());
+  omp_set_num_threads(3);
+  const auto three = kmeans(view(rows, 128), 2000, config, Communicator::self());
+  omp_set_num_threads(threads);
+  EXPECT_EQ(one.assignment, three.assignment);
+  EXPECT_EQ(one.distance, three.distance);
+  EXPECT_TRUE(std::ranges::equal(one.centroids.f32(), three.centroids.f32()));
+}
+
+TEST(Hierarchy, LevelsFitTogetherAndResamplingFlattens) {
+  // One cluster holds three quarters of the rows.
+  auto dense = unit_rows({.rows = 1500, .width = 32, .clusters = 1, .spread = 0.8}, 15);
+  const auto sparse = unit_rows({.rows = 500, .width = 32, .clusters = 60, .spread = 0.3}, 15);
+  dense.insert(dense.end(), sparse.begin(), sparse.end());
+  HierarchyConfig config;
+  config.levels = {60, 12, 3};
+  config.iterations = 10;
+  const auto in_dense = [](const Level& level) {
+    std::set<int64_t> clusters(level.assignment.begin(), level.assignment.begin() + 1500);
+    return clusters.size();
+  };
+  config.resample = 0;
+  const size_t plain = in_dense(hierarchical_kmeans(view(dense, 32), 2000, config, Communicator::self())[0]);
+  config.resample = 5;
+  const auto levels = hierarchical_kmeans(view(dense, 32), 2000, config, Communicator::self());
+  EXPECT_LE(in_dense(levels[0]), plain);
+  ASSERT_EQ(levels.size(), 3u);
+  size_t below = 2000;
+  for (size_t l = 0; l < 3; ++l) {
+    EXPECT_EQ(levels[l].assignment.size(), below);
+    for (const int64_t c : levels[l].assignment) EXPECT_TRUE(c >= 0 && c < config.levels[l]);
+    below = static_cast<size_t>(config.levels[l]);
+  }
+  for (const std::vector<int64_t>& bad : {std::vector<int64_t>{}, std::vector<int64_t>{10, 20},
+                                          std::vector<int64_t>{2001}, std::vector<int64_t>{10, 0}}) {
+    config.levels = bad;
+    EXPECT_THROW((void)hierarchical_kmeans(view(dense, 32), 2000, config, Communicator::self()), UsageError);
+  }
+}
+
+}  // namespace
+}  // namespace dino
