@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// Speed of the forward pass on synthetic images, beside what the machine's matrix products reach.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+#include "base/timing.hpp"
+#include "commands.hpp"
+#include "model/vit.hpp"
+#include "model/weights.hpp"
+#include "ops/ops.hpp"
+
+namespace dino::eval {
+
+namespace {
+
+struct BenchConfig {
+  std::string preset = "vits14", precision = "fp32";
+  int64_t batch = 8, size = 224, repeats = 5;
+  bool mixed_sizes = false;
+};
+
+struct Input {
+  int64_t batch, side;
+  Tensor images;
+};
+
+/// Multiplications and additions of one forward pass, 2 per multiply-add; norms and softmax are left out.
+double forward_flops(const VitConfig& c, int64_t batch, int64_t side) {
+  const auto patches = static_cast<double>((side / c.patch) * (side / c.patch)),
+             tokens = patches + 1 + static_cast<double>(c.registers);
+  const auto width = static_cast<double>(c.width), hidden = static_cast<double>(c.hidden);
+  const double embed = patches * static_cast<double>(c.channels * c.patch * c.patch) * width;
+  const double ffn = hidden * width * (c.ffn == FfnKind::swiglu ? 3 : 2);
+  const double block = tokens * (4 * width * width + ffn) + 2 * tokens * tokens * width;
+  return 2 * static_cast<double>(batch) * (embed + static_cast<double>(c.depth) * block);
+}
+
+/// GFLOP/s of a large product through the same operator.
+double gemm_peak(Precision precision) {
+  constexpr int64_t n = 1024;
+  const DType act = precision == Precision::bf16 ? DType::bf16 : DType::f32;
+  Tensor x({n, n}, act), w({n, n}), y({n, n}, act);
+  Random random(0, Stream::synthetic, 1);
+  for (float& v : w.f32()) v = random.uniform() - 0.5F;
+  if (act == DType::bf16)
+    ops::backend().convert(w, x);
+  else
+    std::copy_n(w.as<float>(), w.numel(), x.as<float>());
+  double best = 1e30;
+  for (int i = 0; i < 6; ++i) {
+    const Stopwatch watch;
+    ops::backend().linear(x, w, {}, ops::Activation::none, y, {});
+    best = std::min(best, watch.seconds());
+  }
+  return 2.0 * n * n * n / best * 1e-9;
+}
+
+std::vector<Input> make_inputs(const BenchConfig& config, int64_t patch) {
+  std::vector<Input> inputs;
+  // Mixed sizes: full, three quarters and half of the side, packed into one call.
+  const std::vector<int64_t> parts =
+      config.mixed_sizes ? std::vector<int64_t>{4, 3, 2} : std::vector<int64_t>{4};
+  for (size_t p = 0; p < parts.size(); ++p) {
+    const Range range = even_range(config.batch, static_cast<int>(p), static_cast<int>(parts.size()));
+    const int64_t side = std::max(config.size * parts[p] / 4 / patch, int64_t{1}) * patch;
+    if (range.size() == 0) continue;
+    inputs.push_back({range.size(), side, Tensor({range.size(), 3, side, side})});
+    Random random(0, Stream::synthetic, p + 2);
+    for (float& v : inputs.back().images.f32()) v = random.uniform() * 4 - 2;
+  }
+  return inputs;
+}
+
+ExitCode run_bench(CommandContext& context, const BenchConfig& config) {
+  const log::Phase phase("bench");
+  const VitConfig vit_config = vit_preset(config.preset);
+  if (config.size % vit_config.patch != 0)
+    throw UsageError(fmt::format("benchmark: --size {}: is not a multiple of the patch side {}; use {}",
+                                 config.size, vit_config.patch,
+                                 (config.size / vit_config.patch + 1) * vit_config.patch));
+  const Precision precision = parse_precision(config.precision);
+  const auto backbone = random_backbone(vit_config, static_cast<uint64_t>(context.common.seed));
+  const Vit vit(vit_config, precision);
+  const std::vector<Input> inputs = make_inputs(config, vit_config.patch);
+  std::vector<CropBatch> crops;
+  double flops = 0;
+  for (const Input& input : inputs) {
+    crops.push_back({input.images, {}});
+    flops += forward_flops(vit_config, input.batch, input.side);
+  }
+  Arena arena;
+  std::vector<double> seconds;
+  for (int64_t r = 0; r < config.repeats + 1; ++r) {
+    arena.reset();
+    context.world.barrier();
+    const Stopwatch watch;
+    (void)vit.forward(backbone->weights, crops, {}, arena);
+    if (r > 0) seconds.push_back(context.world.max(watch.seconds()));  // the first pass fills caches
+  }
+  std::sort(seconds.begin(), seconds.end());
+  const double median = seconds[seconds.size() / 2];
+  const double peak = context.world.sum(gemm_peak(precision));
+  const int64_t ranks = context.world.size(), memory = context.world.max(peak_rss_bytes());
+  const nlohmann::ordered_json result{
+      {"preset", config.preset},
+      {"batch", config.batch},
+      {"size", config.size},
+      {"mixed_sizes", config.mixed_sizes},
+      {"precision", name_of(precision)},
+      {"ranks", ranks},
+      {"images_per_second", static_cast<double>(config.batch * ranks) / median},
+      {"seconds", median},
+      {"flops", flops * static_cast<double>(ranks)},
+      {"achieved_gflops", flops * static_cast<double>(ranks) / median * 1e-9},
+      {"gemm_peak_gflops", peak},
+      {"peak_rss_bytes", memory},
+      {"kernels", ops::describe_backend()}};
+  if (!context.world.root()) return ExitCode::done;
+  log::info(fmt::format("{} images/s, {:.1f} of {:.1f} GFLOP/s that matrix products reach, {} resident",
+                        result["images_per_second"].get<double>(), result["achieved_gflops"].get<double>(),
+                        peak, human_bytes(memory)));
+  if (context.common.json) fmt::print("{}\n", result.dump());
+  return ExitCode::done;
+}
+
+}  // namespace
+
+Command bench_command() {
+  Command command;
+  command.name = "bench";
+  command.summary = "Time the forward pass on synthetic images";
+  command.usage = "--preset vits14 --batch 8 --size 224 [--mixed-sizes] --json";
+  command.description =
+      "Median of several passes after a first one. --mixed-sizes packs images of three sizes into one call. "
+      "gemm_peak_gflops is a 1024-cubed product "
+      "through the same operator. With several ranks, images and GFLOP/s are summed and the slowest rank's "
+      "time counts.";
+  command.make = [](OptionTable& table) {
+    auto config = std::make_shared<BenchConfig>();
+    table.add("preset", &config->preset, "Backbone.").choices(vit_preset_names());
+    table.add("batch", &config->batch, "Images per pass and rank.").range(1, 65536);
+    table.add("size", &config->size, "Side of the images in pixels.").range(1, 8192);
+    table.add("mixed-sizes", &config->mixed_sizes, "Images of three sizes in one packed call.");
+    table.add("precision", &config->precision, "Arithmetic.").choices({"auto", "fp32", "bf16"});
+    table.add("repeats", &config->repeats, "Timed passes.").range(1, 10000);
+    return [config](CommandContext& context) {
+      return context.common.dry_run ? ExitCode::done : run_bench(context, *config);
+    };
+  };
+  return command;
+}
+
+}  // namespace dino::eval

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "extractor.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "base/error.hpp"
+#include "model/vit.hpp"
+#include "model/weights.hpp"
+#include "storage/files.hpp"
+
+namespace dino::eval {
+
+std::array<uint8_t, 3> parse_colour(const std::string& text, const std::string& option) {
+  std::array<uint8_t, 3> colour{};
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  for (size_t c = 0; c < 3; ++c) {
+    int value = -1;
+    const auto [next, error] = std::from_chars(at, end, value);
+    const bool last = c == 2;
+    if (error != std::errc{} || value < 0 || value > 255 ||
+        (last ? next != end : next == end || *next != ','))
+      throw UsageError("reading options: " + option + ": '" + text +
+                       "' is not a colour; give R,G,B with values from 0 to 255");
+    colour[c] = static_cast<uint8_t>(value);
+    at = next + 1;
+  }
+  return colour;
+}
+
+Image prepare_image(const Image& image, const FeatureProtocol& protocol) {
+  if (!protocol.pad) return resize_center_crop(image, protocol.resize_to(), protocol.size);
+  const Image square = pad_to_square(image, parse_colour(protocol.background, "--background"));
+  return resize_center_crop(square, protocol.resize_to(), protocol.size);
+}
+
+LoadedImage load_image(const Record& record, const FeatureProtocol& protocol) {
+  LoadedImage out;
+  try {
+    DecodeOptions options;
+    options.background = parse_colour(protocol.background, "--background");
+    const std::vector<uint8_t> bytes = read_record(record);
+    const Decoded decoded = decode_image(bytes, options);
+    if (decoded.status == DecodeStatus::ok) {
+      out.image = prepare_image(decoded.image, protocol);
+      return out;
+    }
+    out.fault =
+        std::string(name_of(decoded.status)) + (decoded.message.empty() ? "" : ": " + decoded.message);
+  } catch (const Error& e) {
+    out.fault = e.what();
+  }
+  out.image = {protocol.size, protocol.size, 3,
+               std::vector<uint8_t>(static_cast<size_t>(protocol.size * protocol.size * 3))};
+  return out;
+}
+
+namespace {
+
+/// `key = a,b,c` of an INI file, if it has that key.
+bool three_numbers(const std::string& ini, const std::string& key, std::array<float, 3>& out) {
+  for (size_t begin = 0; begin < ini.size();) {
+    const size_t end = std::min(ini.find('\n', begin), ini.size());
+    const std::string line = ini.substr(begin, end - begin);
+    begin = end + 1;
+    const size_t equals = line.find('=');
+    if (equals == std::string::npos || line.substr(0, line.find_last_not_of(" \t", equals - 1) + 1) != key)
+      continue;
+    return std::sscanf(line.c_str() + equals + 1, " %f , %f , %f", &out[0], &out[1], &out[2]) == 3;
+  }
+  return false;
+}
+
+bool from_hugging_face(const std::string& path, Normalisation& out) {
+  const auto json = nlohmann::json::parse(read_text(path), nullptr, false);
+  for (const char* name : {"image_mean", "image_std"})
+    if (!json.is_object() || !json.contains(name) || !json[name].is_array() || json[name].size() != 3)
+      return false;
+  for (size_t c = 0; c < 3; ++c) {
+    if (!json["image_mean"][c].is_number() || !json["image_std"][c].is_number()) return false;
+    out.mean[c] = json["image_mean"][c].get<float>();
+    out.std[c] = json["image_std"][c].get<float>();
+  }
+  return true;
+}
+
+std::string model_name(const std::string& reference) {
+  std::string path = reference;
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  const auto last = [](const std::string& p) { return p.substr(p.rfind('/') + 1); };
+  const std::string name = last(path);
+  // RUN/checkpoints/step_00001000 is named RUN/step_00001000.
+  const std::string middle = "/checkpoints/" + name;
+  if (path.size() > middle.size() && path.ends_with(middle))
+    return last(path.substr(0, path.size() - middle.size())) + "/" + name;
+  return name;
+}
+
+/// 16 x 16 RGB pixels, centred per image: the floor that any encoder has to beat. A patch is its 4 x 4 RGB
+/// pixels.
+class RawPixels final : public Extractor {
+ public:
+  explicit RawPixels(int64_t patch) : patch_(patch) {}
+  ModelIdentity identity() const override { return {"raw-pixels", ""}; }
+  std::string describe() const override { return "raw pixels, 16 x 16 RGB, centred per image"; }
+  FeatureColumns columns(const FeatureProtocol&) const override { return {kSide * kSide * 3, 1, 0}; }
+  int64_t patch_width() const override { return kPatchSide * kPatchSide * 3; }
+  int64_t patch_side() const override { return patch_; }
+  int64_t heads() const override { return 0; }
+
+  void extract(std::span<const Image> images, const FeatureProtocol& protocol, float* features,
+               float* patches) override {
+    const int64_t grid = protocol.size / patch_, width = columns(protocol).width();
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < images.size(); ++i) {
+      const auto image = static_cast<int64_t>(i);
+      centred(resize(images[i], kSide, kSide, Resampling::bilinear), features + image * width);
+      if (patches == nullptr) continue;
+      float* out = patches + image * grid * grid * patch_width();
+      for (int64_t p = 0; p < grid * grid; ++p, out += patch_width()) {
+        const Box box{p / grid * patch_, p % grid * patch_, patch_, patch_};
+        const Image small = resize(images[i], box, kPatchSide, kPatchSide, Resampling::bilinear);
+        for (size_t v = 0; v < small.pixels.size(); ++v)
+          out[v] = static_cast<float>(small.pixels[v]) / 255.0F - 0.5F;
+      }
+    }
+  }
+  void attention(std::span<const Image>, float*) override {
+    DINO_CHECK(false, "raw pixels have no attention");
+  }
+
+ private:
+  static constexpr int64_t kSide = 16, kPatchSide = 4;
+  static void centred(const Image& image, float* out) {
+    double sum = 0;
+    for (const uint8_t v : image.pixels) sum += v;
+    const auto mean = static_cast<float>(sum / static_cast<double>(image.pixels.size()));
+    for (size_t v = 0; v < image.pixels.size(); ++v)
+      out[v] = (static_cast<float>(image.pixels[v]) - mean) / 255.0F;
+  }
+  int64_t patch_;
+};
+
+class VitExtractor final : public Extractor {
+ public:
+  VitExtractor(std::unique_ptr<Backbone> backbone, Normalisation normalisation, Precision precision,
+               ModelIdentity identity)
+      : backbone_(std::move(backbone)),
+        normalisation_(normalisation),
+        vit_(backbone_->config, precision),
+        identity_(std::move(identity)) {}
+  ModelIdentity identity() const override { return identity_; }
+  std::string describe() const override { return backbone_->description; }
+  FeatureColumns columns(const FeatureProtocol& p) const override {
+    const int64_t width = backbone_->config.width;
+    return {width, p.tokens == "patch" ? 0 : p.layers, p.tokens == "cls" ? 0 : width};
+  }
+  int64_t patch_width() const override { return backbone_->config.width; }
+  int64_t patch_side() const override { return backbone_->config.patch; }
+  int64_t heads() const override { return backbone_->config.heads; }
+
+  void extract(std::span<const Image> images, const FeatureProtocol& protocol, float* features,
+               float* patches) override {
+    VitForwardOptions options;
+    const int64_t depth = backbone_->config.depth;
+    if (protocol.tokens != "patch" && protocol.layers > 1)
+      for (int64_t b = depth - protocol.layers; b < depth - 1; ++b) options.intermediate_blocks.push_back(b);
+    const VitOutput out = forward(images, options);
+    const TokenEntry& entry = out.entries.front();
+    const int64_t width = backbone_->config.width, count = entry.grid_h * entry.grid_w;
+    const auto row = [&](const TensorView& tokens, int64_t index) {
+      return tokens.as<float>() + index * width;
+    };
+    for (int64_t i = 0; i < entry.batch; ++i) {
+      if (protocol.tokens != "patch") {
+        for (const TensorView& block : out.intermediate)
+          features = std::copy_n(row(block, entry.cls_row(i)), width, features);
+        features = std::copy_n(row(out.norm, entry.cls_row(i)), width, features);
+      }
+      const float* first = row(out.norm, entry.patch_row(i, 0, backbone_->config.registers));
+      if (protocol.tokens != "cls") features = mean_of(first, count, width, features);
+      if (patches != nullptr) patches = std::copy_n(first, count * width, patches);
+    }
+  }
+
+  void attention(std::span<const Image> images, float* maps) override {
+    VitForwardOptions options;
+    options.attention_of_class_token = true;
+    const VitOutput out = forward(images, options);
+    const TokenEntry& entry = out.entries.front();
+    const int64_t count = entry.grid_h * entry.grid_w, skip = 1 + backbone_->config.registers;
+    for (int64_t m = 0; m < entry.batch * heads(); ++m)
+      maps = std::copy_n(out.last_attention.as<float>() + m * entry.tokens + skip, count, maps);
+  }
+
+ private:
+  VitOutput forward(std::span<const Image> images, const VitForwardOptions& options) {
+    arena_.reset();
+    const auto batch = static_cast<int64_t>(images.size());
+    const int64_t side = images.front().width, pixels = 3 * side * side;
+    const TensorView input = arena_.make({batch, 3, side, side});
+#pragma omp parallel for
+    for (int64_t i = 0; i < batch; ++i)
+      normalize_to(images[static_cast<size_t>(i)], normalisation_, input.as<float>() + i * pixels);
+    const CropBatch crops{input, {}};
+    return vit_.forward(backbone_->weights, std::span(&crops, 1), options, arena_);
+  }
+  static float* mean_of(const float* rows, int64_t count, int64_t width, float* out) {
+    for (int64_t d = 0; d < width; ++d) {
+      double sum = 0;
+      for (int64_t p = 0; p < count; ++p) sum += static_cast<double>(rows[p * width + d]);
+      out[d] = static_cast<float>(sum / static_cast<double>(count));
+    }
+    return out + width;
+  }
+
+  std::unique_ptr<Backbone> backbone_;
+  Normalisation normalisation_;
+  Vit vit_;
+  ModelIdentity identity_;
+  Arena arena_;
+};
+
+void check_size(const FeatureProtocol& p, int64_t patch, int64_t depth) {
+  if (p.size % patch != 0)
+    throw UsageError(fmt::format(
+        "extracting features: --size {}: is not a multiple of the patch side {}; use {} or {}", p.size, patch,
+        std::max(p.size / patch, int64_t{1}) * patch, (p.size / patch + 1) * patch));
+  if (p.resize_to() < p.size)
+    throw UsageError(
+        fmt::format("extracting features: --resize {}: is smaller than --size {}; make it at least as large",
+                    p.resize_to(), p.size));
+  if (p.layers > depth)
+    throw UsageError(
+        fmt::format("extracting features: --layers {}: the model has {} blocks; ask for at most as many",
+                    p.layers, depth));
+}
+
+}  // namespace
+
+Normalisation normalisation_of(const std::string& weights) {
+  Normalisation n;
+  for (const char* place : {"/config.ini", "/../config.ini", "/../../config.ini"}) {
+    if (!is_folder(weights) || !path_exists(weights + place)) continue;
+    Normalisation read;
+    const std::string ini = read_text(weights + place);
+    if (three_numbers(ini, "mean", read.mean) && three_numbers(ini, "std", read.std)) return read;
+    break;
+  }
+  Normalisation read;
+  if (path_exists(weights + "/preprocessor_config.json") &&
+      from_hugging_face(weights + "/preprocessor_config.json", read))
+    return read;
+  return n;
+}
+
+std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const FeatureProtocol& protocol,
+                                          uint64_t seed) {
+  const std::string& w = options.weights;
+  if (w == "raw-pixels") {
+    check_size(protocol, 1, 1 << 30);  // only whoever asks for patches needs them to fit
+    return std::make_unique<RawPixels>(options.patch);
+  }
+  std::unique_ptr<Backbone> backbone;
+  ModelIdentity identity;
+  Normalisation normalisation;
+  if (w.starts_with("random:")) {
+    const std::string source = w.substr(7);
+    const auto names = vit_preset_names();
+    const bool preset = std::find(names.begin(), names.end(), source) != names.end();
+    VitConfig config =
+        preset || !path_exists(source) ? vit_preset(source) : load_backbone(source, options.which)->config;
+    // With the published LayerScale of 1e-5 the class token of fresh weights is the same for every image, and
+    // the floor would be chance. Blocks at full strength make the stronger, honest floor.
+    if (config.layerscale > 0) config.layerscale = 1;
+    backbone = random_backbone(config, seed);
+    identity.name = "random-weights";
+    if (!preset) normalisation = normalisation_of(source);
+  } else {
+    backbone = load_backbone(w, options.which);
+    identity.name = model_name(w);
+    normalisation = normalisation_of(w);
+  }
+  check_size(protocol, backbone->config.patch, backbone->config.depth);
+  identity.weights = backbone->sha256;
+  if (!options.name.empty()) identity.name = options.name;
+  return std::make_unique<VitExtractor>(std::move(backbone), normalisation,
+                                        parse_precision(options.precision), std::move(identity));
+}
+
+}  // namespace dino::eval

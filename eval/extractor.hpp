@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Images -> tokens, by a frozen backbone or by the raw-pixel floor.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "feature_file.hpp"
+#include "imaging/image.hpp"
+#include "storage/dataset.hpp"
+
+namespace dino::eval {
+
+/// Which model, as the user names it.
+struct ModelOptions {
+  std::string weights;            ///< weights reference, random:<preset or weights reference>, or raw-pixels
+  std::string name;               ///< name in results; empty = from the reference
+  std::string which = "teacher";  ///< where a checkpoint holds both
+  std::string precision = "fp32";
+  int64_t patch = 14;  ///< of raw-pixels only
+};
+
+/// Parses "R,G,B"; UsageError names the option.
+[[nodiscard]] std::array<uint8_t, 3> parse_colour(const std::string& text, const std::string& option);
+
+/// Decoded image -> the model's square input.
+[[nodiscard]] Image prepare_image(const Image& image, const FeatureProtocol& protocol);
+
+/// A record decoded and prepared, or the reason why not. Never throws for bad input.
+struct LoadedImage {
+  Image image;  ///< protocol.size squared; all zero when faulty
+  std::string fault;
+};
+[[nodiscard]] LoadedImage load_image(const Record& record, const FeatureProtocol& protocol);
+
+class Extractor {
+ public:
+  virtual ~Extractor() = default;
+  [[nodiscard]] virtual ModelIdentity identity() const = 0;
+  [[nodiscard]] virtual std::string describe() const = 0;
+  [[nodiscard]] virtual FeatureColumns columns(const FeatureProtocol& protocol) const = 0;
+  [[nodiscard]] virtual int64_t patch_width() const = 0;
+  [[nodiscard]] virtual int64_t patch_side() const = 0;
+  /// images: prepared, all of protocol.size. features f32 [B, columns.width()]; patches (may be null) f32
+  /// [B, grid * grid, patch_width] of the last block.
+  virtual void extract(std::span<const Image> images, const FeatureProtocol& protocol, float* features,
+                       float* patches) = 0;
+  /// Class-token attention of the last block, f32 [B, heads, grid * grid]; heads = 0 where there is none.
+  [[nodiscard]] virtual int64_t heads() const = 0;
+  virtual void attention(std::span<const Image> images, float* maps) = 0;
+};
+
+/// UsageError, MissingInputError, DataError as load_backbone. Checks that protocol.size suits the patch.
+[[nodiscard]] std::unique_ptr<Extractor> make_extractor(const ModelOptions& options,
+                                                        const FeatureProtocol& protocol, uint64_t seed);
+
+/// Mean and standard deviation that the weights were trained with: `mean` and `std` of the run's config.ini,
+/// image_mean and image_std of a Hugging Face preprocessor_config.json, else ImageNet's.
+[[nodiscard]] Normalisation normalisation_of(const std::string& weights);
+
+}  // namespace dino::eval

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "feature_file.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <map>
+
+#include "base/error.hpp"
+#include "storage/files.hpp"
+
+namespace dino::eval {
+
+Card FeatureProtocol::card() const {
+  Card card;
+  card.set("size", size).set("resize", resize_to()).set("crop", pad ? "pad to square" : "centre");
+  card.set("background", background).set("tokens", tokens).set("layers", layers);
+  card.set("interpolation", "bicubic, antialiased");
+  return card;
+}
+
+void write_feature_attributes(Hdf5File& file, const FeatureSet& set) {
+  file.write_attribute("/", "classes", set.classes);
+  file.write_attribute("/", "data", set.data);
+  file.write_attribute("/", "model", set.model.name);
+  file.write_attribute("/", "weights", set.model.weights);
+  const FeatureProtocol& p = set.protocol;
+  file.write_attribute("/", "size", p.size);
+  file.write_attribute("/", "resize", p.resize_to());
+  file.write_attribute("/", "pad", static_cast<int64_t>(p.pad));
+  file.write_attribute("/", "background", p.background);
+  file.write_attribute("/", "tokens", p.tokens);
+  file.write_attribute("/", "layers", p.layers);
+  file.write_attribute("/", "split", p.split);
+  file.write_attribute("/", "test_fraction", p.test_fraction);
+  file.write_attribute("/", "class_width", set.columns.class_width);
+  file.write_attribute("/", "class_layers", set.columns.layers);
+  file.write_attribute("/", "mean_width", set.columns.mean_width);
+}
+
+namespace {
+
+[[noreturn]] void broken(const std::string& path, const std::string& why) {
+  throw DataError("reading features: " + path + ": " + why + "; make the file again with dino-eval features");
+}
+
+void read_attributes(const Hdf5File& file, FeatureSet& set) {
+  const auto number = [&](const char* name) {
+    if (!file.has_attribute("/", name)) broken(set.path, fmt::format("has no attribute {}", name));
+    return static_cast<int64_t>(file.attribute_number("/", name));
+  };
+  const auto text = [&](const char* name) {
+    if (!file.has_attribute("/", name)) broken(set.path, fmt::format("has no attribute {}", name));
+    return file.attribute_string("/", name);
+  };
+  set.data = text("data");
+  set.model = {text("model"), text("weights")};
+  FeatureProtocol& p = set.protocol;
+  p.size = number("size");
+  p.resize = number("resize");
+  p.pad = number("pad") != 0;
+  p.background = text("background");
+  p.tokens = text("tokens");
+  p.layers = number("layers");
+  p.split = text("split");
+  p.test_fraction = file.attribute_number("/", "test_fraction");
+  set.columns = {number("class_width"), number("class_layers"), number("mean_width")};
+}
+
+}  // namespace
+
+FeatureSet read_features(const std::string& path) {
+  const Hdf5File file = Hdf5File::open(path);
+  FeatureSet set;
+  set.path = path;
+  for (const char* name : {"/features", "/labels", "/keys"})
+    if (!file.exists(name)) broken(path, fmt::format("has no dataset {}", name));
+  read_attributes(file, set);
+  const Hdf5File::Info info = file.info("/features");
+  if (info.dims.size() != 2) broken(path, "/features is not a matrix");
+  set.rows = info.dims[0];
+  if (set.columns.class_width < 0 || set.columns.layers < 0 || set.columns.width() != info.dims[1])
+    broken(path,
+           fmt::format("/features has {} columns, its attributes say {}", info.dims[1], set.columns.width()));
+  const Tensor features = file.read("/features", DType::f32);
+  set.features.assign(features.f32().begin(), features.f32().end());
+  for (size_t i = 0; i < set.features.size(); ++i)
+    if (!std::isfinite(set.features[i]))
+      broken(path,
+             fmt::format("row {} holds a value that is not finite", static_cast<int64_t>(i) / info.dims[1]));
+  const Tensor labels = file.read("/labels", DType::i32);
+  set.labels.assign(labels.as<int32_t>(), labels.as<int32_t>() + labels.numel());
+  set.keys = file.read_strings("/keys");
+  set.groups =
+      file.exists("/groups") ? file.read_strings("/groups") : std::vector<std::string>(set.keys.size());
+  if (file.has_attribute("/", "classes")) set.classes = file.attribute_strings("/", "classes");
+  const auto n = static_cast<size_t>(set.rows);
+  if (set.labels.size() != n || set.keys.size() != n || set.groups.size() != n)
+    broken(path, fmt::format("{} feature rows, {} labels, {} keys", n, set.labels.size(), set.keys.size()));
+  for (const int32_t label : set.labels)
+    if (label < -1 || label >= static_cast<int32_t>(set.classes.size()))
+      broken(path, fmt::format("label {} of {} classes", label, set.classes.size()));
+  return set;
+}
+
+std::string dataset_name(const std::string& reference) {
+  std::string name = reference;
+  while (name.size() > 1 && name.back() == '/') name.pop_back();
+  if (name.find('/') == std::string::npos || !path_exists(name)) return name;
+  return name.substr(name.rfind('/') + 1);
+}
+
+std::string keys_hash(const std::vector<std::string>& keys) {
+  std::string all;
+  for (const std::string& key : keys) all += key + "\n";
+  return sha256_hex(std::as_bytes(std::span(all)));
+}
+
+std::vector<float> select_columns(const FeatureSet& set, int64_t layers, bool mean) {
+  const FeatureColumns& c = set.columns;
+  DINO_CHECK(layers <= c.layers && (!mean || c.mean_width > 0), "columns that the file does not have");
+  const int64_t skip = (c.layers - layers) * c.class_width, taken = layers * c.class_width;
+  const int64_t width = taken + (mean ? c.mean_width : 0);
+  std::vector<float> out(static_cast<size_t>(set.rows * width));
+  for (int64_t i = 0; i < set.rows; ++i) {
+    const float* row = set.row(i);
+    float* to = out.data() + i * width;
+    std::copy_n(row + skip, taken, to);
+    if (mean) std::copy_n(row + c.layers * c.class_width, c.mean_width, to + taken);
+  }
+  return out;
+}
+
+std::vector<int32_t> map_labels(const FeatureSet& train, const FeatureSet& test) {
+  if (train.model.name != test.model.name || train.model.weights != test.model.weights)
+    throw UsageError(
+        fmt::format("comparing features: {} and {}: made by different models ({} and {}); make both with the "
+                    "same --weights",
+                    train.path, test.path, train.model.name, test.model.name));
+  if (train.protocol.card().json() != test.protocol.card().json() ||
+      train.columns.width() != test.columns.width())
+    throw UsageError(
+        fmt::format("comparing features: {} and {}: made with different protocols ({} and {}); make both "
+                    "with the same options",
+                    train.path, test.path, train.protocol.card().json(), test.protocol.card().json()));
+  std::map<std::string, int32_t> index;
+  for (size_t c = 0; c < train.classes.size(); ++c) index[train.classes[c]] = static_cast<int32_t>(c);
+  std::vector<int32_t> labels;
+  labels.reserve(test.labels.size());
+  for (const int32_t label : test.labels) {
+    const auto it = label < 0 ? index.end() : index.find(test.classes[static_cast<size_t>(label)]);
+    labels.push_back(it == index.end() ? -1 : it->second);
+  }
+  return labels;
+}
+
+}  // namespace dino::eval

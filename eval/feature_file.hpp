@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// F.h5: what `features` writes and every probe reads.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "results.hpp"
+#include "storage/hdf5.hpp"
+
+namespace dino::eval {
+
+/// How an image becomes the model's input, and which tokens are kept: the part of a protocol card that
+/// belongs to the features.
+struct FeatureProtocol {
+  int64_t size = 224;  ///< side of the square input in pixels
+  int64_t resize = 0;  ///< shorter side before the central crop; 0 = size * 256 / 224, with pad = size
+  bool pad = false;    ///< pad to a square instead of cropping
+  std::string background = "255,255,255";  ///< behind transparent pixels and padding
+  std::string tokens = "cls";              ///< cls | patch | both
+  int64_t layers = 1;                      ///< class tokens of the last N blocks
+  std::string split = "all";               ///< all | train | test, by hash of the group
+  double test_fraction = 0.2;
+
+  [[nodiscard]] int64_t resize_to() const { return resize > 0 ? resize : (pad ? size : size * 256 / 224); }
+  [[nodiscard]] Card card() const;
+};
+
+/// Who made the features.
+struct ModelIdentity {
+  std::string name;     ///< "raw-pixels", "random-weights", or the name of the weights
+  std::string weights;  ///< SHA-256 of the weights, or empty
+};
+
+/// The columns of a feature row: `layers` class tokens of width `class_width`, oldest block first, then the
+/// mean patch token of the last block when `has_mean`. Raw pixels are one class token.
+struct FeatureColumns {
+  int64_t class_width = 0, layers = 0, mean_width = 0;
+  [[nodiscard]] int64_t width() const { return class_width * layers + mean_width; }
+};
+
+struct FeatureSet {
+  std::string path, data;  ///< file, and the data reference it was made from
+  ModelIdentity model;
+  FeatureProtocol protocol;
+  FeatureColumns columns;
+  int64_t rows = 0;
+  std::vector<float> features;  ///< [rows, columns.width()]
+  std::vector<int32_t> labels;
+  std::vector<std::string> keys, groups, classes;
+  [[nodiscard]] const float* row(int64_t i) const { return features.data() + i * columns.width(); }
+};
+
+void write_feature_attributes(Hdf5File& file, const FeatureSet& set);
+/// DataError when a dataset is missing, lengths differ, or a value is not finite.
+[[nodiscard]] FeatureSet read_features(const std::string& path);
+
+/// The name of a data set in results: the reference itself when it is a plain name, else its last path part.
+[[nodiscard]] std::string dataset_name(const std::string& reference);
+/// SHA-256 over the keys, which tells two versions of a data set apart on protocol cards.
+[[nodiscard]] std::string keys_hash(const std::vector<std::string>& keys);
+
+/// Copies columns: class tokens of the last `layers` blocks, then the mean patch token when `mean`.
+[[nodiscard]] std::vector<float> select_columns(const FeatureSet& set, int64_t layers, bool mean);
+
+/// Test labels as indices into the training set's classes (by name); -1 for a class that training does not
+/// know. Throws UsageError when the two files come from different models or protocols.
+[[nodiscard]] std::vector<int32_t> map_labels(const FeatureSet& train, const FeatureSet& test);
+
+}  // namespace dino::eval

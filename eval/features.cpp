@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "features.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+#include "base/progress.hpp"
+#include "base/signals.hpp"
+#include "commands.hpp"
+#include "options.hpp"
+#include "storage/files.hpp"
+
+namespace dino::eval {
+
+double unit_hash(const std::string& text) {
+  return static_cast<double>(xxh3(std::as_bytes(std::span(text))) >> 11) * 0x1p-53;
+}
+
+bool in_split(const Record& record, const std::string& split, double test_fraction) {
+  if (split == "all") return true;
+  const bool test = unit_hash(record.group.empty() ? record.key : record.group) < test_fraction;
+  return test == (split == "test");
+}
+
+namespace {
+
+/// Rows wait here until their number is known, so that memory does not grow with the data set.
+class Spool {
+ public:
+  explicit Spool(const std::string& beside)
+      : path_(beside + ".rows"), file_(std::fopen(path_.c_str(), "w+b")) {
+    if (file_ == nullptr) throw_errno("writing features", path_);
+    std::remove(path_.c_str());  // the open file stays usable, and a killed run leaves nothing behind
+  }
+  ~Spool() { std::fclose(file_); }
+  Spool(const Spool&) = delete;
+  Spool& operator=(const Spool&) = delete;
+  void append(const float* values, int64_t count) {
+    if (std::fwrite(values, sizeof(float), static_cast<size_t>(count), file_) != static_cast<size_t>(count))
+      throw_errno("writing features", path_);
+  }
+  /// Moves all rows into a dataset of `file`.
+  void drain(Hdf5File& file, const std::string& name, int64_t rows, Shape shape) {
+    file.create_dataset(name, shape, DType::f32);
+    if (std::fflush(file_) != 0) throw_errno("writing features", path_);
+    std::rewind(file_);
+    const int64_t width = rows == 0 ? 0 : shape.numel() / rows,
+                  step = std::max<int64_t>(1, (1 << 22) / std::max<int64_t>(width, 1));
+    std::vector<float> buffer(static_cast<size_t>(std::min(step, rows) * width));
+    for (int64_t begin = 0; begin < rows; begin += step) {
+      const int64_t count = std::min(step, rows - begin);
+      if (std::fread(buffer.data(), sizeof(float), static_cast<size_t>(count * width), file_) !=
+          static_cast<size_t>(count * width))
+        throw_errno("writing features", path_);
+      const Shape part = shape.rank() == 3 ? Shape{count, shape[1], shape[2]} : Shape{count, shape[1]};
+      file.write_rows(name, begin, view_of(buffer.data(), part));
+    }
+  }
+
+ private:
+  std::string path_;
+  std::FILE* file_;
+};
+
+struct Skipped {
+  std::vector<std::string> keys, reasons;
+};
+
+/// One batch as its rank hands it over: reasons (empty = good), then the rows of all its images.
+struct BatchResult {
+  std::vector<std::string> faults;
+  std::vector<float> features, patches;
+};
+
+BatchResult run_batch(Extractor& extractor, const FeaturesConfig& config, std::span<const Record> records,
+                      int64_t width, int64_t patch_values) {
+  std::vector<Image> images(records.size());
+  BatchResult out;
+  out.faults.resize(records.size());
+#pragma omp parallel for schedule(dynamic)
+  for (size_t i = 0; i < records.size(); ++i) {
+    LoadedImage loaded = load_image(records[i], config.protocol);
+    images[i] = std::move(loaded.image);
+    out.faults[i] = std::move(loaded.fault);
+  }
+  const size_t batch = records.size();
+  out.features.resize(batch * static_cast<size_t>(width));
+  out.patches.resize(batch * static_cast<size_t>(patch_values));
+  extractor.extract(images, config.protocol, out.features.data(),
+                    patch_values > 0 ? out.patches.data() : nullptr);
+  return out;
+}
+
+std::string join_faults(const std::vector<std::string>& faults) {
+  std::string out;
+  for (const std::string& fault : faults) out += fault + '\0';
+  return out;
+}
+
+class Writer {
+ public:
+  Writer(const std::string& output, int64_t width, int64_t patch_values)
+      : features_(output), patches_(output + ".patches"), width_(width), patch_values_(patch_values) {}
+
+  /// Takes the round's batches in order; `texts` holds one reason per record, each ended by a zero byte.
+  void take(std::span<const Record> records, const std::vector<char>& texts,
+            const std::vector<float>& features, const std::vector<float>& patches) {
+    const char* reason = texts.data();
+    for (size_t i = 0; i < records.size(); ++i, reason += std::strlen(reason) + 1) {
+      if (*reason != '\0') {
+        skipped.keys.push_back(records[i].key);
+        skipped.reasons.emplace_back(reason);
+        log::warning(fmt::format("skipped {}: {}", records[i].key, reason));
+        continue;
+      }
+      const auto row = static_cast<int64_t>(i);
+      features_.append(features.data() + row * width_, width_);
+      if (patch_values_ > 0) patches_.append(patches.data() + row * patch_values_, patch_values_);
+      set.labels.push_back(records[i].label);
+      set.keys.push_back(records[i].key);
+      set.groups.push_back(records[i].group);
+    }
+  }
+  void commit(const std::string& output, int64_t patch_width) {
+    set.rows = static_cast<int64_t>(set.keys.size());
+    commit_file(output, [&](const std::string& temporary) {
+      Hdf5File file = Hdf5File::create(temporary);
+      features_.drain(file, "/features", set.rows, {set.rows, width_});
+      if (patch_values_ > 0)
+        patches_.drain(file, "/patches", set.rows, {set.rows, patch_values_ / patch_width, patch_width});
+      file.write("/labels", view_of(set.labels.data(), {set.rows}));
+      file.write_strings("/keys", set.keys);
+      file.write_strings("/groups", set.groups);
+      write_feature_attributes(file, set);
+      file.write_attribute("/", "skipped", static_cast<int64_t>(skipped.keys.size()));
+      if (!skipped.keys.empty()) {
+        file.write_strings("/skipped/keys", skipped.keys);
+        file.write_strings("/skipped/reasons", skipped.reasons);
+      }
+      file.close();
+    });
+  }
+  FeatureSet set;
+  Skipped skipped;
+
+ private:
+  Spool features_, patches_;
+  int64_t width_, patch_values_;
+};
+
+std::vector<Record> chosen_records(const FeaturesConfig& config, Dataset& dataset) {
+  std::vector<Record> records;
+  for (Record& record : dataset.records)
+    if (in_split(record, config.protocol.split, config.protocol.test_fraction))
+      records.push_back(std::move(record));
+  if (records.empty())
+    throw DataError(fmt::format("extracting features: {}: split {} holds no image; change --test-fraction",
+                                config.data, config.protocol.split));
+  for (const std::string& fault : dataset.faults) log::warning(fault);
+  return records;
+}
+
+}  // namespace
+
+FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& config,
+                               const std::string& output) {
+  const log::Phase phase("features");
+  Dataset dataset = open_dataset(config.data);
+  const std::vector<Record> records = chosen_records(config, dataset);
+  const auto extractor = make_extractor(config.model, config.protocol, static_cast<uint64_t>(config.seed));
+  const int64_t width = extractor->columns(config.protocol).width();
+  const int64_t grid = config.protocol.size / extractor->patch_side();
+  if (config.store_patches && grid * extractor->patch_side() != config.protocol.size)
+    throw UsageError(
+        fmt::format("extracting features: --size {}: is not a multiple of the patch side {}; choose another",
+                    config.protocol.size, extractor->patch_side()));
+  const int64_t patch_values = config.store_patches ? grid * grid * extractor->patch_width() : 0;
+  log::info(fmt::format("{} images of {} through {}", records.size(), config.data, extractor->describe()));
+
+  std::unique_ptr<Writer> writer;
+  std::string failure;
+  if (world.root()) {
+    writer = std::make_unique<Writer>(output, width, patch_values);
+    writer->set.data = config.data;
+    writer->set.model = extractor->identity();
+    writer->set.protocol = config.protocol;
+    writer->set.columns = extractor->columns(config.protocol);
+    writer->set.classes = dataset.classes;
+  }
+  const auto n = static_cast<int64_t>(records.size()), per_round = config.batch * world.size();
+  Progress progress("features", n, "images");
+  for (int64_t begin = 0; begin < n; begin += per_round) {
+    if (world.any(stop_requested())) return {true, 0, 0, extractor->identity()};
+    const int64_t first = std::min(begin + world.rank() * config.batch, n),
+                  last = std::min(first + config.batch, n);
+    BatchResult mine;
+    if (last > first)
+      mine =
+          run_batch(*extractor, config,
+                    std::span(records).subspan(static_cast<size_t>(first), static_cast<size_t>(last - first)),
+                    width, patch_values);
+    const std::string texts = join_faults(mine.faults);
+    const auto all_texts = world.gather_values<char>(std::span(texts));
+    const auto features = world.gather_values<float>(std::span<const float>(mine.features));
+    const auto patches = world.gather_values<float>(std::span<const float>(mine.patches));
+    const int64_t end = std::min(begin + per_round, n);
+    if (world.root())
+      writer->take(std::span(records).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)),
+                   all_texts, features, patches);
+    progress.set(end);
+  }
+  progress.finish();
+  FeaturesOutcome outcome{false, 0, 0, extractor->identity()};
+  if (world.root()) {
+    outcome.rows = static_cast<int64_t>(writer->set.keys.size());
+    outcome.skipped = static_cast<int64_t>(writer->skipped.keys.size());
+    if (outcome.rows > 0)
+      writer->commit(output, extractor->patch_width());
+    else
+      failure = fmt::format("extracting features: {}: none of {} images could be decoded; the first: {}",
+                            config.data, n, writer->skipped.reasons.front());
+  }
+  world.agree_or_throw(failure, static_cast<int>(ExitCode::bad_data));
+  return outcome;
+}
+
+Command features_command() {
+  Command command;
+  command.name = "features";
+  command.summary = "Extract features of a data set with a frozen model";
+  command.usage = "--weights W --data REF [--size 224] [--tokens cls|patch|both] [--layers 1] --output F.h5";
+  command.description =
+      "Writes F.h5: /features (float32 N x D: class tokens of the last --layers blocks, oldest first, then "
+      "the mean patch token "
+      "when --tokens asks for patches), /labels (int32, -1 unknown), /keys, /groups, and /patches with "
+      "--store-patches; the "
+      "attribute classes names the labels. Images that cannot be decoded are left out, counted and listed "
+      "with their reason in "
+      "/skipped. The file has the same bytes for any number of ranks.";
+  command.make = [](OptionTable& table) {
+    auto config = std::make_shared<FeaturesConfig>();
+    add_model_options(table, config->model);
+    table.section("data");
+    table.add("data", &config->data, "Data reference.").required();
+    table.add("split", &config->protocol.split, "Which part of the data: groups are never torn apart.")
+        .choices({"all", "train", "test"});
+    table
+        .add("test-fraction", &config->protocol.test_fraction, "Share of the groups that --split test takes.")
+        .range(0.001, 0.999);
+    add_input_options(table, config->protocol);
+    table.section("features");
+    table.add("tokens", &config->protocol.tokens, "Class tokens, mean patch token, or both.")
+        .choices({"cls", "patch", "both"});
+    table.add("layers", &config->protocol.layers, "Class tokens of this many last blocks.").range(1, 1000);
+    table.add("store-patches", &config->store_patches, "Also write every patch token of the last block.");
+    table.add("batch", &config->batch, "Images per forward pass.").range(1, 4096);
+    return [config](CommandContext& context) {
+      require_output(context, "feature file to write");
+      config->seed = context.common.seed;
+      (void)parse_colour(config->protocol.background, "--background");
+      if (context.common.dry_run) {
+        const auto n = open_dataset(config->data).records.size();
+        log::info(fmt::format("{} records of {} would be read, {} written", n, config->data,
+                              context.common.output));
+        return ExitCode::done;
+      }
+      const FeaturesOutcome outcome = write_features(context.world, *config, context.common.output);
+      if (outcome.stopped) {
+        log::warning("stopped before the end: nothing was written; start the same command again");
+        return ExitCode::stopped;
+      }
+      if (context.world.root()) {
+        log::info(
+            fmt::format("{}: {} rows, {} skipped", context.common.output, outcome.rows, outcome.skipped));
+        if (context.common.json)
+          fmt::print("{}\n", nlohmann::ordered_json{{"output", context.common.output},
+                                                    {"rows", outcome.rows},
+                                                    {"skipped", outcome.skipped},
+                                                    {"model", outcome.model.name},
+                                                    {"weights", outcome.model.weights}}
+                                 .dump());
+      }
+      return ExitCode::done;
+    };
+  };
+  return command;
+}
+
+}  // namespace dino::eval

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "commands.hpp"
+
+int main(int argc, char** argv) {
+  using namespace dino::eval;
+  const dino::ProgramSpec spec{
+      "dino-eval",
+      "Evaluates frozen vision encoders: features, probes, pictures and one report with intervals and "
+      "floors.",
+      {features_command(), knn_command(), linear_command(), segment_command(), pca_command(),
+       attention_command(), sweep_command(), report_command(), bench_command()}};
+  return dino::run_program(spec, argc, argv);
+}

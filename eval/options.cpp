@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "options.hpp"
+
+namespace dino::eval {
+
+void add_model_options(OptionTable& table, ModelOptions& model) {
+  table.section("model");
+  table
+      .add("weights", &model.weights,
+           "Weights reference; random:<preset or weights> for fresh weights of the same shape; raw-pixels.")
+      .required();
+  table.add("name", &model.name, "The model's name in results (default: from the reference).");
+  table.add("which", &model.which, "Network of a checkpoint that holds both.")
+      .choices({"teacher", "student"});
+  table.add("precision", &model.precision, "Arithmetic of the forward pass.")
+      .choices({"auto", "fp32", "bf16"});
+}
+
+void add_input_options(OptionTable& table, FeatureProtocol& protocol) {
+  table.section("input");
+  table.add("size", &protocol.size, "Side of the square input in pixels.").range(1, 8192);
+  table
+      .add("resize", &protocol.resize,
+           "Shorter side before the central crop (0: size * 256 / 224; with --pad: size).")
+      .range(0, 16384);
+  table.add("pad", &protocol.pad,
+            "Pad to a square with the background colour instead of cropping (sprites, icons).");
+  table.add("background", &protocol.background, "Colour R,G,B behind transparent pixels and padding.");
+}
+
+void require_output(const CommandContext& context, const char* what) {
+  if (context.common.output.empty())
+    throw UsageError("reading options: --output: is missing; name the " + std::string(what));
+}
+
+}  // namespace dino::eval

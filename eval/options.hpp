@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Options that several commands share.
+
+#include "base/options.hpp"
+#include "comm/program.hpp"
+#include "extractor.hpp"
+#include "feature_file.hpp"
+
+namespace dino::eval {
+
+void add_model_options(OptionTable& table, ModelOptions& model);
+void add_input_options(OptionTable& table, FeatureProtocol& protocol);
+
+/// UsageError when --output is missing.
+void require_output(const CommandContext& context, const char* what);
+
+}  // namespace dino::eval

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "picture_input.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+
+namespace dino::eval {
+
+void add_picture_options(OptionTable& table, PictureConfig& config) {
+  add_model_options(table, config.model);
+  table.section("data");
+  table.add("data", &config.data, "Data reference.").required();
+  table.add("images", &config.images, "Number of images, spread evenly over the data.").range(1, 1000);
+  table.add("force", &config.force, "Draw again even if RESULTS already has these pictures.");
+  add_input_options(table, config.protocol);
+}
+
+ExitCode check_pictures(const PictureConfig& config) {
+  (void)open_dataset(config.data);
+  (void)parse_colour(config.protocol.background, "--background");
+  return ExitCode::done;
+}
+
+PictureInput::PictureInput(const PictureConfig& config, uint64_t seed) : config_(config) {
+  const Dataset dataset = open_dataset(config.data);
+  extractor_ = make_extractor(config.model, config.protocol, seed);
+  if (config.protocol.size % extractor_->patch_side() != 0)
+    throw UsageError(
+        fmt::format("drawing pictures: --size {}: is not a multiple of the patch side {}; choose another",
+                    config.protocol.size, extractor_->patch_side()));
+  const auto n = static_cast<int64_t>(dataset.records.size()), wanted = std::min(config.images, n);
+  for (int64_t i = 0; i < wanted; ++i)
+    for (int64_t r = i * n / wanted; r < (i + 1) * n / wanted; ++r) {
+      const Record& record = dataset.records[static_cast<size_t>(r)];
+      LoadedImage loaded = load_image(record, config.protocol);
+      if (loaded.fault.empty()) {
+        images_.push_back(std::move(loaded.image));
+        keys_.push_back(record.key);
+        break;
+      }
+      log::warning(fmt::format("skipped {}: {}", record.key, loaded.fault));
+    }
+  if (images_.empty())
+    throw DataError("drawing pictures: " + config.data +
+                    ": no image could be decoded; check it with dino-curate lint");
+}
+
+Card PictureInput::card() const {
+  Card card;
+  card.set("input", config_.protocol.card())
+      .set("data", dataset_name(config_.data))
+      .set("keys", keys_hash(keys_).substr(0, 16));
+  return card;
+}
+
+ResultRow PictureInput::row(const std::string& task, const Card& card) const {
+  ResultRow row;
+  row.task = task;
+  row.dataset = dataset_name(config_.data);
+  row.model = extractor_->identity().name;
+  row.weights = extractor_->identity().weights;
+  row.card = card.json();
+  row.card_hash = card.hash();
+  return row;
+}
+
+Image enlarge(const Image& image, int64_t side) {
+  const int64_t factor = std::max<int64_t>(1, side / std::max(image.width, image.height));
+  Image out{image.width * factor, image.height * factor, image.channels, {}};
+  out.pixels.resize(static_cast<size_t>(out.width * out.height * out.channels));
+  for (int64_t y = 0; y < out.height; ++y)
+    for (int64_t x = 0; x < out.width; ++x)
+      std::copy_n(image.at(x / factor, y / factor), image.channels, out.at(x, y));
+  return out;
+}
+
+}  // namespace dino::eval

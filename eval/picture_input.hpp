@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Images and model behind the picture commands (pca, attention).
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "extractor.hpp"
+#include "options.hpp"
+#include "pictures.hpp"
+
+namespace dino::eval {
+
+struct PictureConfig {
+  PictureConfig() { protocol.size = 448; }
+  ModelOptions model;
+  std::string data;
+  FeatureProtocol protocol;
+  int64_t images = 8;
+  bool force = false;
+};
+void add_picture_options(OptionTable& table, PictureConfig& config);
+/// --dry-run: the data and the options are checked.
+ExitCode check_pictures(const PictureConfig& config);
+
+class PictureInput {
+ public:
+  /// Takes images spread evenly over the data set; those that cannot be decoded are named and replaced by the
+  /// next ones.
+  PictureInput(const PictureConfig& config, uint64_t seed);
+  [[nodiscard]] const std::vector<Image>& images() const { return images_; }
+  [[nodiscard]] const std::vector<std::string>& keys() const { return keys_; }
+  [[nodiscard]] Extractor& extractor() const { return *extractor_; }
+  [[nodiscard]] Card card() const;
+  [[nodiscard]] ResultRow row(const std::string& task, const Card& card) const;
+
+ private:
+  const PictureConfig& config_;
+  std::unique_ptr<Extractor> extractor_;
+  std::vector<Image> images_;
+  std::vector<std::string> keys_;
+};
+
+/// Repeats every pixel so that the longer side is about `side` (nearest neighbour, whole factors).
+[[nodiscard]] Image enlarge(const Image& image, int64_t side);
+/// 1 = foreground per patch, from scores of the first component over [images, grid * grid].
+[[nodiscard]] std::vector<uint8_t> foreground_of(const std::vector<double>& scores, int64_t images,
+                                                 int64_t grid);
+
+}  // namespace dino::eval

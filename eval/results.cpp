@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "results.hpp"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+#include "storage/files.hpp"
+#include "storage/hdf5.hpp"
+
+namespace dino::eval {
+
+namespace {
+
+std::string json_text(std::string_view text) {
+  return nlohmann::json(std::string(text)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+template <class T>
+std::string list(const std::vector<T>& values) {
+  std::string out = "[";
+  for (size_t i = 0; i < values.size(); ++i) out += (i == 0 ? "" : ",") + nlohmann::json(values[i]).dump();
+  return out + "]";
+}
+
+std::string sha256(const std::string& text) {
+  return sha256_hex(std::as_bytes(std::span(text)));
+}
+
+}  // namespace
+
+Card& Card::set(const std::string& name, std::string_view value) {
+  fields_[name] = json_text(value);
+  return *this;
+}
+Card& Card::set(const std::string& name, int64_t value) {
+  fields_[name] = std::to_string(value);
+  return *this;
+}
+Card& Card::set(const std::string& name, double value) {
+  fields_[name] = nlohmann::json(value).dump();
+  return *this;
+}
+Card& Card::set(const std::string& name, bool value) {
+  fields_[name] = value ? "true" : "false";
+  return *this;
+}
+Card& Card::set(const std::string& name, const std::vector<double>& values) {
+  fields_[name] = list(values);
+  return *this;
+}
+Card& Card::set(const std::string& name, const std::vector<int64_t>& values) {
+  fields_[name] = list(values);
+  return *this;
+}
+Card& Card::set(const std::string& name, const Card& nested) {
+  fields_[name] = nested.json();
+  return *this;
+}
+
+std::string Card::json() const {
+  std::string out = "{";
+  for (const auto& [name, value] : fields_) out += (out.size() == 1 ? "" : ",") + json_text(name) + ":" + value;
+  return out + "}";
+}
+
+std::string Card::hash() const {
+  return sha256(json());
+}
+
+std::string to_json_line(const ResultRow& row) {
+  nlohmann::ordered_json line;
+  line["task"] = row.task;
+  line["dataset"] = row.dataset;
+  line["model"] = row.model;
+  line["metric"] = row.metric;
+  line["value"] = row.estimate.value;
+  line["low"] = row.estimate.low;
+  line["high"] = row.estimate.high;
+  line["n"] = row.estimate.n;
+  line["card"] = nlohmann::ordered_json::parse(row.card);
+  line["card_hash"] = row.card_hash;
+  line["seconds"] = row.seconds;
+  line["weights"] = row.weights;
+  if (row.oracle) line["oracle"] = *row.oracle;
+  if (!row.predictions.empty()) line["predictions"] = row.predictions;
+  return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+ResultRow parse_result(std::string_view line, const std::string& source) {
+  try {
+    const auto json = nlohmann::json::parse(line);
+    ResultRow row;
+    row.task = json.at("task").get<std::string>();
+    row.dataset = json.at("dataset").get<std::string>();
+    row.model = json.at("model").get<std::string>();
+    row.metric = json.at("metric").get<std::string>();
+    row.estimate = {json.at("value").get<double>(), json.at("low").get<double>(),
+                    json.at("high").get<double>(), json.at("n").get<int64_t>()};
+    row.card = json.at("card").dump();
+    row.card_hash = json.at("card_hash").get<std::string>();
+    row.seconds = json.value("seconds", 0.0);
+    row.weights = json.value("weights", "");
+    if (json.contains("oracle")) row.oracle = json.at("oracle").get<double>();
+    row.predictions = json.value("predictions", "");
+    return row;
+  } catch (const nlohmann::json::exception& e) {
+    throw DataError(fmt::format("reading results: {}: not a result row ({}); remove the line or the file",
+                                source, e.what()));
+  }
+}
+
+std::vector<ResultRow> read_results(const std::string& path) {
+  std::vector<ResultRow> rows;
+  if (!path_exists(path)) return rows;
+  const std::string text = read_text(path);
+  int64_t number = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = text.find('\n', begin);
+    ++number;
+    if (end == std::string::npos) break;  // half-written: a complete line ends with a newline
+    if (end > begin)
+      rows.push_back(parse_result(std::string_view(text).substr(begin, end - begin),
+                                  fmt::format("{}:{}", path, number)));
+    begin = end + 1;
+  }
+  return rows;
+}
+
+ResultStore::ResultStore(std::string folder) : folder_(std::move(folder)), path_(folder_ + "/results.jsonl") {
+  make_folders(folder_);
+  rows_ = read_results(path_);
+}
+
+const ResultRow* ResultStore::find(const ResultRow& row) const {
+  for (const ResultRow& r : rows_)
+    if (r.task == row.task && r.dataset == row.dataset && r.model == row.model && r.weights == row.weights &&
+        r.metric == row.metric && r.card_hash == row.card_hash)
+      return &r;
+  return nullptr;
+}
+
+bool ResultStore::add(const ResultRow& row, bool force) {
+  const std::string what =
+      fmt::format("{} {} {} of {}: {:.4f} [{:.4f}, {:.4f}]", row.task, row.dataset, row.metric, row.model,
+                  row.estimate.value, row.estimate.low, row.estimate.high);
+  if (!force && find(row) != nullptr) {
+    log::info(what + ": already in " + path_ + ", kept as it is (--force appends it again)");
+    return false;
+  }
+  LineWriter(path_).write(to_json_line(row));
+  rows_.push_back(row);
+  log::info(what);
+  return true;
+}
+
+std::vector<uint8_t> Predictions::right() const {
+  std::vector<uint8_t> out(labels.size());
+  for (size_t i = 0; i < out.size(); ++i) out[i] = labels[i] == predicted[i] ? 1 : 0;
+  return out;
+}
+
+std::string predictions_name(const ResultRow& row) {
+  return "predictions/" +
+         sha256(row.task + "\n" + row.dataset + "\n" + row.model + "\n" + row.weights + "\n" + row.card_hash)
+             .substr(0, 16) +
+         ".h5";
+}
+
+void write_predictions(const std::string& path, const Predictions& p) {
+  make_folders(path.substr(0, path.rfind('/')));
+  commit_file(path, [&](const std::string& temporary) {
+    Hdf5File file = Hdf5File::create(temporary);
+    const auto n = static_cast<int64_t>(p.labels.size());
+    file.write("/labels", view_of(p.labels.data(), {n}));
+    file.write("/predicted", view_of(p.predicted.data(), {n}));
+    file.write_strings("/keys", p.keys);
+    file.write_attribute("/", "classes", p.classes);
+    file.close();
+  });
+}
+
+Predictions read_predictions(const std::string& path) {
+  const Hdf5File file = Hdf5File::open(path);
+  Predictions p;
+  const Tensor labels = file.read("/labels", DType::i32), predicted = file.read("/predicted", DType::i32);
+  p.labels.assign(labels.as<int32_t>(), labels.as<int32_t>() + labels.numel());
+  p.predicted.assign(predicted.as<int32_t>(), predicted.as<int32_t>() + predicted.numel());
+  p.keys = file.read_strings("/keys");
+  p.classes = file.attribute_strings("/", "classes");
+  if (p.labels.size() != p.predicted.size() || p.labels.size() != p.keys.size())
+    throw DataError("reading predictions: " + path +
+                    ": /labels, /predicted and /keys differ in length; run the task again with --force");
+  return p;
+}
+
+}  // namespace dino::eval

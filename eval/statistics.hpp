@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Intervals and tests. Everything random is keyed by (seed, resample), so all ranks and runs agree.
+
+#include <cstdint>
+#include <span>
+
+namespace dino::eval {
+
+/// A number with its 95 % interval.
+struct Estimate {
+  double value = 0, low = 0, high = 0;
+  int64_t n = 0;
+};
+
+/// Wilson's score interval of a proportion (1927). n = 0 gives value 0 and the interval [0, 1].
+[[nodiscard]] Estimate wilson(int64_t successes, int64_t n);
+
+/// Mean over classes of intersection / union from a confusion matrix [classes, classes] (rows: truth).
+/// Classes that neither occur nor are predicted do not count.
+[[nodiscard]] double mean_iou(std::span<const int64_t> confusion, int64_t classes);
+
+/// mIoU of the summed matrices with a percentile bootstrap over images: resamples draw images with
+/// replacement and sum their matrices again. `confusions` is [images, classes * classes].
+[[nodiscard]] Estimate bootstrap_mean_iou(std::span<const int64_t> confusions, int64_t classes,
+                                          int64_t resamples, uint64_t seed);
+
+/// Two classifiers on the same samples.
+struct PairedTest {
+  int64_t n = 0, only_first = 0, only_second = 0;
+  double difference = 0;     ///< accuracy of the first minus that of the second
+  double low = 0, high = 0;  ///< 95 % interval of it (Wald for paired proportions)
+  double p = 1;              ///< McNemar's exact two-sided test
+  [[nodiscard]] bool within_noise() const { return p >= 0.05; }
+};
+[[nodiscard]] PairedTest mcnemar(std::span<const uint8_t> first_right, std::span<const uint8_t> second_right);
+
+}  // namespace dino::eval
