@@ -20,7 +20,8 @@ struct Backbone {
   ParameterStore weights;
   std::string source;       ///< the reference as given
   std::string description;  ///< one line: format, step, sizes
-  std::string sha256;       ///< of the weights' bytes in name order (identifies the model in protocol cards)
+  std::string
+      sha256;  ///< of the lines "name sha256(bytes)" in name order (identifies the model in protocol cards)
 };
 
 /// Throws MissingInputError, DataError (file, cause). `which`: "teacher" or "student" where a checkpoint

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights for other programs: transformers' folder layout, and the names of the reference's hub files.
+#include <fmt/format.h>
+
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "model/tensor_source.hpp"
+#include "storage/array_file.hpp"
+#include "storage/files.hpp"
+
+namespace dino {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void check_writable(const VitConfig& config, const std::string& folder) {
+  const bool swiglu = config.ffn == FfnKind::swiglu;
+  if (swiglu ? config.hidden != swiglu_hidden(config.width) : config.hidden % config.width != 0)
+    throw DataError(fmt::format(
+        "cannot export: {}: transformers has no way to say a hidden width of {} for {}; use the hub format",
+        folder, config.hidden, config.width));
+  const PositionKernel theirs =
+      config.registers > 0 ? PositionKernel::antialias : PositionKernel::target_size;
+  if (config.position_kernel != theirs)
+    log::warning(
+        fmt::format("export: {}: transformers resamples positions another way: features agree at {} px only",
+                    folder, config.position_grid * config.patch));
+}
+
+Json hugging_face_config(const VitConfig& config) {
+  const bool registers = config.registers > 0;
+  const bool swiglu = config.ffn == FfnKind::swiglu;
+  std::vector<std::string> stages{"stem"};
+  for (int64_t i = 1; i <= config.depth; ++i) stages.push_back(fmt::format("stage{}", i));
+  Json json;
+  json["apply_layernorm"] = true;
+  json["architectures"] = Json::array({registers ? "Dinov2WithRegistersModel" : "Dinov2Model"});
+  json["attention_probs_dropout_prob"] = 0.0;
+  json["drop_path_rate"] = 0.0;
+  json["hidden_act"] = "gelu";
+  json["hidden_dropout_prob"] = 0.0;
+  json["hidden_size"] = config.width;
+  json["image_size"] = config.position_grid * config.patch;
+  json["initializer_range"] = 0.02;
+  json["layer_norm_eps"] = config.norm_eps;
+  json["layerscale_value"] = config.layerscale == 0 ? 1.0 : config.layerscale;
+  json["mlp_ratio"] = swiglu ? 4 : config.hidden / config.width;
+  json["model_type"] = registers ? "dinov2_with_registers" : "dinov2";
+  json["num_attention_heads"] = config.heads;
+  json["num_channels"] = config.channels;
+  json["num_hidden_layers"] = config.depth;
+  if (registers) json["num_register_tokens"] = config.registers;
+  json["out_features"] = Json::array({stages.back()});
+  json["out_indices"] = Json::array({config.depth});
+  json["patch_size"] = config.patch;
+  json["qkv_bias"] = true;
+  json["reshape_hidden_states"] = true;
+  json["stage_names"] = stages;
+  json["torch_dtype"] = "float32";
+  if (!registers) json["use_mask_token"] = true;
+  json["use_swiglu_ffn"] = swiglu;
+  return json;
+}
+
+using NamedTensors = std::map<std::string, ConstTensorView>;
+
+/// q, k and v are thirds of the rows of qkv.
+void add_split(NamedTensors& tensors, const std::string& name, ConstTensorView joint) {
+  const size_t at = name.find(".attn.qkv.");
+  const std::string tail = name.substr(at + std::strlen(".attn.qkv."));
+  const std::string block = hugging_face_name(name.substr(0, at) + ".");
+  const int64_t rows = joint.dim(0) / 3;
+  int64_t third = 0;
+  for (const char* part : {"query", "key", "value"})
+    tensors.emplace(fmt::format("{}attention.attention.{}.{}", block, part, tail),
+                    joint.rows(rows * third++, rows));
+}
+
+void write_tensors(const NamedTensors& tensors, const std::string& folder) {
+  write_safetensors(folder + "/model.safetensors", {tensors.begin(), tensors.end()});
+}
+
+std::string plain_name(const ParameterInfo& info) {
+  return info.name.substr(info.module.size() + 1);
+}
+
+}  // namespace
+
+void export_hugging_face(const Backbone& backbone, const std::string& folder) {
+  const VitConfig& config = backbone.config;
+  check_writable(config, folder);
+  make_folders(folder);
+  NamedTensors tensors;
+  for (const ParameterInfo& info : backbone.layout.parameters()) {
+    const std::string name = plain_name(info);
+    const ConstTensorView value = backbone.weights.view(info);
+    if (name.find(".attn.qkv.") != std::string::npos)
+      add_split(tensors, name, value);
+    else
+      tensors.emplace(hugging_face_name(name), value);
+  }
+  // transformers always has LayerScale; without it here, a gamma of one.
+  Tensor ones;
+  if (config.layerscale == 0) {
+    ones = Tensor(Shape{config.width});
+    std::fill(ones.f32().begin(), ones.f32().end(), 1.0F);
+    for (int64_t i = 0; i < config.depth; ++i)
+      for (const char* part : {"ls1", "ls2"})
+        tensors.emplace(hugging_face_name(fmt::format("blocks.{}.{}.gamma", i, part)), ones.view());
+  }
+  write_tensors(tensors, folder);
+  write_file_atomically(folder + "/config.json", hugging_face_config(config).dump(2) + "\n");
+}
+
+void export_hub(const Backbone& backbone, const std::string& folder) {
+  make_folders(folder);
+  NamedTensors tensors;
+  for (const ParameterInfo& info : backbone.layout.parameters())
+    tensors.emplace(plain_name(info), backbone.weights.view(info));
+  write_tensors(tensors, folder);
+}
+
+}  // namespace dino

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/vit.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "golden_support.hpp"
+#include "model/head.hpp"
+
+namespace dino {
+namespace {
+
+using golden::relative_error;
+
+Tensor random_tensor(const Shape& shape, uint64_t index) {
+  Tensor tensor(shape);
+  Random random(11, Stream::test, index);
+  for (float& x : tensor.f32()) x = static_cast<float>(random.normal());
+  return tensor;
+}
+
+/// Every parameter random and far from zero, so that nothing hides behind a small LayerScale.
+ParameterStore random_weights(const ParameterLayout& layout) {
+  ParameterStore weights(layout);
+  weights.initialize(3);
+  for (const ParameterInfo& info : layout.parameters()) {
+    Random random(4, Stream::test, static_cast<uint64_t>(info.unit * 1'000'003 + info.offset));
+    for (float& x : weights.view(info).f32()) {
+      x += static_cast<float>(0.1 * random.normal());
+      if (info.name.ends_with("gamma")) x = static_cast<float>(0.3 + 0.05 * random.normal());
+    }
+  }
+  return weights;
+}
+
+VitConfig small_config(FfnKind ffn, int64_t registers) {
+  VitConfig config = vit_preset("vit_micro");
+  config.ffn = ffn;
+  config.hidden = ffn == FfnKind::swiglu ? swiglu_hidden(config.width) : 4 * config.width;
+  config.registers = registers;
+  return config;
+}
+
+std::vector<float> tokens_of(ConstTensorView matrix, const TokenEntry& entry) {
+  const auto rows = matrix.rows(entry.first_row, entry.batch * entry.tokens).f32();
+  return {rows.begin(), rows.end()};
+}
+
+Tensor random_mask(int64_t batch, int64_t patches) {
+  Tensor mask(Shape{batch, patches}, DType::u8);
+  Random random(5, Stream::test, 9);
+  for (int64_t i = 0; i < mask.numel(); ++i) mask.as<uint8_t>()[i] = random.bernoulli(0.4) ? 1 : 0;
+  return mask;
+}
+
+/// Packing must not couple crops: values and gradients are those of crop-by-crop runs.
+TEST(Vit, PackedRunEqualsSeparateRuns) {
+  for (const FfnKind ffn : {FfnKind::mlp, FfnKind::swiglu}) {
+    const VitConfig config = small_config(ffn, ffn == FfnKind::mlp ? 0 : 2);
+    ParameterLayout layout;
+    append_vit_layout(layout, config);
+    const ParameterStore weights = random_weights(layout);
+    const Vit vit(config, Precision::f32);
+    const Tensor large = random_tensor({2, 3, 64, 64}, 1);
+    const Tensor small = random_tensor({3, 3, 24, 40}, 2);
+    const Tensor mask = random_mask(2, 64);
+    const CropBatch crops[] = {{large, mask}, {small, {}}};
+    Arena arena;
+    std::shared_ptr<VitSaved> saved;
+    const VitOutput packed = vit.forward(weights, crops, {}, arena, &saved);
+    const Tensor cotangent = random_tensor(packed.norm.shape, 3);
+    ParameterStore packed_gradients(layout);
+    vit.backward(weights, *saved, cotangent, {}, packed_gradients, arena);
+
+    ParameterStore separate_gradients(layout);
+    for (size_t e = 0; e < 2; ++e) {
+      Arena other;
+      const VitOutput inference = vit.forward(weights, {&crops[e], 1}, {}, other);
+      std::shared_ptr<VitSaved> one;
+      const VitOutput output = vit.forward(weights, {&crops[e], 1}, {}, other, &one);
+      const std::vector<float> unkept = tokens_of(inference.norm, inference.entries[0]);
+      const std::vector<float> ours = tokens_of(packed.norm, packed.entries[e]);
+      const std::vector<float> theirs = tokens_of(output.norm, output.entries[0]);
+      EXPECT_LE(relative_error(std::span<const float>(ours), std::span<const float>(theirs)), 2e-6);
+      EXPECT_LE(relative_error(std::span<const float>(unkept), std::span<const float>(theirs)), 2e-6);
+      const int64_t rows = output.norm.dim(0);
+      vit.backward(weights, *one, cotangent.view().rows(packed.entries[e].first_row, rows), {},
+                   separate_gradients, other);
+    }
+    for (const ParameterInfo& info : layout.parameters()) {
+      if (info.name.ends_with("qkv.bias")) continue;  // the K third is rounding noise around zero
+      EXPECT_LE(relative_error(std::span<const float>(packed_gradients.view(info).f32()),
+                               std::span<const float>(separate_gradients.view(info).f32())),
+                2e-5)
+          << info.name;
+    }
+  }
+}
+
+/// The directional derivative of sum(cotangent * norm) + sum(cotangent2 * prenorm) along a random direction
+/// of all parameters and the images, against central differences, with masks, registers and stochastic depth.
+TEST(Vit, GradientsMatchFiniteDifferences) {
+  VitConfig config = small_config(FfnKind::swiglu, 2);
+  config.drop_path = 0.5;
+  ParameterLayout layout;
+  append_vit_layout(layout, config);
+  const ParameterStore weights = random_weights(layout);
+  const Vit vit(config, Precision::f32);
+  const Tensor images = random_tensor({4, 3, 32, 24}, 1);
+  const Tensor mask = random_mask(4, 12);
+  const Tensor d_norm = random_tensor({4 * 15, 64}, 2);
+  const Tensor d_prenorm = random_tensor({4 * 15, 64}, 3);
+  const int64_t batches[] = {4};
+  const DropPathPlan plan = draw_drop_path(config, batches, 1, 2, 0);
+  VitForwardOptions options;
+  options.drop_path = &plan;
+  Arena arena;
+  const auto value = [&](const ParameterStore& w, const Tensor& x) {
+    const Arena::Scope scope(arena);
+    const CropBatch crops[] = {{x, mask}};
+    const VitOutput output = vit.forward(w, crops, options, arena);
+    double sum = 0;
+    for (size_t i = 0; i < output.norm.f32().size(); ++i)
+      sum += static_cast<double>(output.norm.f32()[i]) * static_cast<double>(d_norm.f32()[i]) +
+             static_cast<double>(output.prenorm.f32()[i]) * static_cast<double>(d_prenorm.f32()[i]);
+    return sum;
+  };
+  std::shared_ptr<VitSaved> saved;
+  const CropBatch crops[] = {{images, mask}};
+  (void)vit.forward(weights, crops, options, arena, &saved);
+  ParameterStore gradients(layout);
+  Tensor d_image(images.shape());
+  const TensorView d_images[] = {d_image};
+  vit.backward(weights, *saved, d_norm, d_prenorm, gradients, arena, {}, d_images);
+
+  constexpr double kStep = 2e-3;
+  ParameterStore moved(layout);
+  for (const ParameterInfo& info : layout.parameters()) {
+    // Along the gradient itself the derivative is its squared norm, far above fp32 noise.
+    const auto gradient = gradients.view(info).f32();
+    double norm = 0;
+    for (const float g : gradient) norm += static_cast<double>(g) * static_cast<double>(g);
+    norm = std::sqrt(norm);
+    ASSERT_GT(norm, 0) << info.name;
+    double difference = 0;
+    for (const double sign : {1.0, -1.0}) {
+      moved.copy_from(weights);
+      for (size_t i = 0; i < gradient.size(); ++i)
+        moved.view(info).f32()[i] +=
+            static_cast<float>(sign * kStep * static_cast<double>(gradient[i]) / norm);
+      difference += sign * value(moved, images);
+    }
+    EXPECT_NEAR(difference / (2 * kStep) / norm, 1.0, 1e-2) << info.name;
+  }
+  double norm = 0;
+  for (const float g : d_image.f32()) norm += static_cast<double>(g) * static_cast<double>(g);
+  norm = std::sqrt(norm);
+  double difference = 0;
+  for (const double sign : {1.0, -1.0}) {
+    Tensor shifted = images.clone();
+    for (size_t i = 0; i < shifted.f32().size(); ++i)
+      shifted.f32()[i] += static_cast<float>(sign * kStep * static_cast<double>(d_image.f32()[i]) / norm);
+    difference += sign * value(weights, shifted);
+  }
+  EXPECT_NEAR(difference / (2 * kStep) / norm, 1.0, 1e-2) << "images";
+}
+
+TEST(Vit, SecondStepAllocatesNothing) {
+  const VitConfig config = small_config(FfnKind::mlp, 0);
+  ParameterLayout layout;
+  append_vit_layout(layout, config);
+  const ParameterStore weights = random_weights(layout);
+  ParameterStore gradients(layout);
+  const Vit vit(config, Precision::f32);
+  const Tensor images = random_tensor({4, 3, 64, 64}, 1);
+  const CropBatch crops[] = {{images, {}}};
+  Arena arena;
+  const auto step = [&] {
+    arena.reset();
+    std::shared_ptr<VitSaved> saved;
+    const VitOutput output = vit.forward(weights, crops, {}, arena, &saved);
+    vit.backward(weights, *saved, output.norm, {}, gradients, arena);
+    return std::pair(arena.reserved_bytes(), arena.used_bytes());
+  };
+  (void)step();
+  const auto second = step();
+  EXPECT_EQ(second, step());
+  EXPECT_EQ(second, step());
+  // Inference keeps the residual stream and one branch at a time, whatever the depth.
+  VitConfig deep = config;
+  deep.depth = 8;
+  ParameterLayout deep_layout;
+  append_vit_layout(deep_layout, deep);
+  const ParameterStore deep_weights = random_weights(deep_layout);
+  Arena shallow_arena;
+  Arena deep_arena;
+  (void)vit.forward(weights, crops, {}, shallow_arena);
+  (void)Vit(deep, Precision::f32).forward(deep_weights, crops, {}, deep_arena);
+  EXPECT_EQ(deep_arena.peak_bytes(), shallow_arena.peak_bytes());
+}
+
+TEST(Vit, Bf16StaysNearFp32) {
+  const VitConfig config = small_config(FfnKind::mlp, 0);
+  ParameterLayout layout;
+  append_vit_layout(layout, config);
+  const ParameterStore weights = random_weights(layout);
+  const Tensor images = random_tensor({3, 3, 32, 32}, 1);
+  const Tensor cotangent = random_tensor({3 * 17, 64}, 2);
+  const Tensor mask = random_mask(3, 16);
+  const CropBatch crops[] = {{images, mask}};
+  std::vector<std::vector<float>> outputs;
+  std::vector<ParameterStore> gradients;
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    const Vit vit(config, precision);
+    Arena arena;
+    std::shared_ptr<VitSaved> saved;
+    const VitOutput output = vit.forward(weights, crops, {}, arena, &saved);
+    outputs.push_back(tokens_of(output.norm, output.entries[0]));
+    gradients.emplace_back(layout);
+    Tensor d_image(images.shape());
+    const TensorView d_images[] = {d_image};
+    vit.backward(weights, *saved, cotangent, {}, gradients.back(), arena, {}, d_images);
+  }
+  // bf16 has 8 bits: 2^-9 per rounding, a few dozen roundings in sequence.
+  const double error = relative_error(std::span<const float>(outputs[1]), std::span<const float>(outputs[0]));
+  EXPECT_LE(error, 0.05);
+  EXPECT_GT(error, 1e-5) << "bf16 was not used";
+  for (const char* name : {"backbone.patch_embed.proj.weight", "backbone.blocks.0.mlp.fc1.weight",
+                           "backbone.blocks.1.ls2.gamma", "backbone.pos_embed", "backbone.mask_token"})
+    EXPECT_LE(relative_error(std::span<const float>(gradients[1].view(name).f32()),
+                             std::span<const float>(gradients[0].view(name).f32())),
+              0.1)
+        << name;
+}
+
+TEST(Vit, AllOrNoPatchesMasked) {
+  const VitConfig config = small_config(FfnKind::mlp, 0);
+  ParameterLayout layout;
+  append_vit_layout(layout, config);
+  const ParameterStore weights = random_weights(layout);
+  const Vit vit(config, Precision::f32);
+  const Tensor images = random_tensor({2, 3, 32, 32}, 1);
+  const Tensor other = random_tensor({2, 3, 32, 32}, 2);
+  Tensor mask(Shape{2, 16}, DType::u8);
+  Arena arena;
+  const CropBatch plain[] = {{images, {}}};
+  const CropBatch unmasked[] = {{images, mask}};
+  const VitOutput a = vit.forward(weights, plain, {}, arena);
+  const VitOutput b = vit.forward(weights, unmasked, {}, arena);
+  EXPECT_EQ(tokens_of(a.norm, a.entries[0]), tokens_of(b.norm, b.entries[0]));
+  std::fill_n(mask.as<uint8_t>(), 32, uint8_t{1});
+  const CropBatch hidden[] = {{images, mask}};
+  const CropBatch hidden_other[] = {{other, mask}};
+  std::shared_ptr<VitSaved> saved;
+  std::shared_ptr<VitSaved> saved_other;
+  const VitOutput c = vit.forward(weights, hidden, {}, arena, &saved);
+  const VitOutput d = vit.forward(weights, hidden_other, {}, arena, &saved_other);
+  EXPECT_EQ(tokens_of(c.norm, c.entries[0]), tokens_of(d.norm, d.entries[0])) << "a masked image is not seen";
+  ParameterStore gradients(layout);
+  Tensor d_image = random_tensor(images.shape(), 3);
+  const TensorView d_images[] = {d_image};
+  vit.backward(weights, *saved, random_tensor(c.norm.shape, 4), {}, gradients, arena, {}, d_images);
+  for (const float g : d_image.f32()) ASSERT_EQ(g, 0.0F);
+  for (const float g : gradients.view("backbone.patch_embed.proj.weight").f32()) ASSERT_EQ(g, 0.0F);
+}
+
+TEST(Vit, WrongCropsAreRefused) {
+  const VitConfig config = small_config(FfnKind::mlp, 0);
+  ParameterLayout layout;
+  append_vit_layout(layout, config);
+  const ParameterStore weights(layout);
+  const Vit vit(config, Precision::f32);
+  Arena arena;
+  const Tensor odd = random_tensor({1, 3, 30, 32}, 1);
+  const Tensor grey = random_tensor({1, 1, 32, 32}, 1);
+  const Tensor good = random_tensor({1, 3, 32, 32}, 1);
+  const Tensor mask(Shape{1, 15}, DType::u8);
+  for (const CropBatch& crop : {CropBatch{odd, {}}, CropBatch{grey, {}}, CropBatch{good, mask}})
+    EXPECT_THROW((void)vit.forward(weights, {&crop, 1}, {}, arena), InternalError);
+}
+
+/// <A x, y> = <x, A^T y> for every kernel and grids of all kinds.
+TEST(Positions, BackwardIsTheTranspose) {
+  const int64_t grids[][2] = {{7, 7}, {3, 3}, {1, 49}, {14, 14}, {4, 8}, {9, 2}};
+  for (const PositionKernel kernel :
+       {PositionKernel::scale_offset, PositionKernel::antialias, PositionKernel::target_size}) {
+    VitConfig config;
+    config.width = 24;
+    config.position_grid = 7;
+    config.position_kernel = kernel;
+    for (const auto& [h, w] : grids) {
+      const Tensor x = random_tensor({1, 50, 24}, 1);
+      const Tensor y = random_tensor({1 + h * w, 24}, 2);
+      Tensor forward(Shape{1 + h * w, 24});
+      Tensor backward(Shape{1, 50, 24});
+      interpolate_positions(x, config, h, w, forward);
+      interpolate_positions_backward(y, config, h, w, backward);
+      double left = 0;
+      double right = 0;
+      double scale = 0;
+      for (size_t i = 0; i < forward.f32().size(); ++i) {
+        left += static_cast<double>(forward.f32()[i]) * static_cast<double>(y.f32()[i]);
+        scale += std::abs(static_cast<double>(forward.f32()[i]) * static_cast<double>(y.f32()[i]));
+      }
+      for (size_t i = 0; i < backward.f32().size(); ++i)
+        right += static_cast<double>(backward.f32()[i]) * static_cast<double>(x.f32()[i]);
+      EXPECT_NEAR(left, right, 1e-6 * scale) << h << "x" << w;
+    }
+  }
+}
+
+/// Weights of every output position sum to one: a constant table stays constant.
+TEST(Positions, ConstantStaysConstant) {
+  for (const PositionKernel kernel :
+       {PositionKernel::scale_offset, PositionKernel::antialias, PositionKernel::target_size}) {
+    VitConfig config;
+    config.width = 8;
+    config.position_grid = 5;
+    config.position_kernel = kernel;
+    Tensor table(Shape{1, 26, 8});
+    std::fill(table.f32().begin(), table.f32().end(), 1.5F);
+    Tensor out(Shape{1 + 11 * 3, 8});
+    interpolate_positions(table, config, 11, 3, out);
+    for (const float x : out.f32()) ASSERT_NEAR(x, 1.5F, 2e-6F);
+  }
+}
+
+TEST(Head, OneLayerAndBf16) {
+  const HeadConfig config{32, 0, 1, 16, 40};
+  ParameterLayout layout;
+  append_head_layout(layout, config, "head");
+  EXPECT_NE(layout.find_if("head.mlp.weight"), nullptr);
+  ParameterStore weights(layout);
+  weights.initialize(1);
+  const Tensor x = random_tensor({5, 32}, 1);
+  std::vector<std::vector<float>> outputs;
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    const Head head(config, precision, "head");
+    Arena arena;
+    HeadSaved saved;
+    const TensorView unit = head.forward(weights, x, arena, &saved);
+    for (int64_t r = 0; r < 5; ++r) {
+      double norm = 0;
+      for (const float v : unit.rows(r, 1).f32()) norm += static_cast<double>(v) * static_cast<double>(v);
+      EXPECT_NEAR(norm, 1, 1e-5);
+    }
+    ParameterStore gradients(layout);
+    const TensorView dx = head.backward(weights, saved, random_tensor({5, 16}, 2), gradients, arena);
+    EXPECT_EQ(dx.shape, (Shape{5, 32}));
+    outputs.emplace_back(dx.f32().begin(), dx.f32().end());
+  }
+  EXPECT_LE(relative_error(std::span<const float>(outputs[1]), std::span<const float>(outputs[0])), 0.05);
+}
+
+}  // namespace
+}  // namespace dino
