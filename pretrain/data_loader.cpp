@@ -3,12 +3,28 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/log.hpp"
 #include "base/random.hpp"
 #include "base/timing.hpp"
 #include "imaging/image.hpp"
 
 namespace dino::pretrain {
+
+namespace {
+
+/// What is done to every image before it is cut into crops.
+Image prepare(Image image, const LoaderConfig& config) {
+  const int64_t side = std::max(image.width, image.height);
+  if (config.max_side > 0 && side > config.max_side) {
+    const auto scaled = [&](int64_t length) { return std::max<int64_t>(1, length * config.max_side / side); };
+    image = resize(image, scaled(image.width), scaled(image.height), Resampling::bicubic);
+  }
+  return config.pad ? pad_to_square(image, config.background) : image;
+}
+
+}  // namespace
 
 ImageCache::ImageCache(const Dataset& dataset, const LoaderConfig& config)
     : dataset_(dataset), config_(config), images_(dataset.records.size()), bad_(dataset.records.size(), 0) {}
@@ -37,6 +53,8 @@ std::shared_ptr<const Image> ImageCache::get(int64_t record) {
   } catch (const Error& error) {
     fault = error.what();
   }
+  std::shared_ptr<const Image> image;
+  if (fault.empty()) image = std::make_shared<const Image>(prepare(std::move(decoded.image), config_));
   const std::lock_guard lock(mutex_);
   if (!fault.empty()) {
     if (bad_[index] == 0) {
@@ -46,9 +64,6 @@ std::shared_ptr<const Image> ImageCache::get(int64_t record) {
     }
     return nullptr;
   }
-  Image& pixels = decoded.image;
-  auto image = std::make_shared<const Image>(config_.pad ? pad_to_square(pixels, config_.background)
-                                                         : std::move(pixels));
   const auto bytes = static_cast<int64_t>(image->pixels.size());
   if (!images_[index] && bytes_ + bytes <= config_.cache_bytes) {
     images_[index] = image;

@@ -22,6 +22,7 @@ namespace dino::pretrain {
 
 struct LoaderConfig {
   AugmentConfig augment;
+  int64_t max_side = 0;  ///< larger images are reduced to it after decoding; 0 = off
   bool pad = false;
   std::array<uint8_t, 3> background = {255, 255, 255};
   int64_t batch = 64;  ///< images per step over all ranks

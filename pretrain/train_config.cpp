@@ -113,6 +113,11 @@ void declare_crops(OptionTable& table, TrainConfig& c) {
   table.add("solarize", &a.solarize, "Probability of solarization (second global crop).").range(0, 1);
   table.add("blur", &c.blur, "Blur probabilities: the paper's, the released code's inverted ones, or none.")
       .choices({"paper", "reference", "off"});
+  table
+      .add("max-side", &c.max_side,
+           "Reduce larger images to this longer side once after decoding, so that they fit the cache; 0 = "
+           "off.")
+      .range(0, 1e6);
   table.add("pad", &c.pad, "Pad images to a square with the background colour first (sprites).");
   table.add("background", &c.background, "Colour behind transparent pixels: r,g,b.").range(0, 255);
   table.add("mean", &c.mean, "Per-channel mean that pixels are normalised with.");

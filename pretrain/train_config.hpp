@@ -50,6 +50,7 @@ struct TrainConfig {
   // crops
   AugmentConfig augment;
   std::string blur = "paper";
+  int64_t max_side = 0;  ///< larger images are reduced once after decoding; 0 = off
   bool pad = false;
   std::vector<int64_t> background = {255, 255, 255};
   std::vector<double> mean = {0.485, 0.456, 0.406}, std = {0.229, 0.224, 0.225};

@@ -17,6 +17,7 @@ namespace {
 LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int threads) {
   LoaderConfig loader;
   loader.augment = config.augment;
+  loader.max_side = config.max_side;
   loader.pad = config.pad;
   for (size_t i = 0; i < 3; ++i) loader.background[i] = static_cast<uint8_t>(config.background[i]);
   loader.batch = config.batch;
