@@ -266,7 +266,9 @@ void OptionTable::assign(Entry& entry, const std::vector<std::string>& words, co
           nearest.empty() ? "choose one of them" : "did you mean " + nearest + "?");
     }
     if (entry.has_range && !is_default) {
-      const double value = to_double(entry.name, piece, source);
+      const double value = entry.type.starts_with('N')
+                               ? static_cast<double>(to_integer(entry.name, piece, source))
+                               : to_double(entry.name, piece, source);
       if (value < entry.low || value > entry.high)
         bad(entry.name, source, fmt::format("{} is outside {} to {}", piece, entry.low, entry.high),
             "give a value in that range");

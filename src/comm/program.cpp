@@ -139,6 +139,7 @@ int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** ar
     if (prepared.command->uses_mpi) {
       open_failure_vote(world);
       check_launcher(world);
+      start_watchdog();
     }
     set_threads(choose_threads(prepared.common.threads, world));
     install_stop_handlers();

@@ -130,8 +130,8 @@ std::string command_help(const ProgramSpec& spec, const Command& command) {
 }
 
 std::string version_text(const ProgramSpec& spec) {
-  std::string text = fmt::format("{} {}\ncommit: {}\nbuild: {}, compiler {}\n", spec.name,
-                                 version(), commit(), build_type(), __VERSION__);
+  std::string text = fmt::format("{} {}\ncommit: {}\nbuild: {}, compiler {}\n", spec.name, version(),
+                                 commit(), build_type(), __VERSION__);
   for (const std::string& line : library_lines()) text += line + "\n";
   for (const std::string& line : extra_version_lines()) text += line + "\n";
   return text +

@@ -103,7 +103,17 @@ bool start() {
   return true;
 }
 
+/// True when collectives are watched.
+bool watching() {
+  static const bool on = start();
+  return on;
+}
+
 }  // namespace
+
+void start_watchdog() {
+  (void)watching();
+}
 
 void set_error_folder(const std::string& output) {
   state().error_folder = output;
@@ -128,8 +138,7 @@ void write_error_file(int rank, const std::string& text) noexcept {
 }
 
 WatchdogScope::WatchdogScope(const char* operation) {
-  static const bool on = start();
-  if (!on) return;
+  if (!watching()) return;
   State& s = state();
   s.since_ms = now_ms();
   s.last_operation = operation;

@@ -12,6 +12,9 @@ void set_error_folder(const std::string& output);
 /// Writes <output>/errors/rank_N.txt, if an output folder is set. Never throws: it runs while dying.
 void write_error_file(int rank, const std::string& text) noexcept;
 
+/// Starts the watching thread (otherwise the first collective does); needs MPI.
+void start_watchdog();
+
 /// Marks the time a blocking collective takes; made by Communicator around each call.
 class WatchdogScope {
  public:

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+// A small program built on run_program. With DINO_TEST_PROGRAM set, this executable is that program (it must
+// not have started MPI itself, so it takes over before main); the tests start it as a user would.
+#include "comm/program.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <new>
+#include <sstream>
+#include <thread>
+
+#include "base/log.hpp"
+#include "base/signals.hpp"
+
+namespace dino {
+namespace {
+
+struct Config {
+  int64_t level = 3;
+  int64_t only = -1;
+  std::string how = "none";
+};
+
+[[noreturn]] void fail_as(const std::string& how) {
+  const log::Phase outer("outer");
+  const log::Phase inner("join");
+  if (how == "data") throw DataError("bad tar: x.tar: no header; fetch it again");
+  if (how == "memory") throw std::bad_alloc();
+  if (how == "other") throw std::logic_error("odd");
+  throw UsageError("bad option: --how: unknown");
+}
+
+ExitCode run_case(const Config& config, CommandContext& context) {
+  Communicator& world = context.world;
+  const bool chosen = config.only < 0 || config.only == world.rank();
+  if (config.how == "stop") return ExitCode::stopped;
+  if (config.how == "differ") return world.root() ? ExitCode::differ : ExitCode::done;
+  if (config.how == "stall") {
+    const log::Phase phase("stalling");
+    if (chosen) std::this_thread::sleep_for(std::chrono::seconds(60));
+    world.barrier();
+  }
+  if (config.how == "signal") {
+    if (world.root()) std::raise(SIGUSR2);
+    while (!world.any(stop_requested())) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return ExitCode::stopped;
+  }
+  if (config.how != "none" && chosen) fail_as(config.how);
+  const int64_t ranks = world.sum(int64_t{1});
+  if (world.root())
+    std::printf("ranks=%d level=%d threads=%d\n", static_cast<int>(ranks), static_cast<int>(config.level),
+                resolve_threads(context));
+  return ExitCode::done;
+}
+
+Command make_command(const std::string& name, bool uses_mpi) {
+  Command command;
+  command.name = name;
+  command.summary = "A case of the test.";
+  command.usage = "--level N";
+  command.description = "First paragraph.\n\nSecond one.";
+  command.uses_mpi = uses_mpi;
+  command.make = [](OptionTable& table) {
+    auto config = std::make_shared<Config>();
+    table.add("level", &config->level, "The level.").range(0, 9);
+    table.add("only", &config->only, "The rank that fails; -1 = all.");
+    table.add("how", &config->how, "How it fails.");
+    return [config](CommandContext& context) { return run_case(*config, context); };
+  };
+  return command;
+}
+
+__attribute__((constructor)) void become_the_program(int argc, char** argv, char**) {
+  if (std::getenv("DINO_TEST_PROGRAM") == nullptr) return;
+  const ProgramSpec spec{"dino-test",
+                         "tests the frame of the programs.",
+                         {make_command("run", true), make_command("local", false)}};
+  _exit([&] {
+    const int code = run_program(spec, argc, argv);
+    std::fflush(nullptr);
+    return code;
+  }());
+}
+
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+  double seconds = 0;
+};
+
+std::string slurp(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+std::string scratch() {
+  return testing::TempDir() + "dino_program_test_" + std::to_string(::getpid());
+}
+
+/// Runs the program; ranks = 0 means without mpirun. The environment is clean: this process is an MPI program
+/// itself, and its variables would confuse mpirun.
+Outcome run(int ranks, const std::string& words, const std::string& environment = "") {
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
+  const std::string base = scratch();
+  std::string command =
+      "env -i PATH=\"$PATH\" HOME=/tmp LC_ALL=C DINO_TEST_PROGRAM=1 " + environment + " timeout 60 ";
+  if (ranks > 0)
+    command += "mpirun --allow-run-as-root --oversubscribe --bind-to none -n " + std::to_string(ranks) + " ";
+  command += self + " " + words + " >" + base + ".out 2>" + base + ".err";
+  const auto start = std::chrono::steady_clock::now();
+  const int status = std::system(command.c_str());
+  Outcome outcome;
+  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  outcome.out = slurp(base + ".out");
+  outcome.err = slurp(base + ".err");
+  std::filesystem::remove(base + ".out");
+  std::filesystem::remove(base + ".err");
+  return outcome;
+}
+
+void expect_contains(const std::string& text, const std::string& part) {
+  EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in:\n" << text;
+}
+
+int count(const std::string& text, const std::string& part) {
+  int n = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
+  return n;
+}
+
+TEST(Program, SpeaksOfItself) {
+  Outcome help = run(0, "--help");
+  EXPECT_EQ(help.code, 0);
+  expect_contains(help.out, "A case of the test.");
+  expect_contains(help.out, "mpirun -n 4 dino-test run --level N");
+  help = run(0, "run --help");
+  EXPECT_EQ(help.code, 0);
+  expect_contains(help.out, "Second one.");
+  expect_contains(help.out, "--level N");
+  expect_contains(help.out, "--threads N");
+  const Outcome version = run(0, "--version");
+  expect_contains(version.out, "commit: ");
+  expect_contains(version.out, "MPI: Open MPI");
+  expect_contains(version.out, "CPU kernels: ");
+  const Outcome man = run(0, "--man");
+  expect_contains(man.out, ".TH DINO-TEST 1");
+  expect_contains(man.out, ".SH EXIT STATUS");
+  EXPECT_EQ(run(0, "--complete").out, "run\nlocal\n--help\n--version\n--man\n");
+  expect_contains(run(0, "--complete run").out, "--level\n");
+  EXPECT_EQ(run(0, "").code, 64);
+}
+
+TEST(Program, UsageErrorsAreOneLineAndCode64) {
+  Outcome o = run(0, "rn");
+  EXPECT_EQ(o.code, 64);
+  EXPECT_EQ(o.err,
+            "dino-test: error: unknown command: rn: dino-test has no such command; did you mean run?\n");
+  o = run(0, "run --levle 3");
+  EXPECT_EQ(o.code, 64);
+  expect_contains(o.err, "did you mean --level?");
+  o = run(2, "run --level 10");
+  EXPECT_EQ(o.code, 64);
+  EXPECT_EQ(count(o.err, "dino-test: error:"), 1) << o.err;
+  EXPECT_EQ(run(0, "--level 3").code, 64);
+  EXPECT_EQ(run(0, "run --config /no/such.cfg").code, 66);
+  o = run(0, "run", "DINO_CPU=avx3");
+  EXPECT_EQ(o.code, 0) << "only programs with kernels ask for the level";
+}
+
+TEST(Program, PrintsItsConfiguration) {
+  const Outcome o = run(2, "run --level 5 --print-config --threads 2");
+  EXPECT_EQ(o.code, 0);
+  EXPECT_EQ(count(o.out, "level = 5"), 1) << o.out;
+  expect_contains(o.out, "threads = 2");
+}
+
+TEST(Program, RunsAloneAndUnderMpirun) {
+  EXPECT_EQ(run(0, "run --threads 2").out, "ranks=1 level=3 threads=2\n");
+  EXPECT_EQ(run(0, "local --level 1", "OMP_NUM_THREADS=5").out, "ranks=1 level=1 threads=5\n");
+  const Outcome o = run(3, "run", "OMP_NUM_THREADS=1");
+  EXPECT_EQ(o.code, 0) << o.err;
+  EXPECT_EQ(o.out, "ranks=3 level=3 threads=1\n");
+  // Three ranks that share all cores get a third each, and at least one.
+  expect_contains(run(3, "run").out,
+                  "threads=" + std::to_string(std::max(1u, std::thread::hardware_concurrency() / 3)));
+}
+
+TEST(Program, TheLaunchersExitCodeIsOurs) {
+  EXPECT_EQ(run(0, "run --how stop").code, 75);
+  EXPECT_EQ(run(3, "run --how stop").code, 75);
+  EXPECT_EQ(run(2, "run --how differ").code, 1);
+  EXPECT_EQ(run(0, "run --how data").code, 65);
+  EXPECT_EQ(run(0, "run --how memory").code, 74);
+  EXPECT_EQ(run(0, "run --how other").code, 70);
+}
+
+TEST(Program, AFailureOfAllRanksIsOneLine) {
+  const Outcome o = run(3, "run --how data");
+  EXPECT_EQ(o.code, 65);
+  EXPECT_EQ(count(o.err, "dino-test: error:"), 1) << o.err;
+  expect_contains(o.err, "dino-test: error: bad tar: x.tar: no header; fetch it again [phase join]\n");
+}
+
+TEST(Program, AFailureOfOneRankEndsAllAndIsWrittenDown) {
+  const std::string folder = scratch() + "_out";
+  std::filesystem::create_directories(folder);
+  const Outcome o = run(3, "run --how data --only 1 --output " + folder);
+  EXPECT_EQ(o.code, 65) << o.err;
+  EXPECT_LT(o.seconds, 20);
+  EXPECT_EQ(count(o.err, "dino-test: error:"), 1) << o.err;
+  expect_contains(o.err, "no header; fetch it again [rank 1 of 3, phase join]\n");
+  const std::string note = slurp(folder + "/errors/rank_1.txt");
+  expect_contains(note, "rank: 1\nphase: join\nerror: bad tar");
+  EXPECT_FALSE(std::filesystem::exists(folder + "/errors/rank_0.txt"));
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Program, AStalledCollectiveNamesThePhasesAndEnds) {
+  const Outcome o = run(2, "run --how stall --only 1", "DINO_WATCHDOG_SECONDS=1");
+  EXPECT_EQ(o.code, 70) << o.err;
+  EXPECT_LT(o.seconds, 20);
+  expect_contains(o.err, "dino-test: error: collective stalled: barrier in phase 'stalling'");
+  expect_contains(o.err, "[rank 0 of 2]");
+  expect_contains(o.err, "dino-test: warning: no collective for");
+}
+
+TEST(Program, AStopSignalGivesCode75) {
+  const Outcome o = run(2, "run --how signal");
+  EXPECT_EQ(o.code, 75) << o.err;
+}
+
+TEST(Program, SrunWithoutPmixIsRefused) {
+  const Outcome o = run(0, "run", "SLURM_STEP_NUM_TASKS=4");
+  EXPECT_EQ(o.code, 64);
+  expect_contains(o.err, "use srun --mpi=pmix");
+}
+
+}  // namespace
+}  // namespace dino
