@@ -81,11 +81,14 @@ std::vector<double> symmetric_eigenvalues(std::vector<double> matrix, int64_t n)
   DINO_CHECK(static_cast<int64_t>(matrix.size()) == n * n, "not a square matrix");
   const Tridiagonal t = tridiagonalise(matrix, n);
   double bound = 0;  // Gershgorin
-  for (size_t i = 0; i < t.diagonal.size(); ++i)
+  bool finite = true;
+  for (size_t i = 0; i < t.diagonal.size(); ++i) {
+    finite = finite && std::isfinite(t.diagonal[i]) && (i == 0 || std::isfinite(t.off[i - 1]));
     bound = std::max(bound, std::abs(t.diagonal[i]) + (i > 0 ? std::abs(t.off[i - 1]) : 0.0) +
                                 (i < t.off.size() ? std::abs(t.off[i]) : 0.0));
+  }
   std::vector<double> values;
-  if (!std::isfinite(bound)) {
+  if (!finite) {
     values.assign(static_cast<size_t>(n), std::numeric_limits<double>::quiet_NaN());
     return values;
   }

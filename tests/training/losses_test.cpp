@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/losses.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <functional>
+
+#include "base/random.hpp"
+#include "support.hpp"
+
+namespace dino::testing {
+namespace {
+
+using Matrix = std::vector<std::vector<double>>;
+
+Tensor random_matrix(int64_t rows, int64_t columns, double scale, uint64_t id) {
+  Tensor x(Shape{rows, columns});
+  Random random(17, Stream::test, id);
+  for (float& value : x.f32()) value = static_cast<float>(scale * random.normal());
+  return x;
+}
+
+Matrix widen(const Tensor& x) {
+  Matrix m(static_cast<size_t>(x.shape()[0]));
+  const std::span<const float> values = x.f32();
+  const auto columns = static_cast<size_t>(x.shape()[1]);
+  for (size_t r = 0; r < m.size(); ++r)
+    for (size_t c = 0; c < columns; ++c) m[r].push_back(static_cast<double>(values[r * columns + c]));
+  return m;
+}
+
+/// The reference's nine-reduction form, step by step, in f64. Shifting all logits by one number changes
+/// nothing but keeps exp finite.
+Matrix naive_sinkhorn(Matrix q, double temperature, int iterations) {
+  const double b = static_cast<double>(q.size()), k = static_cast<double>(q[0].size());
+  double shift = q[0][0], total = 0;
+  for (const auto& row : q) shift = std::max(shift, *std::max_element(row.begin(), row.end()));
+  for (auto& row : q)
+    for (double& x : row) total += x = std::exp((x - shift) / temperature);
+  for (auto& row : q)
+    for (double& x : row) x /= total;
+  for (int i = 0; i < iterations; ++i) {
+    for (size_t c = 0; c < q[0].size(); ++c) {
+      double sum = 0;
+      for (const auto& row : q) sum += row[c];
+      for (auto& row : q) row[c] = row[c] / sum / k;
+    }
+    for (auto& row : q) {
+      double sum = 0;
+      for (const double x : row) sum += x;
+      for (double& x : row) x = x / sum / b;
+    }
+  }
+  for (auto& row : q)
+    for (double& x : row) x *= b;
+  return q;
+}
+
+void expect_targets(const Tensor& got, const Matrix& want, double tolerance) {
+  double worst = 0, largest = 0;
+  for (size_t r = 0; r < want.size(); ++r) {
+    double sum = 0;
+    for (size_t c = 0; c < want[r].size(); ++c) {
+      const auto value = static_cast<double>(got.f32()[r * want[r].size() + c]);
+      EXPECT_TRUE(std::isfinite(value));
+      worst = std::max(worst, std::abs(value - want[r][c]));
+      largest = std::max(largest, want[r][c]);
+      sum += value;
+    }
+    EXPECT_NEAR(sum, 1.0, 1e-5);
+  }
+  EXPECT_LE(worst, tolerance * largest);
+}
+
+class Losses : public ::testing::TestWithParam<int> {
+ protected:
+  [[nodiscard]] ops::Backend& backend() const { return *all_backends()[static_cast<size_t>(GetParam())]; }
+  Communicator self_ = Communicator::self();
+  Arena arena_;
+};
+
+TEST_P(Losses, SinkhornInScalingVectorsEqualsTheNineReductions) {
+  for (const int iterations : {1, 3, 5}) {
+    Tensor a = random_matrix(23, 57, 0.3, 1), b = random_matrix(9, 31, 0.2, 2);
+    const Matrix want_a = naive_sinkhorn(widen(a), 0.05, iterations);
+    const Matrix want_b = naive_sinkhorn(widen(b), 0.05, iterations);
+    sinkhorn(std::array{a.view(), b.view()}, 0.05, iterations, self_, arena_, backend());
+    expect_targets(a, want_a, 5e-6);
+    expect_targets(b, want_b, 5e-6);
+  }
+}
+
+TEST_P(Losses, SinkhornSurvivesLogitsThatOverflowTheExponential) {
+  // exp(8 / 0.04) = e^200 overflows f32, and the rows lie far apart.
+  Tensor x = random_matrix(12, 40, 0.3, 3);
+  for (int64_t r = 0; r < 12; ++r)
+    for (float& value : x.view().rows(r, 1).f32()) value += static_cast<float>(r % 3) * 1.5F + 5.0F;
+  const Matrix want = naive_sinkhorn(widen(x), 0.04, 3);
+  sinkhorn(std::array{x.view()}, 0.04, 3, self_, arena_, backend());
+  expect_targets(x, want, 2e-5);
+}
+
+TEST_P(Losses, SinkhornWithoutRowsDoesNothing) {
+  Tensor a = random_matrix(4, 8, 0.3, 4);
+  Tensor none(Shape{0, 16});
+  sinkhorn(std::array{a.view(), TensorView{none.view().data, Shape{0, 16}}}, 0.05, 3, self_, arena_,
+           backend());
+  for (const float value : a.f32()) EXPECT_TRUE(std::isfinite(value));
+}
+
+/// sum_r weight_r CE(target_r, softmax(unit_r W^T / T)) in f64.
+double naive_cross_entropy(const Matrix& unit, const Matrix& prototypes, const Matrix& targets,
+                           const std::vector<float>& weight, double temperature) {
+  double loss = 0;
+  for (size_t r = 0; r < unit.size(); ++r) {
+    std::vector<double> s;
+    for (const auto& w : prototypes) {
+      double dot = 0;
+      for (size_t c = 0; c < w.size(); ++c) dot += w[c] * unit[r][c];
+      s.push_back(dot / temperature);
+    }
+    const double top = *std::max_element(s.begin(), s.end());
+    double sum = 0;
+    for (const double x : s) sum += std::exp(x - top);
+    const double lse = top + std::log(sum);
+    for (size_t k = 0; k < s.size(); ++k)
+      loss += static_cast<double>(weight[r]) * targets[r][k] * (lse - s[k]);
+  }
+  return loss;
+}
+
+TEST_P(Losses, ChunkedCrossEntropyHasTheGradientOfFiniteDifferences) {
+  // 300 rows cross the chunk of 256; segments of 70 rows share their targets, which sum to 2.
+  const int64_t rows = 300, k = 11, width = 5, shared = 70;
+  const Tensor unit = random_matrix(rows, width, 0.5, 5), prototypes = random_matrix(k, width, 0.5, 6);
+  Tensor targets = random_matrix(shared, k, 1.0, 7);
+  backend().softmax_centred(targets, {}, 0.5F);
+  for (float& value : targets.f32()) value *= 2;
+  ASSERT_LT(logits_chunk_rows(k), rows);
+  std::vector<TargetRows> segments;
+  Matrix expanded;
+  const Matrix wide = widen(targets);
+  for (int64_t first = 0; first < rows; first += shared) {
+    const int64_t count = std::min(shared, rows - first);
+    segments.push_back({first, targets.view().rows(0, count)});
+    expanded.insert(expanded.end(), wide.begin(), wide.begin() + static_cast<std::ptrdiff_t>(count));
+  }
+  std::vector<float> weight;
+  for (int64_t r = 0; r < rows; ++r) weight.push_back(0.01F * static_cast<float>(1 + r % 5));
+  Tensor loss(Shape{rows}), d_unit(Shape{rows, width}), d_prototypes(Shape{k, width});
+  d_prototypes.as<float>()[0] = 1.0F;  // gradients of parameters are added
+  prototype_cross_entropy(unit, prototypes, segments, 0.1, view_of(weight.data(), Shape{rows}), loss, d_unit,
+                          d_prototypes, arena_, backend());
+  d_prototypes.as<float>()[0] -= 1.0F;
+
+  Matrix u = widen(unit), w = widen(prototypes);
+  const auto value = [&] { return naive_cross_entropy(u, w, expanded, weight, 0.1); };
+  double sum = 0;
+  for (int64_t r = 0; r < rows; ++r)
+    sum += static_cast<double>(weight[static_cast<size_t>(r)] * loss.f32()[static_cast<size_t>(r)]);
+  EXPECT_NEAR(sum / value(), 1.0, 2e-6);
+  const double h = 1e-5;
+  const auto derivative = [&](double& x) {
+    const double at = x;
+    x = at + h;
+    const double up = value();
+    x = at - h;
+    const double down = value();
+    x = at;
+    return (up - down) / (2 * h);
+  };
+  for (const size_t r : {size_t{0}, size_t{69}, size_t{70}, size_t{255}, size_t{256}, size_t{299}})
+    for (size_t c = 0; c < static_cast<size_t>(width); ++c)
+      EXPECT_NEAR(static_cast<double>(d_unit.f32()[r * static_cast<size_t>(width) + c]), derivative(u[r][c]),
+                  2e-6);
+  for (size_t r = 0; r < static_cast<size_t>(k); ++r)
+    for (size_t c = 0; c < static_cast<size_t>(width); ++c)
+      EXPECT_NEAR(static_cast<double>(d_prototypes.f32()[r * static_cast<size_t>(width) + c]),
+                  derivative(w[r][c]), 2e-4);
+}
+
+double naive_koleo(const Matrix& x) {
+  double loss = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    double best = -2;
+    size_t nn = 0;
+    for (size_t j = 0; j < x.size(); ++j) {
+      double dot = 0;
+      for (size_t c = 0; c < x[i].size(); ++c) dot += x[i][c] * x[j][c];
+      if (j != i && dot > best) {
+        best = dot;
+        nn = j;
+      }
+    }
+    double square = 0;
+    for (size_t c = 0; c < x[i].size(); ++c) square += std::pow(x[i][c] - x[nn][c] + 1e-8, 2);
+    loss -= std::log(std::sqrt(square) + 1e-8) / static_cast<double>(x.size());
+  }
+  return loss;
+}
+
+TEST_P(Losses, KoLeoHasTheGradientOfFiniteDifferences) {
+  const int64_t rows = 7, width = 6;
+  Tensor x = random_matrix(rows, width, 1, 8), unit(Shape{rows, width}), norm(Shape{rows});
+  backend().l2_normalize(x, 1e-8F, unit, norm);
+  Tensor gradient(Shape{rows, width});
+  const KoLeoResult result = koleo(unit.view().reshaped(Shape{1, 1, rows, width}), 2.0,
+                                   gradient.view().reshaped(Shape{1, rows, width}), self_, arena_, backend());
+  Matrix u = widen(unit);
+  EXPECT_NEAR(result.loss, naive_koleo(u), 1e-5);
+  for (size_t r = 0; r < u.size(); ++r)
+    for (size_t c = 0; c < u[r].size(); ++c) {
+      const double at = u[r][c], h = 1e-6;
+      u[r][c] = at + h;
+      const double up = naive_koleo(u);
+      u[r][c] = at - h;
+      const double down = naive_koleo(u);
+      u[r][c] = at;
+      EXPECT_NEAR(static_cast<double>(gradient.f32()[r * u[r].size() + c]), 2 * (up - down) / (2 * h), 1e-4);
+    }
+}
+
+TEST_P(Losses, KoLeoWithoutNeighboursIsNothingAndOfDuplicatesFinite) {
+  Tensor one(Shape{1, 2, 1, 4}), gradient(Shape{2, 1, 4});
+  for (float& value : one.f32()) value = 0.5F;
+  gradient.as<float>()[0] = 1;
+  EXPECT_EQ(koleo(one, 1.0, gradient, self_, arena_, backend()).loss, 0.0);
+  for (const float value : gradient.f32()) EXPECT_EQ(value, 0.0F);
+
+  Tensor same(Shape{1, 1, 3, 4}), d(Shape{1, 3, 4});
+  for (float& value : same.f32()) value = 0.5F;
+  const KoLeoResult result = koleo(same, 1.0, d, self_, arena_, backend());
+  EXPECT_NEAR(result.loss, -std::log(3e-8), 1e-3);  // |(eps, eps, eps, eps)| + eps
+  for (const float value : d.f32()) EXPECT_TRUE(std::isfinite(value));
+}
+
+/// CE - ln K of a student with weight-normed random prototypes (drawn uniformly, as torch.nn.Linear does)
+/// whose features are the teacher's and the same for all rows: Sinkhorn, then softmax with a zero centre.
+std::array<double, 2> loss_at_initialisation(int64_t k, int64_t bottleneck) {
+  ops::Backend& backend = ops::backend();
+  const Communicator self = Communicator::self();
+  Arena arena;
+  const int64_t rows = 2;
+  Random random(3, Stream::test, 9);
+  Tensor prototypes(Shape{k, bottleneck}), norm(Shape{k});
+  for (float& value : prototypes.f32()) value = random.uniform() - 0.5F;
+  backend.l2_normalize(prototypes, 1e-12F, prototypes, norm);
+  Tensor unit(Shape{rows, bottleneck}), length(Shape{rows});
+  for (float& value : unit.view().rows(0, 1).f32()) value = static_cast<float>(random.normal());
+  std::memcpy(unit.view().rows(1, 1).data, unit.view().data, static_cast<size_t>(bottleneck) * sizeof(float));
+  backend.l2_normalize(unit, 1e-12F, unit, length);
+  Tensor logits(Shape{rows, k}), d_prototypes(prototypes.shape());
+  backend.linear(unit, prototypes, {}, ops::Activation::none, logits, {});
+  std::array<double, 2> offset{};
+  for (const size_t mode : {size_t{0}, size_t{1}}) {
+    Tensor targets = logits.clone();
+    if (mode == 0)
+      sinkhorn(std::array{targets.view()}, 0.04, 3, self, arena, backend);
+    else
+      backend.softmax_centred(targets, {}, 0.04F);
+    const std::vector<float> weight(static_cast<size_t>(rows), 1.0F);
+    Tensor loss(Shape{rows}), d_unit(unit.shape());
+    prototype_cross_entropy(unit, prototypes, std::array{TargetRows{0, targets}}, 0.1,
+                            view_of(weight.data(), Shape{rows}), loss, d_unit, d_prototypes, arena, backend);
+    offset[mode] = static_cast<double>(loss.f32()[0]) - std::log(static_cast<double>(k));
+  }
+  return offset;
+}
+
+TEST(LossAtInitialisation, IsTheMeasuredOneForIdenticalFeatures) {
+  // Measured on the reference. ln K itself is the value of a collapsed run.
+  const std::array<double, 2> published = loss_at_initialisation(65536, 256);
+  EXPECT_NEAR(published[0], 0.196, 0.01);
+  EXPECT_NEAR(published[1], -0.775, 0.02);
+  const std::array<double, 2> large = loss_at_initialisation(131072, 384);
+  EXPECT_NEAR(large[0], 0.131, 0.01);
+  EXPECT_NEAR(large[1], -0.521, 0.02);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, Losses, ::testing::Values(0, 1),
+                         [](const auto& which) { return which.param == 0 ? "reference" : "cpu"; });
+
+}  // namespace
+}  // namespace dino::testing

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/ssl.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/random.hpp"
+
+namespace dino {
+namespace {
+
+SslConfig small_config() {
+  SslConfig config;
+  config.vit.patch = 8;
+  config.vit.width = 32;
+  config.vit.depth = 1;
+  config.vit.heads = 1;
+  config.vit.hidden = 64;
+  config.vit.position_grid = 2;
+  config.vit.layerscale = 0.5;
+  config.dino_head = {32, 16, 2, 16, 24};
+  config.ibot_head = {32, 16, 2, 16, 20};
+  config.local_crops = 2;
+  return config;
+}
+
+struct Batch {
+  Tensor global{Shape{6, 3, 16, 16}}, local{Shape{6, 3, 8, 8}}, masks{Shape{6, 4}, DType::u8};
+  SslBatch batch;
+  Batch() {
+    Random random(1, Stream::test, 0);
+    for (float& value : global.f32()) value = static_cast<float>(random.normal());
+    for (float& value : local.f32()) value = static_cast<float>(random.normal());
+    for (const int64_t i : {0, 1, 9, 14}) masks.as<uint8_t>()[i] = 1;
+    batch = {3, global, local, masks};
+  }
+};
+
+std::vector<float> copy(ParameterStore& store, const std::string& name) {
+  const std::span<const float> values = store.view(name).f32();
+  return {values.begin(), values.end()};
+}
+
+class SslUpdate : public ::testing::Test {
+ protected:
+  Communicator self_ = Communicator::self();
+  Batch data_;
+  SslSchedule schedule_{1e-3, 1e-3, 0.04, 0.9, 0.05};
+};
+
+TEST_F(SslUpdate, FrozenLastLayerKeepsItsWeightsWhileItsMomentsGoOn) {
+  SslModel model(small_config(), self_);
+  model.initialize(2);
+  schedule_.last_layer_lr = 0;
+  const std::string frozen = "dino_head.last_layer.weight_v", moving = "dino_head.mlp.0.weight";
+  const auto before = copy(model.student(), frozen), before_moving = copy(model.student(), moving);
+  model.update(schedule_, model.forward_backward(data_.batch, schedule_, {}), 1);
+  EXPECT_EQ(copy(model.student(), frozen), before);
+  EXPECT_NE(copy(model.student(), moving), before_moving);
+  const auto m = copy(model.adam_m(), frozen), v = copy(model.adam_v(), frozen);
+  EXPECT_TRUE(std::any_of(m.begin(), m.end(), [](float x) { return x != 0; }));
+  EXPECT_TRUE(std::any_of(v.begin(), v.end(), [](float x) { return x > 0; }));
+}
+
+TEST_F(SslUpdate, ClipsEachModuleToItsNorm) {
+  SslConfig config = small_config();
+  config.clip = 0.01;
+  SslModel model(config, self_);
+  model.initialize(2);
+  const SslStepResult result = model.forward_backward(data_.batch, schedule_, {});
+  for (const double norm : result.grad_norms) EXPECT_GT(norm, config.clip);
+  const std::string name = "ibot_head.mlp.0.weight";
+  const auto gradient = copy(model.gradients(), name);
+  model.update(schedule_, result, 1);
+  const auto m = copy(model.adam_m(), name);  // (1 - beta1) times the clipped gradient
+  const double factor = config.clip / (result.grad_norms[2] + 1e-6);
+  for (size_t i = 0; i < m.size(); ++i)
+    EXPECT_NEAR(static_cast<double>(m[i]), 0.1 * factor * static_cast<double>(gradient[i]),
+                1e-5 * factor * result.grad_norms[2]);
+}
+
+TEST_F(SslUpdate, TeacherIsTheRunningMeanOfTheStudent) {
+  SslModel model(small_config(), self_);
+  model.initialize(2);
+  const std::string name = "backbone.patch_embed.proj.weight";
+  const auto before = copy(model.teacher(), name);
+  EXPECT_EQ(before, copy(model.student(), name));
+  model.update(schedule_, model.forward_backward(data_.batch, schedule_, {}), 1);
+  const auto student = copy(model.student(), name), teacher = copy(model.teacher(), name);
+  for (size_t i = 0; i < teacher.size(); ++i)
+    EXPECT_NEAR(static_cast<double>(teacher[i]),
+                0.9 * static_cast<double>(before[i]) + 0.1 * static_cast<double>(student[i]), 1e-7);
+}
+
+TEST_F(SslUpdate, RepeatedStepsOnOneBatchLowerTheLoss) {
+  SslModel model(small_config(), self_);
+  model.initialize(2);
+  schedule_.momentum = 1;  // a fixed teacher
+  double first = 0, last = 0;
+  for (int64_t step = 1; step <= 30; ++step) {
+    const SslStepResult result = model.forward_backward(data_.batch, schedule_, {});
+    ASSERT_TRUE(result.finite);
+    (step == 1 ? first : last) = result.losses.total;
+    model.update(schedule_, result, step);
+  }
+  EXPECT_LT(last, first - 0.1);
+}
+
+TEST_F(SslUpdate, CentresComeBackFromACheckpoint) {
+  SslConfig config = small_config();
+  config.centering = Centering::softmax;
+  SslModel a(config, self_), b(config, self_);
+  a.initialize(2);
+  b.initialize(2);
+  (void)a.forward_backward(data_.batch, schedule_, {});
+  (void)a.forward_backward(data_.batch, schedule_, {});
+  b.set_centres(a.centres());
+  EXPECT_EQ(a.centres(), b.centres());
+  EXPECT_EQ(a.forward_backward(data_.batch, schedule_, {}).losses.total,
+            b.forward_backward(data_.batch, schedule_, {}).losses.total);
+  auto broken = a.centres();
+  broken["ibot_centre"].pop_back();
+  EXPECT_THROW(b.set_centres(broken), DataError);
+  broken.erase("ibot_centre");
+  EXPECT_THROW(b.set_centres(broken), DataError);
+}
+
+TEST_F(SslUpdate, NotFiniteIsReported) {
+  SslModel model(small_config(), self_);
+  model.initialize(2);
+  data_.local.as<float>()[0] = std::numeric_limits<float>::infinity();
+  EXPECT_FALSE(model.forward_backward(data_.batch, schedule_, {}).finite);
+}
+
+TEST_F(SslUpdate, RunsWithoutMasksAndWithoutRegularizer) {
+  SslConfig config = small_config();
+  config.koleo_weight = 0;
+  SslModel model(config, self_);
+  model.initialize(2);
+  data_.batch.masks = {};
+  const SslStepResult result = model.forward_backward(data_.batch, schedule_, {});
+  EXPECT_TRUE(result.finite);
+  EXPECT_EQ(result.losses.ibot, 0.0);
+  EXPECT_EQ(result.losses.koleo, 0.0);
+  EXPECT_EQ(result.grad_norms[2], 0.0);
+  EXPECT_GT(result.grad_norms[0], 0.0);
+  EXPECT_NEAR(result.losses.total, result.losses.dino_local + result.losses.dino_global, 1e-12);
+}
+
+TEST_F(SslUpdate, ArenaStopsGrowingAndPhasesAreTimed) {
+  SslModel model(small_config(), self_);
+  model.initialize(2);
+  (void)model.forward_backward(data_.batch, schedule_, {});
+  (void)model.forward_backward(data_.batch, schedule_, {});
+  const int64_t bytes = model.arena_bytes();
+  EXPECT_GT(bytes, 0);
+  const SslStepResult result = model.forward_backward(data_.batch, schedule_, {});
+  model.update(schedule_, result, 1);
+  EXPECT_EQ(model.arena_bytes(), bytes);
+  for (const char* phase : {"teacher", "student_forward", "losses", "backward", "optimizer"})
+    EXPECT_GT(model.phase_seconds().at(phase), 0.0) << phase;
+}
+
+}  // namespace
+}  // namespace dino
