@@ -79,8 +79,8 @@ dino-pretrain import --weights hf --output imported >/dev/null 2>&1 || fail "imp
 expect 64 "--stepz" train --output x --stepz 3
 expect 64 "--steps" dino-pretrain train --data data --output x
 expect 64 "multiple of the patch" train --output x --global-size 33
-expect 64 "--resume none" train --output full --resume none
-expect 64 "--lr" train --output full --lr 0.5
+expect 64 "--resume none" train --output full --steps 30 --resume none
+expect 64 "--lr" train --output full --steps 30 --lr 0.5
 expect 66 "nowhere" dino-pretrain train --config "$RECIPE" --data nowhere --output x
 expect 66 "missing.cfg" dino-pretrain train --config missing.cfg --data data --output x
 expect 64 "--batch" ranks 2 dino-pretrain train --config "$RECIPE" --data data --output x --batch 1
