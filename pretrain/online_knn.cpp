@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/log.hpp"
 #include "imaging/image.hpp"
 #include "storage/dataset.hpp"
 #include "vectors/neighbours.hpp"
@@ -38,37 +39,51 @@ OnlineKnn::Set OnlineKnn::load(const std::string& reference, std::vector<std::st
   const int64_t count = std::min(records, config_.knn_limit);
   const Range range = even_range(count, comm_.rank(), comm_.size());
   const int64_t side = config_.augment.global_size;
-  std::vector<float> pixels;
-  Set set;
+  const int64_t values = 3 * side * side;
   DecodeOptions options;
-  for (int i = 0; i < 3; ++i)
-    options.background[static_cast<size_t>(i)] =
-        static_cast<uint8_t>(config_.background[static_cast<size_t>(i)]);
+  for (size_t i = 0; i < 3; ++i) options.background[i] = static_cast<uint8_t>(config_.background[i]);
+  std::vector<float> pixels(static_cast<size_t>(range.size() * values));
+  std::vector<int32_t> labels(static_cast<size_t>(range.size()), -1);
+#pragma omp parallel for schedule(dynamic)
   for (int64_t i = range.begin; i < range.end; ++i) {
     const Record& record = dataset.records[static_cast<size_t>(i * records / count)];
     if (record.label < 0) continue;
-    Decoded decoded = decode_image(read_record(record), options);
-    if (decoded.status != DecodeStatus::ok) continue;
-    const Image image = prepare(std::move(decoded.image), config_);
-    pixels.resize(pixels.size() + static_cast<size_t>(3 * side * side));
-    normalize_to(image, config_.augment.normalisation,
-                 pixels.data() + pixels.size() - static_cast<size_t>(3 * side * side));
-    set.labels.push_back(record.label);
+    Decoded decoded;
+    try {
+      decoded = decode_image(read_record(record), options);
+    } catch (const Error& error) {
+      decoded.message = error.what();
+    }
+    if (decoded.status != DecodeStatus::ok) {
+      log::warning(fmt::format("k-NN image left out: {}: {}", record.path, decoded.message));
+      continue;
+    }
+    normalize_to(prepare(std::move(decoded.image), config_), config_.augment.normalisation,
+                 pixels.data() + (i - range.begin) * values);
+    labels[static_cast<size_t>(i - range.begin)] = record.label;
   }
+  Set set;
   if (classes.empty()) classes = dataset.classes;
   if (classes != dataset.classes) {
     throw DataError(fmt::format(
         "k-NN sets differ: {}: its classes are not those of {}; give two parts of one labelled set",
         reference, config_.knn_train));
   }
-  const auto n = static_cast<int64_t>(set.labels.size());
+  const auto n = static_cast<int64_t>(
+      std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; }));
   if (comm_.sum(n) < 2)
     throw DataError(
         fmt::format("k-NN set is empty: {}: no labelled image could be decoded; give a folder whose "
                     "sub-folders name the labels",
                     reference));
   set.images = Tensor(Shape{n, 3, side, side});
-  if (n > 0) std::memcpy(set.images.as<float>(), pixels.data(), pixels.size() * sizeof(float));
+  for (size_t i = 0; i < labels.size(); ++i) {
+    if (labels[i] < 0) continue;
+    std::memcpy(set.images.as<float>() + static_cast<int64_t>(set.labels.size()) * values,
+                pixels.data() + static_cast<int64_t>(i) * values,
+                sizeof(float) * static_cast<size_t>(values));
+    set.labels.push_back(labels[i]);
+  }
   return set;
 }
 
