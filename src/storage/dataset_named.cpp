@@ -15,6 +15,8 @@
 #include <set>
 #include <span>
 #include <sstream>
+#include <string_view>
+#include <tuple>
 
 #include "base/error.hpp"
 #include "base/version.hpp"
@@ -32,11 +34,10 @@ struct Root {
 /// share/datasets/NAME.cfg; see share/datasets/README.md for the meaning of each key.
 struct Definition {
   std::string name, file;
-  std::string format = "images";              ///< images | idx | union
+  std::string format = "images";              ///< images | idx
   std::vector<Root> roots;                    ///< root = PACKAGE:PATH, may be repeated
   std::vector<std::regex> include, exclude;   ///< on the path below the root
   std::optional<std::regex> label, group;     ///< what the captures hold, joined by '/'
-  std::vector<std::string> members;           ///< union: other names
   std::vector<std::string> classes;           ///< idx: names in order
   std::map<std::string, std::string> rename;  ///< label = new label
   bool links = false;
@@ -87,8 +88,7 @@ void set_key(Definition& d, const std::string& key, const std::string& value, in
     }
   };
   if (key == "format") {
-    if (value != "images" && value != "idx" && value != "union")
-      bad_definition(d.file, line, "format is images, idx or union");
+    if (value != "images" && value != "idx") bad_definition(d.file, line, "format is images or idx");
     d.format = value;
   } else if (key == "root") {
     const size_t colon = value.find(':');
@@ -106,8 +106,6 @@ void set_key(Definition& d, const std::string& key, const std::string& value, in
     const size_t arrow = value.find("->");
     if (arrow == std::string::npos) bad_definition(d.file, line, "rename is OLD -> NEW");
     d.rename[trimmed(value.substr(0, arrow))] = trimmed(value.substr(arrow + 2));
-  } else if (key == "members") {
-    d.members = words_of(value);
   } else if (key == "classes") {
     d.classes = words_of(value);
   } else if (key == "links") {
@@ -137,8 +135,7 @@ Definition read_definition(const std::string& name) {
     set_key(d, trimmed(clean.substr(0, equals)), trimmed(clean.substr(equals + 1)), number);
   }
   if (d.val + d.test >= 1) bad_definition(d.file, 0, "val and test leave nothing to train on");
-  if (d.format == "union" ? d.members.empty() : d.roots.empty())
-    bad_definition(d.file, 0, d.format == "union" ? "members is missing" : "root is missing");
+  if (d.roots.empty()) bad_definition(d.file, 0, "root is missing");
   return d;
 }
 
@@ -199,14 +196,32 @@ std::vector<Item> collect_images(const Definition& d, std::vector<std::string>& 
   return items;
 }
 
-/// Gives each class's groups to test, val and train in the order of a hash, a whole group at a time, until
-/// each part has its share of the images. Every part gets a group where there are three.
+struct Group {
+  uint64_t order = 0;
+  std::string name;
+  int64_t images = 0;
+  const char* part = "train";
+};
+
+/// Walks the groups of one class in the order of a hash and gives `part` whole groups up to its share of the
+/// images; larger ones stay in train. Where none fits and there are three or more, it gets the smallest.
+void fill_part(std::vector<Group>& groups, const char* part, double wanted) {
+  const std::string_view train = "train";
+  int64_t given = 0;
+  for (Group& group : groups) {
+    if (group.part != train || static_cast<double>(given + group.images) > 1.1 * wanted) continue;
+    group.part = part;
+    given += group.images;
+  }
+  if (given > 0 || wanted <= 0 || groups.size() < 3) return;
+  Group* smallest = nullptr;
+  for (Group& group : groups)
+    if (group.part == train && (smallest == nullptr || group.images < smallest->images)) smallest = &group;
+  if (smallest != nullptr) smallest->part = part;
+}
+
+/// Splits each class into test, val and train without cutting a group.
 void split_by_group(const Definition& d, std::vector<Item>& items) {
-  struct Group {
-    uint64_t order = 0;
-    std::string name;
-    int64_t images = 0;
-  };
   std::map<std::string, std::string> class_of_group;  // a group in two classes goes with its first
   std::map<std::string, std::map<std::string, int64_t>> classes;
   for (const Item& item : items) {
@@ -214,31 +229,19 @@ void split_by_group(const Definition& d, std::vector<Item>& items) {
     ++classes[owner][item.record.group];
   }
   std::map<std::string, std::string> part_of_group;
-  for (const auto& [label, groups] : classes) {
-    std::vector<Group> order;
-    int64_t total = 0;
-    for (const auto& [name, images] : groups) {
-      order.push_back({xxh3(std::as_bytes(std::span(name))), name, images});
-      total += images;
+  for (const auto& [label, counts] : classes) {
+    std::vector<Group> groups;
+    double total = 0;
+    for (const auto& [name, images] : counts) {
+      groups.push_back({xxh3(std::as_bytes(std::span(name))), name, images});
+      total += static_cast<double>(images);
     }
-    std::sort(order.begin(), order.end(), [](const Group& a, const Group& b) {
+    std::sort(groups.begin(), groups.end(), [](const Group& a, const Group& b) {
       return std::tie(a.order, a.name) < std::tie(b.order, b.name);
     });
-    size_t next = 0;
-    int64_t given = 0;
-    double wanted = 0;
-    for (const auto& [part, fraction] : {std::pair<const char*, double>{"test", d.test}, {"val", d.val}}) {
-      wanted += fraction * static_cast<double>(total);
-      bool first = fraction > 0 && order.size() >= 3;
-      for (; next + 1 < order.size() && fraction > 0; ++next, first = false) {
-        const auto after = static_cast<double>(given + order[next].images);
-        // Stop where taking the next group would overshoot by more than leaving it falls short.
-        if (!first && after - wanted > wanted - static_cast<double>(given)) break;
-        part_of_group[order[next].name] = part;
-        given += order[next].images;
-      }
-    }
-    for (; next < order.size(); ++next) part_of_group[order[next].name] = "train";
+    fill_part(groups, "test", d.test * total);
+    fill_part(groups, "val", d.val * total);
+    for (const Group& group : groups) part_of_group[group.name] = group.part;
   }
   for (Item& item : items) item.part = part_of_group[item.record.group];
 }
@@ -354,26 +357,10 @@ std::vector<Item> collect_idx(const Definition& d, std::vector<std::string>& fau
 
 std::vector<Item> collect(const Definition& d, std::vector<std::string>& faults) {
   if (d.format == "idx") return collect_idx(d, faults);
-  if (d.format == "images") {
-    auto items = collect_images(d, faults);
-    if (d.label) {
-      drop_small_classes(d, items);
-      split_by_group(d, items);
-    }
-    return items;
-  }
-  std::vector<Item> items;
-  for (const std::string& name : d.members) {
-    if (name == d.name || !path_exists(definition_file(name)))
-      throw DataError(fmt::format("bad data set definition: {}: unknown member {}", d.file, name));
-    const Definition member = read_definition(name);
-    if (member.format == "union")
-      throw DataError(fmt::format("bad data set definition: {}: member {} is a union itself", d.file, name));
-    for (Item& item : collect(member, faults)) {
-      item.record.key = name + "/" + item.record.key;
-      item.label.clear();  // labels of different sets do not mix
-      items.push_back(std::move(item));
-    }
+  auto items = collect_images(d, faults);
+  if (d.label) {
+    drop_small_classes(d, items);
+    split_by_group(d, items);
   }
   return items;
 }
