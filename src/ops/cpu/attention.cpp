@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <omp.h>
+
 #include "ops/checks.hpp"
 #include "ops/cpu/cpu_backend.hpp"
 #include "ops/cpu/parallel.hpp"
@@ -46,12 +48,14 @@ void for_heads(ConstTensorView qkv, const Sequences& sequences, int64_t heads, b
   int64_t longest = 0;
   for (int64_t s = 0; s < sequences.count(); ++s) longest = std::max(longest, sequences.length(s));
   const int64_t items = sequences.count() * heads;
+  // A thread that takes all heads of a sequence finds the next head in its cache (see prefetch()).
+  const int64_t together = sequences.count() >= 4 * int64_t{omp_get_max_threads()} ? heads : 1;
   const int64_t need = kernels().attention_scratch(longest, qkv.dim(1) / 3 / heads, backward);
 #pragma omp parallel if (items > 1 && qkv.numel() > kSerialElements)
   {
     thread_local Scratch scratch;
     float* memory = scratch.floats(need);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, together)
     for (int64_t item = 0; item < items; ++item) {
       const Place place = place_of(qkv, sequences, heads, item);
       if (place.length > 0) function(place, memory);

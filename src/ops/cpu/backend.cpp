@@ -15,8 +15,9 @@ const Kernels& kernels() {
     case CpuLevel::avx2:
       return kernels_avx2();
     case CpuLevel::avx512:
-    case CpuLevel::avx512bf16:
       return kernels_avx512();
+    case CpuLevel::avx512bf16:
+      return kernels_avx512bf16();
   }
   return kernels_baseline();
 }

@@ -89,6 +89,7 @@ struct Kernels {
 const Kernels& kernels_baseline();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512bf16();
 /// Those of cpu_level().
 const Kernels& kernels();
 

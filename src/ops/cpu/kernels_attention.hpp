@@ -13,12 +13,19 @@
 namespace dino::ops {
 namespace {
 
-constexpr int64_t kQueryTile = 48;
+constexpr int64_t kQueryTile = 9 * 6;  ///< most rows in a tile of queries
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLn2 = 0.693147180559945309f;
 
 inline int64_t padded(int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
+}
+
+/// Rows per tile: whole register tiles, and no small tile left over at the end.
+inline int64_t query_tile(int64_t length) {
+  const int64_t tiles = (length + kQueryTile - 1) / kQueryTile;
+  const int64_t rows = (length + tiles - 1) / tiles;
+  return smaller(kQueryTile, (rows + kTileRows - 1) / kTileRows * kTileRows);
 }
 
 /// The key dimension of score tiles. An odd number of cache lines, so that rows do not fall into one cache
@@ -49,6 +56,13 @@ inline int64_t attention_scratch_floats(int64_t length, int64_t width, bool back
   return backward ? forward + keys * columns * 3 + kQueryTile * (keys + 2 * columns) : forward;
 }
 
+/// The next head of this token lies behind this one, and is next in turn: rows of qkv are far apart in
+/// memory, so the hardware does not see it coming.
+template <class T>
+DINO_INLINE void prefetch(const T* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(64 / sizeof(T))) __builtin_prefetch(x + i);
+}
+
 /// Rows of T to floats, scaled; columns up to padded(width) are zero.
 template <class T>
 inline void unpack(int64_t rows, int64_t width, const T* from, int64_t stride, float scale, float* to) {
@@ -57,6 +71,7 @@ inline void unpack(int64_t rows, int64_t width, const T* from, int64_t stride, f
   for (int64_t r = 0; r < rows; ++r) {
     const T* x = from + r * stride;
     float* y = to + r * columns;
+    prefetch(x + width, width);
     int64_t i = 0;
     for (; i + kLanes <= width; i += kLanes) store(y + i, s * load(x + i));
     if (i < width) store(y + i, s * load_part(x + i, width - i));
@@ -77,15 +92,6 @@ inline void pack(int64_t rows, int64_t width, const float* from, float scale, T*
   }
 }
 
-/// [rows, width] of T -> [width, ld] floats; columns rows..ld are zero.
-template <class T>
-inline void unpack_transposed(int64_t rows, int64_t width, const T* from, int64_t stride, float* to,
-                              int64_t ld) {
-  transpose(rows, width, from, stride, to, ld);
-  for (int64_t c = 0; c < width; ++c)
-    for (int64_t r = rows; r < ld; ++r) to[c * ld + r] = 0.0f;
-}
-
 /// Turns a row of base-2 scores into unnormalised probabilities; returns their sum, and the maximum in `top`.
 inline float exponentiate(float* scores, int64_t length, int64_t padded_length, float& top) {
   for (int64_t j = length; j < padded_length; ++j) scores[j] = -__builtin_inff();
@@ -95,11 +101,16 @@ inline float exponentiate(float* scores, int64_t length, int64_t padded_length, 
   const Floats m = splat(top);
   Floats total{};
   for (int64_t j = 0; j < padded_length; j += kLanes) {
-    const Floats p = exp2_of(load(scores + j) - m);
+    const Floats p = exp2_of_negative(load(scores + j) - m);
     store(scores + j, p);
     total += p;
   }
   return sum(total);
+}
+
+template <class T>
+inline void prefetch_next_head(const AttentionHead<T>& head, const T* part) {
+  for (int64_t r = 0; r < head.length; ++r) prefetch(part + r * head.qkv_stride + head.width, head.width);
 }
 
 template <class T>
@@ -115,10 +126,12 @@ void attention_head(const AttentionHead<T>& head) {
   float* q = pieces.take(kQueryTile * columns);
   float* scores = pieces.take(kQueryTile * ld);
   float* out = pieces.take(kQueryTile * columns);
-  unpack_transposed(length, width, head.k, head.qkv_stride, k_transposed, ld);
+  prefetch_next_head(head, head.k);
+  transpose(length, width, head.k, head.qkv_stride, k_transposed, ld);
   unpack(length, width, head.v, head.qkv_stride, 1.0f, v);
-  for (int64_t first = 0; first < length; first += kQueryTile) {
-    const int64_t rows = smaller(kQueryTile, length - first);
+  const int64_t step = query_tile(length);
+  for (int64_t first = 0; first < length; first += step) {
+    const int64_t rows = smaller(step, length - first);
     unpack(rows, width, head.q + first * head.qkv_stride, head.qkv_stride, head.scale * kLog2E, q);
     small_gemm(rows, keys, width, {q, columns, 1}, k_transposed, ld, scores, ld, false);
     float sums[kQueryTile];
@@ -138,7 +151,7 @@ inline void score_gradients(float* scores, float* gradients, int64_t keys, float
   const Floats top = splat(lse * kLog2E);
   const Floats d = splat(delta);
   for (int64_t j = 0; j < keys; j += kLanes) {
-    const Floats p = exp2_of(load(scores + j) - top);
+    const Floats p = exp2_of_negative(load(scores + j) - top);
     store(scores + j, p);
     store(gradients + j, p * (load(gradients + j) - d));
   }
@@ -163,11 +176,12 @@ void attention_backward_head(const AttentionHead<T>& head) {
   float* out = pieces.take(kQueryTile * columns);
   float* scores = pieces.take(kQueryTile * ld);
   float* gradients = pieces.take(kQueryTile * ld);
-  unpack_transposed(length, width, head.k, head.qkv_stride, k_transposed, ld);
-  unpack_transposed(length, width, head.v, head.qkv_stride, v_transposed, ld);
+  transpose(length, width, head.k, head.qkv_stride, k_transposed, ld);
+  transpose(length, width, head.v, head.qkv_stride, v_transposed, ld);
   unpack(length, width, head.k, head.qkv_stride, 1.0f, k);
-  for (int64_t first = 0; first < length; first += kQueryTile) {
-    const int64_t rows = smaller(kQueryTile, length - first);
+  const int64_t step = query_tile(length);
+  for (int64_t first = 0; first < length; first += step) {
+    const int64_t rows = smaller(step, length - first);
     unpack(rows, width, head.q + first * head.qkv_stride, head.qkv_stride, head.scale * kLog2E, q);
     unpack(rows, width, head.out_gradient + first * head.out_stride, head.out_stride, 1.0f, dout);
     unpack(rows, width, head.out + first * head.out_stride, head.out_stride, 1.0f, out);

@@ -95,14 +95,21 @@ inline void small_gemm(int64_t m, int64_t n, int64_t k, Strided a, const float* 
   }
 }
 
-/// to[c * ld + r] = from[r * stride + c]
+/// to[c * ld + r] = from[r * stride + c] for c < columns; r runs on to the next multiple of kLanes, as zeros.
 template <class T>
 inline void transpose(int64_t rows, int64_t columns, const T* from, int64_t stride, float* to, int64_t ld) {
-  constexpr int64_t kBlock = 16;
-  for (int64_t r0 = 0; r0 < rows; r0 += kBlock)
-    for (int64_t c = 0; c < columns; ++c)
-      for (int64_t r = r0; r < smaller(rows, r0 + kBlock); ++r)
-        to[c * ld + r] = static_cast<float>(from[r * stride + c]);
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      const int64_t width = smaller(kLanes, columns - c);
+      Floats block[kLanes];
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const T* row = from + (r + i) * stride + c;
+        block[i] = r + i >= rows ? Floats{} : width == kLanes ? load(row) : load_part(row, width);
+      }
+      transpose_block(block);
+      for (int64_t i = 0; i < width; ++i) store(to + (c + i) * ld + r, block[i]);
+    }
+  }
 }
 
 /// One instruction per step where there is one; else libm's fmaf, which rounds the same way.

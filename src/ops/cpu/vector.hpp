@@ -9,6 +9,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "base/half.hpp"
 
@@ -50,12 +51,16 @@ DINO_INLINE Floats load(const bf16* p) {
   return reinterpret_cast<Floats>(__builtin_convertvector(h, Words) << 16);
 }
 
-/// Rounds to nearest even, as bf16(float) does.
+/// Rounds to nearest even, as bf16(float) does; the instruction flushes denormals to zero.
 DINO_INLINE void store(bf16* p, Floats v) {
+#if defined(__AVX512BF16__)
+  const __m256bh h = _mm512_maskz_cvtneps_pbh(0xffff, v);
+#else
   const Words u = reinterpret_cast<Words>(v);
   const Words rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const Words nan = (u >> 16) | 0x40u;
   const Halves h = __builtin_convertvector((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded, Halves);
+#endif
   __builtin_memcpy(static_cast<void*>(p), &h, sizeof h);
 }
 
@@ -119,28 +124,51 @@ DINO_INLINE Floats magnitude(Floats x) {
   return reinterpret_cast<Floats>(reinterpret_cast<Words>(x) & 0x7fffffffu);
 }
 
-/// Sum of the lanes, pairwise.
-DINO_INLINE float sum(Floats v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+/// Lane i gets lane i xor H.
+template <int H, int... Lane>
+DINO_INLINE Floats swapped(Floats v, std::integer_sequence<int, Lane...>) {
+  return __builtin_shufflevector(v, v, (Lane ^ H)...);
 }
 
+/// Sum of the lanes, pairwise.
+template <int H = kLanes / 2>
+DINO_INLINE float sum(Floats v) {
+  if constexpr (H == 0)
+    return v[0];
+  else
+    return sum<H / 2>(v + swapped<H>(v, std::make_integer_sequence<int, kLanes>{}));
+}
+
+template <int H = kLanes / 2>
 DINO_INLINE float largest(Floats v) {
-  float best = v[0];
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+  if constexpr (H == 0)
+    return v[0];
+  else
+    return largest<H / 2>(larger(v, swapped<H>(v, std::make_integer_sequence<int, kLanes>{})));
+}
+
+/// One of the exchanges of a transpose: of 2 x 2 blocks of H lanes, the two off the diagonal change places.
+template <int H, int... Lane>
+DINO_INLINE void exchange(Floats& a, Floats& b, std::integer_sequence<int, Lane...>) {
+  const Floats upper = __builtin_shufflevector(a, b, ((Lane & H) == 0 ? Lane : kLanes + Lane - H)...);
+  b = __builtin_shufflevector(a, b, ((Lane & H) == 0 ? Lane + H : kLanes + Lane)...);
+  a = upper;
+}
+
+/// Transposes kLanes x kLanes numbers in registers.
+template <int H = kLanes / 2>
+DINO_INLINE void transpose_block(Floats (&rows)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i)
+    if ((i & H) == 0) exchange<H>(rows[i], rows[i + H], std::make_integer_sequence<int, kLanes>{});
+  if constexpr (H > 1) transpose_block<H / 2>(rows);
 }
 
 // ---- elementary functions. Polynomials: minimax fits (Lawson-weighted least squares) of our own.
 
-/// 2^x, relative error 1.2e-7; 0 below -127 (so -inf gives exactly 0), inf above 128.
-DINO_INLINE Floats exp2_of(Floats x) {
-  const Floats clamped = x < -127.0f ? splat(-127.0f) : x;
-  const Floats bounded = clamped > 127.0f ? splat(127.0f) : clamped;
-  const Ints n = nearest(bounded);
+/// 2^x for x <= 0, relative error 1.2e-7; 0 below -127 (so -inf gives exactly 0).
+DINO_INLINE Floats exp2_of_negative(Floats x) {
+  const Floats clamped = larger(splat(-127.0f), x);
+  const Ints n = nearest(clamped);
   const Floats r = clamped - __builtin_convertvector(n, Floats);
   Floats p = splat(1.534580806037411e-4f);
   p = fma(p, r, splat(1.3399930903688073e-3f));
@@ -149,8 +177,7 @@ DINO_INLINE Floats exp2_of(Floats x) {
   p = fma(p, r, splat(0.24022646248340607f));
   p = fma(p, r, splat(0.6931471824645996f));
   p = fma(p, r, splat(1.0f));
-  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (n << 23));
-  return x >= 128.0f ? splat(__builtin_inff()) : scaled;
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (n << 23));
 }
 
 /// exp(x), relative error about 2e-7; 0 below -87.3.
@@ -194,7 +221,7 @@ DINO_INLINE Normal normal_of(Floats x) {
   r = fma(r, s, splat(0.11943741142749786f));
   r = fma(r, s, splat(0.13991080224514008f));
   r = fma(r, s, splat(0.13961894810199738f));
-  const Floats e = exp_of(-0.5f * t * t);
+  const Floats e = exp2_of_negative((-0.5f * 1.44269504088896341f) * t * t);
   const Floats tail = e * s * r;
   return {x > 0.0f ? 1.0f - tail : tail, e * 0.3989422804014327f};
 }
