@@ -154,10 +154,10 @@ TEST_P(LinearTest, GeluIsAccurateInTheTails) {
   one.as<float>()[0] = 1;
   ops().linear(x, one, {}, Activation::gelu, y, pre);
   const Values in = values_of(x), out = values_of(y);
-  const double bound =
-      act() == DType::bf16 ? 4e-3 : 3e-6;  // f32: exp(-x^2/2) at |x| = 10 costs 50 ulp(x^2/2)
+  // f32: the exponent x^2/2 is rounded before exp() sees it.
+  const auto bound = [&](double v) { return act() == DType::bf16 ? 4e-3 : 1e-6 + 6e-8 * v * v; };
   for (size_t i = 0; i < in.size(); ++i)
-    ASSERT_NEAR(out[i], gelu(in[i]), bound * std::abs(gelu(in[i])) + 1e-30) << in[i];
+    ASSERT_NEAR(out[i], gelu(in[i]), bound(in[i]) * std::abs(gelu(in[i])) + 1e-30) << in[i];
 }
 
 }  // namespace
