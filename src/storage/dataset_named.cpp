@@ -41,7 +41,8 @@ struct Definition {
   std::vector<std::string> classes;           ///< idx: names in order
   std::map<std::string, std::string> rename;  ///< label = new label
   bool links = false;
-  int64_t min_class = 0;
+  int64_t min_class = 0;     ///< smaller classes are left out
+  int64_t min_groups = 0;    ///< and those of fewer groups
   double val = 0, test = 0;  ///< fractions of each class
 };
 
@@ -112,6 +113,8 @@ void set_key(Definition& d, const std::string& key, const std::string& value, in
     d.links = value == "true";
   } else if (key == "min-class") {
     d.min_class = static_cast<int64_t>(number());
+  } else if (key == "min-groups") {
+    d.min_groups = static_cast<int64_t>(number());
   } else if (key == "val") {
     d.val = number();
   } else if (key == "test") {
@@ -203,21 +206,41 @@ struct Group {
   const char* part = "train";
 };
 
-/// Walks the groups of one class in the order of a hash and gives `part` whole groups up to its share of the
-/// images; larger ones stay in train. Where none fits and there are three or more, it gets the smallest.
-void fill_part(std::vector<Group>& groups, const char* part, double wanted) {
-  const std::string_view train = "train";
+struct Part {
+  const char* name;
+  double wanted;  ///< images
   int64_t given = 0;
-  for (Group& group : groups) {
-    if (group.part != train || static_cast<double>(given + group.images) > 1.1 * wanted) continue;
-    group.part = part;
-    given += group.images;
+};
+
+/// Walks the groups of one class in the order of a hash. A group that fits goes to the part that lacks most;
+/// a part may overshoot by a quarter where it would else stay far below; larger groups stay in train. Where
+/// none fits and there are three groups or more, a part gets the smallest.
+void fill_parts(std::vector<Group>& groups, std::array<Part, 2> parts) {
+  const std::string_view train = "train";
+  for (const double limit : {1.0, 1.25}) {
+    for (Group& group : groups) {
+      if (group.part != train) continue;
+      Part* neediest = nullptr;
+      for (Part& part : parts) {
+        const bool full = limit > 1 && static_cast<double>(part.given) > 0.75 * part.wanted;
+        if (full || static_cast<double>(part.given + group.images) > limit * part.wanted) continue;
+        // given / wanted, compared without dividing
+        if (neediest == nullptr || static_cast<double>(part.given) * neediest->wanted <
+                                       static_cast<double>(neediest->given) * part.wanted)
+          neediest = &part;
+      }
+      if (neediest == nullptr) continue;
+      group.part = neediest->name;
+      neediest->given += group.images;
+    }
   }
-  if (given > 0 || wanted <= 0 || groups.size() < 3) return;
-  Group* smallest = nullptr;
-  for (Group& group : groups)
-    if (group.part == train && (smallest == nullptr || group.images < smallest->images)) smallest = &group;
-  if (smallest != nullptr) smallest->part = part;
+  for (const Part& part : parts) {
+    if (part.given > 0 || part.wanted <= 0 || groups.size() < 3) continue;
+    Group* smallest = nullptr;
+    for (Group& group : groups)
+      if (group.part == train && (smallest == nullptr || group.images < smallest->images)) smallest = &group;
+    if (smallest != nullptr) smallest->part = part.name;
+  }
 }
 
 /// Splits each class into test, val and train without cutting a group.
@@ -239,17 +262,22 @@ void split_by_group(const Definition& d, std::vector<Item>& items) {
     std::sort(groups.begin(), groups.end(), [](const Group& a, const Group& b) {
       return std::tie(a.order, a.name) < std::tie(b.order, b.name);
     });
-    fill_part(groups, "test", d.test * total);
-    fill_part(groups, "val", d.val * total);
+    fill_parts(groups, {Part{"test", d.test * total}, Part{"val", d.val * total}});
     for (const Group& group : groups) part_of_group[group.name] = group.part;
   }
   for (Item& item : items) item.part = part_of_group[item.record.group];
 }
 
 void drop_small_classes(const Definition& d, std::vector<Item>& items) {
-  std::map<std::string, int64_t> count;
-  for (const Item& item : items) ++count[item.label];
-  std::erase_if(items, [&](const Item& item) { return count[item.label] < d.min_class; });
+  std::map<std::string, int64_t> images;
+  std::map<std::string, std::set<std::string>> groups;
+  for (const Item& item : items) {
+    ++images[item.label];
+    groups[item.label].insert(item.record.group);
+  }
+  std::erase_if(items, [&](const Item& item) {
+    return images[item.label] < d.min_class || static_cast<int64_t>(groups[item.label].size()) < d.min_groups;
+  });
 }
 
 struct FreeArchive {
