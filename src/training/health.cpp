@@ -2,7 +2,9 @@
 #include "training/health.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "base/error.hpp"
@@ -134,9 +136,11 @@ TargetHealth target_health(ConstTensorView targets, const Communicator& comm, Ar
     sums.f32()[static_cast<size_t>(k + argmax[static_cast<size_t>(r)])] += 1.0F;
   }
   comm.all_reduce(sums.f32());
-  const double all_rows = static_cast<double>(rows) * comm.size();
+  std::array<double, 2> scalars{total, static_cast<double>(rows)};
+  comm.all_reduce(std::span<double>(scalars));
+  const double all_rows = scalars[1];
   TargetHealth health;
-  health.mean_entropy = comm.sum(total) / all_rows;
+  health.mean_entropy = scalars[0] / all_rows;
   const std::span<const float> s = sums.f32();
   int64_t used = 0;
   for (int64_t i = 0; i < k; ++i) {
@@ -149,38 +153,41 @@ TargetHealth target_health(ConstTensorView targets, const Communicator& comm, Ar
 
 namespace {
 
-double unit_std(ConstTensorView unit) {
-  const int64_t width = unit.dim(3);
-  const int64_t rows = unit.numel() / width;
-  std::vector<double> sum(static_cast<size_t>(width)), squares(static_cast<size_t>(width));
-  const std::span<const float> x = unit.f32();
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < width; ++c) {
-      const auto value = static_cast<double>(x[static_cast<size_t>(r * width + c)]);
-      sum[static_cast<size_t>(c)] += value;
-      squares[static_cast<size_t>(c)] += value * value;
+double unit_std(const GatheredRows& unit) {
+  const auto width = static_cast<size_t>(unit.width());
+  const int64_t rows = unit.total() * unit.views();
+  std::vector<double> sum(width), squares(width);
+  for (int rank = 0; rank < static_cast<int>(unit.counts.size()); ++rank)
+    for (int64_t view = 0; view < unit.views(); ++view) {
+      const std::span<const float> x = unit.part(rank, view).f32();
+      for (size_t i = 0; i < x.size(); ++i) {
+        const auto value = static_cast<double>(x[i]);
+        sum[i % width] += value;
+        squares[i % width] += value * value;
+      }
     }
   double mean_std = 0;
   for (size_t c = 0; c < sum.size(); ++c) {
     const double mean = sum[c] / static_cast<double>(rows);
     mean_std += std::sqrt(std::max(squares[c] / static_cast<double>(rows) - mean * mean, 0.0));
   }
-  return mean_std / static_cast<double>(width) * std::sqrt(static_cast<double>(width));
+  return mean_std / std::sqrt(static_cast<double>(width));
 }
 
-double effective_rank(ConstTensorView unit, Arena& arena, ops::Backend& backend) {
+double effective_rank(const GatheredRows& unit, Arena& arena, ops::Backend& backend) {
   const Arena::Scope scope(arena);
-  const int64_t views = unit.dim(1);
-  const int64_t per_rank = unit.dim(2);
-  const int64_t images = unit.dim(0) * per_rank;
+  const int64_t images = unit.total();
   const int64_t n = std::min(images, kRankRows);
-  std::vector<int64_t> picked;
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t image = i * images / n;
-    picked.push_back(image / per_rank * views * per_rank + image % per_rank);
+  const TensorView rows = arena.make(Shape{n, unit.width()});
+  int64_t first = 0;
+  int64_t picked = 0;
+  for (int rank = 0; rank < static_cast<int>(unit.counts.size()); ++rank) {
+    const ConstTensorView part = unit.part(rank, 0);
+    for (; picked < n && picked * images / n < first + part.dim(0); ++picked)
+      std::memcpy(rows.rows(picked, 1).data, part.rows(picked * images / n - first, 1).data,
+                  static_cast<size_t>(unit.width()) * sizeof(float));
+    first += part.dim(0);
   }
-  const TensorView rows = arena.make(Shape{n, unit.dim(3)});
-  backend.gather_rows(unit.reshaped(Shape{unit.numel() / unit.dim(3), unit.dim(3)}), picked, rows);
   const TensorView gram = arena.make(Shape{n, n});
   backend.linear(rows, rows, {}, ops::Activation::none, gram, {});
   const std::span<const float> g = gram.f32();
@@ -197,7 +204,7 @@ double effective_rank(ConstTensorView unit, Arena& arena, ops::Backend& backend)
 
 }  // namespace
 
-FeatureHealth feature_health(ConstTensorView unit, Arena& arena, ops::Backend& backend) {
+FeatureHealth feature_health(const GatheredRows& unit, Arena& arena, ops::Backend& backend) {
   return {unit_std(unit), effective_rank(unit, arena, backend)};
 }
 

@@ -8,10 +8,11 @@
 #include "comm/communicator.hpp"
 #include "ops/ops.hpp"
 #include "tensor/tensor.hpp"
+#include "training/losses.hpp"
 
 namespace dino {
 
-/// Of the DINO targets of all ranks (equal rows per rank), K prototypes.
+/// Of the DINO targets of all ranks, K prototypes.
 struct TargetHealth {
   double mean_entropy = 0;     ///< mean over rows of -sum_k t_k log t_k
   double entropy_of_mean = 0;  ///< of the mean target; minus mean_entropy = the information
@@ -26,10 +27,10 @@ struct FeatureHealth {
                    ///< features spread evenly over the sphere, 0 for a collapse
   double effective_rank = 0;
 };
-/// Of unit rows [ranks, views, rows, D] (all of them, local). The effective rank is exp(entropy of the
+/// Of the unit rows of all ranks. The effective rank is exp(entropy of the
 /// singular values, normalised to sum 1) of at most kRankRows rows of the first view, evenly spaced over the
 /// batch (no mean is subtracted, as RankMe, arXiv 2210.02885): it lies in [1, kRankRows].
-[[nodiscard]] FeatureHealth feature_health(ConstTensorView unit, Arena& arena, ops::Backend& backend);
+[[nodiscard]] FeatureHealth feature_health(const GatheredRows& unit, Arena& arena, ops::Backend& backend);
 constexpr int64_t kRankRows = 128;
 
 /// Eigenvalues of a symmetric n x n matrix (row-major; only the lower triangle is read), ascending:

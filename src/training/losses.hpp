@@ -6,6 +6,7 @@
 // equal batch is the gradient of the global mean.
 
 #include <cstdint>
+#include <numeric>
 #include <span>
 #include <vector>
 
@@ -83,17 +84,29 @@ struct DinoTerms {
 // ---- KoLeo
 // ----------------------------------------------------------------------------------------------------------
 
+/// The features of all ranks, f32 [ranks, views, capacity, D]; of a rank's part the first `counts[rank]` rows
+/// of each view are in use. Row i of the global batch is the i-th of these, rank by rank.
+struct GatheredRows {
+  ConstTensorView features;
+  std::vector<int64_t> counts;
+  [[nodiscard]] int64_t views() const { return features.dim(1); }
+  [[nodiscard]] int64_t width() const { return features.dim(3); }
+  [[nodiscard]] int64_t total() const { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
+  /// The rows of one rank in one view, [counts[rank], D].
+  [[nodiscard]] ConstTensorView part(int rank, int64_t view) const;
+};
+
 /// -1/N sum_i log(min_j |x_i - x_j| + eps) of L2-normalised features over the batch of all ranks
-/// (arXiv 1806.03198), for `views` independent views of the same images.
+/// (arXiv 1806.03198), for independent views of the same images.
 struct KoLeoResult {
-  double loss = 0;                 ///< this rank's mean over its anchors, summed over views
+  double loss = 0;  ///< this rank's anchors, summed over views; the mean over ranks is the loss
   std::vector<int64_t> neighbour;  ///< [views * local rows], index in the global batch
 };
-/// `gathered` f32 [ranks, views, rows, D]: the normalised features of all ranks. d_unit f32 [views, rows, D]
-/// (=): gradient with respect to this rank's normalised features, times weight; a row collects the terms of
-/// all anchors, of any rank, whose neighbour it is, so that the mean over ranks equals a single process with
-/// the whole batch. With fewer than two rows in all there is no neighbour: loss and gradient are 0.
-KoLeoResult koleo(ConstTensorView gathered, double weight, TensorView d_unit, const Communicator& comm,
+/// `gathered`: the normalised features of all ranks. d_unit f32 [views, local rows, D] (=): gradient with
+/// respect to this rank's normalised features, times weight; a row collects the terms of all anchors, of any
+/// rank, whose neighbour it is, so that the mean over ranks equals a single process with the whole batch.
+/// With fewer than two rows in all there is no neighbour: loss and gradient are 0.
+KoLeoResult koleo(const GatheredRows& gathered, double weight, TensorView d_unit, const Communicator& comm,
                   Arena& arena, ops::Backend& backend);
 
 }  // namespace dino

@@ -11,41 +11,44 @@ namespace {
 /// reference do.
 constexpr float kEps = 1e-8F;
 
-/// Rows of one view in global order: rank by rank.
-struct View {
-  ConstTensorView gathered;
-  int64_t index = 0;
-  [[nodiscard]] int64_t per_rank() const { return gathered.dim(2); }
-  [[nodiscard]] int64_t rows() const { return gathered.dim(0) * per_rank(); }
-  [[nodiscard]] const float* row(int64_t i) const {
-    const int64_t rank = i / per_rank();
-    const int64_t place = (rank * gathered.dim(1) + index) * per_rank() + i % per_rank();
-    return gathered.as<float>() + place * gathered.dim(3);
-  }
+/// Where a row of the global batch lives.
+struct Place {
+  int rank = 0;
+  int64_t row = 0;
 };
 
-/// Nearest neighbour of each of this rank's rows by the largest dot product, the first among equals.
-void nearest(const View& view, int64_t first, std::span<float> neighbour, Arena& arena,
+std::vector<Place> places(const GatheredRows& gathered) {
+  std::vector<Place> all;
+  for (size_t rank = 0; rank < gathered.counts.size(); ++rank)
+    for (int64_t row = 0; row < gathered.counts[rank]; ++row) all.push_back({static_cast<int>(rank), row});
+  return all;
+}
+
+/// Nearest neighbour of each of a rank's rows by the largest dot product, the first among equals.
+void nearest(const GatheredRows& gathered, int64_t view, int rank, std::span<float> neighbour, Arena& arena,
              ops::Backend& backend) {
   const Arena::Scope scope(arena);
-  const int64_t per_rank = view.per_rank();
-  const int64_t width = view.gathered.dim(3);
-  const ConstTensorView own = view_of(view.row(first), Shape{per_rank, width});
-  const TensorView dots = arena.make(Shape{per_rank, per_rank});
-  std::vector<float> best(static_cast<size_t>(per_rank), -2.0F);
-  for (int64_t begin = 0; begin < view.rows(); begin += per_rank) {
-    backend.linear(own, view_of(view.row(begin), Shape{per_rank, width}), {}, ops::Activation::none, dots,
-                   {});
+  const ConstTensorView own = gathered.part(rank, view);
+  const int64_t rows = own.dim(0);
+  const TensorView buffer = arena.make(Shape{rows, gathered.features.dim(2)});
+  std::vector<float> best(static_cast<size_t>(rows), -2.0F);
+  int64_t first = 0;
+  for (int other = 0; other < static_cast<int>(gathered.counts.size()); ++other) {
+    const ConstTensorView candidates = gathered.part(other, view);
+    const int64_t count = candidates.dim(0);
+    const TensorView dots = view_of(buffer.as<float>(), Shape{rows, count});
+    backend.linear(own, candidates, {}, ops::Activation::none, dots, {});
     const std::span<const float> d = dots.f32();
-    for (int64_t i = 0; i < per_rank; ++i)
-      for (int64_t j = 0; j < per_rank; ++j) {
-        if (begin + j == first + i) continue;
-        const float dot = d[static_cast<size_t>(i * per_rank + j)];
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < count; ++j) {
+        if (other == rank && j == i) continue;
+        const float dot = d[static_cast<size_t>(i * count + j)];
         if (dot > best[static_cast<size_t>(i)]) {
           best[static_cast<size_t>(i)] = dot;
-          neighbour[static_cast<size_t>(i)] = static_cast<float>(begin + j);
+          neighbour[static_cast<size_t>(i)] = static_cast<float>(first + j);
         }
       }
+    first += count;
   }
 }
 
@@ -68,51 +71,62 @@ void add_gradient(const float* a, const float* b, int64_t width, double d, doubl
 
 }  // namespace
 
-KoLeoResult koleo(ConstTensorView gathered, double weight, TensorView d_unit, const Communicator& comm,
+ConstTensorView GatheredRows::part(int rank, int64_t view) const {
+  const int64_t capacity = features.dim(2);
+  const int64_t first = (rank * features.dim(1) + view) * capacity;
+  return features.reshaped(Shape{features.numel() / width(), width()})
+      .rows(first, counts[static_cast<size_t>(rank)]);
+}
+
+KoLeoResult koleo(const GatheredRows& gathered, double weight, TensorView d_unit, const Communicator& comm,
                   Arena& arena, ops::Backend& backend) {
-  const int64_t ranks = gathered.dim(0);
-  const int64_t views = gathered.dim(1);
-  const int64_t per_rank = gathered.dim(2);
-  const int64_t width = gathered.dim(3);
+  const auto ranks = static_cast<int64_t>(gathered.counts.size());
+  const int64_t capacity = gathered.features.dim(2);
+  const int64_t views = gathered.views();
+  const int64_t width = gathered.width();
+  const int64_t total = gathered.total();
+  const int me = comm.rank();
+  const int64_t own_rows = gathered.counts[static_cast<size_t>(me)];
   DINO_CHECK(ranks == comm.size(), "features of another number of ranks");
-  DINO_CHECK(ranks * per_rank < (int64_t{1} << 24), "neighbour indices are exchanged as f32");
+  DINO_CHECK(total < (int64_t{1} << 24), "neighbour indices are exchanged as f32");
   d_unit.zero();
   KoLeoResult result;
-  result.neighbour.assign(static_cast<size_t>(views * per_rank), 0);
-  if (ranks * per_rank < 2) return result;
+  result.neighbour.assign(static_cast<size_t>(views * own_rows), 0);
+  if (total < 2) return result;
 
-  // Neighbours of all anchors, [ranks, views, rows]: each rank needs to know who points at its rows.
+  // Neighbours of all anchors, [ranks, views, capacity]: each rank needs to know who points at its rows.
   const Arena::Scope scope(arena);
-  const TensorView neighbours = arena.zeros(Shape{ranks, views, per_rank});
-  const int64_t first = comm.rank() * per_rank;
-  const auto own = static_cast<size_t>(comm.rank() * views * per_rank);
+  const TensorView neighbours = arena.zeros(Shape{ranks, views, capacity});
   for (int64_t v = 0; v < views; ++v)
-    nearest({gathered, v}, first,
-            neighbours.f32().subspan(own + static_cast<size_t>(v * per_rank), static_cast<size_t>(per_rank)),
+    nearest(gathered, v, me,
+            neighbours.f32().subspan(static_cast<size_t>((me * views + v) * capacity),
+                                     static_cast<size_t>(own_rows)),
             arena, backend);
   comm.all_gather_in_place(neighbours.f32());
 
   const float* index = neighbours.as<float>();
-  const double factor = weight / static_cast<double>(per_rank);
+  const double share = static_cast<double>(ranks) / static_cast<double>(total);
+  const std::vector<Place> place = places(gathered);
   for (int64_t v = 0; v < views; ++v) {
-    const View view{gathered, v};
-    float* gradient = d_unit.as<float>() + v * per_rank * width;
+    float* gradient = d_unit.as<float>() + v * own_rows * width;
+    const auto features = [&](const Place& at) {
+      return gathered.part(at.rank, v).as<float>() + at.row * width;
+    };
     // Anchors in global order, whichever rank they are on: the sums come out the same for any split.
-    for (int64_t i = 0; i < view.rows(); ++i) {
-      const int64_t rank = i / per_rank;
-      const auto nn = static_cast<int64_t>(index[(rank * views + v) * per_rank + i % per_rank]);
-      const bool anchor_here = rank == comm.rank();
-      const bool neighbour_here = nn / per_rank == comm.rank();
-      if (!anchor_here && !neighbour_here) continue;
-      const float* a = view.row(i);
-      const float* b = view.row(nn);
+    for (const Place& anchor : place) {
+      const auto nn = static_cast<int64_t>(index[(anchor.rank * views + v) * capacity + anchor.row]);
+      const Place& neighbour = place[static_cast<size_t>(nn)];
+      if (anchor.rank != me && neighbour.rank != me) continue;
+      const float* a = features(anchor);
+      const float* b = features(neighbour);
       const double d = distance(a, b, width);
-      if (anchor_here) {
-        result.loss -= std::log(d + static_cast<double>(kEps)) / static_cast<double>(per_rank);
-        result.neighbour[static_cast<size_t>(v * per_rank + i - first)] = nn;
-        add_gradient(a, b, width, d, factor, gradient + (i - first) * width);
+      if (anchor.rank == me) {
+        result.loss -= std::log(d + static_cast<double>(kEps)) * share;
+        result.neighbour[static_cast<size_t>(v * own_rows + anchor.row)] = nn;
+        add_gradient(a, b, width, d, weight * share, gradient + anchor.row * width);
       }
-      if (neighbour_here) add_gradient(a, b, width, d, -factor, gradient + (nn - first) * width);
+      if (neighbour.rank == me)
+        add_gradient(a, b, width, d, -weight * share, gradient + neighbour.row * width);
     }
   }
   return result;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 
 #include "training/health.hpp"
 #include "training/ssl_impl.hpp"
@@ -64,16 +65,16 @@ SslModel::Impl::Impl(const SslConfig& settings, const Communicator& communicator
   }
 }
 
-void SslModel::Impl::check(const SslBatch& batch) const {
+double SslModel::Impl::mean_images() const {
+  const int64_t total = std::accumulate(images.begin(), images.end(), int64_t{0});
+  return static_cast<double>(total) / static_cast<double>(images.size());
+}
+
+void SslModel::Impl::begin_step(const SslBatch& batch) {
   const int64_t b = batch.images;
-  // The reductions below need the same number of images everywhere; a mean over ranks would be wrong
-  // otherwise.
-  std::array<int64_t, 2> bounds{b, -b};
-  comm.all_reduce(std::span<int64_t>(bounds), ReduceOp::max);
-  DINO_CHECK(
-      bounds[0] == -bounds[1],
-      fmt::format("ranks hold {} to {} images; they must hold the same number", -bounds[1], bounds[0]));
-  DINO_CHECK(b > 0 && batch.global_crops && batch.global_crops.dim(0) == 2 * b, "two global crops per image");
+  images = comm.all_gather_values(std::span<const int64_t>(&b, 1));
+  DINO_CHECK(*std::min_element(images.begin(), images.end()) > 0, "a rank has no images");
+  DINO_CHECK(batch.global_crops && batch.global_crops.dim(0) == 2 * b, "two global crops per image");
   DINO_CHECK(
       config.local_crops == 0 || (batch.local_crops && batch.local_crops.dim(0) == config.local_crops * b),
       "local crops do not match the configuration");
@@ -183,7 +184,7 @@ SslStepResult SslModel::forward_backward(const SslBatch& batch, const SslSchedul
                                          const DropPathPlan& drop_path) {
   Impl& m = *impl_;
   for (auto& [phase, seconds] : m.seconds) seconds = 0;
-  m.check(batch);
+  m.begin_step(batch);
   m.arena.reset();
   m.gradients.zero();
   m.reduced.assign(m.layout.units().size(), false);
@@ -207,7 +208,7 @@ SslStepResult SslModel::forward_backward(const SslBatch& batch, const SslSchedul
   for (size_t unit = 0; unit < m.reduced.size(); ++unit) m.reduce_unit(static_cast<int64_t>(unit));
   m.seconds["backward"] = watch.seconds() - (m.seconds["reduce"] - reduce_heads);
 
-  // Ranks hold equal batches: the mean over ranks is the mean over the global batch.
+  // By the choice of weights the mean over ranks is the mean over the global batch.
   std::array<double, 6> sums{losses.dino_local, losses.dino_global,        losses.ibot,
                              losses.koleo,      result.health.feature_std, result.health.effective_rank};
   m.comm.all_reduce(std::span<double>(sums));

@@ -44,7 +44,8 @@ struct ParameterGroup {
 [[nodiscard]] ParameterGroup parameter_group(const std::string& full_name, int64_t depth, double layer_decay,
                                              double patch_embed_lr_mult);
 
-/// This rank's part of the batch. B = images here; crops are f32 [*, 3, H, W].
+/// This rank's part of the batch. B >= 1 images here, which may differ between ranks; crops are f32
+/// [*, 3, H, W].
 struct SslBatch {
   int64_t images = 0;
   ConstTensorView global_crops;  ///< [2B,...]: view 1 of all images, then view 2

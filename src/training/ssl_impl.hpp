@@ -55,7 +55,7 @@ struct StudentPass {
   TensorView d_norm;  ///< [rows, D], collects the gradients of the losses
 };
 
-/// What one head's losses are summed from: this rank's sums of the weighted rows.
+/// The rows of one head's cross-entropies.
 struct HeadRows {
   std::vector<int64_t> rows;         ///< of the packed token matrix
   std::vector<TargetRows> segments;  ///< their targets
@@ -83,7 +83,13 @@ struct SslModel::Impl {
     return (config.separate_ibot_head ? config.ibot_head : config.dino_head).prototypes;
   }
 
-  void check(const SslBatch& batch) const;
+  std::vector<int64_t> images;  ///< of each rank in this step
+  /// Images per rank on average: the denominator that makes the mean over ranks the mean over the global
+  /// batch.
+  [[nodiscard]] double mean_images() const;
+
+  /// Checks the batch and learns the other ranks' sizes. Collective.
+  void begin_step(const SslBatch& batch);
   [[nodiscard]] MaskedPatches masked_patches(const SslBatch& batch) const;
   TeacherTargets teacher_targets(const SslBatch& batch, const MaskedPatches& masked, double temperature);
   StudentPass student_forward(const SslBatch& batch, const DropPathPlan& drop_path);

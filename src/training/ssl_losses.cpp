@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parts of a step between the crops and the gradient of the backbone's output.
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.hpp"
@@ -129,7 +130,7 @@ SslLosses SslModel::Impl::cross_entropies(const SslBatch& batch, const MaskedPat
   const int64_t b = batch.images;
   const int64_t local_rows = config.local_crops * b;
   const int64_t dino_rows = local_rows + 2 * b;
-  const double pair = 1.0 / (static_cast<double>(b) * DinoTerms(config.local_crops).total());
+  const double pair = 1.0 / (mean_images() * DinoTerms(config.local_crops).total());
 
   // Rows [local crops | view 1 | view 2 | masked patches]; each global view is taught by the other one.
   HeadRows dino, ibot;
@@ -147,7 +148,7 @@ SslLosses SslModel::Impl::cross_entropies(const SslBatch& batch, const MaskedPat
   const std::vector<int64_t> masked_rows = patch_rows(pass.output.entries[0], masked, config.vit.registers);
   patches.rows.insert(patches.rows.end(), masked_rows.begin(), masked_rows.end());
   patches.segments.push_back({first_patch, targets.patches});
-  const double per_view = 1.0 / static_cast<double>(2 * b);
+  const double per_view = 1.0 / (2 * mean_images());
   for (const float weight : masked.weight)
     patches.weight.push_back(static_cast<float>(config.ibot_weight * per_view * static_cast<double>(weight)));
 
@@ -173,13 +174,17 @@ double SslModel::Impl::feature_losses(const SslBatch& batch, StudentPass& pass, 
   const std::vector<int64_t> rows = class_token_rows(pass.output.entries[0]);
   const TensorView x = arena.make(Shape{2 * b, width});
   backend.gather_rows(pass.output.norm, rows, x);
-  // Each rank normalises into its own place of the gathered buffer.
-  const TensorView all = arena.make(Shape{comm.size() * 2 * b, width});
-  const TensorView own = all.rows(comm.rank() * 2 * b, 2 * b);
+  const TensorView unit = arena.make(Shape{2 * b, width});
   const TensorView norm = arena.make(Shape{2 * b});
-  backend.l2_normalize(x, kKoleoNormEps, own, norm);
+  backend.l2_normalize(x, kKoleoNormEps, unit, norm);
+  // [ranks, 2, capacity, D]: parts of equal size are gathered in place.
+  const int64_t capacity = *std::max_element(images.begin(), images.end());
+  const TensorView all = arena.zeros(Shape{comm.size(), 2, capacity, width});
+  for (int64_t view = 0; view < 2; ++view)
+    std::memcpy(all.as<float>() + (comm.rank() * 2 + view) * capacity * width, unit.rows(view * b, b).data,
+                static_cast<size_t>(b * width) * sizeof(float));
   comm.all_gather_in_place(all.f32());
-  const TensorView gathered = all.reshaped(Shape{comm.size(), 2, b, width});
+  const GatheredRows gathered{all, images};
   if (comm.root()) {
     const FeatureHealth features = feature_health(gathered, arena, backend);
     health.feature_std = features.std;
@@ -189,7 +194,7 @@ double SslModel::Impl::feature_losses(const SslBatch& batch, StudentPass& pass, 
   const TensorView d_unit = arena.make(Shape{2, b, width});
   const KoLeoResult result = koleo(gathered, config.koleo_weight, d_unit, comm, arena, backend);
   const TensorView dx = arena.make(Shape{2 * b, width});
-  backend.l2_normalize_backward(d_unit.reshaped(Shape{2 * b, width}), own, norm, kKoleoNormEps, dx);
+  backend.l2_normalize_backward(d_unit.reshaped(Shape{2 * b, width}), unit, norm, kKoleoNormEps, dx);
   backend.scatter_add_rows(dx, rows, pass.d_norm);
   return config.koleo_weight * result.loss;
 }

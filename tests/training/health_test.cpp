@@ -70,21 +70,21 @@ TEST(FeatureHealth, RunsFromOneDirectionToAllOfThem) {
   const int64_t rows = 8, width = 32;
   Tensor same(Shape{1, 2, rows, width});
   for (float& value : same.f32()) value = static_cast<float>(1 / std::sqrt(32.0));
-  FeatureHealth health = feature_health(same, arena, ops::backend());
+  FeatureHealth health = feature_health({same, {rows}}, arena, ops::backend());
   EXPECT_NEAR(health.std, 0.0, 1e-3);
   EXPECT_NEAR(health.effective_rank, 1.0, 1e-3);
 
   // Two ranks, orthogonal rows: rank = number of rows of view 1.
   Tensor spread(Shape{2, 2, rows / 2, width});
   for (int64_t r = 0; r < 2 * rows; ++r) spread.as<float>()[r * width + r] = 1.0F;
-  EXPECT_NEAR(feature_health(spread, arena, ops::backend()).effective_rank, 8.0, 1e-4);
+  EXPECT_NEAR(feature_health({spread, {4, 4}}, arena, ops::backend()).effective_rank, 8.0, 1e-4);
 
   Tensor sphere(Shape{1, 2, 500, width}), norm(Shape{1000});
   Random random(2, Stream::test, 1);
   for (float& value : sphere.f32()) value = static_cast<float>(random.normal());
   const TensorView flat = sphere.view().reshaped(Shape{1000, width});
   ops::backend().l2_normalize(flat, 1e-8F, flat, norm);
-  health = feature_health(sphere, arena, ops::backend());
+  health = feature_health({sphere, {500}}, arena, ops::backend());
   EXPECT_NEAR(health.std, 1.0, 0.02);
   EXPECT_GT(health.effective_rank, 29.0);
   EXPECT_LE(health.effective_rank, 32.0);

@@ -217,7 +217,7 @@ TEST_P(LossesGolden, KoLeo) {
     backend().l2_normalize(features, 1e-8F, unit, norm);
     const double weight = two ? 0.1 : 1.0;
     const KoLeoResult result =
-        koleo(unit.view().reshaped(Shape{1, views, rows / views, width}), weight,
+        koleo({unit.view().reshaped(Shape{1, views, rows / views, width}), {rows / views}}, weight,
               d_unit.view().reshaped(Shape{views, rows / views, width}), self_, arena_, backend());
     backend().l2_normalize_backward(d_unit, unit, norm, 1e-8F, gradient);
     const double want = scalar(path + (two ? "loss_in_total" : "loss"));

@@ -208,7 +208,7 @@ TEST_P(Losses, KoLeoHasTheGradientOfFiniteDifferences) {
   Tensor x = random_matrix(rows, width, 1, 8), unit(Shape{rows, width}), norm(Shape{rows});
   backend().l2_normalize(x, 1e-8F, unit, norm);
   Tensor gradient(Shape{rows, width});
-  const KoLeoResult result = koleo(unit.view().reshaped(Shape{1, 1, rows, width}), 2.0,
+  const KoLeoResult result = koleo({unit.view().reshaped(Shape{1, 1, rows, width}), {rows}}, 2.0,
                                    gradient.view().reshaped(Shape{1, rows, width}), self_, arena_, backend());
   Matrix u = widen(unit);
   EXPECT_NEAR(result.loss, naive_koleo(u), 1e-5);
@@ -228,12 +228,12 @@ TEST_P(Losses, KoLeoWithoutNeighboursIsNothingAndOfDuplicatesFinite) {
   Tensor one(Shape{1, 2, 1, 4}), gradient(Shape{2, 1, 4});
   for (float& value : one.f32()) value = 0.5F;
   gradient.as<float>()[0] = 1;
-  EXPECT_EQ(koleo(one, 1.0, gradient, self_, arena_, backend()).loss, 0.0);
+  EXPECT_EQ(koleo({one, {1}}, 1.0, gradient, self_, arena_, backend()).loss, 0.0);
   for (const float value : gradient.f32()) EXPECT_EQ(value, 0.0F);
 
   Tensor same(Shape{1, 1, 3, 4}), d(Shape{1, 3, 4});
   for (float& value : same.f32()) value = 0.5F;
-  const KoLeoResult result = koleo(same, 1.0, d, self_, arena_, backend());
+  const KoLeoResult result = koleo({same, {3}}, 1.0, d, self_, arena_, backend());
   EXPECT_NEAR(result.loss, -std::log(3e-8), 1e-3);  // |(eps, eps, eps, eps)| + eps
   for (const float value : d.f32()) EXPECT_TRUE(std::isfinite(value));
 }
