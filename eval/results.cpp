@@ -62,7 +62,8 @@ Card& Card::set(const std::string& name, const Card& nested) {
 
 std::string Card::json() const {
   std::string out = "{";
-  for (const auto& [name, value] : fields_) out += (out.size() == 1 ? "" : ",") + json_text(name) + ":" + value;
+  for (const auto& [name, value] : fields_)
+    out += (out.size() == 1 ? "" : ",") + json_text(name) + ":" + value;
   return out + "}";
 }
 

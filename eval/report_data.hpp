@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What the report is made from, read from files that other programs wrote. Every reader names the file when
+// it is broken; files that are absent leave their part empty.
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pictures.hpp"
+#include "results.hpp"
+
+namespace dino::eval {
+
+/// One training run: RUN/metrics.jsonl, config.ini, run.json.
+struct TrainingEvent {
+  std::string name;
+  double step = 0;
+  std::map<std::string, double> numbers;
+  std::map<std::string, std::string> texts;
+};
+struct TrainingRun {
+  std::string folder;
+  std::vector<double> step;
+  std::map<std::string, std::vector<double>> columns;  ///< NaN where a line lacks the field or holds null
+  std::vector<TrainingEvent> events;
+  std::string config_ini, run_json;
+  [[nodiscard]] const TrainingEvent* start() const;  ///< the first `start` event, or null
+  [[nodiscard]] int64_t count(const std::string& event) const;
+  [[nodiscard]] bool has(const std::string& column) const;
+  /// Mean of the finite values in the first or last `share` of the lines (at least one).
+  [[nodiscard]] double early(const std::string& column, double share) const;
+  [[nodiscard]] double late(const std::string& column, double share) const;
+};
+/// MissingInputError without metrics.jsonl; DataError for a broken line other than the last.
+[[nodiscard]] TrainingRun read_training_run(const std::string& folder);
+
+/// One curation: OUT/manifest.json, funnel.json, galleries.json.
+struct CurationStage {
+  std::string name;
+  int64_t remaining = 0, dropped = 0;
+};
+struct HistogramData {
+  std::vector<double> edges;
+  std::vector<int64_t> counts;
+  std::optional<double> marker;
+};
+struct DuplicateGroup {
+  struct Member {
+    std::string key;
+    double similarity = 1;
+    bool kept = false;
+    Image image;  ///< empty when it could not be read
+  };
+  int64_t size = 0;
+  std::vector<Member> members;
+};
+struct CurationData {
+  std::string folder, manifest_json;
+  int64_t records = 0, kept = 0, selected = 0, shards = 0, shard_bytes = 0;
+  std::map<std::string, int64_t> dropped;
+  std::vector<CurationStage> stages;
+  HistogramData group_sizes, similarities;
+  std::vector<DuplicateGroup> groups;
+};
+/// MissingInputError without manifest.json.
+[[nodiscard]] CurationData read_curation(const std::string& folder);
+
+/// A published number, drawn in grey.
+struct ReferenceRow {
+  std::string task, dataset, model, metric, source;
+  double value = 0;
+};
+[[nodiscard]] std::vector<ReferenceRow> read_reference_rows(const std::string& path);
+
+/// Rows of all results folders; of equal rows the last counts (--force appends).
+struct ResultFolder {
+  std::string path;
+  std::vector<ResultRow> rows;
+  std::vector<LoadedPictures> pictures;
+};
+struct ReportInput {
+  std::vector<ResultFolder> results;
+  std::optional<CurationData> curation;
+  std::optional<TrainingRun> training;
+  std::vector<ReferenceRow> references;
+};
+
+[[nodiscard]] inline bool is_floor(const std::string& model) {
+  return model == "raw-pixels" || model == "random-weights";
+}
+
+/// One row with the folder that holds its predictions.
+struct LocatedRow {
+  const ResultRow* row = nullptr;
+  std::string folder;
+};
+[[nodiscard]] std::vector<LocatedRow> all_rows(const ReportInput& input);
+/// A number of the card, if it has one under that name.
+[[nodiscard]] std::optional<double> card_number(const std::string& card, const std::string& name);
+/// The card without some fields, for grouping rows of one sweep.
+[[nodiscard]] std::string card_without(const std::string& card, const std::vector<std::string>& names);
+/// One row per model, task, data set, metric and protocol: k = 20 of k-NN, else its largest k.
+[[nodiscard]] std::vector<LocatedRow> headline_rows(const ReportInput& input);
+
+}  // namespace dino::eval

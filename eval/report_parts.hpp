@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The parts of the report, each a function from data to HTML.
+
+#include <string>
+#include <vector>
+
+#include "report_data.hpp"
+
+namespace dino::eval {
+
+enum class Level : uint8_t { green, amber, red };
+struct Check {
+  Level level = Level::green;
+  std::string title, why;  ///< text
+};
+[[nodiscard]] std::vector<Check> verdict_checks(const ReportInput& input);
+/// Did the features collapse? From information and prototype usage at the start and at the end.
+[[nodiscard]] Check collapse_check(const TrainingRun& run);
+
+[[nodiscard]] std::string verdict_html(const ReportInput& input, const std::vector<Check>& checks);
+[[nodiscard]] std::string results_html(const ReportInput& input);
+[[nodiscard]] std::string comparisons_html(const ReportInput& input);
+[[nodiscard]] std::string confusion_html(const ReportInput& input);
+[[nodiscard]] std::string cards_html(const ReportInput& input);
+[[nodiscard]] std::string references_html(const ReportInput& input);
+[[nodiscard]] std::string training_html(const TrainingRun& run);
+[[nodiscard]] std::string curation_html(const CurationData& curation);
+[[nodiscard]] std::string pictures_html(const ReportInput& input);
+[[nodiscard]] std::string provenance_html(const ReportInput& input);
+
+/// The whole page, and the same content in other forms.
+[[nodiscard]] std::string report_html(const ReportInput& input, const std::string& title);
+[[nodiscard]] std::string report_markdown(const ReportInput& input, const std::string& title);
+[[nodiscard]] std::string report_csv(const ReportInput& input);
+[[nodiscard]] std::string report_jsonl(const ReportInput& input);
+
+/// "0.812 [0.795, 0.828]".
+[[nodiscard]] std::string with_interval(const Estimate& estimate);
+/// "k = 20" and the like, from the card.
+[[nodiscard]] std::string variant_of(const ResultRow& row);
+
+}  // namespace dino::eval

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "report/axis.hpp"
+#include "report/html.hpp"
+#include "report_parts.hpp"
+
+namespace dino::eval {
+
+namespace {
+
+std::string join(const std::vector<std::string>& words) {
+  return fmt::format("{}", fmt::join(words, ", "));
+}
+
+/// Rows of one protocol on one data set: floors and models side by side.
+struct Contest {
+  std::string name;
+  const ResultRow* raw = nullptr;
+  const ResultRow* random = nullptr;
+  const ResultRow* best = nullptr;  ///< of the trained models
+};
+
+std::vector<Contest> contests(const ReportInput& input) {
+  std::map<std::string, Contest> by_card;
+  for (const LocatedRow& located : headline_rows(input)) {
+    const ResultRow& row = *located.row;
+    if (row.metric == "top5") continue;  // the same predictions as top-1, said less sharply
+    Contest& c = by_card[row.task + "\n" + row.dataset + "\n" + row.metric + "\n" + row.card_hash];
+    c.name = row.task + " " + row.dataset;
+    if (row.model == "raw-pixels")
+      c.raw = &row;
+    else if (row.model == "random-weights")
+      c.random = &row;
+    else if (c.best == nullptr || row.estimate.value > c.best->estimate.value)
+      c.best = &row;
+  }
+  std::vector<Contest> out;
+  for (const auto& [key, contest] : by_card)
+    if (contest.best != nullptr) out.push_back(contest);
+  return out;
+}
+
+std::string versus(const ResultRow& model, const ResultRow& floor) {
+  return fmt::format("{:.3f} against {:.3f}", model.estimate.value, floor.estimate.value);
+}
+
+void check_random_floor(const std::vector<Contest>& all, std::vector<Check>& checks) {
+  std::vector<std::string> won, lost;
+  int64_t without = 0;
+  for (const Contest& c : all) {
+    if (c.random == nullptr) {
+      ++without;
+      continue;
+    }
+    (c.best->estimate.low > c.random->estimate.high ? won : lost)
+        .push_back(fmt::format("{} ({})", c.name, versus(*c.best, *c.random)));
+  }
+  if (won.empty() && lost.empty()) {
+    checks.push_back({Level::amber, "No random-weights floor",
+                      "Without features of fresh weights of the same shape (--weights random:...), nothing "
+                      "shows that training helped."});
+    return;
+  }
+  std::string why;
+  if (!won.empty()) why += "Beats it by more than both intervals on " + join(won) + ". ";
+  if (!lost.empty()) why += "Does not on " + join(lost) + ". ";
+  if (without > 0) why += fmt::format("{} protocol(s) lack the floor.", without);
+  const Level level = lost.empty() ? Level::green : (won.empty() ? Level::red : Level::amber);
+  checks.push_back({level,
+                    level == Level::green ? "Beats random weights"
+                                          : (level == Level::red ? "Does not beat random weights"
+                                                                 : "Beats random weights on some sets only"),
+                    why});
+}
+
+void check_raw_floor(const std::vector<Contest>& all, std::vector<Check>& checks) {
+  std::vector<std::string> won, lost, near;
+  for (const Contest& c : all) {
+    if (c.raw == nullptr) continue;
+    auto& list = c.best->estimate.low > c.raw->estimate.high
+                     ? won
+                     : (c.best->estimate.high < c.raw->estimate.low ? lost : near);
+    list.push_back(fmt::format("{} ({})", c.name, versus(*c.best, *c.raw)));
+  }
+  if (won.empty() && lost.empty() && near.empty()) {
+    checks.push_back(
+        {Level::amber, "No raw-pixel floor", "Run the same probe on features of --weights raw-pixels."});
+    return;
+  }
+  std::string why;
+  if (!lost.empty()) why += "Raw pixels win on " + join(lost) + ". ";
+  if (!near.empty()) why += "Intervals overlap on " + join(near) + ". ";
+  if (!won.empty()) why += "The model wins on " + join(won) + ".";
+  const Level level = !lost.empty() ? Level::red : (near.empty() ? Level::green : Level::amber);
+  checks.push_back({level,
+                    level == Level::green
+                        ? "Beats raw pixels"
+                        : (level == Level::red ? "Raw pixels are better"
+                                               : "No better than raw pixels, as far as the intervals tell"),
+                    why});
+}
+
+void check_leaks(const ReportInput& input, std::vector<Check>& checks) {
+  std::vector<std::string> leaking, small;
+  for (const LocatedRow& located : headline_rows(input)) {
+    const ResultRow& row = *located.row;
+    const double shared = card_number(row.card, "shared_keys").value_or(0);
+    if (shared > 0) leaking.push_back(fmt::format("{} {} ({:.0f} images)", row.task, row.dataset, shared));
+    if (row.estimate.n < 30)
+      small.push_back(fmt::format("{} {} (n = {})", row.task, row.dataset, row.estimate.n));
+  }
+  for (auto* list : {&leaking, &small}) {
+    std::sort(list->begin(), list->end());
+    list->erase(std::unique(list->begin(), list->end()), list->end());
+  }
+  if (!leaking.empty())
+    checks.push_back({Level::red, "Test images are in the training set", join(leaking) + "."});
+  if (!small.empty())
+    checks.push_back(
+        {Level::amber, "Few test images",
+         "Fewer than 30: " + join(small) + ". The intervals are wide, and normal approximations fail."});
+}
+
+void check_training(const TrainingRun& run, std::vector<Check>& checks) {
+  checks.push_back(collapse_check(run));
+  const int64_t skipped = run.count("skip"), back = run.count("rollback");
+  int64_t broken = 0;
+  if (const auto it = run.columns.find("loss"); it != run.columns.end())
+    broken = std::count_if(it->second.begin(), it->second.end(), [](double v) { return !std::isfinite(v); });
+  if (skipped + back + broken == 0)
+    checks.push_back({Level::green, "No step was skipped",
+                      "No loss was non-finite, no step was left out, nothing was rolled back."});
+  else
+    checks.push_back({back > 0 || broken > 0 ? Level::red : Level::amber, "Steps were skipped",
+                      fmt::format("{} skipped, {} rolled back, {} logged with a non-finite loss.", skipped,
+                                  back, broken)});
+  const TrainingEvent* start = run.start();
+  const double done = run.step.empty() ? 0 : run.step.back();
+  const double wanted =
+      start != nullptr && start->numbers.count("steps") > 0 ? start->numbers.at("steps") : 0;
+  const int64_t resumed = run.count("resume");
+  const std::string resumes = resumed == 0 ? "in one go" : fmt::format("resumed {} time(s)", resumed);
+  if (wanted > 0 && done + 1 < wanted)
+    checks.push_back({Level::amber, "Training has not finished",
+                      fmt::format("Step {:.0f} of {:.0f}; {}.", done, wanted, resumes)});
+  else if (wanted > 0)
+    checks.push_back({Level::green, "Training finished", fmt::format("{:.0f} steps, {}.", wanted, resumes)});
+}
+
+void check_curation(const CurationData& c, std::vector<Check>& checks) {
+  int64_t sum = c.kept;
+  for (const auto& [reason, count] : c.dropped) sum += count;
+  const std::string text =
+      fmt::format("{} records = {} kept + {} dropped under {} reason(s).", report::with_commas(c.records),
+                  report::with_commas(c.kept), report::with_commas(sum - c.kept), c.dropped.size());
+  if (sum == c.records)
+    checks.push_back({Level::green, "Every image is accounted for", text});
+  else
+    checks.push_back({Level::red, "The ledger does not add up", text});
+}
+
+std::string fact(const std::string& name, const std::string& value, const std::string& note) {
+  return "<div><dt>" + report::escape(name) + "</dt><dd>" + report::escape(value) + "<small>" +
+         report::escape(note) + "</small></dd></div>";
+}
+
+}  // namespace
+
+Check collapse_check(const TrainingRun& run) {
+  if (!run.has("information") || !run.has("prototype_usage"))
+    return {Level::amber, "Collapse cannot be judged",
+            "metrics.jsonl has no information or prototype_usage."};
+  const double info0 = run.early("information", 0.05), info1 = run.late("information", 0.1);
+  const double usage0 = run.early("prototype_usage", 0.05), usage1 = run.late("prototype_usage", 0.1);
+  // Usage that is nearly complete from the start cannot rise any further.
+  const bool healthy = info1 > info0 && (usage1 > usage0 || usage1 >= 0.95);
+  const std::string why = fmt::format(
+      "Teacher information went from {:.3f} to {:.3f} nats, prototype usage from {:.1f} % to {:.1f} %.",
+      info0, info1, 100 * usage0, 100 * usage1);
+  if (healthy) return {Level::green, "No sign of collapse", why};
+  return {Level::red, "Signs of collapse",
+          why + " Both should rise: see the curves, and the teacher temperature first."};
+}
+
+std::vector<Check> verdict_checks(const ReportInput& input) {
+  std::vector<Check> checks;
+  const std::vector<Contest> all = contests(input);
+  if (!all.empty()) {
+    check_random_floor(all, checks);
+    check_raw_floor(all, checks);
+  }
+  check_leaks(input, checks);
+  if (input.training) check_training(*input.training, checks);
+  if (input.curation) check_curation(*input.curation, checks);
+  return checks;
+}
+
+std::string verdict_html(const ReportInput& input, const std::vector<Check>& checks) {
+  std::string facts;
+  std::map<std::string, const ResultRow*> best;
+  for (const LocatedRow& located : headline_rows(input)) {
+    const ResultRow& row = *located.row;
+    if (is_floor(row.model) || row.metric == "top5") continue;
+    const ResultRow*& b = best[row.task];
+    if (b == nullptr || row.estimate.value > b->estimate.value) b = &row;
+  }
+  for (const auto& [task, row] : best)
+    facts += fact("Best " + task + " " + row->metric, fmt::format("{:.3f}", row->estimate.value),
+                  fmt::format("[{:.3f}, {:.3f}] {}, {}", row->estimate.low, row->estimate.high, row->dataset,
+                              row->model));
+  if (input.training) {
+    const TrainingRun& run = *input.training;
+    const TrainingEvent* start = run.start();
+    facts += fact("Training steps",
+                  run.step.empty() ? "0" : report::with_commas(static_cast<long long>(run.step.back())),
+                  start != nullptr && start->texts.count("preset") > 0 ? start->texts.at("preset") : "");
+    if (const double samples = run.late("samples", 0); std::isfinite(samples))
+      facts += fact("Images seen", report::with_commas(std::llround(samples)), "with repetition");
+  }
+  if (input.curation)
+    facts +=
+        fact("Images kept", report::with_commas(input.curation->kept),
+             fmt::format("of {} ({:.1f} %)", report::with_commas(input.curation->records),
+                         input.curation->records > 0 ? 100.0 * static_cast<double>(input.curation->kept) /
+                                                           static_cast<double>(input.curation->records)
+                                                     : 0.0));
+  std::string out = facts.empty() ? "" : "<dl class=\"facts\">" + facts + "</dl>\n";
+  out += "<ul class=\"checks\">\n";
+  constexpr const char* classes[] = {"green", "amber", "red"};
+  constexpr const char* chips[] = {"\xE2\x9C\x93 good", "! attention", "\xE2\x9C\x95 problem"};
+  for (const Check& check : checks)
+    out += fmt::format(
+        "<li class=\"{}\"><span class=\"chip\">{}</span><span><b>{}</b><span "
+        "class=\"why\">{}</span></span></li>\n",
+        classes[static_cast<size_t>(check.level)], chips[static_cast<size_t>(check.level)],
+        report::escape(check.title), report::escape(check.why));
+  if (checks.empty())
+    out +=
+        "<li class=\"amber\"><span class=\"chip\">! attention</span><span><b>Nothing to judge</b><span "
+        "class=\"why\">No result of a trained model, run or curation was given.</span></span></li>\n";
+  return out + "</ul>\n";
+}
+
+}  // namespace dino::eval
