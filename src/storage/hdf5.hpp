@@ -2,7 +2,8 @@
 #pragma once
 // RAII over the serial HDF5 library. It is not thread-safe: every call here takes one process-wide mutex. All
 // errors are DataError (reading) or IoError (writing) that name the file and the dataset. Datasets read are
-// checked against limits before memory is allocated.
+// checked against limits before memory is allocated. The library itself (1.10.8) can crash on a file whose
+// metadata were damaged in place: readers that have a checksum (checkpoints) compare it before they open.
 
 #include <cstdint>
 #include <memory>

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// Data sets by name, on a small package tree made here.
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "base/version.hpp"
+#include "storage/dataset.hpp"
+#include "storage/dataset_builder.hpp"
+#include "storage/scratch.hpp"
+
+namespace dino {
+namespace {
+
+using testing::expect_error;
+using testing::Scratch;
+
+class NamedDataset : public ::testing::Test {
+ protected:
+  NamedDataset() {
+    ::setenv("DINO_SHARE", (scratch_ / "share").c_str(), 1);
+    ::setenv("DINO_DATA", (scratch_ / "data").c_str(), 1);
+  }
+  ~NamedDataset() override {
+    old_share_.empty() ? ::unsetenv("DINO_SHARE") : ::setenv("DINO_SHARE", old_share_.c_str(), 1);
+    ::unsetenv("DINO_DATA");
+  }
+  void define(const std::string& name, const std::string& text) {
+    scratch_.put("share/datasets/" + name + ".cfg", text);
+  }
+  std::string package(const std::string& path, const std::string& content) {
+    return scratch_.put("data/packages/" + path, content);
+  }
+  /// Two kinds of 12 animals with five frames each.
+  void make_animals() {
+    for (const std::string kind : {"cat", "dog"})
+      for (char animal = 'a'; animal < 'm'; ++animal)
+        for (int frame = 0; frame < 5; ++frame)
+          package("zoo/img/" + kind + "/" + animal + "-" + std::to_string(frame) + ".png", "x");
+    package("zoo/img/rare/a-1.png", "x");
+    package("zoo/img/README.txt", "x");
+    package("zoo/img/cat/skip-1.png", "x");
+    define("zoo",
+           "# comment\n[zoo]\nroot = zoo:img\nlabel = ^([^/]+)/\ngroup = ^(.*/[a-z]+)-\nexclude = /skip\n"
+           "rename = dog -> hound\nmin-class = 5\nval = 0.1\ntest = 0.25\n");
+  }
+
+  const Scratch scratch_;
+  const std::string old_share_ = ::getenv("DINO_SHARE") == nullptr ? "" : ::getenv("DINO_SHARE");
+};
+
+TEST_F(NamedDataset, SplitsWholeGroupsOfEveryClass) {
+  make_animals();
+  std::map<std::string, std::set<std::string>> parts_of_group;
+  std::map<std::string, std::map<int, int>> count;
+  for (const std::string part : {"train", "val", "test"})
+    for (const Record& record : open_dataset("zoo/" + part).records) {
+      parts_of_group[record.group].insert(part);
+      ++count[part][record.label];
+    }
+  EXPECT_EQ(parts_of_group.size(), 24u);
+  for (const auto& [group, parts] : parts_of_group) EXPECT_EQ(parts.size(), 1u) << group;
+  for (const int label : {0, 1}) {
+    EXPECT_EQ(count["test"][label], 15);
+    EXPECT_EQ(count["val"][label], 5);
+    EXPECT_EQ(count["train"][label], 40);
+  }
+  const Dataset all = open_dataset("zoo");
+  EXPECT_EQ(all.records.size(), 120u);  // without the rare class, the excluded file and the text
+  EXPECT_EQ(all.classes, (std::vector<std::string>{"cat", "hound"}));
+  EXPECT_EQ(all.records[0].key, "cat/a-0");
+  EXPECT_EQ(open_dataset("zoo/trainval").records.size(), 90u);
+  EXPECT_EQ(open_dataset("zoo/train").records[7].key, open_dataset("zoo/train").records[7].key);
+}
+
+TEST_F(NamedDataset, AGroupNeverCrossesEvenBetweenClassesAndRoots) {
+  for (int i = 0; i < 60; ++i) {
+    const std::string name = "icon" + std::to_string(i) + ".png";
+    package("theme1/apps/" + name, "x");
+    package("theme2/" + std::string(i % 2 == 0 ? "apps/" : "places/") + name, "x");
+  }
+  define("icons",
+         "root = theme1:\nroot = theme2:\nlabel = ^([^/]+)/\ngroup = ([^/]+)\\.png$\nval = .2\ntest = .2\n");
+  std::map<std::string, std::set<std::string>> parts_of_group;
+  for (const std::string part : {"train", "val", "test"})
+    for (const Record& record : open_dataset("icons/" + part).records) {
+      parts_of_group[record.group].insert(part);
+      EXPECT_TRUE(record.key.starts_with("theme1/") || record.key.starts_with("theme2/"));
+    }
+  EXPECT_EQ(parts_of_group.size(), 60u);
+  for (const auto& [group, parts] : parts_of_group) EXPECT_EQ(parts.size(), 1u) << group;
+}
+
+TEST_F(NamedDataset, LinksAreLeftOutUnlessAskedFor) {
+  package("p/a.png", "x");
+  std::filesystem::create_symlink("a.png", scratch_ / "data/packages/p/b.png");
+  std::filesystem::create_symlink("/no/such/file.png", scratch_ / "data/packages/p/c.png");
+  define("plain", "root = p:\n");
+  define("linked", "root = p:\nlinks = true\n");
+  EXPECT_EQ(open_dataset("plain").records.size(), 1u);
+  EXPECT_TRUE(open_dataset("plain").faults.empty());
+  EXPECT_EQ(open_dataset("linked").records.size(), 2u);
+  EXPECT_EQ(open_dataset("linked").faults.size(), 1u);
+  EXPECT_EQ(open_dataset("plain").records[0].label, -1);
+}
+
+class IdxDataset : public NamedDataset {
+ protected:
+  static std::string header(const std::vector<int>& words) {
+    std::string text;
+    for (const int word : words)
+      for (int shift = 24; shift >= 0; shift -= 8) text += static_cast<char>(word >> shift & 0xff);
+    return text;
+  }
+  void put_gz(const std::string& name, const std::string& content) {
+    const std::string path = package("idx/" + name, content);
+    ASSERT_EQ(std::system(("gzip -nf " + path).c_str()), 0);
+  }
+  void put_part(const std::string& stem, int count) {
+    std::string images = header({0x803, count, 2, 3}), labels = header({0x801, count});
+    for (int i = 0; i < count; ++i) {
+      images += std::string(6, static_cast<char>(i));
+      labels += static_cast<char>(i % 2);
+    }
+    put_gz(stem + "-images-idx3-ubyte", images);
+    put_gz(stem + "-labels-idx1-ubyte", labels);
+  }
+  void make() {
+    put_part("train", 20);
+    put_part("t10k", 4);
+    define("digits", "format = idx\nroot = idx:\nclasses = zero one\nval = 0.1\n");
+  }
+};
+
+TEST_F(IdxDataset, BecomesRecordsThatDecodeAsPgm) {
+  make();
+  const Dataset test = open_dataset("digits/test");
+  ASSERT_EQ(test.records.size(), 4u);
+  EXPECT_EQ(test.classes, (std::vector<std::string>{"one", "zero"}));
+  const auto bytes = read_record(test.records[3]);
+  EXPECT_EQ(std::string(bytes.begin(), bytes.end()), "P5\n3 2\n255\n" + std::string(6, '\3'));
+  EXPECT_EQ(test.records[3].extension, "pgm");
+  EXPECT_EQ(test.classes[static_cast<size_t>(test.records[3].label)], "one");
+  EXPECT_EQ(open_dataset("digits/train").records.size(), 18u);
+  EXPECT_EQ(open_dataset("digits/val").records.size(), 2u);
+  EXPECT_EQ(open_dataset("digits/trainval").records.size(), 20u);
+  std::filesystem::remove_all(scratch_ / "data/packages/idx/train-images-idx3-ubyte.gz");
+  EXPECT_EQ(open_dataset("digits").records.size(), 24u);  // prepared once
+}
+
+TEST_F(IdxDataset, BrokenFilesAreNamed) {
+  make();
+  const std::string images = "train-images-idx3-ubyte", labels = "train-labels-idx1-ubyte";
+  const auto fails_with = [&](const std::string& file, const std::string& why) {
+    expect_error<DataError>([] { (void)open_dataset("digits"); }, file, why);
+    EXPECT_FALSE(path_exists(scratch_ / "data/prepared/digits/train.tar"));
+    put_part("train", 20);
+  };
+  package("idx/" + images + ".gz", "no gzip at all");
+  expect_error<DataError>([] { (void)open_dataset("digits"); }, images);
+  put_part("train", 20);
+  put_gz(images, header({0x802, 20, 2, 3}) + std::string(120, 'x'));
+  fails_with(images, "not 8-bit images");
+  put_gz(images, header({0x803, 20, 2, 3}) + std::string(119, 'x'));
+  fails_with(images, "size does not fit");
+  put_gz(images, header({0x803, -1, -1, -1}));
+  fails_with(images, "size does not fit");
+  put_gz(labels, header({0x801, 20}) + std::string(20, '\7'));
+  fails_with(labels, "class 7 of image 0");
+  put_gz(labels, header({0x801, 20}) + std::string(19, '\0'));
+  fails_with(images, "size does not fit");
+}
+
+TEST_F(NamedDataset, SaysWhatIsMissingAndWhatToDo) {
+  make_animals();
+  define("far", "root = nowhere:img\n");
+  define("moved", "root = zoo:other\n");
+  expect_error<MissingInputError>([] { (void)open_dataset("far"); }, "far", "package nowhere",
+                                  "fetch.sh far");
+  expect_error<DataError>([] { (void)open_dataset("moved"); }, "moved", "no folder", "fetch.sh moved");
+  expect_error<MissingInputError>([] { (void)open_dataset("zoo/training"); }, "zoo/training", "'training'",
+                                  "trainval");
+  expect_error<MissingInputError>([] { (void)open_dataset("zebra"); }, "zebra", "far, moved, zoo");
+  define("plain", "root = zoo:img\n");
+  expect_error<MissingInputError>([] { (void)open_dataset("plain/train"); }, "no labels");
+}
+
+TEST_F(NamedDataset, BrokenDefinitionsNameTheLine) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"root = a:b\ncolour = red\n", "line 2: unknown key colour"},
+      {"root = a:b\nlabel = ([\n", "line 2: label: bad regular expression"},
+      {"root = nocolon\n", "line 1: root is PACKAGE:PATH"},
+      {"root = a:b\nval = lots\n", "line 2: val needs a number"},
+      {"root = a:b\nval = -1\n", "line 2: val needs a number"},
+      {"root = a:b\nval = .5\ntest = .5\n", "nothing to train on"},
+      {"format = csv\n", "line 1: format"},
+      {"hello\n", "line 1: neither"},
+      {"title = x\n", "root is missing"},
+      {"rename = a b\n", "line 1: rename"},
+  };
+  for (const auto& [text, why] : cases) {
+    define("bad", text);
+    expect_error<DataError>([] { (void)open_dataset("bad"); }, "bad.cfg", why);
+  }
+}
+
+TEST(ShippedDatasets, AllDefinitionsCanBeRead) {
+  const Scratch scratch;
+  ::setenv("DINO_DATA", scratch.folder().c_str(), 1);
+  const auto names = dataset_names();
+  EXPECT_GE(names.size(), 8u);
+  const std::string packages = read_text(share_dir() + "/datasets/packages.txt");
+  for (const std::string& name : names) {
+    // Nothing is fetched, so a definition that reads well ends at its first package.
+    expect_error<MissingInputError>([&] { (void)open_dataset(name); }, name, "not fetched");
+    const std::string text = read_text(share_dir() + "/datasets/" + name + ".cfg");
+    for (size_t at = text.find("\nroot = "); at != std::string::npos; at = text.find("\nroot = ", at + 1)) {
+      const std::string package = text.substr(at + 8, text.find(':', at) - at - 8);
+      EXPECT_NE(packages.find("\n" + package + " "), std::string::npos) << package;
+    }
+  }
+  ::unsetenv("DINO_DATA");
+}
+
+}  // namespace
+}  // namespace dino
