@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace dino {
 namespace {
@@ -67,6 +68,8 @@ TensorView Head::forward(const ParameterStore& weights, ConstTensorView x, Arena
   const TensorView unit = arena.make({rows, config_.bottleneck});
   const TensorView norm = arena.make({rows});
   const TensorView bottleneck = arena.make({rows, config_.bottleneck});
+  std::optional<Arena::Scope> scope;  // in inference only the bottleneck outlives the call
+  if (saved == nullptr) scope.emplace(arena);
   std::vector<TensorView> inputs;
   std::vector<TensorView> pre;
   TensorView input = arena.make({rows, config_.input}, act);

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "model/tensor_source.hpp"
 #include "storage/array_file.hpp"
@@ -132,6 +133,17 @@ const std::vector<int64_t>& shape_of(const TensorSource& source, const std::stri
   return found->second;
 }
 
+/// A training checkpoint of the reference may hold the student, the teacher or both.
+void check_role(const TensorSource& source, const std::string& which) {
+  std::set<std::string> roles;
+  for (const auto& [name, shape] : source.shapes)
+    for (const char* role : {"student", "teacher"})
+      for (const char* outer : {"", "model."})
+        if (name.starts_with(outer + std::string(role) + ".")) roles.insert(role);
+  if (!roles.empty() && !roles.contains(which))
+    fail(source.path, fmt::format("it holds a {} but no {}", *roles.begin(), which));
+}
+
 }  // namespace
 
 TensorSource open_safetensors(const std::string& path) {
@@ -146,6 +158,7 @@ TensorSource open_safetensors(const std::string& path) {
 TensorSource backbone_tensors(TensorSource source, const std::string& which) {
   std::map<std::string, std::string> names;
   for (const auto& [name, shape] : source.shapes) names.emplace(name, name);
+  check_role(source, which);
   for (const std::string& prefix :
        {std::string("model."), which + ".", std::string("module."), std::string("backbone."),
         std::string("dinov2."), std::string("dinov2_with_registers.")}) {

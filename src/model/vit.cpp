@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "model/vit_parts.hpp"
 
@@ -148,7 +147,7 @@ void Vit::backward(const ParameterStore& weights, const VitSaved& saved, ConstTe
   const TensorView dx = arena.make(saved.prenorm.shape);
   if (d_prenorm) {
     DINO_CHECK(d_prenorm.numel() == dx.numel(), "gradient of the tokens " + d_prenorm.shape.str());
-    std::memcpy(dx.data, d_prenorm.as<float>(), static_cast<size_t>(dx.numel()) * sizeof(float));
+    ops::backend().convert(d_prenorm, dx);
   } else {
     dx.zero();
   }

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "model/vit_parts.hpp"
 
@@ -42,7 +41,7 @@ TensorView branch_input(TensorView x, const BranchRows& rows, Arena& arena, bool
   if (rows.all && !keep) return x;
   TensorView input = arena.make({rows.count, x.dim(1)});
   if (rows.all) {
-    std::memcpy(input.data, x.data, static_cast<size_t>(x.numel()) * sizeof(float));
+    ops::backend().convert(x, input);
   } else {
     ops::backend().gather_rows(x, rows.rows, input);
   }
