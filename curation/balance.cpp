@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hierarchical k-means of the images that are left, and an exact, balanced sample of them.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "stages.hpp"
+#include "storage/files.hpp"
+#include "storage/hdf5.hpp"
+#include "vector_commands.hpp"
+#include "vectors/embeddings.hpp"
+#include "vectors/kmeans.hpp"
+
+namespace dino::curation {
+namespace {
+
+/// 16 images a cluster, then 10 clusters a cluster, down to at least 10.
+std::vector<int64_t> default_levels(int64_t images) {
+  std::vector<int64_t> levels = {std::max<int64_t>(1, images / 16)};
+  while (levels.back() >= 100) levels.push_back(levels.back() / 10);
+  return levels;
+}
+
+/// This rank's part (even_range) of the kept images' embeddings.
+Tensor load_kept(const Run& run, const std::vector<int64_t>& embedding) {
+  const EmbeddingStore store = EmbeddingStore::open(embeddings_path(run));
+  const Range mine = even_range(static_cast<int64_t>(embedding.size()), run.world.rank(), run.world.size());
+  Tensor local(Shape{mine.size(), store.width()});
+  for (int64_t i = mine.begin; i < mine.end;) {
+    // Runs of consecutive rows are read at once.
+    int64_t end = i + 1;
+    while (end < mine.end &&
+           embedding[static_cast<size_t>(end)] == embedding[static_cast<size_t>(end - 1)] + 1)
+      ++end;
+    store.read(embedding[static_cast<size_t>(i)], end - i,
+               local.as<float>() + (i - mine.begin) * store.width());
+    i = end;
+  }
+  return local;
+}
+
+void write_clusters(const Run& run, const std::vector<int64_t>& rows, const std::vector<Level>& levels,
+                    const std::vector<int64_t>& assignment, const std::vector<float>& distance) {
+  commit_file(run.out + "/clusters.h5", [&](const std::string& temporary) {
+    Hdf5File file = Hdf5File::create(temporary);
+    for (size_t l = 0; l < levels.size(); ++l) {
+      const std::string group = fmt::format("/level{}", l + 1);
+      const auto& assigned = l == 0 ? assignment : levels[l].assignment;
+      const auto& distances = l == 0 ? distance : levels[l].distance;
+      const Shape shape{static_cast<int64_t>(assigned.size())};
+      file.write(group + "/centroids", levels[l].centroids);
+      file.write(group + "/assignment", view_of(assigned.data(), shape));
+      file.write(group + "/distance", view_of(distances.data(), shape));
+      file.write_attribute(group, "inertia", levels[l].inertia);
+      file.write_attribute(group, "iterations", levels[l].iterations);
+    }
+    file.write("/row", view_of(rows.data(), Shape{static_cast<int64_t>(rows.size())}));
+    file.write_attribute("/", "spherical", int64_t{1});
+    file.close();
+  });
+}
+
+void record_clusters(Ledger& ledger, const std::vector<int64_t>& rows,
+                     const std::vector<std::vector<int64_t>>& tree) {
+  for (size_t level = 0; level < tree.size(); ++level) {
+    std::vector<int64_t> column(ledger.key.size(), -1);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      int64_t cluster = static_cast<int64_t>(i);
+      for (size_t l = 0; l <= level; ++l) cluster = tree[l][static_cast<size_t>(cluster)];
+      column[static_cast<size_t>(rows[i])] = cluster;
+    }
+    ledger.cluster.push_back(std::move(column));
+  }
+}
+
+void select(const Run& run, Ledger& ledger, const std::vector<int64_t>& rows,
+            const std::vector<Level>& levels, const std::vector<int64_t>& assignment,
+            const std::vector<float>& distance) {
+  std::vector<std::vector<int64_t>> tree = {assignment};
+  std::vector<int64_t> clusters;
+  for (size_t l = 1; l < levels.size(); ++l) tree.push_back(levels[l].assignment);
+  for (const Level& level : levels) clusters.push_back(level.centroids.shape()[0]);
+  write_clusters(run, rows, levels, assignment, distance);
+  record_clusters(ledger, rows, tree);
+  const std::vector<int64_t> taken =
+      balanced_sample(tree, clusters, distance, run.config.target,
+                      run.config.strategy == "closest" ? SampleStrategy::closest : SampleStrategy::random,
+                      static_cast<uint64_t>(run.config.seed));
+  std::vector<uint8_t> chosen(rows.size(), 0);
+  std::vector<int64_t> selected;
+  for (const int64_t i : taken) {
+    chosen[static_cast<size_t>(i)] = 1;
+    selected.push_back(rows[static_cast<size_t>(i)]);
+  }
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (chosen[i] == 0) ledger.drop(rows[i], verdict_of(Reason::balance, Stage::balance));
+  }
+  commit_file(run.out + "/selection.h5", [&](const std::string& temporary) {
+    Hdf5File file = Hdf5File::create(temporary);
+    file.write("/selected",
+               view_of(std::as_const(selected).data(), Shape{static_cast<int64_t>(selected.size())}));
+    file.write_attribute("/", "strategy", run.config.strategy);
+    file.write_attribute("/", "seed", run.config.seed);
+    file.close();
+  });
+  log::info(fmt::format("balance: {} of {} images are selected", selected.size(), rows.size()));
+}
+
+/// Rank 0's ledger -> the kept rows and, for each, its row in the embeddings; the same on every rank.
+void share_kept(const Run& run, const Ledger& ledger, std::vector<int64_t>& rows,
+                std::vector<int64_t>& embedding) {
+  on_root(run.world, [&] {
+    const std::vector<int64_t> all = embedded_rows(run);
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (!ledger.kept(all[i])) continue;
+      rows.push_back(all[i]);
+      embedding.push_back(static_cast<int64_t>(i));
+    }
+    if (static_cast<int64_t>(rows.size()) < run.config.target) {
+      throw DataError(
+          fmt::format("target out of reach: --target {}: only {} images are left, {} too few; "
+                      "lower it, or relax the filters in another --output",
+                      run.config.target, rows.size(), run.config.target - static_cast<int64_t>(rows.size())));
+    }
+  });
+  auto count = static_cast<int64_t>(embedding.size());
+  run.world.broadcast_span(std::span(&count, 1));
+  embedding.resize(static_cast<size_t>(count));
+  run.world.broadcast_span(std::span(embedding));
+}
+
+}  // namespace
+
+bool balance_stage(Run& run) {
+  Ledger ledger;
+  on_root(run.world, [&] { ledger = Ledger::load(run.stage_file("decontaminate.h5")); });
+  if (run.config.target > 0) {
+    std::vector<int64_t> rows, embedding;
+    share_kept(run, ledger, rows, embedding);
+    const auto count = static_cast<int64_t>(embedding.size());
+    HierarchyConfig hierarchy;
+    hierarchy.levels = run.config.levels.empty() ? default_levels(count) : run.config.levels;
+    hierarchy.iterations = run.config.iterations;
+    hierarchy.resample = run.config.resample;
+    hierarchy.seed = static_cast<uint64_t>(run.config.seed);
+    const Tensor local = load_kept(run, embedding);
+    const auto levels = hierarchical_kmeans(local, count, hierarchy, run.world);
+    const auto assignment = run.world.gather_values<int64_t>(levels[0].assignment);
+    const auto distance = run.world.gather_values<float>(levels[0].distance);
+    on_root(run.world, [&] { select(run, ledger, rows, levels, assignment, distance); });
+  }
+  on_root(run.world, [&] { ledger.save(run.stage_file("balance.h5"), run.hash); });
+  return true;
+}
+
+}  // namespace dino::curation

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// `run` and its single stages.
+#include "commands.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "base/timing.hpp"
+#include "stages.hpp"
+#include "storage/files.hpp"
+#include "vector_commands.hpp"
+
+namespace dino::curation {
+namespace {
+
+std::string settings_path(const std::string& out) {
+  return out + "/curate.ini";
+}
+std::string marker(const Run& run, const std::string& stage) {
+  return run.stage_file(stage + ".json");
+}
+
+/// The settings of an existing curation must be those of this one.
+void keep_settings(const Run& run) {
+  const std::string path = settings_path(run.out);
+  if (!path_exists(path)) {
+    if (path_exists(run.out + "/manifest.json")) {
+      throw UsageError(fmt::format(
+          "output in use: {}: it has a manifest.json but no curate.ini; name another --output", run.out));
+    }
+    write_file_atomically(path, settings_text(run.config));
+    return;
+  }
+  const std::string difference = first_difference(parse_settings(read_text(path), path), run.config);
+  if (!difference.empty()) {
+    throw UsageError(fmt::format(
+        "settings changed: {}: this output was begun with other settings: {}; restore the setting or name "
+        "another --output",
+        run.out, difference));
+  }
+}
+
+/// Runs the stages up to and including `last` that are not complete. False when stopped early.
+bool run_stages(Run& run, const std::string& last) {
+  for (const StageEntry& stage : stage_entries()) {
+    int64_t complete = 0;
+    on_root(run.world, [&] { complete = path_exists(marker(run, stage.name)) ? 1 : 0; });
+    run.world.broadcast_span(std::span(&complete, 1));
+    if (complete != 0) {
+      if (run.world.root()) log::info(fmt::format("{}: complete, nothing to do", stage.name));
+    } else {
+      const log::Phase phase(stage.name);
+      const Stopwatch watch;
+      if (!stage.run(run)) {
+        log::warning(fmt::format("{}: stopped early; start the same command again to go on", stage.name));
+        return false;
+      }
+      on_root(run.world, [&] {
+        const nlohmann::ordered_json done = {{"stage", stage.name}, {"config_hash", run.hash}};
+        write_file_atomically(marker(run, stage.name), done.dump(1) + "\n");
+        log::info(fmt::format("{}: done in {}", stage.name, human_seconds(watch.seconds())));
+      });
+    }
+    if (stage.name == last) break;
+  }
+  return true;
+}
+
+void print_summary(const Run& run, const CommandContext& context) {
+  if (!context.common.json || !run.world.root()) return;
+  const std::string path = run.out + "/manifest.json";
+  if (path_exists(path)) {
+    auto manifest = nlohmann::ordered_json::parse(read_text(path));
+    manifest["output"] = run.out;
+    std::printf("%s\n", manifest.dump().c_str());
+    return;
+  }
+  nlohmann::ordered_json stages = {{"output", run.out}, {"complete", nlohmann::ordered_json::array()}};
+  for (const StageEntry& stage : stage_entries()) {
+    if (path_exists(marker(run, stage.name))) stages["complete"].push_back(stage.name);
+  }
+  std::printf("%s\n", stages.dump().c_str());
+}
+
+void need_output(const CommandContext& context) {
+  if (context.common.output.empty()) {
+    throw UsageError("no output: --output: it is not given; name the folder of the curation");
+  }
+}
+
+/// Without writing: do the inputs open, and is an existing output of the same settings?
+ExitCode dry_run(const CurateConfig& config, const CommandContext& context) {
+  on_root(context.world, [&] {
+    const Listing listing = list_inputs(config.input);
+    const Listing excluded = config.exclude.empty() ? Listing{} : list_inputs(config.exclude);
+    const std::string path = settings_path(context.common.output);
+    if (path_exists(path)) keep_settings({context.world, config, context.common.output, {}, {}});
+    log::info(fmt::format("dry run: would curate {} images from {} inputs, {} images excluded",
+                          listing.items.size(), listing.inputs.size(), excluded.items.size()));
+  });
+  return ExitCode::done;
+}
+
+/// A curation begins here: `run` and `ingest` take all settings.
+ExitCode begin(const CurateConfig& given, CommandContext& context, const std::string& last) {
+  need_output(context);
+  CurateConfig config = given;
+  config.seed = context.common.seed;
+  if (context.common.dry_run) return dry_run(config, context);
+  const std::unique_ptr<FolderLock> lock = open_output(context);
+  Run run{context.world, config, context.common.output, config_hash(config), {}};
+  on_root(run.world, [&] {
+    keep_settings(run);
+    make_folders(run.out + "/stages");
+    make_folders(run.out + "/work");
+  });
+  if (!run_stages(run, last)) return ExitCode::stopped;
+  print_summary(run, context);
+  return ExitCode::done;
+}
+
+/// A later stage by itself: settings come from the output folder.
+ExitCode resume(CommandContext& context, const std::string& stage, const std::string& needs) {
+  need_output(context);
+  const std::string& out = context.common.output;
+  std::string settings;
+  on_root(context.world, [&] {
+    if (!is_folder(out)) {
+      throw MissingInputError(fmt::format(
+          "no curation: {}: there is no such folder; begin one with `dino-curate ingest` or `run`", out));
+    }
+    if (!path_exists(settings_path(out)) || !path_exists(out + "/stages/" + needs + ".json")) {
+      throw UpstreamError(fmt::format("stage missing: {}: {} is not complete; run `dino-curate {}` first",
+                                      out, needs, needs == "ingest" ? "ingest" : needs));
+    }
+    settings = read_text(settings_path(out));
+  });
+  context.world.broadcast(settings);
+  const CurateConfig config = parse_settings(settings, settings_path(out));
+  if (context.common.dry_run) {
+    if (context.world.root()) log::info(fmt::format("dry run: would run {} in {}", stage, out));
+    return ExitCode::done;
+  }
+  const std::unique_ptr<FolderLock> lock = open_output(context);
+  Run run{context.world, config, out, config_hash(config), {}};
+  if (!run_stages(run, stage)) return ExitCode::stopped;
+  print_summary(run, context);
+  return ExitCode::done;
+}
+
+Command beginning(const std::string& name, const std::string& summary, const std::string& description,
+                  const std::string& last) {
+  Command command;
+  command.name = name;
+  command.summary = summary;
+  command.usage = "--config R --input REF... [--exclude REF...] --output OUT";
+  command.description = description;
+  command.make = [last](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
+    const auto config = std::make_shared<CurateConfig>();
+    add_curate_options(table, *config);
+    return [config, last](CommandContext& context) { return begin(*config, context, last); };
+  };
+  return command;
+}
+
+Command continuing(const std::string& name, const std::string& summary, const std::string& description,
+                   const std::string& needs) {
+  Command command;
+  command.name = name;
+  command.summary = summary;
+  command.usage = "--output OUT";
+  command.description = description;
+  command.make = [name, needs](OptionTable&) -> std::function<ExitCode(CommandContext&)> {
+    return [name, needs](CommandContext& context) { return resume(context, name, needs); };
+  };
+  return command;
+}
+
+}  // namespace
+
+Command run_command() {
+  return beginning(
+      "run", "curate an image dump: all stages",
+      "Reads the images of every --input, and writes to OUT: ledger.h5 with one row per image and why it was "
+      "kept or dropped, embeddings.h5, dedup.h5, clusters.h5 and selection.h5 (with --target), the kept "
+      "images "
+      "in shards/*.tar, funnel.json, galleries.json and, last, manifest.json.\n\n"
+      "Stages: ingest (decode, measure, filter, equal files), embed, dedup (near-duplicates; the best "
+      "picture "
+      "of a group stays), decontaminate (near-copies of --exclude), balance (exactly --target images over "
+      "clusters), export, report. Every stage commits its result; when the command is run again it does only "
+      "what is missing. All files are the same bytes for any number of ranks and threads.\n\n"
+      "A bad image never stops the run: it is dropped with a reason. Fails with 64 when OUT was begun with "
+      "other settings (the first one that differs is named), with 65 when the inputs changed since or "
+      "--target "
+      "is out of reach, with 66 when an input does not exist; ends with 75 when stopped by a signal.",
+      "report");
+}
+
+Command ingest_command() {
+  return beginning(
+      "ingest", "the first stage of run: decode, measure and filter",
+      "Begins a curation in OUT and stops after the first stage. Takes all settings of `run`; the "
+      "later stages read them from OUT/curate.ini.",
+      "ingest");
+}
+
+Command embed_command() {
+  return continuing("embed", "the second stage of run: one vector per image",
+                    "Writes OUT/embeddings.h5: /features (unit vectors) and /row (their rows in the ledger).",
+                    "ingest");
+}
+
+Command decontaminate_command() {
+  return continuing("decontaminate", "drop near-duplicates and near-copies of the excluded sets",
+                    "Joins the embeddings (OUT/dedup.h5), then drops what is too close to an excluded image, "
+                    "and groups of which a member is.",
+                    "embed");
+}
+
+Command export_command() {
+  return continuing("export", "balance, and write the kept images into shards",
+                    "Selects --target images over clusters, where the settings ask for it, and writes "
+                    "OUT/shards/*.tar: original bytes, sidecars kept.",
+                    "decontaminate");
+}
+
+Command report_command() {
+  return continuing("report", "the last stage of run: ledger, funnel and manifest",
+                    "Writes OUT/ledger.h5, funnel.json, galleries.json and manifest.json.", "export");
+}
+
+}  // namespace dino::curation

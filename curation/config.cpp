@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "config.hpp"
+
+#include <fmt/format.h>
+
+#include "storage/files.hpp"
+
+namespace dino::curation {
+namespace {
+
+/// The table that is kept with the results: every option, and the seed.
+void add_all(OptionTable& table, CurateConfig& config) {
+  add_curate_options(table, config);
+  table.add("seed", &config.seed, "Seed of every random draw.");
+}
+
+}  // namespace
+
+void add_curate_options(OptionTable& table, CurateConfig& c) {
+  table.section("Input")
+      .add("input", &c.input, "Data references: folders, tars, lists, curated folders or names.")
+      .required()
+      .add("exclude", &c.exclude, "Evaluation sets whose near-copies are dropped as leaks.");
+  table.section("Ingest")
+      .add("min-size", &c.min_size, "Drop images whose shorter side is below this (0 = off).")
+      .range(0, 1e6)
+      .add("max-pixels", &c.max_pixels, "Do not decode images above this many pixels.")
+      .range(1, 1e11)
+      .add("max-bytes", &c.max_bytes, "Do not decode files, or pictures in memory, above this many bytes.")
+      .range(1, 1e12)
+      .add("max-aspect", &c.max_aspect, "Drop images whose sides differ by more than this factor (0 = off).")
+      .range(0, 1e6)
+      .add("min-blur", &c.min_blur, "Drop images whose Laplacian variance is below this (0 = off).")
+      .range(0, 1e9)
+      .add("min-entropy", &c.min_entropy, "Drop images whose gray histogram has fewer bits (0 = off).")
+      .range(0, 8)
+      .add("exact-duplicates", &c.exact_duplicates, "Drop files of equal bytes (SHA-256).")
+      .add("hash-duplicates", &c.hash_duplicates, "Drop images of equal 64-bit perceptual hash.")
+      .add("unit-records", &c.unit_records, "Images per work unit, the grain of restart.")
+      .range(1, 1e7);
+  table.section("Embeddings")
+      .add("embedding", &c.embedding, "copy = the built-in training-free descriptor, or a weights reference.")
+      .add("embeddings", &c.embeddings,
+           "An embeddings reference with one row per input image, in input order, used instead.")
+      .add("image-size", &c.image_size, "Side of the picture that a backbone sees.")
+      .range(14, 4096);
+  table.section("Near-duplicates and leaks")
+      .add("dedup", &c.dedup, "Drop near-duplicates.")
+      .add("threshold", &c.threshold, "Cosine at and above which two images are near-duplicates.")
+      .range(0.0, 1.0)
+      .add("rule", &c.rule, "star: each member is tied to its representative; components: chains count.")
+      .choices({"star", "components"})
+      .add("lists", &c.lists, "Inverted lists of the join (0 = from the number of images).")
+      .range(0, 1e7)
+      .add("probes", &c.probes, "Inverted lists that each image visits.")
+      .range(1, 1e4)
+      .add("leak-threshold", &c.leak_threshold, "Cosine at and above which an image leaks an excluded one.")
+      .range(0.0, 1.0);
+  table.section("Balance")
+      .add("target", &c.target, "Images to keep, exactly, balanced over clusters (0 = all).")
+      .range(0, 1e12)
+      .add("levels", &c.levels, "Clusters per level, falling (empty = from the number of images).")
+      .add("iterations", &c.iterations, "Iterations of k-means.")
+      .range(1, 1e4)
+      .add("resample", &c.resample, "Resampling steps per level (0 = none).")
+      .range(0, 1e4)
+      .add("strategy", &c.strategy, "Which images of a cluster are taken.")
+      .choices({"random", "closest"});
+  table.section("Export")
+      .add("shard-records", &c.shard_records, "Most images in one shard.")
+      .range(1, 1e9)
+      .add("shard-bytes", &c.shard_bytes, "A shard is closed before it grows beyond this many bytes.")
+      .range(1, 1e15);
+}
+
+std::string settings_text(const CurateConfig& config) {
+  CurateConfig copy = config;
+  OptionTable table;
+  add_all(table, copy);
+  return table.to_ini();
+}
+
+CurateConfig parse_settings(const std::string& text, const std::string& source) {
+  CurateConfig config;
+  OptionTable table;
+  add_all(table, config);
+  table.parse_ini(text, source);
+  return config;
+}
+
+std::string first_difference(const CurateConfig& a, const CurateConfig& b) {
+  CurateConfig first = a, second = b;
+  OptionTable one, two;
+  add_all(one, first);
+  add_all(two, second);
+  for (size_t i = 0; i < one.entries().size(); ++i) {
+    const std::string x = one.entries()[i].print(), y = two.entries()[i].print();
+    if (x != y) return fmt::format("{}: '{}' against '{}'", one.entries()[i].name, x, y);
+  }
+  return {};
+}
+
+std::string config_hash(const CurateConfig& config) {
+  const std::string text = settings_text(config);
+  return sha256_hex(std::as_bytes(std::span(text))).substr(0, 16);
+}
+
+}  // namespace dino::curation

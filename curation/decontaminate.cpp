@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Drops near-copies of excluded (evaluation) images, and groups of near-duplicates of which a member is one.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <unordered_map>
+
+#include "base/log.hpp"
+#include "stages.hpp"
+#include "storage/files.hpp"
+#include "vector_commands.hpp"
+#include "vectors/join.hpp"
+
+namespace dino::curation {
+namespace {
+
+constexpr int64_t kExcludeUnit = 256;
+
+/// The excluded images, the same on every rank, in listing order; undecodable ones are left out.
+struct Excluded {
+  std::vector<int64_t> row;  ///< in the listing of excluded images
+  std::vector<std::array<uint8_t, 32>> sha256;
+  std::vector<uint64_t> phash;
+  std::vector<float> features;  ///< [n, width]; empty where embeddings were given as a file
+  int64_t width = 0;
+  [[nodiscard]] int64_t count() const { return static_cast<int64_t>(row.size()); }
+};
+
+/// One excluded image that a row is a copy of.
+struct Leak {
+  int64_t excluded = -1;  ///< index into Excluded
+  float similarity = 0;
+};
+
+Excluded measure_excluded(const Run& run, const Listing& listing, const Embedder* embedder) {
+  const Units units = share_units(
+      listing.items, kExcludeUnit, [](int64_t) { return false; }, run.world);
+  Excluded mine;
+  mine.width = embedder != nullptr ? embedder->width() : 0;
+  process_units("decontaminate", units, run.world, [&](int64_t /*unit*/, const std::vector<Item>& items) {
+    for (const Item& item : items) {
+      const MeasuredImage one = measure_record(item.record, run.config);
+      if (one.image.pixels.empty()) continue;
+      mine.row.push_back(item.row);
+      mine.sha256.push_back(one.measured.sha256);
+      mine.phash.push_back(one.measured.phash);
+      if (embedder == nullptr) continue;
+      mine.features.resize(mine.features.size() + static_cast<size_t>(mine.width));
+      embedder->embed(std::span(&one.image, 1), mine.features.data() + mine.features.size() - mine.width);
+    }
+  });
+  // Ranks hold contiguous parts, so rank order is listing order.
+  Excluded all;
+  all.width = mine.width;
+  all.row = run.world.all_gather_values<int64_t>(mine.row);
+  all.sha256 = run.world.all_gather_values<std::array<uint8_t, 32>>(mine.sha256);
+  all.phash = run.world.all_gather_values<uint64_t>(mine.phash);
+  all.features = run.world.all_gather_values<float>(mine.features);
+  return all;
+}
+
+/// The best excluded match of every embedding row, by cosine; gathered on rank 0.
+std::vector<Edge> cosine_leaks(const Run& run, const Excluded& excluded) {
+  std::vector<Edge> edges;
+  if (!excluded.features.empty()) {
+    const LocalRows local = load_rows(embeddings_path(run), true, run.world);
+    const ConstTensorView reference =
+        view_of(excluded.features.data(), Shape{excluded.count(), excluded.width});
+    edges = threshold_cross_join(local.rows, local.first, reference, run.config.leak_threshold);
+  }
+  return run.world.gather_values<Edge>(edges);
+}
+
+void offer(std::map<int64_t, Leak>& leaks, int64_t row, const Leak& leak) {
+  auto [at, added] = leaks.emplace(row, leak);
+  const bool better = leak.similarity > at->second.similarity ||
+                      (leak.similarity == at->second.similarity && leak.excluded < at->second.excluded);
+  if (!added && better) at->second = leak;
+}
+
+/// Equal bytes or equal perceptual hash: similarity 1.
+void offer_hash_leaks(std::map<int64_t, Leak>& leaks, const Ledger& ledger, const std::vector<int64_t>& rows,
+                      const Excluded& excluded) {
+  std::map<std::array<uint8_t, 32>, int64_t> by_bytes;
+  std::unordered_map<uint64_t, int64_t> by_hash;
+  for (int64_t i = 0; i < excluded.count(); ++i) {
+    by_bytes.emplace(excluded.sha256[static_cast<size_t>(i)], i);
+    if (excluded.phash[static_cast<size_t>(i)] != 0)
+      by_hash.emplace(excluded.phash[static_cast<size_t>(i)], i);
+  }
+  for (const int64_t row : rows) {
+    const Measured& m = ledger.measured[static_cast<size_t>(row)];
+    if (const auto at = by_bytes.find(m.sha256); at != by_bytes.end()) {
+      offer(leaks, row, {at->second, 1});
+    } else if (const auto hash = by_hash.find(m.phash); hash != by_hash.end()) {
+      offer(leaks, row, {hash->second, 1});
+    }
+  }
+}
+
+void drop_leaks(const Run& run, Ledger& ledger, const std::map<int64_t, Leak>& leaks,
+                const Excluded& excluded, const Listing& listing) {
+  std::map<int64_t, int64_t> named;  // excluded image -> index into ledger.excluded
+  for (const auto& [row, leak] : leaks) {
+    const auto at = static_cast<size_t>(row);
+    const int64_t image = excluded.row[static_cast<size_t>(leak.excluded)];
+    const auto [name, added] = named.emplace(image, static_cast<int64_t>(ledger.excluded.size()));
+    if (added) ledger.excluded.push_back(listing.items[static_cast<size_t>(image)].record.key);
+    ledger.leak[at] = name->second;
+    Verdict verdict = verdict_of(Reason::leak, Stage::decontaminate);
+    verdict.similarity = verdict.value = leak.similarity;
+    verdict.threshold = static_cast<float>(run.config.leak_threshold);
+    ledger.drop(row, verdict);
+  }
+  // The representative of a leaking member stands for the leak.
+  for (const auto& [row, leak] : leaks) {
+    const Verdict& member = ledger.verdict[static_cast<size_t>(row)];
+    if (member.reason != Reason::near_duplicate || member.representative < 0) continue;
+    Verdict verdict = verdict_of(Reason::leak_group, Stage::decontaminate);
+    verdict.representative = row;
+    verdict.similarity = verdict.value = leak.similarity;
+    verdict.threshold = static_cast<float>(run.config.leak_threshold);
+    const auto group = static_cast<size_t>(member.representative);
+    if (ledger.verdict[group].reason == Reason::kept)
+      ledger.leak[group] = ledger.leak[static_cast<size_t>(row)];
+    ledger.drop(member.representative, verdict);
+  }
+}
+
+}  // namespace
+
+bool decontaminate_stage(Run& run) {
+  Listing listing;
+  Excluded excluded;
+  std::vector<Edge> edges;
+  if (!run.config.exclude.empty()) {
+    on_root(run.world, [&] {
+      listing = list_inputs(run.config.exclude);
+      for (const std::string& fault : listing.faults) log::warning(fault);
+    });
+    std::unique_ptr<Embedder> embedder;
+    if (run.config.embeddings.empty()) embedder = std::make_unique<Embedder>(run.config);
+    excluded = measure_excluded(run, listing, embedder.get());
+    edges = cosine_leaks(run, excluded);
+  }
+  on_root(run.world, [&] {
+    Ledger ledger = Ledger::load(run.stage_file("dedup.h5"));
+    if (!run.config.exclude.empty()) {
+      const std::vector<int64_t> rows = embedded_rows(run);
+      std::map<int64_t, Leak> leaks;
+      offer_hash_leaks(leaks, ledger, rows, excluded);
+      for (const Edge& edge : edges) {
+        offer(leaks, rows[static_cast<size_t>(edge.source)], {edge.target, edge.similarity});
+      }
+      drop_leaks(run, ledger, leaks, excluded, listing);
+      log::info(fmt::format("decontaminate: {} images are near-copies of {} excluded ones", leaks.size(),
+                            excluded.count()));
+      const auto lost = static_cast<int64_t>(listing.items.size()) - excluded.count();
+      if (lost > 0) log::warning(fmt::format("decontaminate: {} excluded images cannot be decoded", lost));
+    }
+    ledger.save(run.stage_file("decontaminate.h5"), run.hash);
+  });
+  return true;
+}
+
+}  // namespace dino::curation

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+// One unit vector per image that passed ingest: the copy descriptor, a backbone's class token, or given rows.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "base/log.hpp"
+#include "model/vit.hpp"
+#include "model/weights.hpp"
+#include "stages.hpp"
+#include "storage/files.hpp"
+#include "storage/hdf5.hpp"
+#include "vector_commands.hpp"
+#include "vectors/embeddings.hpp"
+
+namespace dino::curation {
+namespace {
+
+constexpr int64_t kBatch = 16;  ///< images per forward pass; fixed, so that results do not depend on ranks
+
+/// Reads rows of a column of the ingest units, which lie end to end.
+class UnitRows {
+ public:
+  UnitRows(const Run& run, std::string name) : run_(run), name_(std::move(name)) {}
+  void read(int64_t row, float* out, int64_t width) {
+    const int64_t unit = row / run_.config.unit_records;
+    if (unit != unit_) {
+      const Hdf5File file = Hdf5File::open(run_.work(fmt::format("ingest/unit_{:06}.h5", unit)));
+      rows_ = file.read(name_, DType::f32);
+      unit_ = unit;
+    }
+    const float* source = rows_.as<float>() + (row - unit * run_.config.unit_records) * width;
+    std::copy_n(source, width, out);
+  }
+
+ private:
+  const Run& run_;
+  std::string name_;
+  Tensor rows_;
+  int64_t unit_ = -1;
+};
+
+using RowSource = std::function<void(size_t index, int64_t row, float* out)>;
+
+/// Streams unit vectors of `rows` into embeddings.h5.
+void write_embeddings(const Run& run, const std::vector<int64_t>& rows, int64_t width,
+                      const std::string& kind, const RowSource& source) {
+  constexpr int64_t kBlock = 4096;
+  const auto n = static_cast<int64_t>(rows.size());
+  commit_file(embeddings_path(run), [&](const std::string& temporary) {
+    Hdf5File file = Hdf5File::create(temporary);
+    file.create_dataset("/features", Shape{n, width}, DType::f32);
+    for (int64_t begin = 0; begin < n; begin += kBlock) {
+      const int64_t count = std::min(kBlock, n - begin);
+      Tensor block(Shape{count, width});
+      for (int64_t i = 0; i < count; ++i) {
+        const auto at = static_cast<size_t>(begin + i);
+        source(at, rows[at], block.as<float>() + i * width);
+      }
+      normalize_rows(block.as<float>(), count, width);
+      file.write_rows("/features", begin, block);
+    }
+    file.write("/row", view_of(rows.data(), Shape{n}));
+    file.write_attribute("/", "embedding", kind);
+    file.close();
+  });
+}
+
+void embed_given(const Run& run, const Ledger& ledger, const std::vector<int64_t>& rows) {
+  const EmbeddingStore store = EmbeddingStore::open(run.config.embeddings);
+  if (store.rows() != ledger.rows()) {
+    throw DataError(
+        fmt::format("bad embeddings: {}: {} rows for {} input images; give one row per image, in "
+                    "input order",
+                    run.config.embeddings, store.rows(), ledger.rows()));
+  }
+  write_embeddings(run, rows, store.width(), "given",
+                   [&](size_t /*index*/, int64_t row, float* out) { store.read(row, 1, out); });
+}
+
+std::string embed_unit_path(const Run& run, int64_t unit) {
+  return run.work(fmt::format("embed/unit_{:06}.h5", unit));
+}
+
+/// Images of a unit go through the backbone in batches of kBatch, in order.
+void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const std::vector<Item>& items) {
+  const auto n = static_cast<int64_t>(items.size());
+  Tensor features(Shape{n, embedder.width()});
+  for (int64_t begin = 0; begin < n; begin += kBatch) {
+    const int64_t count = std::min(kBatch, n - begin);
+    std::vector<Image> images(static_cast<size_t>(count));
+    std::exception_ptr failure;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < count; ++i) {
+      try {
+        const Record& record = items[static_cast<size_t>(begin + i)].record;
+        MeasuredImage one = measure_record(record, run.config);
+        if (one.image.pixels.empty()) {
+          throw DataError(
+              fmt::format("input changed: {}: it could be decoded by ingest and cannot now; use "
+                          "another --output",
+                          record.path));
+        }
+        images[static_cast<size_t>(i)] = std::move(one.image);
+      } catch (...) {
+#pragma omp critical
+        failure = std::current_exception();
+      }
+    }
+    if (failure) std::rethrow_exception(failure);
+    embedder.embed(images, features.as<float>() + begin * embedder.width());
+  }
+  commit_file(embed_unit_path(run, unit), [&](const std::string& temporary) {
+    Hdf5File file = Hdf5File::create(temporary);
+    file.write("/features", features);
+    file.close();
+  });
+}
+
+bool embed_by_backbone(Run& run, const std::vector<int64_t>& rows) {
+  const Embedder embedder(run.config);
+  std::vector<Item> items;
+  on_root(run.world, [&] {
+    make_folders(run.work("embed"));
+    load_listing(run);
+    for (const int64_t row : rows) items.push_back(run.listing.items[static_cast<size_t>(row)]);
+  });
+  const int64_t unit_size = run.config.unit_records;
+  const Units units = share_units(
+      items, unit_size, [&](int64_t unit) { return path_exists(embed_unit_path(run, unit)); }, run.world);
+  const bool finished = process_units(
+      "embed", units, run.world,
+      [&](int64_t unit, const std::vector<Item>& part) { embed_unit(run, embedder, unit, part); });
+  if (!finished) return false;
+  on_root(run.world, [&] {
+    Tensor block;
+    int64_t loaded = -1;
+    const int64_t width = embedder.width();
+    write_embeddings(run, rows, width, run.config.embedding, [&](size_t index, int64_t /*row*/, float* out) {
+      const int64_t unit = static_cast<int64_t>(index) / unit_size;
+      if (unit != loaded) block = Hdf5File::open(embed_unit_path(run, unit)).read("/features", DType::f32);
+      loaded = unit;
+      std::copy_n(block.as<float>() + (static_cast<int64_t>(index) - unit * unit_size) * width, width, out);
+    });
+  });
+  return true;
+}
+
+}  // namespace
+
+struct Embedder::Backend {
+  std::unique_ptr<Backbone> backbone;  ///< null = the copy descriptor
+  std::unique_ptr<Vit> vit;
+  int64_t size = 0;
+};
+
+Embedder::Embedder(const CurateConfig& config) : backend_(std::make_unique<Backend>()) {
+  if (config.embedding == "copy") return;
+  backend_->backbone = load_backbone(config.embedding);
+  const VitConfig& vit = backend_->backbone->config;
+  // fp32, so that the same bytes come from machines with and without bf16 instructions.
+  backend_->vit = std::make_unique<Vit>(vit, Precision::f32);
+  backend_->size = std::max(vit.patch, config.image_size / vit.patch * vit.patch);
+}
+
+Embedder::~Embedder() = default;
+
+int64_t Embedder::width() const {
+  return backend_->backbone ? backend_->backbone->config.width : kCopyDescriptorSize;
+}
+
+void Embedder::embed(std::span<const Image> images, float* out) const {
+  const auto n = static_cast<int64_t>(images.size());
+  if (!backend_->backbone) {
+    for (size_t i = 0; i < images.size(); ++i) {
+      copy_descriptor(images[i], out + static_cast<int64_t>(i) * kCopyDescriptorSize);
+    }
+    return;
+  }
+  const int64_t side = backend_->size;
+  Tensor pixels(Shape{n, 3, side, side});
+  for (int64_t i = 0; i < n; ++i) {
+    // The whole picture, squeezed into a square: near-copies of another aspect must meet.
+    const Image small = resize(images[static_cast<size_t>(i)], side, side);
+    normalize_to(small, Normalisation{}, pixels.as<float>() + i * 3 * side * side);
+  }
+  Arena arena;
+  const CropBatch batch{pixels, {}};
+  const VitOutput tokens =
+      backend_->vit->forward(backend_->backbone->weights, std::span(&batch, 1), {}, arena);
+  const int64_t width = backend_->backbone->config.width;
+  for (int64_t i = 0; i < n; ++i) {
+    const float* row = tokens.norm.as<float>() + tokens.entries[0].cls_row(i) * width;
+    std::copy_n(row, width, out + i * width);
+  }
+  normalize_rows(out, n, width);
+}
+
+bool embed_stage(Run& run) {
+  Ledger ledger;
+  std::vector<int64_t> rows;
+  on_root(run.world, [&] {
+    ledger = Ledger::load(run.stage_file("ingest.h5"));
+    rows = ledger.kept_rows();
+    if (rows.empty()) {
+      throw DataError(
+          fmt::format("nothing left to embed: {}: all {} images were dropped by ingest; see "
+                      "`dino-curate explain`, and relax its filters in another --output",
+                      run.out, ledger.rows()));
+    }
+  });
+  if (!run.config.embeddings.empty()) {
+    on_root(run.world, [&] { embed_given(run, ledger, rows); });
+    return true;
+  }
+  if (run.config.embedding != "copy") return embed_by_backbone(run, rows);
+  on_root(run.world, [&] {
+    UnitRows units(run, "/copy");
+    write_embeddings(run, rows, kCopyDescriptorSize, "copy", [&](size_t /*index*/, int64_t row, float* out) {
+      units.read(row, out, kCopyDescriptorSize);
+    });
+  });
+  return true;
+}
+
+}  // namespace dino::curation

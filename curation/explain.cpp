@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// dino-curate explain KEY: why was this image kept or dropped?
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "commands.hpp"
+#include "ledger.hpp"
+#include "storage/files.hpp"
+
+namespace dino::curation {
+namespace {
+
+/// The newest ledger of a curation: the finished one, else that of the last complete stage.
+std::string newest_ledger(const std::string& out) {
+  if (path_exists(out + "/manifest.json") && path_exists(out + "/ledger.h5")) return out + "/ledger.h5";
+  for (const char* stage : {"balance", "decontaminate", "dedup", "ingest"}) {
+    const std::string path = fmt::format("{}/stages/{}.h5", out, stage);
+    if (path_exists(path)) return path;
+  }
+  if (!is_folder(out)) {
+    throw MissingInputError(
+        fmt::format("no curation: {}: there is no such folder; name one that `run` wrote", out));
+  }
+  throw UpstreamError(
+      fmt::format("no ledger: {}: ingest is not complete; run `dino-curate ingest` first", out));
+}
+
+int64_t find_row(const Ledger& ledger, const std::string& wanted, const std::string& out) {
+  for (int64_t row = 0; row < ledger.rows(); ++row) {
+    const auto at = static_cast<size_t>(row);
+    if (ledger.key[at] == wanted || ledger.path[at] == wanted) return row;
+  }
+  throw MissingInputError(fmt::format(
+      "unknown key: {}: none of the {} images of {} has this key or path; a key is the path below the input "
+      "without its extension",
+      wanted, ledger.rows(), out));
+}
+
+std::string verdict_text(const Ledger& ledger, int64_t row) {
+  const auto at = static_cast<size_t>(row);
+  const Verdict& v = ledger.verdict[at];
+  std::string text = name_of(v.reason);
+  if (v.representative >= 0) {
+    text += fmt::format(", represented by {} (row {}, similarity {:.4f})",
+                        ledger.key[static_cast<size_t>(v.representative)], v.representative, v.similarity);
+  }
+  if (std::isfinite(v.threshold))
+    text += fmt::format(", {:g} against the threshold {:g}", v.value, v.threshold);
+  if (!ledger.measured[at].message.empty()) text += ": " + ledger.measured[at].message;
+  const int64_t leak = ledger.leak[at];
+  if (leak >= 0)
+    text += fmt::format(", near-copy of the excluded {}", ledger.excluded[static_cast<size_t>(leak)]);
+  return text;
+}
+
+void print_text(const Ledger& ledger, int64_t row) {
+  const auto at = static_cast<size_t>(row);
+  const Measured& m = ledger.measured[at];
+  const Verdict& v = ledger.verdict[at];
+  fmt::print("key         {}\nrow         {}\nsource      {}\nlocation    {}\n", ledger.key[at], row,
+             ledger.source[at], location_of(ledger.path[at], ledger.offset[at]));
+  fmt::print("file        {}, {} x {}, {} bytes\nsha256      {}\nphash       {:016x}\n",
+             m.format.empty() ? "unknown format" : m.format, m.width, m.height, m.bytes, hex(m.sha256),
+             m.phash);
+  if (std::isfinite(m.quality.blur)) {
+    const QualityMeasures& q = m.quality;
+    fmt::print(
+        "measures    blur {:.1f}, entropy {:.2f} bits, brightness {:.1f}, contrast {:.1f}, saturation "
+        "{:.1f}, border {:.3f}\n",
+        q.blur, q.entropy, q.brightness, q.contrast, q.saturation, q.border);
+  }
+  for (const Stage stage : {Stage::ingest, Stage::dedup, Stage::decontaminate, Stage::balance}) {
+    const bool here = v.reason != Reason::kept && v.stage == stage;
+    fmt::print("{:<12}{}\n", stage_names()[static_cast<size_t>(stage)],
+               here ? "dropped: " + verdict_text(ledger, row) : "passed");
+    if (here) break;
+  }
+  for (size_t level = 0; level < ledger.cluster.size(); ++level) {
+    if (ledger.cluster[level][at] >= 0) fmt::print("cluster {}   {}\n", level + 1, ledger.cluster[level][at]);
+  }
+  for (int64_t other = 0; other < ledger.rows(); ++other) {
+    const Verdict& o = ledger.verdict[static_cast<size_t>(other)];
+    if (o.representative == row && o.reason != Reason::leak_group) {
+      fmt::print("stands for  {} ({}, similarity {:.4f})\n", ledger.key[static_cast<size_t>(other)],
+                 name_of(o.reason), o.similarity);
+    }
+  }
+  fmt::print("decision    {}\n",
+             v.reason == Reason::kept ? "kept" : fmt::format("dropped: {}", name_of(v.reason)));
+}
+
+void print_json(const Ledger& ledger, int64_t row) {
+  const auto at = static_cast<size_t>(row);
+  const Measured& m = ledger.measured[at];
+  const Verdict& v = ledger.verdict[at];
+  nlohmann::ordered_json out = {{"key", ledger.key[at]},
+                                {"row", row},
+                                {"source", ledger.source[at]},
+                                {"location", location_of(ledger.path[at], ledger.offset[at])},
+                                {"format", m.format},
+                                {"width", m.width},
+                                {"height", m.height},
+                                {"bytes", m.bytes},
+                                {"sha256", hex(m.sha256)},
+                                {"phash", fmt::format("{:016x}", m.phash)},
+                                {"decision", v.reason == Reason::kept ? "kept" : "dropped"},
+                                {"reason", name_of(v.reason)},
+                                {"stage", stage_names()[static_cast<size_t>(v.stage)]},
+                                {"explanation", verdict_text(ledger, row)}};
+  if (std::isfinite(m.quality.blur)) {
+    out["measures"] = {{"blur", m.quality.blur},
+                       {"entropy", m.quality.entropy},
+                       {"brightness", m.quality.brightness},
+                       {"contrast", m.quality.contrast},
+                       {"saturation", m.quality.saturation},
+                       {"border", m.quality.border}};
+  }
+  if (v.representative >= 0) {
+    out["representative"] = ledger.key[static_cast<size_t>(v.representative)];
+    out["similarity"] = v.similarity;
+  }
+  std::printf("%s\n", out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+}
+
+}  // namespace
+
+Command explain_command() {
+  Command command;
+  command.name = "explain";
+  command.summary = "say why an image was kept or dropped";
+  command.usage = "KEY --output OUT";
+  command.description =
+      "Prints what the ledger of OUT knows about one image: where it lies, its measures, the verdict of "
+      "every "
+      "stage, which image represents it and how similar they are, and which images it stands for. KEY is the "
+      "image's key (the path below the input without its extension) or its path. Fails with 66 when there is "
+      "no such image.";
+  command.uses_mpi = false;
+  command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
+    const auto key = std::make_shared<std::string>();
+    table.add("key", key.get(), "Key or path of the image.").positional().required();
+    return [key](CommandContext& context) {
+      const std::string& out = context.common.output;
+      if (out.empty())
+        throw UsageError("no output: --output: it is not given; name the folder of the curation");
+      const Ledger ledger = Ledger::load(newest_ledger(out));
+      const int64_t row = find_row(ledger, *key, out);
+      context.common.json ? print_json(ledger, row) : print_text(ledger, row);
+      return ExitCode::done;
+    };
+  };
+  return command;
+}
+
+}  // namespace dino::curation

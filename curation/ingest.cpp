@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads, decodes and measures every record, then applies the rules that need nothing but these measures.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <exception>
+#include <limits>
+#include <map>
+
+#include "base/log.hpp"
+#include "stages.hpp"
+#include "storage/files.hpp"
+#include "storage/hdf5.hpp"
+#include "vector_commands.hpp"
+
+namespace dino::curation {
+namespace {
+
+std::string unit_path(const Run& run, int64_t unit) {
+  return run.work(fmt::format("ingest/unit_{:06}.h5", unit));
+}
+
+bool copy_embedding(const CurateConfig& config) {
+  return config.embeddings.empty() && config.embedding == "copy";
+}
+
+uint8_t hex_value(char c) {
+  return static_cast<uint8_t>(c >= 'a' ? c - 'a' + 10 : c - '0');
+}
+
+std::array<uint8_t, 32> sha256(std::span<const uint8_t> bytes) {
+  const std::string text = sha256_hex(std::as_bytes(bytes));
+  std::array<uint8_t, 32> digest{};
+  for (size_t i = 0; i < 32; ++i) {
+    digest[i] = static_cast<uint8_t>(hex_value(text[2 * i]) << 4 | hex_value(text[2 * i + 1]));
+  }
+  return digest;
+}
+
+QualityMeasures no_quality() {
+  constexpr float none = std::numeric_limits<float>::quiet_NaN();
+  return {none, none, none, none, none, none};
+}
+
+/// The copy descriptor is made here, where the pixels are at hand, so that images are decoded once.
+void ingest_unit(const Run& run, int64_t unit, const std::vector<Item>& items) {
+  const auto n = static_cast<int64_t>(items.size());
+  const bool with_copy = copy_embedding(run.config);
+  Ledger part;
+  part.resize(n);
+  Tensor copies(Shape{n, with_copy ? kCopyDescriptorSize : 1});
+  std::exception_ptr failure;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t i = 0; i < n; ++i) {
+    try {
+      const auto at = static_cast<size_t>(i);
+      MeasuredImage one = measure_record(items[at].record, run.config);
+      if (with_copy && !one.image.pixels.empty()) {
+        copy_descriptor(one.image, copies.as<float>() + i * kCopyDescriptorSize);
+      }
+      part.key[at] = items[at].record.key;
+      part.path[at] = items[at].record.path;
+      part.offset[at] = items[at].record.offset;
+      part.measured[at] = std::move(one.measured);
+      part.verdict[at] = verdict_of(part.measured[at].reason, Stage::ingest);
+    } catch (...) {
+#pragma omp critical
+      failure = std::current_exception();
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+  part.save(unit_path(run, unit), run.hash, [&](Hdf5File& file) {
+    if (with_copy) file.write("/copy", copies);
+  });
+}
+
+Ledger merge_units(const Run& run, int64_t units) {
+  Ledger ledger;
+  ledger.resize(static_cast<int64_t>(run.listing.items.size()));
+  size_t row = 0;
+  for (int64_t unit = 0; unit < units; ++unit) {
+    Ledger part = Ledger::load(unit_path(run, unit));
+    for (size_t i = 0; i < part.key.size(); ++i, ++row) {
+      DINO_CHECK(row < ledger.key.size() && part.key[i] == run.listing.items[row].record.key,
+                 "a work unit is out of place");
+      ledger.key[row] = std::move(part.key[i]);
+      ledger.path[row] = std::move(part.path[i]);
+      ledger.offset[row] = part.offset[i];
+      ledger.measured[row] = std::move(part.measured[i]);
+      const Reason reason = part.verdict[i].reason;
+      ledger.verdict[row] = verdict_of(reason, reason == Reason::kept ? Stage::none : Stage::ingest);
+    }
+  }
+  DINO_CHECK(row == ledger.key.size(), "a work unit is missing");
+  for (const Input& input : run.listing.inputs) {
+    for (int64_t i = 0; i < input.records; ++i) {
+      ledger.source[static_cast<size_t>(input.first + i)] = input.reference;
+    }
+  }
+  return ledger;
+}
+
+void drop_below(Ledger& ledger, size_t row, Reason reason, double value, double threshold) {
+  Verdict verdict = verdict_of(reason, Stage::ingest);
+  verdict.value = static_cast<float>(value);
+  verdict.threshold = static_cast<float>(threshold);
+  ledger.drop(static_cast<int64_t>(row), verdict);
+}
+
+void apply_filters(Ledger& ledger, const CurateConfig& c) {
+  for (size_t i = 0; i < ledger.key.size(); ++i) {
+    if (!ledger.kept(static_cast<int64_t>(i))) continue;
+    const Measured& m = ledger.measured[i];
+    const int64_t small = std::min(m.width, m.height), large = std::max(m.width, m.height);
+    const double aspect = static_cast<double>(large) / static_cast<double>(small);
+    if (small < c.min_size) {
+      drop_below(ledger, i, Reason::too_small, static_cast<double>(small), static_cast<double>(c.min_size));
+    } else if (c.max_aspect > 0 && aspect > c.max_aspect) {
+      drop_below(ledger, i, Reason::aspect, aspect, c.max_aspect);
+    } else if (static_cast<double>(m.quality.blur) < c.min_blur) {
+      drop_below(ledger, i, Reason::blur, m.quality.blur, c.min_blur);
+    } else if (static_cast<double>(m.quality.entropy) < c.min_entropy) {
+      drop_below(ledger, i, Reason::entropy, m.quality.entropy, c.min_entropy);
+    }
+  }
+}
+
+void drop_copy(Ledger& ledger, int64_t row, int64_t representative, Reason reason) {
+  Verdict verdict = verdict_of(reason, Stage::ingest);
+  verdict.representative = representative;
+  verdict.similarity = 1;
+  ledger.drop(row, verdict);
+}
+
+/// Equal bytes: the first row stays.
+void drop_exact(Ledger& ledger) {
+  std::map<std::array<uint8_t, 32>, int64_t> first;
+  for (const int64_t row : ledger.kept_rows()) {
+    const auto [at, added] = first.emplace(ledger.measured[static_cast<size_t>(row)].sha256, row);
+    if (!added) drop_copy(ledger, row, at->second, Reason::exact_duplicate);
+  }
+}
+
+/// Equal perceptual hashes: the best picture stays. Hash 0 (a plain picture) says nothing.
+void drop_equal_hashes(Ledger& ledger) {
+  std::map<uint64_t, std::vector<int64_t>> groups;
+  for (const int64_t row : ledger.kept_rows()) {
+    const uint64_t hash = ledger.measured[static_cast<size_t>(row)].phash;
+    if (hash != 0) groups[hash].push_back(row);
+  }
+  for (const auto& [hash, rows] : groups) {
+    int64_t best = rows[0];
+    for (const int64_t row : rows) {
+      if (representative_quality(ledger.measured[static_cast<size_t>(row)]) >
+          representative_quality(ledger.measured[static_cast<size_t>(best)])) {
+        best = row;
+      }
+    }
+    for (const int64_t row : rows) {
+      if (row != best) drop_copy(ledger, row, best, Reason::hash_duplicate);
+    }
+  }
+}
+
+}  // namespace
+
+MeasuredImage measure_record(const Record& record, const CurateConfig& config) {
+  MeasuredImage one;
+  Measured& m = one.measured;
+  m.quality = no_quality();
+  std::vector<uint8_t> bytes;
+  try {
+    m.bytes = record.size >= 0 ? record.size : file_size(record.path);
+    if (m.bytes > config.max_bytes) {
+      m.reason = Reason::too_large;
+      m.message = fmt::format("{} bytes, the limit is {}", m.bytes, config.max_bytes);
+      return one;
+    }
+    bytes = read_record(record);
+  } catch (const Error& error) {
+    m.reason = Reason::unreadable;
+    m.message = error.what();
+    return one;
+  }
+  m.bytes = static_cast<int64_t>(bytes.size());
+  m.sha256 = sha256(bytes);
+  DecodeOptions options;
+  options.limits.max_pixels = config.max_pixels;
+  options.limits.max_bytes = config.max_bytes;
+  Decoded decoded = decode_image(bytes, options);
+  m.format = decoded.format;
+  m.width = decoded.file_width;
+  m.height = decoded.file_height;
+  m.reason = reason_of(decoded.status);
+  m.message = decoded.message;
+  if (decoded.status != DecodeStatus::ok) return one;
+  m.quality = measure_quality(decoded.image);
+  m.phash = perceptual_hash(decoded.image);
+  one.image = std::move(decoded.image);
+  return one;
+}
+
+bool ingest_stage(Run& run) {
+  on_root(run.world, [&] {
+    make_folders(run.work("ingest"));
+    load_listing(run);
+  });
+  const Units units = share_units(
+      run.listing.items, run.config.unit_records,
+      [&](int64_t unit) { return path_exists(unit_path(run, unit)); }, run.world);
+  const bool finished =
+      process_units("ingest", units, run.world,
+                    [&](int64_t unit, const std::vector<Item>& items) { ingest_unit(run, unit, items); });
+  if (!finished) return false;
+  on_root(run.world, [&] {
+    Ledger ledger = merge_units(run, units.total);
+    apply_filters(ledger, run.config);
+    if (run.config.exact_duplicates) drop_exact(ledger);
+    if (run.config.hash_duplicates) drop_equal_hashes(ledger);
+    ledger.save(run.stage_file("ingest.h5"), run.hash);
+    log::info(fmt::format("ingest: {} of {} images pass", ledger.kept_rows().size(), ledger.rows()));
+  });
+  return true;
+}
+
+}  // namespace dino::curation

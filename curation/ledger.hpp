@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// One row per input record. Rank 0 holds it while a stage decides; `save` writes ledger.h5, one dataset per
+// column.
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "imaging/measures.hpp"
+#include "reasons.hpp"
+#include "storage/hdf5.hpp"
+
+namespace dino::curation {
+
+/// What ingest measures of one image.
+struct Measured {
+  int64_t bytes = 0, width = 0, height = 0;
+  std::string format;
+  Reason reason = Reason::kept;
+  std::string message;  ///< why it could not be decoded
+  std::array<uint8_t, 32> sha256{};
+  uint64_t phash = 0;
+  QualityMeasures quality;  ///< NaN where there are no pixels
+};
+
+struct Verdict {
+  Reason reason = Reason::kept;
+  Stage stage = Stage::none;
+  int64_t representative = -1;  ///< row that stands for this one
+  float similarity = 0;
+  float value = 0, threshold = 0;  ///< of the rule that dropped it; NaN where it has none
+};
+
+struct Ledger {
+  std::vector<std::string> key, source, path;
+  std::vector<int64_t> offset;
+  std::vector<Measured> measured;
+  std::vector<Verdict> verdict;
+  std::vector<std::vector<int64_t>> cluster;  ///< per level, [N], -1 = not clustered
+  std::vector<int64_t> leak;                  ///< [N] index into excluded, -1 = none
+  std::vector<std::string> excluded;          ///< keys of excluded images that leak
+
+  [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(key.size()); }
+  void resize(int64_t rows);
+  /// Drops a row that is still kept; a row is dropped once, by the first rule that applies.
+  void drop(int64_t row, Verdict verdict);
+  [[nodiscard]] bool kept(int64_t row) const {
+    return verdict[static_cast<size_t>(row)].reason == Reason::kept;
+  }
+  [[nodiscard]] std::vector<int64_t> kept_rows() const;
+  /// Records per reason, indexed by Reason. The sum is rows().
+  [[nodiscard]] std::vector<int64_t> counts() const;
+
+  /// `extra` may add datasets before the file is committed.
+  void save(const std::string& path, const std::string& config_hash,
+            const std::function<void(Hdf5File&)>& extra = {}) const;
+  [[nodiscard]] static Ledger load(const std::string& path);
+};
+
+[[nodiscard]] Verdict verdict_of(Reason reason, Stage stage);
+[[nodiscard]] std::string location_of(const std::string& path, int64_t offset);
+/// Orders near-duplicates: more pixels first, then the sharper one.
+[[nodiscard]] double representative_quality(const Measured& measured);
+[[nodiscard]] std::string hex(const std::array<uint8_t, 32>& digest);
+
+}  // namespace dino::curation

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The input records in global order. Only rank 0 holds the list; the others receive the records of their work
+// units.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "storage/dataset.hpp"
+
+namespace dino::curation {
+
+/// A record with what travels with it into a shard.
+struct Item {
+  int64_t row = 0;  ///< in the ledger
+  Record record;
+  std::string class_name;  ///< empty = unknown
+  std::vector<Sidecar> sidecars;
+};
+
+struct Input {
+  std::string reference;
+  int64_t first = 0, records = 0;
+  std::string hash;  ///< of keys and sizes
+};
+
+struct Listing {
+  std::vector<Input> inputs;
+  std::vector<Item> items;  ///< rows 0, 1, ...; keys are unique over all inputs
+  std::vector<std::string> faults;
+};
+
+/// Opens every reference. With more than one, keys are prefixed by the reference's base name.
+[[nodiscard]] Listing list_inputs(const std::vector<std::string>& references);
+
+/// Sends parts[r] from rank 0 to rank r. Collective; `parts` is read on rank 0 only.
+[[nodiscard]] std::vector<std::vector<Item>> scatter_units(
+    const std::vector<std::vector<std::vector<Item>>>& parts, const Communicator& world);
+
+[[nodiscard]] std::vector<std::byte> pack_items(const std::vector<std::vector<Item>>& units);
+[[nodiscard]] std::vector<std::vector<Item>> unpack_items(std::span<const std::byte> bytes);
+
+}  // namespace dino::curation

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "commands.hpp"
+#include "vector_commands.hpp"
+
+int main(int argc, char** argv) {
+  namespace c = dino::curation;
+  return dino::run_program(
+      {"dino-curate",
+       "turns an image dump into a curated data set",
+       {c::run_command(), c::ingest_command(), c::embed_command(), dino::dedup_command(),
+        c::decontaminate_command(), dino::cluster_command(), dino::balance_command(), c::export_command(),
+        c::report_command(), c::explain_command(), c::lint_command()}},
+      argc, argv);
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The closed list of verdicts. The numbers are written into ledgers: they are never reused.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "imaging/image.hpp"
+
+namespace dino::curation {
+
+enum class Reason : uint8_t {
+  kept = 0,
+  unreadable = 1,  ///< the file could not be read
+  not_an_image = 2,
+  truncated = 3,
+  corrupt = 4,
+  too_large = 5,  ///< beyond max-pixels or max-bytes
+  unsupported = 6,
+  too_small = 7,
+  aspect = 8,
+  blur = 9,
+  entropy = 10,
+  exact_duplicate = 11,
+  hash_duplicate = 12,
+  near_duplicate = 13,
+  leak = 14,        ///< near-copy of an excluded image
+  leak_group = 15,  ///< represents a group of near-duplicates of which a member leaks
+  balance = 16,     ///< not drawn by balanced sampling
+};
+
+enum class Stage : uint8_t { none = 0, ingest = 1, embed = 2, dedup = 3, decontaminate = 4, balance = 5 };
+
+[[nodiscard]] const std::vector<std::string>& reason_names();
+[[nodiscard]] const std::vector<std::string>& stage_names();
+[[nodiscard]] const char* name_of(Reason reason);
+[[nodiscard]] Reason reason_of(DecodeStatus status);
+
+}  // namespace dino::curation

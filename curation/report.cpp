@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// ledger.h5, funnel.json, galleries.json, and manifest.json last: a folder with a manifest is a finished
+// curation.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "base/version.hpp"
+#include "stages.hpp"
+#include "storage/files.hpp"
+#include "vector_commands.hpp"
+
+namespace dino::curation {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kSimilarityBins = 20;
+constexpr size_t kGalleries = 50, kGalleryMembers = 24;
+
+using Groups = std::map<int64_t, std::vector<int64_t>>;  ///< representative -> members, ascending
+
+/// Rows that were dropped for `wanted` reasons, under the row that stands for them.
+Groups duplicate_groups(const Ledger& ledger) {
+  Groups groups;
+  for (int64_t row = 0; row < ledger.rows(); ++row) {
+    const Verdict& v = ledger.verdict[static_cast<size_t>(row)];
+    const bool duplicate = v.reason == Reason::exact_duplicate || v.reason == Reason::hash_duplicate ||
+                           v.reason == Reason::near_duplicate;
+    if (duplicate && v.representative >= 0) groups[v.representative].push_back(row);
+  }
+  return groups;
+}
+
+Json dropped_counts(const Ledger& ledger) {
+  Json dropped = Json::object();
+  const std::vector<int64_t> counts = ledger.counts();
+  for (size_t reason = 1; reason < counts.size(); ++reason) {
+    if (counts[reason] > 0) dropped[reason_names()[reason]] = counts[reason];
+  }
+  return dropped;
+}
+
+/// How many images enter and leave each stage, and why they stay behind.
+Json funnel_stages(const Ledger& ledger) {
+  Json stages = Json::array();
+  int64_t entering = ledger.rows();
+  for (const Stage stage :
+       {Stage::ingest, Stage::embed, Stage::dedup, Stage::decontaminate, Stage::balance}) {
+    std::map<Reason, int64_t> reasons;
+    int64_t lost = 0;
+    for (const Verdict& v : ledger.verdict) {
+      if (v.reason == Reason::kept || v.stage != stage) continue;
+      ++reasons[v.reason];
+      ++lost;
+    }
+    Json dropped = Json::object();
+    for (const auto& [reason, count] : reasons) dropped[name_of(reason)] = count;
+    stages.push_back({{"stage", stage_names()[static_cast<size_t>(stage)]},
+                      {"in", entering},
+                      {"out", entering - lost},
+                      {"dropped", dropped}});
+    entering -= lost;
+  }
+  return stages;
+}
+
+Json sizes_histogram(const std::map<int64_t, int64_t>& count_of_size) {
+  Json rows = Json::array();
+  for (const auto& [size, count] : count_of_size) rows.push_back({{"size", size}, {"count", count}});
+  return rows;
+}
+
+Json group_sizes(const Groups& groups) {
+  std::map<int64_t, int64_t> count_of_size;
+  for (const auto& [row, members] : groups) ++count_of_size[static_cast<int64_t>(members.size()) + 1];
+  return sizes_histogram(count_of_size);
+}
+
+Json cluster_sizes(const Ledger& ledger) {
+  Json levels = Json::array();
+  for (const std::vector<int64_t>& column : ledger.cluster) {
+    std::map<int64_t, std::pair<int64_t, int64_t>> clusters;  // before, after balancing
+    for (size_t row = 0; row < column.size(); ++row) {
+      if (column[row] < 0) continue;
+      auto& [before, after] = clusters[column[row]];
+      ++before;
+      after += ledger.kept(static_cast<int64_t>(row));
+    }
+    std::map<int64_t, int64_t> before, after;
+    for (const auto& [cluster, sizes] : clusters) {
+      ++before[sizes.first];
+      ++after[sizes.second];
+    }
+    levels.push_back({{"clusters", clusters.size()},
+                      {"before", sizes_histogram(before)},
+                      {"after", sizes_histogram(after)}});
+  }
+  return levels;
+}
+
+/// Similarities of near-duplicates to their representatives, in bins of equal width from the threshold to 1.
+Json similarity_histogram(const Ledger& ledger, double threshold) {
+  std::vector<int64_t> bins(kSimilarityBins, 0);
+  for (const Verdict& v : ledger.verdict) {
+    if (v.reason != Reason::near_duplicate) continue;
+    const double place = (static_cast<double>(v.similarity) - threshold) / std::max(1e-9, 1.0 - threshold);
+    const auto bin = static_cast<int64_t>(std::floor(place * kSimilarityBins));
+    ++bins[static_cast<size_t>(std::clamp<int64_t>(bin, 0, kSimilarityBins - 1))];
+  }
+  return {{"low", threshold}, {"high", 1.0}, {"counts", bins}};
+}
+
+Json picture(const Ledger& ledger, int64_t row) {
+  const auto at = static_cast<size_t>(row);
+  const Measured& m = ledger.measured[at];
+  return {{"row", row},
+          {"key", ledger.key[at]},
+          {"path", ledger.path[at]},
+          {"offset", ledger.offset[at]},
+          {"bytes", m.bytes},
+          {"width", m.width},
+          {"height", m.height},
+          {"reason", name_of(ledger.verdict[at].reason)},
+          {"similarity", ledger.verdict[at].similarity}};
+}
+
+/// The largest groups, with where their pictures lie, so that a report can draw them.
+Json galleries(const Ledger& ledger, const Groups& groups) {
+  std::vector<std::pair<int64_t, int64_t>> order;  // -size, representative
+  for (const auto& [row, members] : groups) order.emplace_back(-static_cast<int64_t>(members.size()), row);
+  std::sort(order.begin(), order.end());
+  Json list = Json::array();
+  for (size_t i = 0; i < std::min(order.size(), kGalleries); ++i) {
+    const std::vector<int64_t>& members = groups.at(order[i].second);
+    Json pictures = Json::array();
+    for (size_t j = 0; j < std::min(members.size(), kGalleryMembers); ++j) {
+      pictures.push_back(picture(ledger, members[j]));
+    }
+    list.push_back({{"representative", picture(ledger, order[i].second)},
+                    {"size", members.size() + 1},
+                    {"members", pictures}});
+  }
+  Json leaks = Json::array();
+  for (int64_t row = 0; row < ledger.rows() && leaks.size() < kGalleries; ++row) {
+    const int64_t leak = ledger.leak[static_cast<size_t>(row)];
+    if (leak < 0) continue;
+    Json entry = picture(ledger, row);
+    entry["excluded"] = ledger.excluded[static_cast<size_t>(leak)];
+    leaks.push_back(entry);
+  }
+  return {{"duplicates", list}, {"leaks", leaks}};
+}
+
+Json manifest(const Run& run, const Ledger& ledger) {
+  Json m;
+  m["schema"] = 1;
+  m["program"] = "dino-curate";
+  m["version"] = version();
+  m["config_hash"] = run.hash;
+  m["inputs"] = Json::parse(read_text(run.stage_file("inputs.json")));
+  const Json dropped = dropped_counts(ledger);
+  const auto kept = ledger.counts()[0];
+  int64_t lost = 0;
+  for (const auto& [reason, count] : dropped.items()) lost += count.get<int64_t>();
+  DINO_CHECK(kept + lost == ledger.rows(), "records were lost");
+  m["records"] = ledger.rows();
+  m["kept"] = kept;
+  m["dropped"] = dropped;
+  m["selected_with_multiplicity"] = kept;  // no image is drawn twice
+  m["shards"] = Json::parse(read_text(run.stage_file("shards.json")));
+  return m;
+}
+
+}  // namespace
+
+bool report_stage(Run& run) {
+  on_root(run.world, [&] {
+    const Ledger ledger = Ledger::load(run.stage_file("balance.h5"));
+    const Groups groups = duplicate_groups(ledger);
+    ledger.save(run.out + "/ledger.h5", run.hash);
+    Json funnel;
+    funnel["records"] = ledger.rows();
+    funnel["kept"] = ledger.counts()[0];
+    funnel["stages"] = funnel_stages(ledger);
+    funnel["dropped"] = dropped_counts(ledger);
+    funnel["duplicate_group_sizes"] = group_sizes(groups);
+    funnel["similarity"] = similarity_histogram(ledger, run.config.threshold);
+    funnel["clusters"] = cluster_sizes(ledger);
+    write_file_atomically(run.out + "/funnel.json", funnel.dump(1) + "\n");
+    write_file_atomically(
+        run.out + "/galleries.json",
+        galleries(ledger, groups).dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
+    const Json m = manifest(run, ledger);
+    write_file_atomically(run.out + "/manifest.json", m.dump(1) + "\n");
+    log::info(fmt::format("report: {} kept of {}: {}/manifest.json", m["kept"].get<int64_t>(), ledger.rows(),
+                          run.out));
+  });
+  return true;
+}
+
+}  // namespace dino::curation

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The pipeline of `run`. A stage reads what the one before it committed, decides on rank 0, and commits
+// OUT/stages/<stage>.json last; a stage with that file is complete and is not run again.
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "config.hpp"
+#include "ledger.hpp"
+#include "listing.hpp"
+
+namespace dino::curation {
+
+struct Run {
+  const Communicator& world;
+  CurateConfig config;
+  std::string out;    ///< output folder
+  std::string hash;   ///< config_hash(config)
+  Listing listing{};  ///< on rank 0, once a stage asked for it
+
+  [[nodiscard]] std::string work(const std::string& name) const { return out + "/work/" + name; }
+  [[nodiscard]] std::string stage_file(const std::string& name) const { return out + "/stages/" + name; }
+};
+
+/// Returned by a stage: false = stopped early by a signal; start again to go on.
+using StageFunction = bool (*)(Run&);
+struct StageEntry {
+  const char* name;
+  StageFunction run;
+};
+/// In order: ingest, embed, dedup, decontaminate, balance, export, report.
+[[nodiscard]] std::span<const StageEntry> stage_entries();
+
+bool ingest_stage(Run& run);
+bool embed_stage(Run& run);
+bool dedup_stage(Run& run);
+bool decontaminate_stage(Run& run);
+bool balance_stage(Run& run);
+bool export_stage(Run& run);
+bool report_stage(Run& run);
+
+// ---- what stages share
+/// Rank 0: lists the inputs (once) and compares them with what ingest saw.
+void load_listing(Run& run);
+/// Cuts `items` into units of `unit` items; leaves out units for which `done(number)`; spreads the rest
+/// evenly. Collective; `items` and `done` are used on rank 0 only.
+struct Units {
+  std::vector<std::vector<Item>> mine;
+  std::vector<int64_t> number;  ///< of each of mine
+  int64_t total = 0, missing = 0;
+};
+[[nodiscard]] Units share_units(const std::vector<Item>& items, int64_t unit,
+                                const std::function<bool(int64_t)>& done, const Communicator& world);
+/// Calls `work` for every unit of this rank and shows progress; stops at a unit's boundary on request.
+/// An Error of any rank is thrown on all. False when any rank stopped. Collective.
+bool process_units(const std::string& stage, const Units& units, const Communicator& world,
+                   const std::function<void(int64_t number, const std::vector<Item>& items)>& work);
+/// The rows of the ledger that have an embedding, and the embedding's file.
+[[nodiscard]] std::string embeddings_path(const Run& run);
+[[nodiscard]] std::vector<int64_t> embedded_rows(const Run& run);
+
+// ---- pictures -> vectors (ingest, decontaminate)
+struct MeasuredImage {
+  Measured measured;
+  Image image;  ///< empty when it could not be decoded
+};
+[[nodiscard]] MeasuredImage measure_record(const Record& record, const CurateConfig& config);
+
+/// Turns images into embeddings as the configuration says.
+class Embedder {
+ public:
+  explicit Embedder(const CurateConfig& config);
+  ~Embedder();
+  [[nodiscard]] int64_t width() const;
+  /// out f32 [images, width], unit rows.
+  void embed(std::span<const Image> images, float* out) const;
+
+ private:
+  struct Backend;
+  std::unique_ptr<Backend> backend_;
+};
+
+}  // namespace dino::curation
