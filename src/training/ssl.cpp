@@ -112,6 +112,30 @@ std::array<double, 3> SslModel::Impl::gradient_norms() const {
   return {std::sqrt(squares[0]), std::sqrt(squares[1]), std::sqrt(squares[2])};
 }
 
+void SslModel::Impl::reduce_results(SslStepResult& result, const TargetHealth& targets) const {
+  SslLosses& losses = result.losses;
+  SslHealth& health = result.health;
+  // By the choice of weights the mean over ranks is the mean over the global batch.
+  std::array<double, 6> sums{losses.dino_local, losses.dino_global, losses.ibot,
+                             losses.koleo,      health.feature_std, health.effective_rank};
+  comm.all_reduce(std::span<double>(sums));
+  const double ranks = comm.size();
+  losses.dino_local = sums[0] / ranks;
+  losses.dino_global = sums[1] / ranks;
+  losses.ibot = sums[2] / ranks;
+  losses.koleo = sums[3] / ranks;
+  losses.total = config.dino_weight * (losses.dino_local + losses.dino_global) +
+                 config.ibot_weight * losses.ibot + losses.koleo;
+  health.feature_std = sums[4];
+  health.effective_rank = sums[5];
+  health.teacher_entropy = targets.mean_entropy;
+  health.information = targets.entropy_of_mean - targets.mean_entropy;
+  health.prototype_usage = targets.usage;
+  const double pairs = static_cast<double>(2 * config.local_crops + 2);
+  health.kl = (losses.dino_local + losses.dino_global) * DinoTerms(config.local_crops).total() / pairs -
+              targets.mean_entropy;
+}
+
 SslModel::SslModel(const SslConfig& config, const Communicator& comm)
     : impl_(std::make_unique<Impl>(config, comm)) {}
 SslModel::~SslModel() = default;
@@ -193,12 +217,11 @@ SslStepResult SslModel::forward_backward(const SslBatch& batch, const SslSchedul
   const MaskedPatches masked = m.masked_patches(batch);
   const TeacherTargets targets = m.teacher_targets(batch, masked, schedule.teacher_temperature);
   StudentPass pass = m.student_forward(batch, drop_path);
-  SslLosses& losses = result.losses;
   const double reduce_before = m.seconds["reduce"];
   Stopwatch watch;
   const TargetHealth health = target_health(targets.cls, m.comm, m.arena, m.backend);
-  losses = m.cross_entropies(batch, masked, targets, pass);
-  losses.koleo = m.feature_losses(batch, pass, result.health);
+  result.losses = m.cross_entropies(batch, masked, targets, pass);
+  result.losses.koleo = m.feature_losses(batch, pass, result.health);
   m.seconds["losses"] = watch.seconds() - (m.seconds["reduce"] - reduce_before);
 
   watch.restart();
@@ -208,31 +231,11 @@ SslStepResult SslModel::forward_backward(const SslBatch& batch, const SslSchedul
   for (size_t unit = 0; unit < m.reduced.size(); ++unit) m.reduce_unit(static_cast<int64_t>(unit));
   m.seconds["backward"] = watch.seconds() - (m.seconds["reduce"] - reduce_heads);
 
-  // By the choice of weights the mean over ranks is the mean over the global batch.
-  std::array<double, 6> sums{losses.dino_local, losses.dino_global,        losses.ibot,
-                             losses.koleo,      result.health.feature_std, result.health.effective_rank};
-  m.comm.all_reduce(std::span<double>(sums));
-  const double ranks = m.comm.size();
-  const SslConfig& config = m.config;
-  losses.dino_local = sums[0] / ranks;
-  losses.dino_global = sums[1] / ranks;
-  losses.ibot = sums[2] / ranks;
-  losses.koleo = sums[3] / ranks;
-  losses.total = config.dino_weight * (losses.dino_local + losses.dino_global) +
-                 config.ibot_weight * losses.ibot + losses.koleo;
-  result.health.feature_std = sums[4];
-  result.health.effective_rank = sums[5];
-  result.health.teacher_entropy = health.mean_entropy;
-  result.health.information = health.entropy_of_mean - health.mean_entropy;
-  result.health.prototype_usage = health.usage;
-  const double pairs = static_cast<double>(2 * config.local_crops + 2);
-  result.health.kl =
-      (losses.dino_local + losses.dino_global) * DinoTerms(config.local_crops).total() / pairs -
-      health.mean_entropy;
+  m.reduce_results(result, health);
   result.grad_norms = m.gradient_norms();
   const bool finite =
-      std::isfinite(losses.total) && std::all_of(result.grad_norms.begin(), result.grad_norms.end(),
-                                                 [](double norm) { return std::isfinite(norm); });
+      std::isfinite(result.losses.total) && std::all_of(result.grad_norms.begin(), result.grad_norms.end(),
+                                                        [](double norm) { return std::isfinite(norm); });
   result.finite = !m.comm.any(!finite);
   return result;
 }

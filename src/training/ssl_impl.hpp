@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/timing.hpp"
+#include "training/health.hpp"
 #include "training/losses.hpp"
 #include "training/ssl.hpp"
 
@@ -106,6 +107,8 @@ struct SslModel::Impl {
   void reduce_unit(int64_t unit);
   void reduce_module(const std::string& module);
   [[nodiscard]] std::array<double, 3> gradient_norms() const;
+  /// Losses and health of this rank -> of the global batch.
+  void reduce_results(SslStepResult& result, const TargetHealth& targets) const;
 };
 
 }  // namespace dino

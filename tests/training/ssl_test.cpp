@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -148,6 +149,35 @@ TEST_F(SslUpdate, RunsWithoutMasksAndWithoutRegularizer) {
   EXPECT_EQ(result.grad_norms[2], 0.0);
   EXPECT_GT(result.grad_norms[0], 0.0);
   EXPECT_NEAR(result.losses.total, result.losses.dino_local + result.losses.dino_global, 1e-12);
+}
+
+TEST_F(SslUpdate, Bf16IsCloseToF32) {
+  SslConfig config = small_config();
+  SslModel f32(config, self_);
+  config.precision = Precision::bf16;
+  SslModel bf16(config, self_);
+  f32.initialize(2);
+  bf16.initialize(2);
+  const SslStepResult a = f32.forward_backward(data_.batch, schedule_, {});
+  const SslStepResult b = bf16.forward_backward(data_.batch, schedule_, {});
+  EXPECT_NE(a.losses.total, b.losses.total);
+  EXPECT_NEAR(b.losses.total / a.losses.total, 1.0, 0.02);
+  for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(b.grad_norms[i] / a.grad_norms[i], 1.0, 0.1) << i;
+}
+
+TEST_F(SslUpdate, StochasticDepthIsThatOfThePlan) {
+  SslConfig config = small_config();
+  config.vit.drop_path = 0.4;
+  SslModel model(config, self_);
+  model.initialize(2);
+  const std::array<int64_t, 2> entries{6, 6};
+  const auto total = [&](uint64_t step) {
+    const DropPathPlan plan = draw_drop_path(config.vit, entries, 1, step, 0);
+    return model.forward_backward(data_.batch, schedule_, plan).losses.total;
+  };
+  EXPECT_EQ(total(1), total(1));
+  EXPECT_NE(total(1), total(2));
+  EXPECT_NE(total(1), model.forward_backward(data_.batch, schedule_, {}).losses.total);
 }
 
 TEST_F(SslUpdate, ArenaStopsGrowingAndPhasesAreTimed) {
