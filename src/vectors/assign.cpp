@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "ops/ordered_gemm.hpp"
+#include "vectors/chains.hpp"
 #include "vectors/scan.hpp"
 
 namespace dino {
@@ -117,7 +118,7 @@ void Assigner::improve_exact(const ScoredCentroids& centroids, int64_t first_id,
           int64_t& id = best.centroid[static_cast<size_t>(begin + i)];
           for_each_at_least(scores, columns, score, [&](int64_t j) {
             const int64_t other = first_id + column + j;
-            if (!(scores[j] > score || id < 0 || (scores[j] == score && other < id))) return;
+            if (!(scores[j] > score || (scores[j] == score && other < id))) return;
             score = scores[j];
             id = other;
           });
@@ -151,12 +152,12 @@ void Assigner::improve_bounded(const ScoredCentroids& centroids, int64_t first_i
             if (other == id) return;
             const float value = ops::ordered_dot(x, centroids.data + (column + j) * width_, width_) -
                                 centroids.half_norm[static_cast<size_t>(column + j)];
-            if (!(value > score || id < 0 || (value == score && other < id))) return;
+            if (!(value > score || (value == score && other < id))) return;
             score = value;
             id = other;
           };
           // Without a start the centroid of the highest bound makes a good one.
-          if (id < 0) compete(std::max_element(bounds, bounds + columns) - bounds);
+          if (std::isinf(score)) compete(std::max_element(bounds, bounds + columns) - bounds);
           float limit = score - margin;
           for_each_at_least(bounds, columns, limit, [&](int64_t j) {
             if (bounds[j] < limit) return;
@@ -170,12 +171,23 @@ void Assigner::improve_bounded(const ScoredCentroids& centroids, int64_t first_i
 }
 
 void Assigner::rescore(const ScoredCentroids& centroids, Best& best) const {
-#pragma omp parallel for schedule(dynamic, 64) if (n_ * width_ > kParallelPays)
-  for (int64_t i = 0; i < n_; ++i) {
-    const int64_t id = best.centroid[static_cast<size_t>(i)];
-    if (id >= 0)
-      best.score[static_cast<size_t>(i)] = ops::ordered_dot(row(i), centroids.data + id * width_, width_) -
-                                           centroids.half_norm[static_cast<size_t>(id)];
+#pragma omp parallel for schedule(dynamic, 16) if (n_ * width_ > kParallelPays)
+  for (int64_t begin = 0; begin < n_; begin += kChains) {
+    const float *left[kChains], *right[kChains];
+    int64_t at[kChains], count = 0;
+    float products[kChains];
+    for (int64_t i = begin; i < std::min(n_, begin + kChains); ++i) {
+      const int64_t id = best.centroid[static_cast<size_t>(i)];
+      if (id < 0) continue;
+      left[count] = row(i);
+      right[count] = centroids.data + id * width_;
+      at[count++] = i;
+    }
+    ordered_dots(left, right, count, width_, products);
+    for (int64_t c = 0; c < count; ++c) {
+      const auto i = static_cast<size_t>(at[c]);
+      best.score[i] = products[c] - centroids.half_norm[static_cast<size_t>(best.centroid[i])];
+    }
   }
 }
 

@@ -22,7 +22,7 @@ struct ScoredCentroids {
   double norm = 0;                  ///< largest |c|
 };
 
-/// The best centroid so far of each row.
+/// The best centroid so far of each row. A score without a centroid is a mark to beat.
 struct Best {
   std::vector<float> score;
   std::vector<int64_t> centroid;  ///< -1 = none yet
@@ -46,6 +46,7 @@ class Assigner {
                                        float score) const;
 
   [[nodiscard]] const float* row(int64_t i) const { return rows_ + i * width_; }
+  [[nodiscard]] float squared_norm(int64_t i) const { return squared_norm_[static_cast<size_t>(i)]; }
   [[nodiscard]] int64_t count() const { return n_; }
   [[nodiscard]] int64_t width() const { return width_; }
   [[nodiscard]] int64_t total() const { return total_; }

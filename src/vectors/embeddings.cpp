@@ -2,6 +2,7 @@
 #include "vectors/embeddings.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <filesystem>
 
@@ -67,6 +68,16 @@ std::vector<std::string> files_of(const std::string& reference) {
   return files;
 }
 
+/// Whether no exponent is all ones (infinity or NaN).
+bool all_finite(const float* row, int64_t width) {
+  constexpr uint32_t kExponent = 0x7f800000u;
+  int bad = 0;
+#pragma omp simd reduction(| : bad)
+  for (int64_t k = 0; k < width; ++k)
+    bad |= static_cast<int>((std::bit_cast<uint32_t>(row[k]) & kExponent) == kExponent);
+  return bad == 0;
+}
+
 void read_part(const std::string& path, bool hdf5, int64_t begin, int64_t count, int64_t width, float* out) {
   if (!hdf5) return read_npy_rows(path, read_npy_info(path), begin, count, out);
   const Hdf5File file = Hdf5File::open(path);
@@ -102,10 +113,9 @@ void EmbeddingStore::read(int64_t begin, int64_t count, float* out) const {
     if (from < to) {
       float* rows = out + (from - begin) * width_;
       read_part(part.path, part.hdf5, from - first, to - from, width_, rows);
-      for (int64_t i = 0; i < (to - from) * width_; ++i) {
-        if (std::isfinite(rows[i])) continue;
-        throw DataError("cannot use embeddings: " + part.path + ": row " +
-                        std::to_string(from - first + i / width_) +
+      for (int64_t i = 0; i < to - from; ++i) {
+        if (all_finite(rows + i * width_, width_)) continue;
+        throw DataError("cannot use embeddings: " + part.path + ": row " + std::to_string(from - first + i) +
                         " has a value that is not finite; remove the row or compute it again");
       }
     }
@@ -118,10 +128,12 @@ void normalize_rows(float* x, int64_t rows, int64_t width) {
   for (int64_t i = 0; i < rows; ++i) {
     float* row = x + i * width;
     double sum = 0;
+#pragma omp simd reduction(+ : sum)
     for (int64_t k = 0; k < width; ++k) sum += static_cast<double>(row[k]) * static_cast<double>(row[k]);
     if (sum == 0) continue;
-    const double norm = std::sqrt(sum);
-    for (int64_t k = 0; k < width; ++k) row[k] = static_cast<float>(static_cast<double>(row[k]) / norm);
+    const double scale = 1 / std::sqrt(sum);
+#pragma omp simd
+    for (int64_t k = 0; k < width; ++k) row[k] = static_cast<float>(static_cast<double>(row[k]) * scale);
   }
 }
 

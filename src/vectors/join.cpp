@@ -14,6 +14,7 @@
 #include "base/progress.hpp"
 #include "base/timing.hpp"
 #include "ops/ordered_gemm.hpp"
+#include "vectors/chains.hpp"
 #include "vectors/join_plan.hpp"
 #include "vectors/leading.hpp"
 #include "vectors/lists.hpp"
@@ -235,9 +236,18 @@ void settle(std::vector<Pair>& pairs, const Rows& rows, double threshold, const 
     const auto find = [&](int64_t row) {
       return local(row) ? rows.data + (row - rows.first) * rows.width : remote.row(row);
     };
-#pragma omp parallel for schedule(dynamic, 64)
-    for (size_t p = begin; p < end; ++p)
-      pairs[p].value = ops::ordered_dot(find(pairs[p].source), find(pairs[p].target), rows.width);
+#pragma omp parallel for schedule(dynamic, 16)
+    for (size_t p = begin; p < end; p += static_cast<size_t>(kChains)) {
+      const float *left[kChains], *right[kChains];
+      float products[kChains];
+      const size_t count = std::min(end - p, static_cast<size_t>(kChains));
+      for (size_t i = 0; i < count; ++i) {
+        left[i] = find(pairs[p + i].source);
+        right[i] = find(pairs[p + i].target);
+      }
+      ordered_dots(left, right, static_cast<int64_t>(count), rows.width, products);
+      for (size_t i = 0; i < count; ++i) pairs[p + i].value = products[i];
+    }
   }
   std::erase_if(pairs, [&](const Pair& pair) { return !(static_cast<double>(pair.value) >= threshold); });
 }

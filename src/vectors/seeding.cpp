@@ -70,15 +70,24 @@ std::vector<size_t> first_unused(const SeedSample& sample, const std::vector<uin
   return free;
 }
 
-/// Squared distances of the sample to the nearest of `count` rows.
-std::vector<float> distances_to(const Assigner& sampled, const float* rows, int64_t count) {
+/// Squared distances of the sample to the nearest seed when `count` rows join the seeds. A row's present
+/// distance is a mark to beat, so that rows far from the new seeds cost only the bound.
+std::vector<float> lowered(const Assigner& sampled, const float* rows, int64_t count,
+                           const std::vector<float>& nearest) {
   const ScoredCentroids prepared = sampled.prepare(rows, count);
   Best best;
   best.reset(sampled.count());
+  for (size_t i = 0; i < nearest.size(); ++i) {
+    // |x - c|^2 < nearest is x.c - |c|^2 / 2 > (|x|^2 - nearest) / 2; infinite before the first seed.
+    best.score[i] = 0.5f * (sampled.squared_norm(static_cast<int64_t>(i)) - nearest[i]);
+  }
   sampled.improve(prepared, 0, best);
-  std::vector<float> squared(best.score.size());
-  for (size_t i = 0; i < squared.size(); ++i)
-    squared[i] = sampled.squared_distance(static_cast<int64_t>(i), prepared, best.centroid[i], best.score[i]);
+  std::vector<float> squared(nearest);
+  for (size_t i = 0; i < squared.size(); ++i) {
+    if (best.centroid[i] >= 0)
+      squared[i] = std::min(squared[i], sampled.squared_distance(static_cast<int64_t>(i), prepared,
+                                                                 best.centroid[i], best.score[i]));
+  }
   return squared;
 }
 
@@ -88,10 +97,8 @@ int64_t best_candidate(const Assigner& sampled, const std::vector<float>& candid
   const auto count = static_cast<int64_t>(candidates.size()) / sampled.width();
   std::vector<int64_t> potential(static_cast<size_t>(count), 0);
   for (int64_t c = 0; c < count; ++c) {
-    const auto squared = distances_to(sampled, candidates.data() + c * sampled.width(), 1);
-    for (size_t i = 0; i < squared.size(); ++i)
-      potential[static_cast<size_t>(c)] +=
-          static_cast<int64_t>(static_cast<double>(std::min(nearest[i], squared[i])) * scale);
+    for (const float squared : lowered(sampled, candidates.data() + c * sampled.width(), 1, nearest))
+      potential[static_cast<size_t>(c)] += static_cast<int64_t>(static_cast<double>(squared) * scale);
   }
   sampled.comm().all_reduce(std::span<int64_t>(potential));
   return std::min_element(potential.begin(), potential.end()) - potential.begin();
@@ -129,8 +136,9 @@ std::vector<float> seed_centroids(const Assigner& rows, const KMeansConfig& conf
   SeedSample sample = take_sample(rows, config);
   const auto held = static_cast<int64_t>(sample.global.size());
   sample.weight.assign(sample.global.size(), 1);  // the first seed is uniform
-  const Assigner sampled(sample.rows.data(), held, rows.width(), comm.sum(held), config.clusters,
-                         config.spherical, config.seed, comm);
+  // Seeds compete by distance, whatever the clusters do: not spherical.
+  const Assigner sampled(sample.rows.data(), held, rows.width(), comm.sum(held), config.clusters, false,
+                         config.seed, comm);
   const double scale = fixed_point_scale(4 * rows.largest_norm() * rows.largest_norm());
   const auto trials = 2 + static_cast<int64_t>(std::log(static_cast<double>(config.clusters)));
   Random random(config.seed, Stream::kmeans, config.stream * kRuns + kDraws);
@@ -146,9 +154,9 @@ std::vector<float> seed_centroids(const Assigner& rows, const KMeansConfig& conf
     if (greedy) keep_best(sampled, nearest, scale, chosen, added);
     for (const size_t i : chosen) used[i] = 1;
     const auto count = static_cast<int64_t>(added.size()) / rows.width();
-    const auto squared = distances_to(sampled, added.data(), count);
+    nearest = lowered(sampled, added.data(), count, nearest);
     for (size_t i = 0; i < nearest.size(); ++i) {
-      nearest[i] = used[i] != 0 ? 0 : std::min(nearest[i], squared[i]);
+      if (used[i] != 0) nearest[i] = 0;
       sample.weight[i] = static_cast<int64_t>(static_cast<double>(nearest[i]) * scale);
     }
     seeds.insert(seeds.end(), added.begin(), added.end());
