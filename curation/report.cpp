@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -24,7 +25,7 @@ constexpr size_t kGalleries = 50, kGalleryMembers = 24;
 
 using Groups = std::map<int64_t, std::vector<int64_t>>;  ///< representative -> members, ascending
 
-/// Rows that were dropped for `wanted` reasons, under the row that stands for them.
+/// Rows that were dropped as duplicates, under the row that stands for them.
 Groups duplicate_groups(const Ledger& ledger) {
   Groups groups;
   for (int64_t row = 0; row < ledger.rows(); ++row) {
@@ -197,6 +198,9 @@ bool report_stage(Run& run) {
         galleries(ledger, groups).dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
     const Json m = manifest(run, ledger);
     write_file_atomically(run.out + "/manifest.json", m.dump(1) + "\n");
+    // Units and their descriptors have served; what they held is in the ledger and in embeddings.h5.
+    std::error_code ignored;
+    std::filesystem::remove_all(run.out + "/work", ignored);
     log::info(fmt::format("report: {} kept of {}: {}/manifest.json", m["kept"].get<int64_t>(), ledger.rows(),
                           run.out));
   });
