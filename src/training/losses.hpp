@@ -2,8 +2,8 @@
 #pragma once
 // The losses of DINOv2 (arXiv 2304.07193, section 4): cross-entropy against the teacher's targets (DINO on
 // class tokens, iBOT on masked patches), Sinkhorn-Knopp or softmax centring of the teacher, and the KoLeo
-// regulariser. All in f32. Gradients are those of the mean over this rank's rows; the mean over ranks of
-// equal batch is the gradient of the global mean.
+// regulariser. All in f32. Losses and gradients carry the weights of the global batch, so that their sums
+// over ranks are its means; ranks may hold different numbers of rows.
 
 #include <cstdint>
 #include <numeric>
@@ -99,12 +99,12 @@ struct GatheredRows {
 /// -1/N sum_i log(min_j |x_i - x_j| + eps) of L2-normalised features over the batch of all ranks
 /// (arXiv 1806.03198), for independent views of the same images.
 struct KoLeoResult {
-  double loss = 0;  ///< this rank's anchors, summed over views; the mean over ranks is the loss
+  double loss = 0;  ///< of this rank's anchors, summed over views; the sum over ranks is the loss
   std::vector<int64_t> neighbour;  ///< [views * local rows], index in the global batch
 };
 /// `gathered`: the normalised features of all ranks. d_unit f32 [views, local rows, D] (=): gradient with
 /// respect to this rank's normalised features, times weight; a row collects the terms of all anchors, of any
-/// rank, whose neighbour it is, so that the mean over ranks equals a single process with the whole batch.
+/// rank, whose neighbour it is, as in a single process with the whole batch.
 /// With fewer than two rows in all there is no neighbour: loss and gradient are 0.
 KoLeoResult koleo(const GatheredRows& gathered, double weight, TensorView d_unit, const Communicator& comm,
                   Arena& arena, ops::Backend& backend);

@@ -105,7 +105,7 @@ KoLeoResult koleo(const GatheredRows& gathered, double weight, TensorView d_unit
   comm.all_gather_in_place(neighbours.f32());
 
   const float* index = neighbours.as<float>();
-  const double share = static_cast<double>(ranks) / static_cast<double>(total);
+  const double share = 1.0 / static_cast<double>(total);
   const std::vector<Place> place = places(gathered);
   for (int64_t v = 0; v < views; ++v) {
     float* gradient = d_unit.as<float>() + v * own_rows * width;

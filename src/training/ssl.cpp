@@ -65,9 +65,8 @@ SslModel::Impl::Impl(const SslConfig& settings, const Communicator& communicator
   }
 }
 
-double SslModel::Impl::mean_images() const {
-  const int64_t total = std::accumulate(images.begin(), images.end(), int64_t{0});
-  return static_cast<double>(total) / static_cast<double>(images.size());
+double SslModel::Impl::total_images() const {
+  return static_cast<double>(std::accumulate(images.begin(), images.end(), int64_t{0}));
 }
 
 void SslModel::Impl::begin_step(const SslBatch& batch) {
@@ -90,10 +89,7 @@ void SslModel::Impl::reduce_unit(int64_t unit) {
   reduced[static_cast<size_t>(unit)] = true;
   if (comm.size() == 1) return;
   const PhaseTimer timer(seconds["reduce"]);
-  const std::span<float> values = gradients.unit(unit);
-  comm.all_reduce(values);
-  const float scale = 1.0F / static_cast<float>(comm.size());
-  for (float& value : values) value *= scale;
+  comm.all_reduce(gradients.unit(unit));
 }
 
 void SslModel::Impl::reduce_module(const std::string& module) {
@@ -115,15 +111,13 @@ std::array<double, 3> SslModel::Impl::gradient_norms() const {
 void SslModel::Impl::reduce_results(SslStepResult& result, const TargetHealth& targets) const {
   SslLosses& losses = result.losses;
   SslHealth& health = result.health;
-  // By the choice of weights the mean over ranks is the mean over the global batch.
   std::array<double, 6> sums{losses.dino_local, losses.dino_global, losses.ibot,
                              losses.koleo,      health.feature_std, health.effective_rank};
   comm.all_reduce(std::span<double>(sums));
-  const double ranks = comm.size();
-  losses.dino_local = sums[0] / ranks;
-  losses.dino_global = sums[1] / ranks;
-  losses.ibot = sums[2] / ranks;
-  losses.koleo = sums[3] / ranks;
+  losses.dino_local = sums[0];
+  losses.dino_global = sums[1];
+  losses.ibot = sums[2];
+  losses.koleo = sums[3];
   losses.total = config.dino_weight * (losses.dino_local + losses.dino_global) +
                  config.ibot_weight * losses.ibot + losses.koleo;
   health.feature_std = sums[4];

@@ -103,7 +103,8 @@ class SslModel {
   [[nodiscard]] std::map<std::string, std::vector<double>> centres() const;
   void set_centres(const std::map<std::string, std::vector<double>>& centres);
 
-  /// Forward and backward of both networks: fills gradients() with the mean over ranks (reduced). Collective.
+  /// Forward and backward of both networks: fills gradients() with those of the mean over the global
+  /// batch, on every rank. Collective.
   /// `drop_path` may be empty.
   SslStepResult forward_backward(const SslBatch& batch, const SslSchedule& schedule,
                                  const DropPathPlan& drop_path);

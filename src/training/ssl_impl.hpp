@@ -85,9 +85,9 @@ struct SslModel::Impl {
   }
 
   std::vector<int64_t> images;  ///< of each rank in this step
-  /// Images per rank on average: the denominator that makes the mean over ranks the mean over the global
-  /// batch.
-  [[nodiscard]] double mean_images() const;
+  /// Of the global batch. Losses and gradients are divided by it, so that their sums over ranks are means
+  /// over the global batch.
+  [[nodiscard]] double total_images() const;
 
   /// Checks the batch and learns the other ranks' sizes. Collective.
   void begin_step(const SslBatch& batch);
@@ -103,7 +103,7 @@ struct SslModel::Impl {
   /// KoLeo's term, and the features' health (computed on the root only; 0 elsewhere).
   double feature_losses(const SslBatch& batch, StudentPass& pass, SslHealth& health);
 
-  /// gradients of a unit <- mean over ranks.
+  /// gradients of a unit <- sum over ranks.
   void reduce_unit(int64_t unit);
   void reduce_module(const std::string& module);
   [[nodiscard]] std::array<double, 3> gradient_norms() const;

@@ -130,7 +130,7 @@ SslLosses SslModel::Impl::cross_entropies(const SslBatch& batch, const MaskedPat
   const int64_t b = batch.images;
   const int64_t local_rows = config.local_crops * b;
   const int64_t dino_rows = local_rows + 2 * b;
-  const double pair = 1.0 / (mean_images() * DinoTerms(config.local_crops).total());
+  const double pair = 1.0 / (total_images() * DinoTerms(config.local_crops).total());
 
   // Rows [local crops | view 1 | view 2 | masked patches]; each global view is taught by the other one.
   HeadRows dino, ibot;
@@ -148,7 +148,7 @@ SslLosses SslModel::Impl::cross_entropies(const SslBatch& batch, const MaskedPat
   const std::vector<int64_t> masked_rows = patch_rows(pass.output.entries[0], masked, config.vit.registers);
   patches.rows.insert(patches.rows.end(), masked_rows.begin(), masked_rows.end());
   patches.segments.push_back({first_patch, targets.patches});
-  const double per_view = 1.0 / (2 * mean_images());
+  const double per_view = 1.0 / (2 * total_images());
   for (const float weight : masked.weight)
     patches.weight.push_back(static_cast<float>(config.ibot_weight * per_view * static_cast<double>(weight)));
 
