@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include "ops/support.hpp"
 
 namespace dino::ops::testing {
@@ -113,6 +115,32 @@ TEST_P(LinearTest, BackwardOfManyRows) {
   expect_close(got_dx, dx, tolerance(), "dx");
   expect_close(got_dw, dw, 4e-6, "dw");
   expect_close(got_db, db, 4e-6, "db");
+}
+
+/// Curation's promise of the same bytes for any number of ranks and threads rests on this.
+TEST_P(LinearTest, ARowDoesNotDependOnItsBatchOrOnThreads) {
+  const std::vector<Sizes> sizes = GetParam().reference ? std::vector<Sizes>{{20, 5, 7}}
+                                                        : std::vector<Sizes>{{300, 384, 384}, {70, 72, 1030}};
+  for (const Sizes& s : sizes) {
+    const Tensor x = random_tensor({s.m, s.k}, act(), 20), b = random_tensor({s.n}, DType::f32, 22);
+    const Tensor w = random_tensor({s.n, s.k}, DType::f32, 21, 0.05);
+    Tensor whole({s.m, s.n}, act());
+    set_threads(1);
+    ops().linear(x, w, b, Activation::gelu, whole, {});
+    const Values expected = values_of(whole);
+    for (const int threads : {1, 2, 4}) {
+      set_threads(threads);
+      for (const int64_t count : {int64_t{1}, int64_t{7}, int64_t{50}, s.m}) {
+        if (count > s.m) continue;
+        Tensor part({count, s.n}, act());
+        ops().linear(x.view().rows(s.m - count, count), w, b, Activation::gelu, part, {});
+        const Values got = values_of(part);
+        ASSERT_TRUE(std::equal(got.begin(), got.end(), expected.end() - static_cast<int64_t>(got.size())))
+            << count << " rows, " << threads << " threads";
+      }
+    }
+    set_threads(1);
+  }
 }
 
 TEST_P(LinearTest, NoRows) {

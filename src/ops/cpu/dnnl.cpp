@@ -158,7 +158,7 @@ void run(Matmul problem, const void* a, const void* b, const float* bias, void* 
 }
 
 bool has_bf16() {
-  return cpu_level() >= CpuLevel::avx512;
+  return cpu_level() >= CpuLevel::avx512bf16;
 }
 
 std::string describe() {

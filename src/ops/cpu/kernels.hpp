@@ -79,6 +79,9 @@ struct Kernels {
   void (*softmax)(float* x, const float* centre, float inverse_temperature, int64_t n);
   void (*adamw)(float* w, const float* gradient, float* m, float* v, const AdamWFactors& factors, int64_t n);
   void (*ema)(float* average, const float* value, float momentum, int64_t n);
+  /// c[m,n] = a b^T, each element one chain over k: fused where the instruction set fuses
+  void (*gemm_nt)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+                  float* c, int64_t ldc);
   /// c[m,n] = a b^T, each element one fma chain (ordered_gemm.hpp)
   void (*ordered_gemm)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
                        int64_t ldb, float* c, int64_t ldc);

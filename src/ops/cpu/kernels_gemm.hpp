@@ -119,7 +119,6 @@ inline float ordered_chain(const float* a, const float* b, int64_t k) {
   return chain;
 }
 
-#if defined(__AVX2__)
 inline void clear(float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = 0.0f;
 }
@@ -130,10 +129,11 @@ inline void copy_block(int64_t rows, int64_t columns, const float* from, int64_t
     for (int64_t i = 0; i < columns; ++i) to[r * to_stride + i] = from[r * from_stride + i];
 }
 
-/// C in blocks of k: an element's chain continues from the value stored by the block before, so blocking does
-/// not change it. B is packed, one panel of kTileColumns rows of `b` at a time.
-inline void ordered_gemm_kernel(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
-                                int64_t ldb, float* c, int64_t ldc) {
+/// C[m,n] = A[m,k] B[n,k]^T. C in blocks of k: an element's chain continues from the value stored by the
+/// block before, so blocking does not change it. B is packed, one panel of kTileColumns rows of `b` at a
+/// time.
+inline void gemm_nt_kernel(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
+                           int64_t ldb, float* c, int64_t ldc) {
   constexpr int64_t kBlockK = 256;
   alignas(64) float panel[kBlockK * kTileColumns];
   alignas(64) float edge[kTileRows * kTileColumns];
@@ -156,6 +156,11 @@ inline void ordered_gemm_kernel(int64_t m, int64_t n, int64_t k, const float* a,
       }
     }
   }
+}
+#if defined(__AVX2__)
+inline void ordered_gemm_kernel(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
+                                int64_t ldb, float* c, int64_t ldc) {
+  gemm_nt_kernel(m, n, k, a, lda, b, ldb, c, ldc);
 }
 #else
 inline void ordered_gemm_kernel(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,

@@ -38,6 +38,7 @@ constexpr Kernels kKernels = {
     .softmax = softmax_row,
     .adamw = adamw_row,
     .ema = ema_row,
+    .gemm_nt = gemm_nt_kernel,
     .ordered_gemm = ordered_gemm_kernel,
     .ordered_dot = ordered_chain,
     .attention_scratch = attention_scratch_floats,

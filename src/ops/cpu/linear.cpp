@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "base/cpu.hpp"
 #include "ops/checks.hpp"
 #include "ops/cpu/cpu_backend.hpp"
 #include "ops/cpu/dnnl.hpp"
@@ -17,11 +18,41 @@ ConstTensorView in_dtype(ConstTensorView x, DType dtype, Scratch& scratch) {
   return copy;
 }
 
+/// y = act(x w^T + b) in f32 by our own kernel, in tiles of a fixed size.
+void chained_product(const dnnl::Matmul& p, const float* a, const float* b, const float* bias, float* c) {
+  constexpr int64_t kRows = 96, kColumns = 256;
+  const int64_t across = (p.n + kColumns - 1) / kColumns;
+  const int64_t tiles = (p.m + kRows - 1) / kRows * across;
+  parallel_for(tiles, kRows * kColumns, [&](int64_t tile) {
+    const int64_t row = tile / across * kRows;
+    const int64_t column = tile % across * kColumns;
+    const int64_t rows = std::min(kRows, p.m - row);
+    const int64_t columns = std::min(kColumns, p.n - column);
+    float* to = c + row * p.n + column;
+    kernels().gemm_nt(rows, columns, p.k, a + row * p.k, p.k, b + column * p.k, p.k, to, p.n);
+    for (int64_t r = 0; r < rows; ++r) {
+      if (bias != nullptr) kernels().f32.add_scaled(to + r * p.n, bias + column, nullptr, 1.0f, columns);
+      if (p.gelu) kernels().f32.gelu(to + r * p.n, to + r * p.n, columns);
+    }
+  });
+}
+
+/// A row of the forward product must not depend on its neighbours in the batch or on the number of threads:
+/// curation promises the same embeddings for any number of ranks. oneDNN's AVX-512 products keep that promise
+/// (tests/ops/linear_test.cpp), its older ones block k by the shape.
+void multiply(const dnnl::Matmul& p, const void* a, const void* b, const float* bias, void* c) {
+  if (p.transpose_b && p.c == DType::f32 && cpu_level() < CpuLevel::avx512)
+    chained_product(p, static_cast<const float*>(a), static_cast<const float*>(b), bias,
+                    static_cast<float*>(c));
+  else
+    dnnl::run(p, a, b, bias, c);
+}
+
 /// c (+)= a b with any mix of f32 and bf16. The product runs in the dtype of `a`: b is rounded to it.
 void product(dnnl::Matmul p, ConstTensorView a, ConstTensorView b, ConstTensorView bias, TensorView c) {
   if (p.m == 0 || p.n == 0) return;
   thread_local Scratch rounded_b, wide_a, wide_b, wide_c;
-  // Where oneDNN has no bf16 product, the same rounded numbers are multiplied in f32.
+  // Without bf16 instructions the same rounded numbers are multiplied in f32.
   const DType compute = a.dtype == DType::bf16 && dnnl::has_bf16() ? DType::bf16 : DType::f32;
   const ConstTensorView left = in_dtype(a, compute, wide_a);
   const ConstTensorView right = in_dtype(in_dtype(b, a.dtype, rounded_b), compute, wide_b);
@@ -29,13 +60,13 @@ void product(dnnl::Matmul p, ConstTensorView a, ConstTensorView b, ConstTensorVi
   p.c = compute == DType::f32 ? DType::f32 : c.dtype;
   const float* bias_data = bias ? bias.as<float>() : nullptr;
   if (p.c == c.dtype) {
-    dnnl::run(p, left.data, right.data, bias_data, c.data);
+    multiply(p, left.data, right.data, bias_data, c.data);
     return;
   }
   const TensorView wide{wide_c.bytes(static_cast<size_t>(c.numel()) * sizeof(float)), c.shape, DType::f32,
                         c.device};
   if (p.accumulate) backend().convert(c, wide);
-  dnnl::run(p, left.data, right.data, bias_data, wide.data);
+  multiply(p, left.data, right.data, bias_data, wide.data);
   backend().convert(wide, c);
 }
 

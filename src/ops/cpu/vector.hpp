@@ -177,7 +177,7 @@ DINO_INLINE Floats exp2_of_negative(Floats x) {
   p = fma(p, r, splat(0.24022646248340607f));
   p = fma(p, r, splat(0.6931471824645996f));
   p = fma(p, r, splat(1.0f));
-  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (n << 23));
+  return reinterpret_cast<Floats>(reinterpret_cast<Words>(p) + (reinterpret_cast<Words>(n) << 23));
 }
 
 /// exp(x), relative error about 2e-7; 0 below -87.3.
@@ -197,7 +197,8 @@ DINO_INLINE Floats exp_of(Floats x) {
   p = fma(p, r, splat(0.5f));
   p = fma(p, r, splat(1.0f));
   p = fma(p, r, splat(1.0f));
-  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (n << 23));
+  const Floats scaled =
+      reinterpret_cast<Floats>(reinterpret_cast<Words>(p) + (reinterpret_cast<Words>(n) << 23));
   const Floats finite = x < low ? splat(0.0f) : scaled;
   return x > 88.7228f ? splat(__builtin_inff()) : finite;
 }
