@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "chain.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <functional>
+#include <map>
+
+#include "base/error.hpp"
+#include "base/text.hpp"
+#include "storage/files.hpp"
+
+namespace dino {
+namespace {
+
+[[noreturn]] void bad(const std::string& place, const std::string& why, const std::string& action) {
+  throw UsageError(fmt::format("bad chain: {}: {}; {}", place, why, action));
+}
+
+bool is_name(const std::string& text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.';
+  });
+}
+
+/// Paths go into #SBATCH lines and shell words as they stand, and '%' means something to sbatch.
+bool is_plain_path(const std::string& path) {
+  return !path.empty() && std::all_of(path.begin(), path.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+           std::string_view("/_-.+,=@:").find(c) != std::string_view::npos;
+  });
+}
+
+int64_t count_of(const std::string& word, const std::string& key, const std::string& place, int64_t low) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+  if (error != std::errc() || end != word.data() + word.size() || value < low || value > 1000000)
+    bad(place, fmt::format("{} = '{}' is not a whole number from {}", key, word, low), "correct it");
+  return value;
+}
+
+using Setters = std::map<std::string, std::function<void(const std::string& word, const std::string& place)>>;
+
+void add_text(Setters& setters, const std::string& key, std::string& field) {
+  setters[key] = [&field](const std::string& word, const std::string&) { field = word; };
+}
+
+/// A value of an #SBATCH line: one word.
+void add_word(Setters& setters, const std::string& key, std::string& field) {
+  setters[key] = [&field, key](const std::string& word, const std::string& place) {
+    if (word.find_first_of(" \t\"'\n") != std::string::npos)
+      bad(place, fmt::format("{} = '{}' is more than one word", key, word), "give one value");
+    field = word;
+  };
+}
+
+void add_count(Setters& setters, const std::string& key, int64_t& field, int64_t low) {
+  setters[key] = [&field, key, low](const std::string& word, const std::string& place) {
+    field = count_of(word, key, place, low);
+  };
+}
+
+void add_resources(Setters& setters, Resources& r) {
+  add_word(setters, "partition", r.partition);
+  add_word(setters, "account", r.account);
+  add_word(setters, "qos", r.qos);
+  add_word(setters, "time", r.time);
+  add_word(setters, "memory", r.memory);
+  add_count(setters, "nodes", r.nodes, 1);
+  add_count(setters, "tasks-per-node", r.tasks_per_node, 1);
+  add_count(setters, "cpus-per-task", r.cpus_per_task, 1);
+  add_count(setters, "signal-seconds", r.signal_seconds, 1);
+  add_count(setters, "max-restarts", r.max_restarts, 0);
+  add_text(setters, "setup", r.setup);
+  setters["sbatch-extra"] = [&r](const std::string& word, const std::string& place) {
+    r.sbatch_extra.clear();
+    for (const std::string& option : split(word, ' ')) {
+      if (option.empty()) continue;
+      if (option[0] != '-')
+        bad(place, fmt::format("'{}' is not an sbatch option", option), "write --name=value");
+      r.sbatch_extra.push_back(option);
+    }
+  };
+}
+
+Setters chain_setters(Chain& chain, Resources& defaults) {
+  Setters setters;
+  add_text(setters, "run", chain.run);
+  add_count(setters, "ranks", chain.ranks, 1);
+  setters["name"] = [&chain](const std::string& word, const std::string& place) {
+    if (!is_name(word))
+      bad(place, fmt::format("'{}' is not a name", word), "use letters, digits, '_', '-', '.'");
+    chain.name = word;
+  };
+  add_resources(setters, defaults);
+  return setters;
+}
+
+Setters stage_setters(Stage& stage, const Chain& chain) {
+  Setters setters;
+  add_word(setters, "program", stage.program);
+  add_text(setters, "command", stage.command);
+  // Long argument lists may be written over several `args` lines.
+  setters["args"] = [&stage](const std::string& word, const std::string&) {
+    stage.args += (stage.args.empty() ? "" : " ") + word;
+  };
+  setters["mpi"] = [&stage](const std::string& word, const std::string& place) {
+    if (word != "true" && word != "false") bad(place, "mpi is neither true nor false", "give one of them");
+    stage.mpi = word == "true";
+  };
+  setters["after"] = [&stage, &chain](const std::string& word, const std::string& place) {
+    stage.after.clear();
+    std::vector<std::string> earlier;
+    for (const Stage& other : chain.stages) earlier.push_back(other.name);
+    earlier.pop_back();  // the stage itself
+    for (const std::string& name : ini_words(word, place)) {
+      if (std::find(earlier.begin(), earlier.end(), name) == earlier.end()) {
+        const std::string nearest = nearest_name(name, earlier);
+        bad(place, fmt::format("after = {}: no stage of that name stands above this one", name),
+            nearest.empty() ? "name an earlier stage" : "did you mean " + nearest + "?");
+      }
+      stage.after.push_back(name);
+    }
+  };
+  add_resources(setters, stage.resources);
+  return setters;
+}
+
+void set(const Setters& setters, const IniLine& line, const std::string& place) {
+  const auto it = setters.find(line.key);
+  if (it == setters.end()) {
+    std::vector<std::string> names;
+    for (const auto& [name, setter] : setters) names.push_back(name);
+    const std::string nearest = nearest_name(line.key, names);
+    bad(place, fmt::format("[{}] has no setting '{}'", line.section, line.key),
+        nearest.empty() ? "see dino-jobs init" : "did you mean " + nearest + "?");
+  }
+  it->second(ini_word(line.value, place), place);
+}
+
+void check_stage(const Stage& stage, const std::string& source) {
+  if (stage.program.empty() == stage.command.empty())
+    bad(source, fmt::format("[{}] needs either program or command", stage.name), "give one of the two");
+  if (!stage.command.empty() && !stage.args.empty())
+    bad(source, fmt::format("[{}] has a command and args", stage.name), "put the words into command");
+}
+
+}  // namespace
+
+Chain parse_chain(std::string_view text, const std::string& source) {
+  const std::vector<IniLine> lines = read_ini(text, source);
+  Chain chain;
+  Resources defaults;
+  const Setters settings = chain_setters(chain, defaults);
+  const auto place_of = [&](const IniLine& line) { return fmt::format("{}:{}", source, line.number); };
+  for (const IniLine& line : lines) {
+    if (line.section.empty())
+      bad(place_of(line), "a setting stands before the first section", "begin with [chain]");
+    if (line.section == "chain") set(settings, line, place_of(line));
+  }
+  if (chain.run.empty()) bad(source, "[chain] has no run folder", "give run = FOLDER");
+  chain.run = std::filesystem::absolute(chain.run).lexically_normal().string();
+  while (chain.run.size() > 1 && chain.run.back() == '/') chain.run.pop_back();
+  if (!is_plain_path(chain.run))
+    bad(source, fmt::format("run = {} has a space or another special character", chain.run),
+        "choose a plain path");
+  if (chain.name.empty()) chain.name = std::filesystem::path(chain.run).filename().string();
+
+  Setters setters;
+  std::string section;
+  chain.stages.reserve(lines.size());  // the setters point into it
+  for (const IniLine& line : lines) {
+    if (line.section == "chain") continue;
+    if (line.section != section) {
+      section = line.section;
+      if (!is_name(section))
+        bad(place_of(line), fmt::format("[{}] is not a stage name", section),
+            "use letters, digits, '_', '-', '.'");
+      for (const Stage& other : chain.stages) {
+        if (other.name == section)
+          bad(place_of(line), fmt::format("[{}] stands twice", section), "give each stage its own name");
+      }
+      Stage stage;
+      stage.name = section;
+      stage.resources = defaults;
+      // A chain is a chain: without `after`, a stage follows the one above it.
+      if (!chain.stages.empty()) stage.after = {chain.stages.back().name};
+      chain.stages.push_back(std::move(stage));
+      setters = stage_setters(chain.stages.back(), chain);
+    }
+    set(setters, line, place_of(line));
+  }
+  if (chain.stages.empty())
+    bad(source, "there is no stage", "add a section such as [curate]; see dino-jobs init");
+  for (const Stage& stage : chain.stages) check_stage(stage, source);
+  return chain;
+}
+
+Chain read_chain(const std::string& path) {
+  return parse_chain(read_text(path), path);
+}
+
+std::string program_path(const std::string& program) {
+  if (program.find('/') != std::string::npos) return program;
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::string beside = (self.parent_path() / program).string();
+  return !error && std::filesystem::exists(beside, error) ? beside : program;
+}
+
+std::string done_path(const std::string& run, const std::string& stage) {
+  return fmt::format("{}/{}/done.json", run, stage);
+}
+
+bool is_done(const std::string& run, const std::string& stage) {
+  return path_exists(done_path(run, stage));
+}
+
+}  // namespace dino

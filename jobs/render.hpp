@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// From a chain to sbatch scripts that can be read, and run by hand.
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "chain.hpp"
+
+namespace dino {
+
+/// Replaces every @NAME@; a name without a value, or a value without its name in the text, is an
+/// InternalError: template and program do not belong together.
+[[nodiscard]] std::string fill_template(std::string_view text,
+                                        const std::vector<std::pair<std::string, std::string>>& values);
+
+/// The sbatch script of one stage, from slurm/stage.sbatch.in. `script` is the path it will have.
+[[nodiscard]] std::string render_stage(const Chain& chain, const Stage& stage, const std::string& script);
+
+/// sbatch's words for it; `dependencies` are job ids (or shell variables that hold them).
+[[nodiscard]] std::vector<std::string> sbatch_words(const std::string& script,
+                                                    const std::vector<std::string>& dependencies);
+/// A shell script that submits the rendered chain as `submit` does.
+[[nodiscard]] std::string render_submit_script(const Chain& chain);
+
+[[nodiscard]] std::string shell_quote(const std::string& word);
+/// The folder with stage.sbatch.in and chain.cfg: of the installation, or of the source tree.
+[[nodiscard]] std::string template_folder();
+
+}  // namespace dino

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Starting other programs: Slurm's commands (short, output collected) and the stages of a local chain (long,
+// output passed on, signals forwarded).
+
+#include <string>
+#include <vector>
+
+namespace dino {
+
+struct ShellResult {
+  int code = 127;  ///< exit code; 128 + signal; 127 when the program is not there
+  std::string out, err;
+};
+
+/// Runs `words` with an environment without SLURM_* and SBATCH_* (SLURM_CONF stays), so that a chain that is
+/// submitted from inside a job does not inherit that job's shape. Killed after `seconds` (code 124).
+[[nodiscard]] ShellResult run_tool(const std::vector<std::string>& words, double seconds);
+
+/// Runs a bash command in its own process group; its output goes to stderr and is appended to `log`. A stop
+/// request of this process is passed on once as SIGUSR2. Returns the exit code, or 128 + signal.
+[[nodiscard]] int run_stage_command(const std::string& command, const std::string& log);
+
+}  // namespace dino
