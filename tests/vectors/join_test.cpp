@@ -6,7 +6,10 @@
 
 #include <algorithm>
 
+#include "base/cpu.hpp"
 #include "base/error.hpp"
+#include "ops/ordered_gemm.hpp"
+#include "vectors/chains.hpp"
 #include "vectors/leading.hpp"
 #include "vectors/synthetic.hpp"
 
@@ -120,6 +123,45 @@ TEST(Join, ThreadsDoNotChangeTheEdges) {
   omp_set_num_threads(threads);
   ASSERT_FALSE(one.edges.empty());
   EXPECT_TRUE(same(one.edges, three.edges));
+}
+
+TEST(Join, CpuLevelsDoNotChangeTheEdges) {
+  const auto rows = unit_rows({.rows = 1000, .width = 128, .clusters = 30, .sources = 60, .copies = 3}, 10);
+  JoinConfig config;
+  config.lists = 12;
+  const CpuLevel before = cpu_level();
+  std::vector<Edge> expected;
+  for (const CpuLevel level : available_cpu_levels()) {
+    set_cpu_level(level);
+    const auto found = join(rows, 128, config).edges;
+    ASSERT_FALSE(found.empty());
+    if (expected.empty()) expected = found;
+    EXPECT_TRUE(same(found, expected)) << cpu_level_name(level);
+  }
+  set_cpu_level(before);
+}
+
+TEST(OrderedDots, EqualTheSingleChainBitForBit) {
+  const CpuLevel before = cpu_level();
+  Random random(6, Stream::test, 6);
+  for (const int64_t k : {1, 7, 64, 513}) {
+    std::vector<float> values(static_cast<size_t>(16 * k));
+    for (float& value : values) value = static_cast<float>(random.normal());
+    const float *a[kChains], *b[kChains];
+    for (int64_t i = 0; i < kChains; ++i) {
+      a[i] = values.data() + i * k;
+      b[i] = values.data() + (kChains + i) * k;
+    }
+    for (const CpuLevel level : available_cpu_levels()) {
+      set_cpu_level(level);
+      for (int64_t count = 0; count <= kChains; ++count) {
+        float out[kChains];
+        ordered_dots(a, b, count, k, out);
+        for (int64_t i = 0; i < count; ++i) EXPECT_EQ(out[i], ops::ordered_dot(a[i], b[i], k));
+      }
+    }
+  }
+  set_cpu_level(before);
 }
 
 TEST(Join, IdenticalAndZeroRowsAreHandled) {

@@ -9,6 +9,7 @@
 #include <limits>
 #include <set>
 
+#include "base/cpu.hpp"
 #include "base/error.hpp"
 #include "vectors/synthetic.hpp"
 
@@ -175,6 +176,22 @@ TEST(KMeans, ThreadsDoNotChangeTheBytes) {
   EXPECT_EQ(one.assignment, three.assignment);
   EXPECT_EQ(one.distance, three.distance);
   EXPECT_TRUE(std::ranges::equal(one.centroids.f32(), three.centroids.f32()));
+}
+
+TEST(KMeans, CpuLevelsDoNotChangeTheBytes) {
+  const auto rows = unit_rows({.rows = 900, .width = 64, .clusters = 40}, 16);
+  KMeansConfig config;
+  config.clusters = 70;
+  config.iterations = 4;
+  const CpuLevel before = cpu_level();
+  std::vector<float> expected;
+  for (const CpuLevel level : available_cpu_levels()) {
+    set_cpu_level(level);
+    const auto result = kmeans(view(rows, 64), 900, config, Communicator::self());
+    if (expected.empty()) expected.assign(result.centroids.f32().begin(), result.centroids.f32().end());
+    EXPECT_TRUE(std::ranges::equal(result.centroids.f32(), expected)) << cpu_level_name(level);
+  }
+  set_cpu_level(before);
 }
 
 TEST(Hierarchy, LevelsFitTogetherAndResamplingFlattens) {
