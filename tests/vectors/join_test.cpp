@@ -82,7 +82,7 @@ TEST(Join, FullDimensionalDataAreJoinedWithoutTheBound) {
 }
 
 TEST(Join, FindsPlantedCopiesAtDefaultSettings) {
-  const auto rows = unit_rows({.rows = 9000, .width = 64, .clusters = 60, .sources = 400, .copies = 4}, 4);
+  const auto rows = unit_rows({.rows = 5500, .width = 64, .clusters = 60, .sources = 400, .copies = 4}, 4);
   JoinConfig config;
   config.threshold = 0.95;
   const auto result = join(rows, 64, config);
