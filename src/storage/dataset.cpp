@@ -40,7 +40,8 @@ struct FolderId {
 
 class Walk {
  public:
-  Walk(const std::string& root, std::vector<std::string>& faults, bool links) : root_(root), faults_(faults), links_(links) {}
+  Walk(const std::string& root, std::vector<std::string>& faults, bool links)
+      : root_(root), faults_(faults), links_(links) {}
 
   std::vector<FoundFile> run() {
     visit("");
@@ -198,7 +199,8 @@ std::optional<Dataset> open_curated(const std::string& reference) {
 
 }  // namespace
 
-std::vector<FoundFile> walk_folder(const std::string& root, std::vector<std::string>& faults, bool follow_links) {
+std::vector<FoundFile> walk_folder(const std::string& root, std::vector<std::string>& faults,
+                                   bool follow_links) {
   return Walk(root, faults, follow_links).run();
 }
 
@@ -260,7 +262,9 @@ void DatasetBuilder::add_tar(const std::string& path, const std::string& prefix)
     add(std::move(record), first_component(member.key));
   }
   for (const TarMember& member : members) {
-    if (member.extension != "json" && member.extension != "txt" && member.extension != "cls") continue;
+    if (member.extension != "json" && member.extension != "txt" && member.extension != "cls" &&
+        member.extension != "depth")
+      continue;
     const auto owner = by_key.find(member.key);
     if (owner == by_key.end()) continue;
     dataset_.sidecars.push_back({owner->second, member.extension, path, member.offset, member.size});

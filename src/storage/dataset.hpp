@@ -31,7 +31,7 @@ struct Sidecar {
 struct Dataset {
   std::string reference;  ///< as the user gave it
   std::vector<Record> records;
-  std::vector<Sidecar> sidecars;     ///< .json, .txt, .cls members of tars
+  std::vector<Sidecar> sidecars;     ///< .json, .txt, .cls, .depth members of tars
   std::vector<std::string> classes;  ///< label names in order
   std::vector<std::string>
       faults;  ///< unreadable tars and files, one line each; never fatal while anything is readable

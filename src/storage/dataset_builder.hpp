@@ -16,8 +16,8 @@ struct FoundFile {
   std::string relative;  ///< below the root, with '/'
 };
 
-/// All files below `root`, byte-wise by path. Hidden names are skipped; links are followed unless they lead back
-/// to a folder above, or left out altogether; folders that cannot be read become faults.
+/// All files below `root`, byte-wise by path. Hidden names are skipped; links are followed unless they lead
+/// back to a folder above, or left out altogether; folders that cannot be read become faults.
 [[nodiscard]] std::vector<FoundFile> walk_folder(const std::string& root, std::vector<std::string>& faults,
                                                  bool follow_links = true);
 

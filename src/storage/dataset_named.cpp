@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
+// GCC 12 with -fsanitize=address sees an uninitialised std::function inside <regex> where there is none.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
 // Data sets defined by share/datasets/NAME.cfg over Debian packages that share/datasets/fetch.sh unpacks.
-#include <archive.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
+#include <iterator>
 #include <map>
-#include <memory>
 #include <regex>
 #include <set>
 #include <span>
@@ -22,7 +23,7 @@
 #include "base/version.hpp"
 #include "storage/dataset_builder.hpp"
 #include "storage/files.hpp"
-#include "storage/tar.hpp"
+#include "storage/prepare.hpp"
 
 namespace dino {
 namespace {
@@ -34,7 +35,7 @@ struct Root {
 /// share/datasets/NAME.cfg; see share/datasets/README.md for the meaning of each key.
 struct Definition {
   std::string name, file;
-  std::string format = "images";              ///< images | idx
+  std::string format = "images";              ///< images | idx | models
   std::vector<Root> roots;                    ///< root = PACKAGE:PATH, may be repeated
   std::vector<std::regex> include, exclude;   ///< on the path below the root
   std::optional<std::regex> label, group;     ///< what the captures hold, joined by '/'
@@ -43,6 +44,7 @@ struct Definition {
   bool links = false;
   int64_t min_class = 0;     ///< smaller classes are left out
   int64_t min_groups = 0;    ///< and those of fewer groups
+  int views = 6, size = 96;  ///< models: pictures of each, and their side in pixels
   double val = 0, test = 0;  ///< fractions of each class
 };
 
@@ -50,6 +52,7 @@ struct Item {
   Record record;
   std::string label;
   std::string part;  ///< train | val | test; empty when the set has no labels
+  std::vector<Sidecar> sidecars;
 };
 
 [[noreturn]] void bad_definition(const std::string& file, int line, const std::string& why) {
@@ -89,7 +92,8 @@ void set_key(Definition& d, const std::string& key, const std::string& value, in
     }
   };
   if (key == "format") {
-    if (value != "images" && value != "idx") bad_definition(d.file, line, "format is images or idx");
+    if (value != "images" && value != "idx" && value != "models")
+      bad_definition(d.file, line, "format is images, idx or models");
     d.format = value;
   } else if (key == "root") {
     const size_t colon = value.find(':');
@@ -115,6 +119,10 @@ void set_key(Definition& d, const std::string& key, const std::string& value, in
     d.min_class = static_cast<int64_t>(number());
   } else if (key == "min-groups") {
     d.min_groups = static_cast<int64_t>(number());
+  } else if (key == "views") {
+    d.views = static_cast<int>(std::clamp(number(), 1.0, 1000.0));
+  } else if (key == "size") {
+    d.size = static_cast<int>(std::clamp(number(), 16.0, 4096.0));
   } else if (key == "val") {
     d.val = number();
   } else if (key == "test") {
@@ -280,112 +288,66 @@ void drop_small_classes(const Definition& d, std::vector<Item>& items) {
   });
 }
 
-struct FreeArchive {
-  void operator()(archive* handle) const { archive_read_free(handle); }
-};
-
-/// A gzip file in memory; at most `limit` bytes.
-std::vector<uint8_t> gunzip(const std::string& path, size_t limit) {
-  const std::unique_ptr<archive, FreeArchive> reader(archive_read_new());
-  archive_read_support_filter_gzip(reader.get());
-  archive_read_support_format_raw(reader.get());
-  archive_entry* entry = nullptr;
-  static_cast<void>(read_bytes(path, 0, 0));
-  if (archive_read_open_filename(reader.get(), path.c_str(), 1 << 16) != ARCHIVE_OK ||
-      archive_read_next_header(reader.get(), &entry) != ARCHIVE_OK)
-    throw DataError(fmt::format("cannot unpack: {}: {}", path, archive_error_string(reader.get())));
-  std::vector<uint8_t> bytes;
-  std::vector<uint8_t> chunk(1 << 16);
-  while (true) {
-    const auto got = archive_read_data(reader.get(), chunk.data(), chunk.size());
-    if (got < 0)
-      throw DataError(fmt::format("cannot unpack: {}: {}", path, archive_error_string(reader.get())));
-    if (got == 0) return bytes;
-    bytes.insert(bytes.end(), chunk.begin(), chunk.begin() + got);
-    if (bytes.size() > limit)
-      throw DataError(fmt::format("cannot unpack: {}: more than {} bytes", path, limit));
+/// The records of a prepared tar; the first folder of a key is the label.
+void add_prepared(const std::string& tar, const std::string& part, std::vector<Item>& items,
+                  Dataset& dataset) {
+  DatasetBuilder builder(tar);
+  builder.add_tar(tar, part);
+  for (const auto& fault : builder.dataset().faults) dataset.faults.push_back(fault);
+  for (size_t i = 0; i < builder.dataset().records.size(); ++i) {
+    Item item;
+    item.record = std::move(builder.dataset().records[i]);
+    item.record.group = item.record.key;
+    item.label = std::move(builder.labels()[i]);
+    item.part = part;
+    items.push_back(std::move(item));
   }
+  for (Sidecar& sidecar : builder.dataset().sidecars)
+    items[items.size() - builder.dataset().records.size() + static_cast<size_t>(sidecar.record)]
+        .sidecars.push_back(std::move(sidecar));
 }
 
-uint32_t big_endian(const std::vector<uint8_t>& bytes, size_t at) {
-  return static_cast<uint32_t>(bytes[at]) << 24 | static_cast<uint32_t>(bytes[at + 1]) << 16 |
-         static_cast<uint32_t>(bytes[at + 2]) << 8 | bytes[at + 3];
-}
-
-/// IDX images and labels (LeCun) -> a tar of PGM files in one folder per class. Written once per machine;
-/// ranks that race write equal bytes under different names and rename.
-void prepare_idx(const Definition& d, const std::string& images_path, const std::string& labels_path,
-                 const std::string& out) {
-  constexpr size_t kLimit = size_t{1} << 30;
-  const auto images = gunzip(images_path, kLimit), labels = gunzip(labels_path, kLimit);
-  if (images.size() < 16 || big_endian(images, 0) != 0x803)
-    throw DataError(fmt::format("bad IDX file: {}: not 8-bit images", images_path));
-  if (labels.size() < 8 || big_endian(labels, 0) != 0x801)
-    throw DataError(fmt::format("bad IDX file: {}: not 8-bit labels", labels_path));
-  const uint64_t count = big_endian(images, 4), rows = big_endian(images, 8),
-                 columns = big_endian(images, 12);
-  if (rows == 0 || columns == 0 || rows > 65535 || columns > 65535 ||
-      images.size() != 16 + count * rows * columns || labels.size() != 8 + count ||
-      count != big_endian(labels, 4))
-    throw DataError(
-        fmt::format("bad IDX file: {}: its size does not fit its header or its labels", images_path));
-  const std::string header = fmt::format("P5\n{} {}\n255\n", columns, rows);
-  make_folders(std::filesystem::path(out).parent_path().string());
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
-  const std::string temporary = fmt::format("{}.tmp.{}.{}", out, host.data(), ::getpid());
-  try {
-    TarWriter tar(temporary);
-    std::vector<uint8_t> pgm(header.begin(), header.end());
-    pgm.resize(header.size() + rows * columns);
-    for (uint64_t i = 0; i < count; ++i) {
-      const uint8_t label = labels[8 + i];
-      if (label >= d.classes.size())
-        throw DataError(fmt::format("bad IDX file: {}: class {} of image {}", labels_path, label, i));
-      std::copy_n(images.begin() + static_cast<int64_t>(16 + i * rows * columns), rows * columns,
-                  pgm.begin() + static_cast<int64_t>(header.size()));
-      tar.add(fmt::format("{}/{:05}.pgm", d.classes[label], i), pgm);
-    }
-    tar.close();
-    rename_durably(temporary, out);
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
-  }
-}
-
-std::vector<Item> collect_idx(const Definition& d, std::vector<std::string>& faults) {
-  std::vector<Item> items;
-  const std::string folder = package_folder(d, d.roots[0]);
+std::vector<Item> collect_idx(const Definition& d, Dataset& dataset) {
+  std::vector<Item> train, test;
   for (const auto& [part, stem] : {std::pair<const char*, const char*>{"train", "train"}, {"test", "t10k"}}) {
     const std::string tar = fmt::format("{}/prepared/{}/{}.tar", data_dir(), d.name, part);
-    if (!path_exists(tar))
-      prepare_idx(d, fmt::format("{}/{}-images-idx3-ubyte.gz", folder, stem),
-                  fmt::format("{}/{}-labels-idx1-ubyte.gz", folder, stem), tar);
-    DatasetBuilder builder(tar);
-    builder.add_tar(tar, part);
-    for (const auto& fault : builder.dataset().faults) faults.push_back(fault);
-    for (size_t i = 0; i < builder.dataset().records.size(); ++i) {
-      Record& record = builder.dataset().records[i];
-      record.group = record.key;
-      items.push_back({std::move(record), std::move(builder.labels()[i]), part});
+    if (!path_exists(tar)) {
+      const std::string folder = package_folder(d, d.roots[0]);
+      prepare_idx(fmt::format("{}/{}-images-idx3-ubyte.gz", folder, stem),
+                  fmt::format("{}/{}-labels-idx1-ubyte.gz", folder, stem), d.classes, tar);
     }
+    add_prepared(tar, part, part == std::string_view("train") ? train : test, dataset);
   }
   // The official test part stays as it is; val comes out of the official training part.
-  std::vector<Item> train;
-  for (Item& item : items)
-    if (item.part == "train") train.push_back(std::move(item));
-  std::erase_if(items, [](const Item& item) { return item.part != "test"; });
   Definition inner = d;
   inner.test = 0;
   split_by_group(inner, train);
-  train.insert(train.end(), std::make_move_iterator(items.begin()), std::make_move_iterator(items.end()));
+  std::move(test.begin(), test.end(), std::back_inserter(train));
   return train;
 }
 
-std::vector<Item> collect(const Definition& d, std::vector<std::string>& faults) {
-  if (d.format == "idx") return collect_idx(d, faults);
-  auto items = collect_images(d, faults);
+std::vector<Item> collect_models(const Definition& d, Dataset& dataset) {
+  const std::string tar = fmt::format("{}/prepared/{}/{}x{}.tar", data_dir(), d.name, d.views, d.size);
+  if (!path_exists(tar)) {
+    const std::string folder = package_folder(d, d.roots[0]);
+    std::vector<std::string> catalogues;
+    for (const FoundFile& file : walk_folder(folder, dataset.faults, false))
+      if (lower_extension(file.relative) == "sh3f") catalogues.push_back(folder + "/" + file.relative);
+    prepare_models(catalogues, d.views, d.size, tar);
+  }
+  std::vector<Item> items;
+  add_prepared(tar, "models", items, dataset);
+  // models/LABEL/MODEL/VIEW: all views of a model stay together.
+  for (Item& item : items) item.record.group = item.record.key.substr(0, item.record.key.rfind('/'));
+  drop_small_classes(d, items);
+  split_by_group(d, items);
+  return items;
+}
+
+std::vector<Item> collect(const Definition& d, Dataset& dataset) {
+  if (d.format == "idx") return collect_idx(d, dataset);
+  if (d.format == "models") return collect_models(d, dataset);
+  auto items = collect_images(d, dataset.faults);
   if (d.label) {
     drop_small_classes(d, items);
     split_by_group(d, items);
@@ -421,7 +383,7 @@ std::optional<Dataset> open_named_dataset(const std::string& reference) {
                                         part, fmt::join(known, ", ")));
   const Definition definition = read_definition(name);
   DatasetBuilder builder(reference);
-  std::vector<Item> items = collect(definition, builder.dataset().faults);
+  std::vector<Item> items = collect(definition, builder.dataset());
   std::vector<std::string> classes;
   const bool labelled =
       std::any_of(items.begin(), items.end(), [](const Item& item) { return !item.label.empty(); });
@@ -434,7 +396,12 @@ std::optional<Dataset> open_named_dataset(const std::string& reference) {
   for (Item& item : items) {
     const bool wanted = part == "all" || item.part == part ||
                         (part == "trainval" && (item.part == "train" || item.part == "val"));
-    if (wanted) builder.add(std::move(item.record), labelled ? item.label : "");
+    if (!wanted) continue;
+    for (Sidecar& sidecar : item.sidecars) {
+      sidecar.record = static_cast<int64_t>(builder.dataset().records.size());
+      builder.dataset().sidecars.push_back(std::move(sidecar));
+    }
+    builder.add(std::move(item.record), labelled ? item.label : "");
   }
   // Class numbers are those of the whole set, so that its parts agree even when one lacks a class.
   std::vector<std::string> labels = builder.labels();
