@@ -24,6 +24,17 @@ bool copy_embedding(const CurateConfig& config) {
   return config.embeddings.empty() && config.embedding == "copy";
 }
 
+/// What the picture looks like: over white, as most programs show it, unless nothing can be seen there (a
+/// white glow); then over black.
+Image visible(Image image) {
+  constexpr float kFlat = 4;  // standard deviation in gray levels
+  if (image.channels != 4) return image;
+  Image light = composite(image, {255, 255, 255});
+  if (measure_quality(light).contrast >= kFlat) return light;
+  Image dark = composite(image, {0, 0, 0});
+  return measure_quality(dark).contrast >= kFlat ? dark : light;
+}
+
 uint8_t hex_value(char c) {
   return static_cast<uint8_t>(c >= 'a' ? c - 'a' + 10 : c - '0');
 }
@@ -185,6 +196,7 @@ MeasuredImage measure_record(const Record& record, const CurateConfig& config) {
   m.bytes = static_cast<int64_t>(bytes.size());
   m.sha256 = sha256(bytes);
   DecodeOptions options;
+  options.keep_alpha = true;
   options.limits.max_pixels = config.max_pixels;
   options.limits.max_bytes = config.max_bytes;
   Decoded decoded = decode_image(bytes, options);
@@ -194,9 +206,9 @@ MeasuredImage measure_record(const Record& record, const CurateConfig& config) {
   m.reason = reason_of(decoded.status);
   m.message = decoded.message;
   if (decoded.status != DecodeStatus::ok) return one;
-  m.quality = measure_quality(decoded.image);
-  m.phash = perceptual_hash(decoded.image);
-  one.image = std::move(decoded.image);
+  one.image = visible(std::move(decoded.image));
+  m.quality = measure_quality(one.image);
+  m.phash = perceptual_hash(one.image);
   return one;
 }
 

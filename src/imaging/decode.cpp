@@ -127,21 +127,6 @@ Image apply_orientation(const Image& image, int orientation) {
   return out;
 }
 
-Image composite(const Image& image, std::array<uint8_t, 3> background) {
-  Image out{image.width, image.height, 3, {}};
-  const size_t pixels = static_cast<size_t>(image.width * image.height);
-  out.pixels.resize(pixels * 3);
-  for (size_t i = 0; i < pixels; ++i) {
-    const uint8_t* p = image.pixels.data() + 4 * i;
-    const unsigned alpha = p[3];
-    for (size_t c = 0; c < 3; ++c) {
-      out.pixels[3 * i + c] =
-          static_cast<uint8_t>((alpha * p[c] + (255U - alpha) * background[c] + 127U) / 255U);
-    }
-  }
-  return out;
-}
-
 void finish(Decoded& out, const DecodeOptions& options, int orientation) {
   if (out.image.channels == 4 && !options.keep_alpha) out.image = composite(out.image, options.background);
   if (options.apply_orientation && orientation > 1) {
@@ -205,6 +190,21 @@ Sniffed sniff(Bytes bytes) {
 
 }  // namespace
 }  // namespace imaging
+
+Image composite(const Image& image, std::array<uint8_t, 3> background) {
+  Image out{image.width, image.height, 3, {}};
+  const size_t pixels = static_cast<size_t>(image.width * image.height);
+  out.pixels.resize(pixels * 3);
+  for (size_t i = 0; i < pixels; ++i) {
+    const uint8_t* p = image.pixels.data() + 4 * i;
+    const unsigned alpha = p[3];
+    for (size_t c = 0; c < 3; ++c) {
+      out.pixels[3 * i + c] =
+          static_cast<uint8_t>((alpha * p[c] + (255U - alpha) * background[c] + 127U) / 255U);
+    }
+  }
+  return out;
+}
 
 Decoded decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options) {
   Decoded out;

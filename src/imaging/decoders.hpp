@@ -30,8 +30,6 @@ void fail(Decoded& out, DecodeStatus status, std::string message);
 int exif_orientation(Bytes tiff);
 /// Turns the picture upright: EXIF's eight orientations.
 Image apply_orientation(const Image& image, int orientation);
-/// RGBA -> RGB over `background`, rounded.
-Image composite(const Image& image, std::array<uint8_t, 3> background);
 /// Orientation, alpha and the status `ok`; `out.image` holds 3 or 4 channels.
 void finish(Decoded& out, const DecodeOptions& options, int orientation);
 

@@ -72,6 +72,8 @@ enum class Resampling : uint8_t { bicubic, bilinear, box };
 /// torchvision Resize(shorter side) then CenterCrop.
 [[nodiscard]] Image resize_center_crop(const Image& image, int64_t resize_to, int64_t crop);
 [[nodiscard]] Image flip_horizontal(const Image& image);
+/// RGBA -> RGB over `background`, rounded.
+[[nodiscard]] Image composite(const Image& image, std::array<uint8_t, 3> background);
 /// Pads to a square with a colour (sprites).
 [[nodiscard]] Image pad_to_square(const Image& image, std::array<uint8_t, 3> colour);
 
