@@ -14,8 +14,6 @@ namespace dino::ops {
 namespace {
 
 constexpr int64_t kQueryTile = 9 * 6;  ///< most rows in a tile of queries
-constexpr float kLog2E = 1.44269504088896341f;
-constexpr float kLn2 = 0.693147180559945309f;
 
 inline int64_t padded(int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;

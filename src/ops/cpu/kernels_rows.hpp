@@ -220,8 +220,9 @@ inline float largest_of(const float* x, int64_t n) {
 inline float cross_entropy_row(float* logits, const float* targets, float inverse_temperature, bool gradient,
                                float factor, int64_t n) {
   const Floats tau = splat(inverse_temperature);
+  const Floats tau_base2 = splat(inverse_temperature * kLog2E);
   const Floats top = splat(largest_of(logits, n));
-  const auto shifted_exp = [=](Floats a) { return exp_of((a - top) * tau); };
+  const auto shifted_exp = [=](Floats a) { return exp2_of_negative((a - top) * tau_base2); };
   Floats total{}, mass{}, along{};
   const auto accumulate = [&](Floats a, Floats t) {
     total += shifted_exp(a);

@@ -32,7 +32,7 @@ using Halves [[gnu::vector_size(2 * kLanes)]] = uint16_t;
 #define DINO_INLINE [[gnu::always_inline]] inline
 
 DINO_INLINE Floats splat(float x) {
-  return Floats{} + x;
+  return x - Floats{};  // x - 0 is x for every x, so this compiles to the broadcast alone
 }
 
 DINO_INLINE Floats load(const float* p) {
@@ -165,6 +165,9 @@ DINO_INLINE void transpose_block(Floats (&rows)[kLanes]) {
 
 // ---- elementary functions. Polynomials: minimax fits (Lawson-weighted least squares) of our own.
 
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
+
 /// 2^x for x <= 0, relative error 1.2e-7; 0 below -127 (so -inf gives exactly 0).
 DINO_INLINE Floats exp2_of_negative(Floats x) {
   const Floats clamped = larger(splat(-127.0f), x);
@@ -185,7 +188,7 @@ DINO_INLINE Floats exp_of(Floats x) {
   const Floats low = splat(-87.33f);
   const Floats clamped = x < low ? low : x;
   const Floats bounded = clamped > 88.0f ? splat(88.0f) : clamped;
-  const Ints n = nearest(bounded * 1.44269504088896341f);
+  const Ints n = nearest(bounded * kLog2E);
   const Floats m = __builtin_convertvector(n, Floats);
   // ln 2 in two parts, so that r is exact to rounding
   const Floats r = fma(m, splat(2.12194440e-4f), fma(m, splat(-0.693359375f), clamped));
@@ -222,7 +225,7 @@ DINO_INLINE Normal normal_of(Floats x) {
   r = fma(r, s, splat(0.11943741142749786f));
   r = fma(r, s, splat(0.13991080224514008f));
   r = fma(r, s, splat(0.13961894810199738f));
-  const Floats e = exp2_of_negative((-0.5f * 1.44269504088896341f) * t * t);
+  const Floats e = exp2_of_negative((-0.5f * kLog2E) * t * t);
   const Floats tail = e * s * r;
   return {x > 0.0f ? 1.0f - tail : tail, e * 0.3989422804014327f};
 }
