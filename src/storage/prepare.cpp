@@ -22,6 +22,7 @@
 #include <string_view>
 
 #include "base/error.hpp"
+#include "base/log.hpp"
 #include "base/random.hpp"
 #include "storage/files.hpp"
 #include "storage/mesh.hpp"
@@ -107,6 +108,7 @@ void prepare_once(const std::string& out, const std::function<void(TarWriter&)>&
   const std::string temporary = fmt::format("{}.tmp.{}.{}", out, host.data(), ::getpid());
   try {
     if (!path_exists(out)) {
+      log::info(fmt::format("preparing {}: this is done once", out));
       TarWriter tar(temporary);
       fill(tar);
       tar.close();

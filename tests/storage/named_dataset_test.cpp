@@ -174,6 +174,78 @@ TEST_F(IdxDataset, BrokenFilesAreNamed) {
   fails_with(images, "size does not fit");
 }
 
+class ModelDataset : public NamedDataset {
+ protected:
+  /// Three categories of four cubes each, zipped as the furniture catalogues are. False when there is no zip.
+  bool make(const std::string& break_key = "") {
+    std::string catalogue = "# comment\r\nname=test\r\n";
+    const std::string tree = scratch_ / "tree";
+    for (int i = 1; i <= 12; ++i) {
+      const std::string n = "#" + std::to_string(i) + "=", name = "cube" + std::to_string(i);
+      scratch_.put(
+          "tree/m/" + name + ".obj",
+          "mtllib cube.mtl\nusemtl c\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 0 0 1\nv 1 0 1\nv 1 1 1\n"
+          "v 0 1 1\nf 1 2 3 4\nf 5 6 7 8\nf 1 2 6 5\nf 3 4 8 7\nf 2 3 7 6\nf 1 4 8 5\n");
+      catalogue += "id" + n + "Test#" + name + "\ncategory" + n + "Room " + std::to_string(i % 3) +
+                   "\nmodel" + n + "/m/" + name + ".obj\nwidth" + n + "50\ndepth" + n + "50\n" +
+                   (break_key == "height" ? "" : "height" + n + "100\n");
+    }
+    scratch_.put("tree/m/cube.mtl", "newmtl c\nKd 1 0 0\n");
+    if (break_key != "catalogue") scratch_.put("tree/PluginFurnitureCatalog.properties", catalogue);
+    if (break_key == "model") std::filesystem::remove(tree + "/m/cube3.obj");
+    package("shop/img/README", "");
+    define("shop", "format = models\nroot = shop:img\nviews = 2\nsize = 32\ntest = 0.25\n");
+    return std::system(("cd " + tree + " && zip -qr " + (scratch_ / "data/packages/shop/img/a.sh3f") + " .")
+                           .c_str()) == 0;
+  }
+};
+
+TEST_F(ModelDataset, RendersLabelledViewsWithDepthAndKeepsAModelInOnePart) {
+  if (!make()) GTEST_SKIP() << "no zip";
+  const Dataset all = open_dataset("shop");
+  ASSERT_EQ(all.records.size(), 24u);
+  EXPECT_EQ(all.classes, (std::vector<std::string>{"room_0", "room_1", "room_2"}));
+  const auto bytes = read_record(all.records[0]);
+  EXPECT_EQ(std::string(bytes.begin(), bytes.begin() + 13), "P6\n32 32\n255\n");
+  EXPECT_EQ(bytes.size(), 13u + 32 * 32 * 3);
+  EXPECT_EQ(all.records[0].extension, "ppm");
+  const Dataset train = open_dataset("shop/train"), test = open_dataset("shop/test");
+  EXPECT_EQ(train.records.size(), 18u);
+  ASSERT_EQ(test.records.size(), 6u);
+  for (const Record& a : train.records)
+    for (const Record& b : test.records) EXPECT_NE(a.group, b.group);
+  ASSERT_EQ(test.sidecars.size(), 6u);
+  for (size_t i = 0; i < 6; ++i) {
+    const Sidecar& depth = test.sidecars[i];
+    EXPECT_EQ(depth.extension, "depth");
+    EXPECT_EQ(depth.record, static_cast<int64_t>(i));
+    const auto map = read_bytes(depth.path, depth.offset, depth.size);
+    ASSERT_EQ(map.size(), 15u + 32 * 32 * 2);
+    EXPECT_EQ(std::string(map.begin(), map.begin() + 15), "P5\n32 32\n65535\n");
+    const size_t centre = 15 + 2 * (16 * 32 + 16);
+    const int millimetres = map[centre] << 8 | map[centre + 1];
+    // Radius sqrt(250^2 + 500^2 + 250^2) = 612, camera at 2.6 radii, the box within one radius of its centre.
+    EXPECT_GT(millimetres, 979);
+    EXPECT_LT(millimetres, 1592);
+    EXPECT_EQ(map[15] << 8 | map[16], 0);
+  }
+}
+
+TEST_F(ModelDataset, BrokenCataloguesAreNamed) {
+  for (const auto& [what, why] :
+       std::vector<std::pair<std::string, std::string>>{{"height", "has no height"},
+                                                        {"catalogue", "no PluginFurnitureCatalog"},
+                                                        {"model", "no file m/cube3.obj"}}) {
+    std::filesystem::remove_all(scratch_ / "tree");
+    std::filesystem::remove_all(scratch_ / "data");
+    if (!make(what)) GTEST_SKIP() << "no zip";
+    expect_error<DataError>([] { (void)open_dataset("shop"); }, "a.sh3f", why);
+  }
+  package("shop/img/a.sh3f", "not a zip");
+  expect_error<DataError>([] { (void)open_dataset("shop"); }, "a.sh3f");
+  EXPECT_FALSE(path_exists(scratch_ / "data/prepared/shop/2x32.tar"));
+}
+
 TEST_F(NamedDataset, SaysWhatIsMissingAndWhatToDo) {
   make_animals();
   define("far", "root = nowhere:img\n");
