@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The whole chain on real images: fetch, curate, pretrain, evaluate, report. Run again, it goes on where it stopped.
+#   run.sh [--short] [--output DIR]
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export DINO_SHARE=${DINO_SHARE:-$(cd "$here/.." && pwd)}
+short=
+output=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --short) short=1 ;;
+    --output) output=${2:?run.sh: error: missing value: --output: give a folder}; shift ;;
+    *) echo "run.sh: error: unknown option: $1: run.sh takes --short and --output DIR" >&2; exit 64 ;;
+  esac
+  shift
+done
+for bin in "$here/../../build/release/bin" "$here/../../../bin"; do
+  if [ -x "$bin/dino-jobs" ]; then PATH=$(cd "$bin" && pwd):$PATH; break; fi
+done
+command -v dino-jobs >/dev/null || { echo "run.sh: error: programs not found: dino-jobs: not built; run make build" >&2; exit 66; }
+
+export DINO_DEMO_SETS="demo-pool openclipart wesnoth-terrain wesnoth-units fashion-mnist sweethome3d-furniture icons"
+export DINO_DEMO_EVAL="fashion-mnist openclipart wesnoth-terrain wesnoth-units icons sweethome3d-furniture"
+export DINO_DEMO_CURATE="" DINO_DEMO_PRETRAIN=""
+name=demo
+if [ -n "$short" ]; then
+  # The same chain with fewer training steps and two evaluation sets, so that CI stays quick.
+  name=demo-short
+  DINO_DEMO_EVAL="openclipart sweethome3d-furniture"
+  DINO_DEMO_PRETRAIN="--steps 60 --warmup 10 --checkpoint-every 30"
+fi
+export DINO_DEMO_RUN=${output:-$PWD/runs/$name}
+mkdir -p "$DINO_DEMO_RUN"
+dino-jobs local "$here/chain.cfg" --ranks 2
+echo
+echo "report: $DINO_DEMO_RUN/report.html"
