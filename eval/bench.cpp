@@ -120,7 +120,7 @@ ExitCode run_bench(CommandContext& context, const BenchConfig& config) {
       {"peak_rss_bytes", memory},
       {"kernels", ops::describe_backend()}};
   if (!context.world.root()) return ExitCode::done;
-  log::info(fmt::format("{} images/s, {:.1f} of {:.1f} GFLOP/s that matrix products reach, {} resident",
+  log::info(fmt::format("{:.1f} images/s, {:.1f} of {:.1f} GFLOP/s that matrix products reach, {} resident",
                         result["images_per_second"].get<double>(), result["achieved_gflops"].get<double>(),
                         peak, human_bytes(memory)));
   if (context.common.json) fmt::print("{}\n", result.dump());

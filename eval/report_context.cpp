@@ -20,8 +20,53 @@ using report::escape;
 
 namespace {
 
-double marker_of(const HistogramData& h) {
-  return h.marker.value_or(std::numeric_limits<double>::quiet_NaN());
+/// Bars of doubling width: 2, 3-4, 5-8, ...
+std::string size_bars(const std::string& title, const SizeCounts& sizes, int64_t smallest) {
+  std::vector<report::Bar> bars;
+  int64_t largest = 0;
+  for (const auto& [size, count] : sizes) largest = std::max(largest, size);
+  for (int64_t low = smallest, high = smallest; low <= largest; low = high + 1, high *= 2) {
+    int64_t sum = 0;
+    for (const auto& [size, count] : sizes) sum += size >= low && size <= high ? count : 0;
+    bars.push_back({low == high ? std::to_string(low) : fmt::format("{} to {}", low, high),
+                    static_cast<double>(sum), ""});
+  }
+  return report::bar_plot(title, bars, true);
+}
+
+std::string similarity_plot(const SimilarityHistogram& h) {
+  std::vector<double> edges;
+  for (size_t i = 0; i <= h.counts.size(); ++i)
+    edges.push_back(h.low + (h.high - h.low) * static_cast<double>(i) / static_cast<double>(h.counts.size()));
+  return report::histogram("Similarity of near-duplicates to what stands for them", edges, h.counts, h.low,
+                           true);
+}
+
+std::string cluster_table(const CurationData& c) {
+  std::vector<std::vector<std::string>> rows;
+  const auto largest = [](const SizeCounts& sizes) {
+    int64_t most = 0;
+    for (const auto& [size, count] : sizes) most = std::max(most, size);
+    return report::with_commas(most);
+  };
+  for (size_t level = 0; level < c.clusters.size(); ++level)
+    rows.push_back({std::to_string(level + 1), report::with_commas(c.clusters[level].clusters),
+                    largest(c.clusters[level].before), largest(c.clusters[level].after)});
+  return rows.empty() ? ""
+                      : report::table({{"level", true},
+                                       {"clusters", true},
+                                       {"largest before balancing", true},
+                                       {"largest after", true}},
+                                      rows, "Clusters");
+}
+
+std::string leak_table(const CurationData& c) {
+  std::vector<std::vector<std::string>> rows;
+  for (const Leak& leak : c.leaks)
+    rows.push_back({escape(leak.key), escape(leak.excluded), fmt::format("{:.3f}", leak.similarity)});
+  return rows.empty() ? ""
+                      : "<details><summary>Images dropped because an evaluation set has them</summary>" +
+                            report::table({{"image"}, {"like"}, {"similarity", true}}, rows) + "</details>\n";
 }
 
 std::string duplicate_groups(const CurationData& c) {
@@ -30,10 +75,10 @@ std::string duplicate_groups(const CurationData& c) {
     std::vector<report::Picture> pictures;
     for (const DuplicateGroup::Member& m : group.members) {
       if (m.image.width == 0) continue;
-      pictures.push_back({m.image,
-                          fmt::format("{}{}, {:.3f}", m.kept ? "kept: " : "",
-                                      m.key.substr(m.key.rfind('/') + 1), m.similarity),
-                          m.kept ? "kept" : "dropped"});
+      pictures.push_back(
+          {m.image,
+           m.key.substr(m.key.rfind('/') + 1) + (m.kept ? ", kept" : fmt::format(", {:.3f}", m.similarity)),
+           m.kept ? "kept" : "dropped"});
     }
     if (!pictures.empty())
       out += fmt::format("<div class=\"strip\"><p class=\"note\">group of {}{}</p>{}</div>\n", group.size,
@@ -97,7 +142,12 @@ std::string curation_html(const CurationData& c) {
   std::string out = "<div class=\"figures\">";
   if (!c.stages.empty()) {
     std::vector<report::FunnelStage> stages;
-    for (const CurationStage& s : c.stages) stages.push_back({s.name, s.remaining, s.dropped});
+    stages.push_back({"input", c.records, 0});
+    for (const CurationStage& s : c.stages) {
+      int64_t lost = 0;
+      for (const auto& [reason, count] : s.dropped) lost += count;
+      stages.push_back({s.name, s.remaining, lost});
+    }
     out += report::funnel(stages);
   }
   std::vector<report::Bar> bars;
@@ -105,18 +155,14 @@ std::string curation_html(const CurationData& c) {
   std::stable_sort(bars.begin(), bars.end(),
                    [](const report::Bar& a, const report::Bar& b) { return a.value > b.value; });
   out += report::bar_plot("Why images were dropped", bars, false);
-  if (!c.group_sizes.counts.empty())
-    out += report::histogram("Sizes of duplicate groups", c.group_sizes.edges, c.group_sizes.counts,
-                             marker_of(c.group_sizes), true);
-  if (!c.similarities.counts.empty())
-    out += report::histogram("Similarity of proposed pairs", c.similarities.edges, c.similarities.counts,
-                             marker_of(c.similarities), true);
+  if (!c.group_sizes.empty()) out += size_bars("Sizes of duplicate groups", c.group_sizes, 2);
+  if (!c.similarities.counts.empty()) out += similarity_plot(c.similarities);
   out += "</div>\n";
   out +=
       fmt::format("<p class=\"note\">{} records, {} kept, {} samples after balancing, {} shard(s), {}.</p>\n",
                   report::with_commas(c.records), report::with_commas(c.kept),
                   report::with_commas(c.selected), c.shards, human_bytes(c.shard_bytes));
-  return out + duplicate_groups(c);
+  return out + cluster_table(c) + leak_table(c) + duplicate_groups(c);
 }
 
 std::string pictures_html(const ReportInput& input) {

@@ -22,53 +22,65 @@ Json parse_file(const std::string& path) {
   return json;
 }
 
-HistogramData histogram_of(const Json& json, const char* name) {
-  HistogramData h;
-  if (!json.contains(name) || !json[name].is_object()) return h;
-  const Json& part = json[name];
-  h.edges = part.value("edges", std::vector<double>{});
-  h.counts = part.value("counts", std::vector<int64_t>{});
-  if (part.contains("threshold") && part["threshold"].is_number()) h.marker = part["threshold"].get<double>();
-  return h;
+SizeCounts sizes_of(const Json& list) {
+  SizeCounts sizes;
+  for (const Json& entry : list)
+    sizes.emplace_back(entry.at("size").get<int64_t>(), entry.at("count").get<int64_t>());
+  return sizes;
 }
 
 void read_funnel(const std::string& path, CurationData& data) {
   const Json json = parse_file(path);
-  for (const Json& stage : json.value("stages", Json::array()))
-    data.stages.push_back(
-        {stage.value("name", ""), stage.value("remaining", int64_t{0}), stage.value("dropped", int64_t{0})});
-  data.group_sizes = histogram_of(json, "group_sizes");
-  data.similarities = histogram_of(json, "similarities");
+  for (const Json& stage : json.at("stages"))
+    data.stages.push_back({stage.at("stage").get<std::string>(), stage.at("out").get<int64_t>(),
+                           stage.at("dropped").get<std::map<std::string, int64_t>>()});
+  data.group_sizes = sizes_of(json.value("duplicate_group_sizes", Json::array()));
+  if (json.contains("similarity")) {
+    const Json& part = json["similarity"];
+    data.similarities = {part.at("low").get<double>(), part.at("high").get<double>(),
+                         part.at("counts").get<std::vector<int64_t>>()};
+  }
+  for (const Json& level : json.value("clusters", Json::array()))
+    data.clusters.push_back(
+        {level.at("clusters").get<int64_t>(), sizes_of(level.at("before")), sizes_of(level.at("after"))});
 }
 
-Image thumbnail(const Json& member) {
+Image thumbnail(const Json& picture) {
   Record record;
-  record.path = member.value("path", "");
-  record.offset = member.value("offset", int64_t{0});
-  record.size = member.value("size", int64_t{-1});
+  record.path = picture.value("path", "");
+  record.offset = picture.value("offset", int64_t{0});
+  record.size = picture.value("bytes", int64_t{-1});
   try {
-    Decoded decoded = decode_image(read_record(record));
+    const Decoded decoded = decode_image(read_record(record));
     return decoded.status == DecodeStatus::ok ? fit(decoded.image, 96) : Image{0, 0, 3, {}};
   } catch (const Error&) {
     return {0, 0, 3, {}};  // a moved source image leaves a gap in the gallery, not a failed report
   }
 }
 
+DuplicateGroup::Member member_of(const Json& picture) {
+  return {picture.at("key").get<std::string>(), picture.value("similarity", 1.0),
+          picture.value("reason", "") == "kept", thumbnail(picture)};
+}
+
 void read_galleries(const std::string& path, CurationData& data) {
-  constexpr size_t kGroups = 12, kMembers = 12;
+  constexpr size_t kGroups = 12, kMembers = 11, kLeaks = 50;
   const Json json = parse_file(path);
-  for (const Json& group : json.value("groups", Json::array())) {
+  for (const Json& group : json.value("duplicates", Json::array())) {
     if (data.groups.size() == kGroups) break;
     DuplicateGroup out;
-    const Json members = group.value("members", Json::array());
-    out.size = group.value("size", static_cast<int64_t>(members.size()));
-    for (const Json& member : members) {
-      if (out.members.size() == kMembers) break;
-      out.members.push_back({member.value("key", ""), member.value("similarity", 1.0),
-                             member.value("kept", false), thumbnail(member)});
-    }
+    out.size = group.at("size").get<int64_t>();
+    out.members.push_back(member_of(group.at("representative")));
+    for (const Json& member : group.at("members"))
+      if (out.members.size() <= kMembers) out.members.push_back(member_of(member));
     data.groups.push_back(std::move(out));
   }
+  for (const Json& leak : json.value("leaks", Json::array()))
+    if (data.leaks.size() < kLeaks)
+      data.leaks.push_back({leak.at("key").get<std::string>(),
+                            leak.at("excluded").is_string() ? leak.at("excluded").get<std::string>()
+                                                            : leak.at("excluded").dump(),
+                            leak.value("similarity", 0.0)});
 }
 
 }  // namespace

@@ -41,12 +41,13 @@ struct TrainingRun {
 /// One curation: OUT/manifest.json, funnel.json, galleries.json.
 struct CurationStage {
   std::string name;
-  int64_t remaining = 0, dropped = 0;
+  int64_t remaining = 0;
+  std::map<std::string, int64_t> dropped;  ///< by reason
 };
-struct HistogramData {
-  std::vector<double> edges;
+using SizeCounts = std::vector<std::pair<int64_t, int64_t>>;  ///< size -> how many
+struct SimilarityHistogram {
+  double low = 0, high = 1;
   std::vector<int64_t> counts;
-  std::optional<double> marker;
 };
 struct DuplicateGroup {
   struct Member {
@@ -56,15 +57,26 @@ struct DuplicateGroup {
     Image image;  ///< empty when it could not be read
   };
   int64_t size = 0;
-  std::vector<Member> members;
+  std::vector<Member> members;  ///< the representative first
+};
+struct ClusterLevel {
+  int64_t clusters = 0;
+  SizeCounts before, after;  ///< sizes of clusters before and after balancing
+};
+struct Leak {
+  std::string key, excluded;
+  double similarity = 0;
 };
 struct CurationData {
   std::string folder, manifest_json;
   int64_t records = 0, kept = 0, selected = 0, shards = 0, shard_bytes = 0;
   std::map<std::string, int64_t> dropped;
   std::vector<CurationStage> stages;
-  HistogramData group_sizes, similarities;
+  SizeCounts group_sizes;
+  SimilarityHistogram similarities;
+  std::vector<ClusterLevel> clusters;
   std::vector<DuplicateGroup> groups;
+  std::vector<Leak> leaks;
 };
 /// MissingInputError without manifest.json.
 [[nodiscard]] CurationData read_curation(const std::string& folder);

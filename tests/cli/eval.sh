@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# dino-eval as a user drives it: features at several rank counts, probes, pictures, the report, and faults.
+# shellcheck source=tests/cli/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+export OMP_NUM_THREADS=1
+
+"$DINO_PYTHON" - data <<'PY'
+import os, random, struct, sys, zlib
+root = sys.argv[1]
+random.seed(1)
+def png(path, w, h, f, alpha=False):
+    raw = b''.join(b'\0' + bytes(v for x in range(w) for v in f(x, y)) for y in range(h))
+    def chunk(t, d): return struct.pack('>I', len(d)) + t + d + struct.pack('>I', zlib.crc32(t + d))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, 'wb') as out:
+        out.write(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 6 if alpha else 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b''))
+kinds = {'stripes': lambda x, y, p: (x + p) // 4 % 2, 'rows': lambda x, y, p: (y + p) // 4 % 2, 'checks': lambda x, y, p: ((x + p) // 4 + y // 4) % 2}
+for part, count in (('train', 12), ('test', 7)):
+    for kind, g in kinds.items():
+        for i in range(count):
+            p, a, b = random.randrange(8), [random.randrange(80) for _ in range(3)], [random.randrange(150, 256) for _ in range(3)]
+            png(f'{root}/{part}/{kind}/{i:02}.png', 40, 36, lambda x, y: b if g(x, y, p) else a)
+    for i in range(count):
+        cx, cy, r = random.randrange(14, 26), random.randrange(14, 26), random.randrange(8, 13)
+        c = [random.randrange(256) for _ in range(3)]
+        png(f'{root}/cutouts/{part}/{i:02}.png', 40, 40, lambda x, y: c + [255 if (x - cx)**2 + (y - cy)**2 < r * r else 0], True)
+with open(f'{root}/test/rows/broken.png', 'wb') as out: out.write(b'\x89PNG\r\n\x1a\nnot really')
+os.makedirs(f'{root}/broken'); open(f'{root}/broken/x.png', 'wb').write(b'nothing')
+PY
+
+# -- features: the same bytes at 1, 2 and 3 ranks, a faulty image left out and listed
+common=(features --weights random:vit_micro --size 32 --tokens both --layers 2 --batch 5)
+expect 0 "36 rows, 0 skipped" dino-eval "${common[@]}" --data data/train --output train.h5
+for n in 1 2 3; do
+  ranks "$n" dino-eval "${common[@]}" --data data/test --store-patches --output "test$n.h5" 2>features.log || { fail "features at $n ranks"; cat features.log; }
+  cmp test1.h5 "test$n.h5" && ok "features at $n ranks equal those at 1"
+done
+grep -q "skipped rows/broken" features.log && ok "the faulty image is named" || fail "the faulty image is not named"
+"$DINO_PYTHON" - <<'PY' || fail "the feature file does not hold what the interface says"
+import h5py, numpy as np
+f = h5py.File('test1.h5')
+assert f['features'].shape == (21, 3 * 64) and f['features'].dtype == np.float32, f['features']
+assert f['patches'].shape == (21, 16, 64)
+assert np.allclose(f['patches'][:].mean(1), f['features'][:, 128:], atol=1e-5)
+assert f['labels'].dtype == np.int32 and sorted(set(f['labels'][:])) == [0, 1, 2]
+classes = [c.decode() if isinstance(c, bytes) else c for c in f.attrs['classes']]
+assert classes == ['checks', 'rows', 'stripes'], classes
+assert f['keys'][0].startswith(b'checks/') and len(f['skipped/keys']) == 1
+assert np.isfinite(f['features'][:]).all() and f['features'][:].std() > 0.1
+PY
+
+# -- probes: a row per k, kept the second time, the same numbers at two ranks
+expect 0 "" dino-eval knn --train train.h5 --test test1.h5 --k 1,5 --output R
+expect 0 "kept as it is" dino-eval knn --train train.h5 --test test1.h5 --k 1,5 --output R
+expect 0 "" dino-eval linear --train train.h5 --test test1.h5 --lr 0.01,0.1 --output R
+ranks 2 dino-eval knn --train train.h5 --test test1.h5 --k 1,5 --output R2 2>/dev/null || fail "knn at 2 ranks"
+ranks 2 dino-eval linear --train train.h5 --test test1.h5 --lr 0.01,0.1 --output R2 2>/dev/null || fail "linear at 2 ranks"
+"$DINO_PYTHON" - <<'PY' || fail "results.jsonl"
+import json
+fields = 'task dataset model metric value low high n card card_hash seconds'.split()
+one, two = ([json.loads(line) for line in open(f'{d}/results.jsonl')] for d in ('R', 'R2'))
+assert len(one) == len(two) == 3, (len(one), len(two))
+for a, b in zip(one, two):
+    assert all(f in a for f in fields), a
+    assert {f: a[f] for f in fields if f != 'seconds'} == {f: b[f] for f in fields if f != 'seconds'}
+    assert a['model'] == 'random-weights' and a['n'] == 21 and a['low'] <= a['value'] <= a['high']
+assert 'oracle' in one[2] and one[2]['task'] == 'linear'
+PY
+for part in train test; do
+  expect 0 "" dino-eval features --weights raw-pixels --data data/$part --size 32 --tokens both --layers 2 --output raw_$part.h5
+done
+expect 0 "" dino-eval knn --train raw_train.h5 --test raw_test.h5 --k 1,5 --output R
+"$DINO_PYTHON" -c "
+import json
+rows = [json.loads(line) for line in open('R/results.jsonl')]
+assert {r['card_hash'] for r in rows if r['model'] == 'raw-pixels'} <= {r['card_hash'] for r in rows if r['model'] == 'random-weights'}" || fail "the floor has another card than the model"
+
+# -- segmentation and pictures
+expect 0 "segment" dino-eval segment --weights random:vit_micro --train data/cutouts/train --test data/cutouts/test --size 32 --output R
+expect 65 "no image with a partly transparent alpha channel" dino-eval segment --weights raw-pixels --patch 8 --train data/train --test data/test --size 32 --output R
+expect 0 "three components" dino-eval pca --weights random:vit_micro --data data/test --size 32 --images 3 --output R
+expect 0 "strips" dino-eval attention --weights random:vit_micro --data data/test --size 32 --images 2 --output R
+expect 64 "has no attention" dino-eval attention --weights raw-pixels --data data/test --size 32 --output R
+
+# -- the report: four files, self-contained, the same bytes twice
+expect 0 "" dino-eval report R R2 --output report.html
+cp report.html first.html
+expect 0 "" dino-eval report R R2 --output report.html
+cmp first.html report.html && ok "the report has the same bytes twice" || fail "the report is not deterministic"
+for file in report.md report.csv report.jsonl; do [ -s "$file" ] || fail "no $file"; done
+grep -qE '(src|href)="https?:' report.html && fail "the report loads something from the network" || ok "the report is self-contained"
+"$DINO_PYTHON" - <<'PY' || fail "the embedded data"
+import html.parser, json
+class Parser(html.parser.HTMLParser):
+    inside, text = False, ''
+    def handle_starttag(self, tag, attrs): self.inside = tag == 'script' and ('id', 'results-json') in attrs
+    def handle_endtag(self, tag): self.inside = False
+    def handle_data(self, data): self.text += data if self.inside else ''
+p = Parser(); p.feed(open('report.html').read())
+assert len(json.loads(p.text)) == len(open('report.jsonl').readlines()) == 6, p.text[:200]
+PY
+dino-eval bench --preset vit_micro --size 32 --batch 4 --repeats 2 --mixed-sizes --json 2>/dev/null | "$DINO_PYTHON" -c "
+import json, sys
+r = json.load(sys.stdin)
+assert all(r[k] > 0 for k in ('images_per_second', 'achieved_gflops', 'gemm_peak_gflops', 'peak_rss_bytes')), r" || fail "bench --json"
+
+# -- faults
+expect 64 "is not a multiple of the patch side 8; use 32 or 40" dino-eval features --weights random:vit_micro --data data/test --size 33 --output x.h5
+expect 64 "--layers 9" dino-eval features --weights random:vit_micro --data data/test --size 32 --layers 9 --output x.h5
+expect 64 "" dino-eval features --weights random:vit_nothing --data data/test --size 32 --output x.h5
+expect 64 "is not a colour" dino-eval features --weights raw-pixels --data data/test --background red --output x.h5
+expect 64 "--output" dino-eval knn --train train.h5 --test test1.h5
+expect 64 "must end in .html" dino-eval report R --output report.pdf
+expect 66 "" dino-eval features --weights /no/such/weights --data data/test --output x.h5
+expect 66 "" dino-eval knn --train none.h5 --test test1.h5 --output R
+expect 66 "has neither results.jsonl nor pictures/" dino-eval report data --output x.html
+expect 65 "none of 1 images could be decoded" dino-eval features --weights raw-pixels --data data/broken --size 32 --output x.h5
+expect 65 "" dino-eval knn --train report.html --test test1.h5 --output R
+expect 64 "made by different models" dino-eval knn --train raw_train.h5 --test test1.h5 --output R
+printf '{"task":"knn"}\n' >R2/results.jsonl
+expect 65 "results.jsonl:1" dino-eval report R2 --output x.html
+[ -e x.h5 ] && fail "a failed run left x.h5 behind" || ok "failed runs leave no feature file"
+finish

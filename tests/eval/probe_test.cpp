@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.hpp"
+#include "composite.hpp"
+#include "eval/temporary.hpp"
+#include "features.hpp"
+#include "linear_head.hpp"
+#include "probe.hpp"
+#include "segment_head.hpp"
+
+namespace dino::eval {
+namespace {
+
+/// Two blobs per class around class centres; columns: `layers` class tokens of width 3 and a mean of width 3.
+void write_set(const std::string& path, int64_t rows, int64_t layers, bool mean, const std::string& model,
+               uint64_t seed, const std::vector<std::string>& classes = {"a", "b", "c"}) {
+  FeatureSet set;
+  set.data = "made up " + std::to_string(seed);
+  set.model = {model, "w"};
+  set.protocol.layers = layers;
+  set.protocol.tokens = mean ? "both" : "cls";
+  set.columns = {3, layers, mean ? 3 : 0};
+  set.rows = rows;
+  set.classes = classes;
+  Random random(seed, Stream::test, 0);
+  std::vector<float> x;
+  for (int64_t i = 0; i < rows; ++i) {
+    const auto label = static_cast<int32_t>(i % 3);
+    set.labels.push_back(i % 11 == 10 ? -1 : label);
+    set.keys.push_back("k" + std::to_string(seed) + "_" + std::to_string(i));
+    set.groups.push_back("");
+    for (int64_t c = 0; c < set.columns.width(); ++c)
+      x.push_back(static_cast<float>((c % 3 == label ? 2.0 : 0.0) + 0.3 * random.normal()));
+  }
+  Hdf5File file = Hdf5File::create(path);
+  file.write("/features", view_of(x.data(), {rows, set.columns.width()}));
+  file.write("/labels", view_of(set.labels.data(), {rows}));
+  file.write_strings("/keys", set.keys);
+  write_feature_attributes(file, set);
+  file.close();
+}
+
+TEST(Features, SelectColumnsCountsBlocksFromTheLast) {
+  FeatureSet set;
+  set.columns = {2, 3, 1};
+  set.rows = 1;
+  set.features = {1, 2, 3, 4, 5, 6, 7};
+  EXPECT_EQ(select_columns(set, 1, false), (std::vector<float>{5, 6}));
+  EXPECT_EQ(select_columns(set, 2, true), (std::vector<float>{3, 4, 5, 6, 7}));
+  EXPECT_EQ(select_columns(set, 0, true), (std::vector<float>{7}));
+}
+
+TEST(Features, SplitsKeepGroupsAndShares) {
+  int64_t test = 0;
+  for (int i = 0; i < 4000; ++i) {
+    Record a, b;
+    a.key = "x" + std::to_string(i);
+    b.key = "y" + std::to_string(i);
+    a.group = b.group = "group" + std::to_string(i);
+    EXPECT_EQ(in_split(a, "test", 0.25), in_split(b, "test", 0.25));
+    EXPECT_NE(in_split(a, "test", 0.25), in_split(a, "train", 0.25));
+    EXPECT_TRUE(in_split(a, "all", 0.25));
+    test += in_split(a, "test", 0.25) ? 1 : 0;
+  }
+  EXPECT_NEAR(static_cast<double>(test), 1000, 100);
+}
+
+TEST(Features, BrokenFilesAreNamed) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "f.h5";
+  put(path, "text");
+  EXPECT_THROW((void)read_features(path), DataError);
+  EXPECT_THROW((void)read_features(folder / "none.h5"), MissingInputError);
+  {
+    Hdf5File file = Hdf5File::create(path);
+    const std::vector<float> x = {1, 2};
+    file.write("/features", view_of(x.data(), {2, 1}));
+    file.close();
+  }
+  EXPECT_NE(message_of<DataError>([&] { (void)read_features(path); }).find("has no dataset /labels"),
+            std::string::npos);
+  write_set(path, 9, 1, false, "m", 1, {"a"});
+  EXPECT_NE(message_of<DataError>([&] { (void)read_features(path); }).find("of 1 classes"),
+            std::string::npos);
+}
+
+TEST(Knn, AppendsARowPerKAndSkipsThemTheSecondTime) {
+  const TemporaryFolder folder;
+  write_set(folder / "train.h5", 66, 1, false, "m", 1);
+  write_set(folder / "test.h5", 44, 1, false, "m", 2);
+  KnnConfig config;
+  config.input.train = folder / "train.h5";
+  config.input.test = folder / "test.h5";
+  config.k = {1, 5};
+  const Communicator self = Communicator::self();
+  EXPECT_EQ(run_knn(self, config, folder / "R").size(), 2U);
+  (void)run_knn(self, config, folder / "R");
+  const auto rows = read_results(folder / "R/results.jsonl");
+  ASSERT_EQ(rows.size(), 2U);
+  for (const ResultRow& r : rows) {
+    EXPECT_EQ(r.estimate.n, 40);  // unlabelled rows do not count
+    EXPECT_GT(r.estimate.value, 0.9);
+    EXPECT_EQ(read_predictions(folder / ("R/" + r.predictions)).keys.size(), 40U);
+  }
+  EXPECT_NE(rows[0].card_hash, rows[1].card_hash);
+  config.k = {67};
+  EXPECT_THROW((void)run_knn(self, config, folder / "R"), UsageError);
+}
+
+TEST(Knn, TheCardDoesNotDependOnTheModel) {
+  const TemporaryFolder folder;
+  for (const char* model : {"m", "raw-pixels"}) {
+    KnnConfig config;
+    config.input.train = folder / (std::string(model) + "1.h5");
+    config.input.test = folder / (std::string(model) + "2.h5");
+    write_set(config.input.train, 66, 1, false, model, 1);
+    write_set(config.input.test, 44, 1, false, model, 2);
+    config.k = {5};
+    (void)run_knn(Communicator::self(), config, folder / "R");
+  }
+  const auto rows = read_results(folder / "R/results.jsonl");
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].card_hash, rows[1].card_hash);
+}
+
+TEST(Probes, FilesOfDifferentModelsDoNotMix) {
+  const TemporaryFolder folder;
+  write_set(folder / "a.h5", 30, 1, false, "m", 1);
+  write_set(folder / "b.h5", 30, 1, false, "other", 2);
+  write_set(folder / "c.h5", 30, 2, false, "m", 2);
+  EXPECT_NE(message_of<UsageError>([&] {
+              (void)read_pair({folder / "a.h5", folder / "b.h5", "", false, 0});
+            }).find("made by different models"),
+            std::string::npos);
+  EXPECT_NE(message_of<UsageError>([&] {
+              (void)read_pair({folder / "a.h5", folder / "c.h5", "", false, 0});
+            }).find("different protocols"),
+            std::string::npos);
+}
+
+TEST(Probes, AClassThatTrainingLacksCountsAsAnError) {
+  const TemporaryFolder folder;
+  write_set(folder / "a.h5", 33, 1, false, "m", 1);
+  write_set(folder / "b.h5", 33, 1, false, "m", 2, {"a", "b", "new"});
+  const LabelledPair pair = read_pair({folder / "a.h5", folder / "b.h5", "", false, 0});
+  EXPECT_EQ(pair.test_rows.size(), 30U);
+  EXPECT_EQ(pair.test_labels[2], kUnknownClass);
+  EXPECT_EQ(pair.test_labels[1], 1);
+}
+
+TEST(Linear, LearnsAndReportsTheOracleApart) {
+  const TemporaryFolder folder;
+  write_set(folder / "train.h5", 330, 2, true, "m", 1);
+  write_set(folder / "test.h5", 110, 2, true, "m", 2);
+  LinearConfig config;
+  config.input.train = folder / "train.h5";
+  config.input.test = folder / "test.h5";
+  config.lr = {1e-4, 0.5};
+  config.batch = 32;
+  (void)run_linear(Communicator::self(), config, folder / "R");
+  (void)run_linear(Communicator::self(), config, folder / "R");
+  const auto rows = read_results(folder / "R/results.jsonl");
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_GT(rows[0].estimate.value, 0.9);
+  ASSERT_TRUE(rows[0].oracle.has_value());
+  EXPECT_GE(*rows[0].oracle, rows[0].estimate.value);
+}
+
+TEST(Linear, AHeadThatCannotLearnStaysAtChance) {
+  std::vector<float> x(300 * 2, 1.0F);
+  std::vector<int32_t> labels;
+  std::vector<int64_t> rows;
+  for (int i = 0; i < 300; ++i) labels.push_back(i % 3), rows.push_back(i);
+  LinearHead head(2, 3, 0);
+  head.fit(x.data(), labels, rows, {0.1, 5, 30, 0});
+  EXPECT_NEAR(head.accuracy(x.data(), rows, labels), 1.0 / 3, 1e-9);
+}
+
+TEST(Segment, UpsamplingIsBilinearWithHalfPixelCentres) {
+  const std::vector<float> up = upsample({0, 1, 0, 1}, 2, 4);
+  for (int64_t y = 0; y < 4; ++y) {
+    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4)], 0.0F);
+    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4 + 1)], 0.25F);
+    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4 + 2)], 0.75F);
+    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4 + 3)], 1.0F);
+  }
+}
+
+TEST(Segment, TheHeadFindsThePatchesThatDiffer) {
+  // 4 x 4 patches; column 0 of the features tells the foreground, the others are noise.
+  const int64_t images = 24, grid = 4, size = 16, width = 5;
+  Random random(1, Stream::test, 9);
+  std::vector<float> patches;
+  std::vector<uint8_t> masks;
+  for (int64_t i = 0; i < images; ++i) {
+    std::vector<uint8_t> cells;
+    for (int64_t p = 0; p < grid * grid; ++p) cells.push_back(random.bernoulli(0.4) ? 1 : 0);
+    for (const uint8_t c : cells)
+      for (int64_t d = 0; d < width; ++d)
+        patches.push_back(static_cast<float>(d == 0 ? 100 + 20 * c + random.normal() : random.normal()));
+    for (int64_t y = 0; y < size; ++y)
+      for (int64_t x = 0; x < size; ++x) masks.push_back(cells[static_cast<size_t>(y / 4 * grid + x / 4)]);
+  }
+  SegmentHead head(width);
+  head.fit(patches, masks, grid, size, {0.05, 60, 8, 0});
+  int64_t right = 0;
+  for (int64_t i = 0; i < images; ++i) {
+    const auto predicted = head.segment(patches.data() + i * grid * grid * width, grid, size);
+    for (int64_t p = 0; p < size * size; ++p)
+      right += predicted[static_cast<size_t>(p)] == masks[static_cast<size_t>(i * size * size + p)] ? 1 : 0;
+  }
+  // Bilinear logits blur the borders of single patches; everything else must be right.
+  EXPECT_GT(static_cast<double>(right) / static_cast<double>(images * size * size), 0.85);
+}
+
+TEST(Composite, BlendsByAlphaAndRefusesWhatHasNoObject) {
+  Image rgba{4, 2, 4, std::vector<uint8_t>(32)};
+  for (int64_t x = 0; x < 4; ++x)
+    for (int64_t y = 0; y < 2; ++y) {
+      uint8_t* p = rgba.at(x, y);
+      p[0] = 200, p[1] = 100, p[2] = 50, p[3] = x < 2 ? 255 : 0;
+    }
+  Random random(0, Stream::render, 1), again(0, Stream::render, 1);
+  const Composite c = composite_on_background(rgba, 4, random);
+  EXPECT_EQ(c.fault, "");
+  // Padded to 4 x 4: the object is rows 1 and 2, columns 0 and 1.
+  EXPECT_EQ(c.mask, (std::vector<uint8_t>{0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(c.image.at(0, 1)[0], 200);
+  EXPECT_EQ(c.image.at(1, 2)[2], 50);
+  EXPECT_EQ(c.image.at(3, 3)[0], draw_background(4, again).at(3, 3)[0]);
+  Image opaque = rgba;
+  for (int64_t x = 0; x < 4; ++x)
+    for (int64_t y = 0; y < 2; ++y) opaque.at(x, y)[3] = 0;
+  EXPECT_EQ(composite_on_background(opaque, 4, random).fault, "is fully transparent");
+  EXPECT_EQ(composite_on_background(Image{2, 2, 3, std::vector<uint8_t>(12)}, 4, random).fault,
+            "has no alpha channel");
+}
+
+TEST(Options, ColoursAreChecked) {
+  EXPECT_EQ(parse_colour("1,2,255", "--background"), (std::array<uint8_t, 3>{1, 2, 255}));
+  for (const char* bad : {"", "1,2", "1,2,256", "1,2,3,4", "a,b,c", "1,2,3x"})
+    EXPECT_THROW((void)parse_colour(bad, "--background"), UsageError) << bad;
+}
+
+}  // namespace
+}  // namespace dino::eval

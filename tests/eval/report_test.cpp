@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// The report from a small store that is written here.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.hpp"
+#include "eval/temporary.hpp"
+#include "report/markup.hpp"
+#include "report_parts.hpp"
+#include "storage/files.hpp"
+
+namespace dino::eval {
+namespace {
+
+using report::external_reference;
+using report::markup_fault;
+
+ResultRow row(const std::string& model, int64_t right, int64_t k = 20, const std::string& task = "knn",
+              int64_t shared = 0) {
+  ResultRow r;
+  Card card;
+  card.set("k", k).set("shared_keys", shared).set("train", Card().set("data", "<i>set</i>"));
+  r.task = task;
+  r.dataset = "birds <b>";
+  r.model = model;
+  r.metric = "top1";
+  r.estimate = wilson(right, 1000);
+  r.card = card.json();
+  r.card_hash = card.hash();
+  return r;
+}
+
+Image picture() {
+  return {8, 8, 3, std::vector<uint8_t>(192, 90)};
+}
+
+/// A run whose information and usage go from a to b.
+std::string metrics(double a, double b) {
+  std::string text =
+      "{\"event\":\"start\",\"step\":0,\"ln_k\":6.238,\"prototypes\":512,\"steps\":100,\"preset\":\"vit_"
+      "demo\"}\n";
+  for (int s = 1; s <= 100; ++s) {
+    const double t = (s - 1) / 99.0, v = a + (b - a) * t;
+    text += "{\"step\":" + std::to_string(s) + ",\"loss\":" + (s == 50 ? "null" : "5.0") +
+            ",\"loss_dino_global\":6.0,\"information\":" + std::to_string(v) +
+            ",\"prototype_usage\":" + std::to_string(v / 2) + ",\"grad_norm_backbone\":1.5}\n";
+  }
+  return text +
+         "{\"event\":\"knn\",\"step\":100,\"accuracy\":0.5}\n{\"event\":\"skip\",\"step\":50}\n{\"step\":101,"
+         "\"lo";
+}
+
+class ReportTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ResultStore store(folder.path());
+    for (const auto& [model, right] : std::vector<std::pair<std::string, int64_t>>{
+             {"raw-pixels", 900}, {"random-weights", 500}, {"run/step_<9>", 700}}) {
+      ResultRow r = row(model, right);
+      r.predictions = predictions_name(r);
+      Predictions p;
+      p.classes = {"cat", "dog & co"};
+      for (int64_t i = 0; i < 1000; ++i) {
+        p.keys.push_back(std::to_string(i));
+        p.labels.push_back(static_cast<int32_t>(i % 2));
+        p.predicted.push_back(static_cast<int32_t>(i < right ? i % 2 : 1 - i % 2));
+      }
+      write_predictions(folder / r.predictions, p);
+      store.add(r, false);
+      store.add(row(model, right - 10, 5), false);
+      store.add(row(model, right - 20, 10), false);
+    }
+    PictureSet set(folder.path(), "pca", row("run/step_<9>", 700));
+    set.begin_strip("strip & title");
+    set.add(picture(), "first <picture>", "good");
+    set.commit();
+    make_folders(folder / "run");
+    put(folder / "run/metrics.jsonl", metrics(0.5, 0.9));
+    put(folder / "run/config.ini", "lr = 0.1\n");
+    put(folder / "run/run.json",
+        R"({"starts":[{"time":"2026-01-01T00:00:00Z","host":"n<0>","ranks":2,"from_step":0,"version":"0.1.0","commit":"abc","argv":["dino-pretrain","train"]}]})");
+    make_folders(folder / "cur");
+    put(folder / "cur/manifest.json",
+        R"({"records":100,"kept":60,"dropped":{"near_duplicate":30,"corrupt":10},"selected_with_multiplicity":60,"shards":[{"path":"0.tar","bytes":1000}]})");
+    put(folder / "cur/funnel.json",
+        R"({"stages":[{"stage":"ingest","in":100,"out":90,"dropped":{"corrupt":10}},{"stage":"dedup","in":90,"out":60,"dropped":{"near_duplicate":30}}],
+      "duplicate_group_sizes":[{"size":2,"count":12},{"size":9,"count":2}],"similarity":{"low":0.9,"high":1.0,"counts":[5,0,25]},"clusters":[{"clusters":7,"before":[{"size":20,"count":7}],"after":[{"size":9,"count":7}]}]})");
+    put(folder / "cur/galleries.json",
+        R"({"duplicates":[{"representative":{"key":"a/x","path":"/does/not/exist.png","reason":"kept"},"size":2,"members":[{"key":"a/y","path":")" +
+            (folder / first_picture()) +
+            R"(","similarity":0.97,"reason":"near_duplicate"}]}],"leaks":[{"key":"leaky","excluded":"test/1","similarity":0.99}]})");
+  }
+  std::string first_picture() const {
+    const auto name = predictions_name(row("run/step_<9>", 700));
+    return "pictures/pca_" + name.substr(name.find('/') + 1, 16) + "/000_00.png";
+  }
+  ReportInput input() const {
+    ReportInput in;
+    in.results.push_back(
+        {folder.path(), read_results(folder / "results.jsonl"), read_pictures(folder.path())});
+    in.training = read_training_run(folder / "run");
+    in.curation = read_curation(folder / "cur");
+    in.references.push_back({"knn", "ImageNet-1k", "Reference model", "top1", "a paper, table 4", 0.79});
+    return in;
+  }
+  const TemporaryFolder folder;
+};
+
+const Check* find(const std::vector<Check>& checks, const std::string& title) {
+  for (const Check& c : checks)
+    if (c.title == title) return &c;
+  return nullptr;
+}
+
+TEST_F(ReportTest, ThePageIsCompleteBalancedAndSelfContained) {
+  const std::string html = report_html(input(), "A report");
+  EXPECT_EQ(markup_fault(html), "");
+  EXPECT_EQ(external_reference(html), "");
+  EXPECT_EQ(html.find("http://"), std::string::npos);
+  EXPECT_EQ(html.find("https://"), std::string::npos);
+  for (const char* text : {"run/step_&lt;9&gt;", "birds &lt;b&gt;", "0.700", "ln K = 6.238, K = 512",
+                           "Other data, not comparable", "a paper, table 4", "near_duplicate", "dog &amp; co",
+                           "first &lt;picture&gt;", "n&lt;0&gt;", "threshold 0.9", "leaky", "lr = 0.1",
+                           "results-json", "k-NN accuracy during training"})
+    EXPECT_NE(html.find(text), std::string::npos) << text;
+  EXPECT_EQ(html.find("<9>"), std::string::npos);
+  EXPECT_EQ(html, report_html(input(), "A report"));
+}
+
+TEST_F(ReportTest, TheVerdictSaysWhereRawPixelsWin) {
+  const std::vector<Check> checks = verdict_checks(input());
+  const Check* raw = find(checks, "Raw pixels are better");
+  ASSERT_NE(raw, nullptr);
+  EXPECT_EQ(raw->level, Level::red);
+  EXPECT_NE(raw->why.find("0.700 against 0.900"), std::string::npos) << raw->why;
+  const Check* random = find(checks, "Beats random weights");
+  ASSERT_NE(random, nullptr);
+  EXPECT_EQ(random->level, Level::green);
+  EXPECT_NE(find(checks, "No sign of collapse"), nullptr);
+  EXPECT_NE(find(checks, "Every image is accounted for"), nullptr);
+  const Check* skipped = find(checks, "Steps were skipped");
+  ASSERT_NE(skipped, nullptr);
+  EXPECT_NE(skipped->why.find("1 skipped, 0 rolled back, 1 logged"), std::string::npos) << skipped->why;
+}
+
+TEST_F(ReportTest, FallingInformationIsCollapse) {
+  put(folder / "run/metrics.jsonl", metrics(0.9, 0.3));
+  EXPECT_EQ(collapse_check(read_training_run(folder / "run")).level, Level::red);
+  put(folder / "run/metrics.jsonl", "{\"step\":1,\"loss\":1}\n");
+  EXPECT_EQ(collapse_check(read_training_run(folder / "run")).level, Level::amber);
+}
+
+TEST_F(ReportTest, OverlappingIntervalsAreNotAWin) {
+  ReportInput in = input();
+  in.results[0].rows = {row("random-weights", 690), row("raw-pixels", 690), row("m", 700)};
+  EXPECT_NE(find(verdict_checks(in), "Does not beat random weights"), nullptr);
+  EXPECT_NE(find(verdict_checks(in), "No better than raw pixels, as far as the intervals tell"), nullptr);
+  in.results[0].rows = {row("m", 700, 20, "knn", 3)};
+  EXPECT_NE(find(verdict_checks(in), "No random-weights floor"), nullptr);
+  EXPECT_NE(find(verdict_checks(in), "Test images are in the training set"), nullptr);
+}
+
+TEST_F(ReportTest, ModelsOnOtherCardsAreNotCompared) {
+  ReportInput in = input();
+  ResultRow other = row("random-weights", 100);
+  other.card_hash = "0" + other.card_hash.substr(1);
+  in.results[0].rows = {other, row("m", 700)};
+  EXPECT_EQ(find(verdict_checks(in), "Beats random weights"), nullptr);
+}
+
+TEST_F(ReportTest, PairedTestsStandInWords) {
+  const std::string html = comparisons_html(input());
+  EXPECT_NE(html.find("+0.200"), std::string::npos);
+  EXPECT_NE(html.find(">better<"), std::string::npos);
+  EXPECT_NE(html.find(">worse<"), std::string::npos);
+}
+
+TEST_F(ReportTest, LedgersThatDoNotAddUpAreRed) {
+  ReportInput in = input();
+  in.curation->kept = 59;
+  EXPECT_NE(find(verdict_checks(in), "The ledger does not add up"), nullptr);
+}
+
+TEST_F(ReportTest, OtherFormsHoldTheSameRows) {
+  EXPECT_NE(report_markdown(input(), "T").find("| knn | birds <b> | run/step_<9> | top1 | k = 20 | 0.700 ["),
+            std::string::npos);
+  EXPECT_NE(report_csv(input()).find("knn,birds <b>,run/step_<9>,top1,k = 20,0.7,"), std::string::npos);
+  EXPECT_EQ(report_jsonl(input()), read_text(folder / "results.jsonl"));
+}
+
+TEST_F(ReportTest, BrokenInputsAreNamed) {
+  put(folder / "run/metrics.jsonl", "{\"step\":1}\nnonsense\n");
+  EXPECT_NE(message_of<DataError>([&] {
+              (void)read_training_run(folder / "run");
+            }).find("metrics.jsonl:2: is neither"),
+            std::string::npos);
+  EXPECT_THROW((void)read_training_run(folder / "nowhere"), MissingInputError);
+  put(folder / "cur/funnel.json", "{\"stages\":[{\"stage\":3}]}");
+  EXPECT_NE(message_of<DataError>([&] { (void)read_curation(folder / "cur"); }).find("reading a curation"),
+            std::string::npos);
+  put(folder / "cur/manifest.json", "[]");
+  EXPECT_NE(message_of<DataError>([&] { (void)read_curation(folder / "cur"); }).find("manifest.json"),
+            std::string::npos);
+  put(folder / first_picture(), "not a picture");
+  EXPECT_NE(message_of<DataError>([&] { (void)read_pictures(folder.path()); }).find("000_00.png"),
+            std::string::npos);
+  put(folder / "refs.csv", "task,dataset,model,metric,value,source\nknn,a,b,top1,high,paper\n");
+  EXPECT_NE(message_of<DataError>([&] { (void)read_reference_rows(folder / "refs.csv"); }).find("refs.csv:2"),
+            std::string::npos);
+}
+
+TEST(ReferenceRows, TheShippedFileReads) {
+  const auto rows = read_reference_rows(std::string(DINO_TEST_DATA) + "/../share/report/reference_rows.csv");
+  ASSERT_GT(rows.size(), 10U);
+  for (const ReferenceRow& r : rows) {
+    EXPECT_GT(r.value, 0);
+    EXPECT_LT(r.value, 1);
+    EXPECT_NE(r.source.find("arXiv"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace dino::eval
