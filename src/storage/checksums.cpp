@@ -118,6 +118,10 @@ uint32_t crc32c(std::span<const std::byte> bytes, uint32_t previous) {
   return ~update(~previous, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
 }
 
+uint32_t crc32c_portable(std::span<const std::byte> bytes, uint32_t previous) {
+  return ~update_by_table(~previous, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
+}
+
 uint32_t crc32c_file(const std::string& path) {
   uint32_t crc = 0;
   for_each_chunk(path, [&](std::span<const std::byte> chunk) { crc = crc32c(chunk, crc); });

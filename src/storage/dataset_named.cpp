@@ -76,21 +76,43 @@ std::string definition_file(const std::string& name) {
   return share_dir() + "/datasets/" + name + ".cfg";
 }
 
-void set_key(Definition& d, const std::string& key, const std::string& value, int line) {
-  const auto number = [&] {
-    double result = 0;
-    const auto parsed = std::from_chars(value.data(), value.data() + value.size(), result);
-    if (parsed.ec != std::errc() || parsed.ptr != value.data() + value.size() || !(result >= 0))
-      bad_definition(d.file, line, key + " needs a number of 0 or more");
-    return result;
-  };
-  const auto regex = [&] {
-    try {
-      return std::regex(value, std::regex::ECMAScript | std::regex::optimize);
-    } catch (const std::regex_error& error) {
-      bad_definition(d.file, line, fmt::format("{}: bad regular expression: {}", key, error.what()));
-    }
-  };
+/// Each of the next three handles its kind of keys and returns false for other keys.
+bool set_number(Definition& d, const std::string& key, const std::string& value, int line) {
+  const bool known = key == "min-class" || key == "min-groups" || key == "views" || key == "size" ||
+                     key == "val" || key == "test";
+  if (!known) return false;
+  double number = 0;
+  const auto parsed = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (parsed.ec != std::errc() || parsed.ptr != value.data() + value.size() || !(number >= 0 && number < 1e9))
+    bad_definition(d.file, line, key + " needs a number of 0 or more");
+  if (key == "min-class") d.min_class = static_cast<int64_t>(number);
+  if (key == "min-groups") d.min_groups = static_cast<int64_t>(number);
+  if (key == "views") d.views = static_cast<int>(std::clamp(number, 1.0, 1000.0));
+  if (key == "size") d.size = static_cast<int>(std::clamp(number, 16.0, 4096.0));
+  if (key == "val") d.val = number;
+  if (key == "test") d.test = number;
+  return true;
+}
+
+bool set_pattern(Definition& d, const std::string& key, const std::string& value, int line) {
+  if (key != "include" && key != "exclude" && key != "label" && key != "group") return false;
+  try {
+    std::regex pattern(value, std::regex::ECMAScript | std::regex::optimize);
+    if (key == "include")
+      d.include.push_back(std::move(pattern));
+    else if (key == "exclude")
+      d.exclude.push_back(std::move(pattern));
+    else if (key == "label")
+      d.label = std::move(pattern);
+    else
+      d.group = std::move(pattern);
+  } catch (const std::regex_error& error) {
+    bad_definition(d.file, line, fmt::format("{}: bad regular expression: {}", key, error.what()));
+  }
+  return true;
+}
+
+bool set_text(Definition& d, const std::string& key, const std::string& value, int line) {
   if (key == "format") {
     if (value != "images" && value != "idx" && value != "models")
       bad_definition(d.file, line, "format is images, idx or models");
@@ -99,14 +121,6 @@ void set_key(Definition& d, const std::string& key, const std::string& value, in
     const size_t colon = value.find(':');
     if (colon == std::string::npos) bad_definition(d.file, line, "root is PACKAGE:PATH");
     d.roots.push_back({value.substr(0, colon), value.substr(colon + 1)});
-  } else if (key == "include") {
-    d.include.push_back(regex());
-  } else if (key == "exclude") {
-    d.exclude.push_back(regex());
-  } else if (key == "label") {
-    d.label = regex();
-  } else if (key == "group") {
-    d.group = regex();
   } else if (key == "rename") {
     const size_t arrow = value.find("->");
     if (arrow == std::string::npos) bad_definition(d.file, line, "rename is OLD -> NEW");
@@ -115,21 +129,10 @@ void set_key(Definition& d, const std::string& key, const std::string& value, in
     d.classes = words_of(value);
   } else if (key == "links") {
     d.links = value == "true";
-  } else if (key == "min-class") {
-    d.min_class = static_cast<int64_t>(number());
-  } else if (key == "min-groups") {
-    d.min_groups = static_cast<int64_t>(number());
-  } else if (key == "views") {
-    d.views = static_cast<int>(std::clamp(number(), 1.0, 1000.0));
-  } else if (key == "size") {
-    d.size = static_cast<int>(std::clamp(number(), 16.0, 4096.0));
-  } else if (key == "val") {
-    d.val = number();
-  } else if (key == "test") {
-    d.test = number();
-  } else if (key != "title" && key != "licence") {
-    bad_definition(d.file, line, "unknown key " + key);
+  } else {
+    return key == "title" || key == "licence";
   }
+  return true;
 }
 
 Definition read_definition(const std::string& name) {
@@ -143,7 +146,10 @@ Definition read_definition(const std::string& name) {
     if (clean.empty() || clean[0] == '#' || clean[0] == ';' || clean[0] == '[') continue;
     const size_t equals = clean.find('=');
     if (equals == std::string::npos) bad_definition(d.file, number, "neither a comment nor KEY = VALUE");
-    set_key(d, trimmed(clean.substr(0, equals)), trimmed(clean.substr(equals + 1)), number);
+    const std::string key = trimmed(clean.substr(0, equals)), value = trimmed(clean.substr(equals + 1));
+    if (!set_number(d, key, value, number) && !set_pattern(d, key, value, number) &&
+        !set_text(d, key, value, number))
+      bad_definition(d.file, number, "unknown key " + key);
   }
   if (d.val + d.test >= 1) bad_definition(d.file, 0, "val and test leave nothing to train on");
   if (d.roots.empty()) bad_definition(d.file, 0, "root is missing");

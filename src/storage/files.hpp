@@ -30,6 +30,8 @@ void rename_durably(const std::string& from, const std::string& to);
 
 /// CRC32C (Castagnoli), by SSE4.2 where the CPU has it. Chain by passing the previous value.
 [[nodiscard]] uint32_t crc32c(std::span<const std::byte> bytes, uint32_t previous = 0);
+/// The same by a table, for any CPU: what the fast one is tested against.
+[[nodiscard]] uint32_t crc32c_portable(std::span<const std::byte> bytes, uint32_t previous = 0);
 [[nodiscard]] uint32_t crc32c_file(const std::string& path);
 /// Combines crc(A) and crc(B) into crc(AB).
 [[nodiscard]] uint32_t crc32c_combine(uint32_t first, uint32_t second, int64_t second_bytes);

@@ -89,6 +89,8 @@ TEST(Files, ChecksumsChainCombineAndAgreeWithTheBitwiseDefinition) {
     const auto whole = bytes_of(text);
     const uint32_t head = crc32c(whole.first(cut)), tail = crc32c(whole.subspan(cut));
     EXPECT_EQ(crc32c(whole.subspan(cut), head), crc32c(whole));
+    EXPECT_EQ(crc32c_portable(whole.subspan(cut), head), crc32c(whole));
+    EXPECT_EQ(crc32c_portable(whole.first(cut)), head);
     EXPECT_EQ(crc32c_combine(head, tail, static_cast<int64_t>(text.size() - cut)), crc32c(whole));
   }
   uint32_t state = ~0u;
