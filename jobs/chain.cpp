@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -40,6 +42,25 @@ int64_t count_of(const std::string& word, const std::string& key, const std::str
   if (error != std::errc() || end != word.data() + word.size() || value < low || value > 1000000)
     bad(place, fmt::format("{} = '{}' is not a whole number from {}", key, word, low), "correct it");
   return value;
+}
+
+/// ${NAME} from the environment.
+std::string expand(const std::string& text, const std::string& place) {
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = text.compare(at, 2, "${") == 0 ? text.find('}', at) : std::string::npos;
+    if (end == std::string::npos) {
+      out += text[at++];
+      continue;
+    }
+    const std::string name = text.substr(at + 2, end - at - 2);
+    const char* value = std::getenv(name.c_str());
+    if (value == nullptr)
+      bad(place, fmt::format("the environment has no {}", name), "set it, or write the folder");
+    out += value;
+    at = end + 1;
+  }
+  return out;
 }
 
 using Setters = std::map<std::string, std::function<void(const std::string& word, const std::string& place)>>;
@@ -88,7 +109,9 @@ void add_resources(Setters& setters, Resources& r) {
 
 Setters chain_setters(Chain& chain, Resources& defaults) {
   Setters setters;
-  add_text(setters, "run", chain.run);
+  setters["run"] = [&chain](const std::string& word, const std::string& place) {
+    chain.run = expand(word, place);
+  };
   add_count(setters, "ranks", chain.ranks, 1);
   setters["name"] = [&chain](const std::string& word, const std::string& place) {
     if (!is_name(word))
@@ -205,10 +228,13 @@ Chain read_chain(const std::string& path) {
 
 std::string program_path(const std::string& program) {
   if (program.find('/') != std::string::npos) return program;
+  const std::string beside = programs_folder() + "/" + program;
+  return path_exists(beside) ? beside : program;
+}
+
+std::string programs_folder() {
   std::error_code error;
-  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
-  const std::string beside = (self.parent_path() / program).string();
-  return !error && std::filesystem::exists(beside, error) ? beside : program;
+  return std::filesystem::read_symlink("/proc/self/exe", error).parent_path().string();
 }
 
 std::string done_path(const std::string& run, const std::string& stage) {

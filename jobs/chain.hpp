@@ -45,6 +45,9 @@ struct Chain {
 /// `program` beside dino-jobs, where it is there; else as it stands, for the shell to find.
 [[nodiscard]] std::string program_path(const std::string& program);
 
+/// The folder of the running dino-jobs; stages have it first on their PATH.
+[[nodiscard]] std::string programs_folder();
+
 [[nodiscard]] std::string done_path(const std::string& run, const std::string& stage);
 [[nodiscard]] bool is_done(const std::string& run, const std::string& stage);
 

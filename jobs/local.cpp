@@ -9,6 +9,7 @@
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"
+#include "base/version.hpp"
 #include "commands.hpp"
 #include "render.hpp"
 #include "shell.hpp"
@@ -33,7 +34,9 @@ std::string stage_script(const Chain& chain, const Stage& stage, int64_t ranks) 
     line = fmt::format("exec {}{} {}", launcher, shell_quote(program_path(stage.program)), stage.args);
   }
   const std::string setup = stage.resources.setup.empty() ? "" : stage.resources.setup + "\n";
-  return fmt::format("set -uo pipefail\nrun={}\nstage={}\n{}{}\n", chain.run, stage.name, setup, line);
+  return fmt::format("set -uo pipefail\nrun={}\nstage={}\nexport PATH={}:$PATH\nexport DINO_SHARE={}\n{}{}\n",
+                     chain.run, stage.name, shell_quote(programs_folder()), shell_quote(share_dir()), setup,
+                     line);
 }
 
 void mark(const Chain& chain, const Stage& stage, const char* file, int code, int64_t restarts) {

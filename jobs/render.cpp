@@ -104,6 +104,8 @@ std::string render_stage(const Chain& chain, const Stage& stage, const std::stri
                         {"MAX_RESTARTS", std::to_string(r.max_restarts)},
                         {"SITE_OPTIONS", sbatch_lines(r)},
                         {"UPSTREAM", fmt::format("{}", fmt::join(stage.after, " "))},
+                        {"PROGRAMS", shell_quote(programs_folder())},
+                        {"SHARE", shell_quote(share_dir())},
                         {"SCRIPT", shell_quote(script)},
                         {"SETUP", r.setup.empty() ? ":" : r.setup},
                         {"COMMAND", command_line(stage)}});

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # A private Slurm of two nodes on this machine: sourced by the tests. Needs root, slurmctld and slurmd.
 # start_cluster FOLDER; stop_cluster. No munge, no accounting, its own ports, everything below FOLDER.
 

@@ -1,0 +1,32 @@
+# `make install` gives a relocatable prefix:
+#   bin/                                  the programs
+#   share/dinohpc/                        recipes, data set definitions, report assets, Slurm templates
+#   share/man/man1/                       one page per program, from the program itself
+#   share/bash-completion/completions/    commands and options
+# The programs find share/dinohpc beside their own bin/ (src/base/version.cpp).
+include(GNUInstallDirs)
+set(programs)
+foreach(name curate pretrain eval jobs)
+  if(TARGET dino-${name})
+    list(APPEND programs dino-${name})
+  endif()
+endforeach()
+install(TARGETS ${programs} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/share/ DESTINATION ${CMAKE_INSTALL_DATADIR}/dinohpc USE_SOURCE_PERMISSIONS
+        PATTERN "completions" EXCLUDE PATTERN "man" EXCLUDE)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/slurm DESTINATION ${CMAKE_INSTALL_DATADIR}/dinohpc FILES_MATCHING PATTERN "*.in" PATTERN "*.cfg")
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+
+# Man pages come from the programs, so they cannot fall behind them.
+set(man_pages)
+foreach(program ${programs})
+  set(page ${PROJECT_BINARY_DIR}/man/${program}.1)
+  add_custom_command(OUTPUT ${page} COMMAND ${CMAKE_COMMAND} -E make_directory ${PROJECT_BINARY_DIR}/man
+                     COMMAND $<TARGET_FILE:${program}> --man > ${page} DEPENDS ${program} VERBATIM
+                     COMMENT "Writing the man page of ${program}")
+  list(APPEND man_pages ${page})
+  install(FILES ${PROJECT_SOURCE_DIR}/share/completions/dinohpc.bash
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME ${program})
+endforeach()
+add_custom_target(man_pages ALL DEPENDS ${man_pages})
+install(FILES ${man_pages} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
