@@ -96,8 +96,9 @@ std::vector<uint8_t> read_bytes(const std::string& path, int64_t offset, int64_t
   std::vector<uint8_t> bytes;
   if (size >= 0) {
     if (offset < 0 || size > file.size() || offset > file.size() - size)
-      throw DataError(fmt::format("truncated file: {}: bytes {} to {} asked for, {} there; copy it again",
-                                  path, offset, offset + size, file.size()));
+      throw DataError(
+          fmt::format("truncated file: {}: {} bytes at offset {} asked for, {} there; copy it again", path,
+                      size, offset, file.size()));
     bytes.resize(static_cast<size_t>(size));
     file.read_exactly(offset, bytes.data(), size);
     return bytes;
