@@ -26,7 +26,7 @@ cd "$work" || exit 1
 say() { echo "[$SECONDS s] $*"; }
 fail() {
   say "FAILED: $*"
-  tail -n 20 "$work"/*/logs/*.log 2>/dev/null
+  for log in "$work"/*/logs/*.log; do [ -e "$log" ] && { echo "== $log"; tail -n 8 "$log"; }; done
   squeue 2>/dev/null
   exit 1
 }
@@ -39,10 +39,11 @@ wait_for() { # wait_for SECONDS RUN STAGE STATE
   while [ $SECONDS -lt $deadline ]; do
     state=$(field "$2" "$3" state)
     [ "$state" = "$4" ] && return 0
+    [ -n "$(compgen -G "$2/*/failed.json")" ] && [ "$4" = done ] && break
     sleep 0.3
   done
   "$jobs" status "$2"
-  fail "stage $3 of $2 is '$state', not '$4', after $1 s"
+  fail "stage $3 of $2 is '$state', not '$4' (waited for at most $1 s)"
 }
 
 start_cluster "$work/cluster" || fail "the private Slurm did not start"

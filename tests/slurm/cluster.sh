@@ -76,7 +76,7 @@ CONF
     sleep 0.1
   done
   echo "Slurm did not come up; last lines of its log:" >&2
-  tail -5 "$cluster"/log/*.log >&2
+  tail -n 5 "$cluster/log/slurmctld.log" >&2
   return 1
 }
 
