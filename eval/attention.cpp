@@ -42,11 +42,10 @@ Image map_picture(const float* map, int64_t grid) {
 ExitCode run_attention(CommandContext& context, const PictureConfig& config) {
   const log::Phase phase("attention");
   if (!context.world.root()) return ExitCode::done;
+  if (config.model.weights == "raw-pixels")
+    throw UsageError("drawing attention: --weights raw-pixels: has no attention; name a vision transformer");
   const PictureInput input(config, static_cast<uint64_t>(context.common.seed));
   Extractor& extractor = input.extractor();
-  if (extractor.heads() == 0)
-    throw UsageError("drawing attention: --weights " + config.model.weights +
-                     ": has no attention; name a vision transformer");
   const int64_t grid = config.protocol.size / extractor.patch_side(), heads = extractor.heads();
   Card card = input.card();
   card.set("task", "attention")

@@ -20,7 +20,8 @@ Estimate wilson(int64_t successes, int64_t n) {
   const double count = static_cast<double>(n), p = static_cast<double>(successes) / count, z2 = kZ95 * kZ95;
   const double centre = (p + z2 / (2 * count)) / (1 + z2 / count);
   const double half = kZ95 * std::sqrt(p * (1 - p) / count + z2 / (4 * count * count)) / (1 + z2 / count);
-  return {p, std::max(0.0, centre - half), std::min(1.0, centre + half), n};
+  // Rounding must not put the value outside its own interval (it is a bound at 0 and at n successes).
+  return {p, std::clamp(centre - half, 0.0, p), std::clamp(centre + half, p, 1.0), n};
 }
 
 double mean_iou(std::span<const int64_t> confusion, int64_t classes) {
