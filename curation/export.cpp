@@ -59,11 +59,13 @@ std::vector<int64_t> plan_shards(const std::vector<Item>& items, const CurateCon
 
 void add_item(TarWriter& tar, const Item& item) {
   const Record& record = item.record;
-  const std::vector<uint8_t> bytes = read_record(record);
-  if (static_cast<int64_t>(bytes.size()) != record.size) {
+  // Members of tars never begin at 0.
+  const int64_t now = record.offset == 0 ? file_size(record.path) : record.size;
+  if (now != record.size) {
     throw DataError(fmt::format("input changed: {}: {} bytes instead of {}; use another --output",
-                                record.path, bytes.size(), record.size));
+                                record.path, now, record.size));
   }
+  const std::vector<uint8_t> bytes = read_record(record);
   tar.add(record.key + "." + (record.extension.empty() ? "img" : record.extension), bytes);
   bool has_class = false;
   for (const Sidecar& sidecar : item.sidecars) {

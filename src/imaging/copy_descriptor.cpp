@@ -76,25 +76,65 @@ void frequency_block(const std::array<int32_t, kDctSide * kDctSide>& plane, int6
   }
 }
 
-/// Orientation (0..7 over the full circle) by comparisons alone: octant of the gradient (dx, dy).
-int octant(int64_t dx, int64_t dy) {
-  const bool right = dx >= 0, down = dy >= 0, steep = std::abs(dy) > std::abs(dx);
-  return (right ? 0 : 4) + (down ? 0 : 2) + (steep ? 1 : 0);
+/// 16 * (gray smoothed by 1-2-1 in both directions), edges repeated: aliased and smooth renderings of one
+/// outline then have like gradients.
+std::array<int32_t, kEdgeSide * kEdgeSide> smoothed(const Image& gray) {
+  std::array<int32_t, kEdgeSide * kEdgeSide> rows{}, out{};
+  const auto inside = [](int64_t i) { return std::clamp<int64_t>(i, 0, kEdgeSide - 1); };
+  for (int64_t y = 0; y < kEdgeSide; ++y) {
+    for (int64_t x = 0; x < kEdgeSide; ++x) {
+      rows[static_cast<size_t>(y * kEdgeSide + x)] =
+          *gray.at(inside(x - 1), y) + 2 * *gray.at(x, y) + *gray.at(inside(x + 1), y);
+    }
+  }
+  for (int64_t y = 0; y < kEdgeSide; ++y) {
+    const int32_t* up = rows.data() + inside(y - 1) * kEdgeSide;
+    const int32_t* row = rows.data() + y * kEdgeSide;
+    const int32_t* down = rows.data() + inside(y + 1) * kEdgeSide;
+    for (int64_t x = 0; x < kEdgeSide; ++x) {
+      out[static_cast<size_t>(y * kEdgeSide + x)] = up[x] + 2 * row[x] + down[x];
+    }
+  }
+  return out;
 }
 
-/// Gradient-orientation histograms over a 6 x 6 grid with bilinear sharing between cells, in integers.
+/// A gradient as a sum of two of the eight directions (multiples of 45 degrees, counted from +x towards +y).
+struct Directions {
+  int64_t axis, diagonal;                ///< bins
+  int64_t axis_weight, diagonal_weight;  ///< lengths along them
+};
+Directions split_gradient(int64_t dx, int64_t dy) {
+  const int64_t ax = std::abs(dx), ay = std::abs(dy);
+  Directions d{};
+  if (ax >= ay) {
+    d.axis = dx >= 0 ? 0 : 4;
+  } else {
+    d.axis = dy >= 0 ? 2 : 6;
+  }
+  d.diagonal = dx >= 0 ? (dy >= 0 ? 1 : 7) : (dy >= 0 ? 3 : 5);
+  d.axis_weight = std::max(ax, ay) - std::min(ax, ay);
+  d.diagonal_weight = std::min(ax, ay) * 181 / 128;  // sqrt(2)
+  return d;
+}
+
+/// Gradient-orientation histograms over a 6 x 6 grid, shared linearly between neighbouring cells and
+/// directions, in integers.
 void edge_block(const Image& gray, double* out) {
   constexpr int64_t cell = kEdgeSide / kGrid;
+  constexpr int64_t quiet = 6 * 16;  // gradients below six levels are noise of flat areas
+  const auto plane = smoothed(gray);
   std::array<int64_t, kEdgeTerms> bins{};
   for (int64_t y = 1; y + 1 < kEdgeSide; ++y) {
     for (int64_t x = 1; x + 1 < kEdgeSide; ++x) {
-      const int64_t dx = int64_t{*gray.at(x + 1, y)} - *gray.at(x - 1, y);
-      const int64_t dy = int64_t{*gray.at(x, y + 1)} - *gray.at(x, y - 1);
-      const int64_t squared = dx * dx + dy * dy;
-      if (squared < 64) continue;  // below 8 levels: noise of flat areas
-      const auto magnitude = static_cast<int64_t>(std::sqrt(static_cast<double>(squared * 256)));
-      const int64_t bin = octant(dx, dy);
-      // Position in half cells: 2x + 1 - cell measures from the first cell's centre.
+      const int32_t* at = plane.data() + y * kEdgeSide + x;
+      const int64_t dx = at[1] - at[-1], dy = at[kEdgeSide] - at[-kEdgeSide];
+      const int64_t strength =
+          std::max(std::abs(dx), std::abs(dy)) + std::min(std::abs(dx), std::abs(dy)) / 2;
+      if (strength <= quiet) continue;
+      const Directions d = split_gradient(dx, dy);
+      const int64_t along = d.axis_weight * (strength - quiet) / strength;
+      const int64_t across = d.diagonal_weight * (strength - quiet) / strength;
+      // Position in half pixels from the first cell's centre.
       const int64_t px = 2 * x + 1 - cell, py = 2 * y + 1 - cell;
       for (int64_t j = 0; j < 2; ++j) {
         const int64_t cy = (py + 2 * cell) / (2 * cell) - 1 + j;
@@ -104,14 +144,16 @@ void edge_block(const Image& gray, double* out) {
           const int64_t cx = (px + 2 * cell) / (2 * cell) - 1 + i;
           const int64_t wx = 2 * cell - std::abs(px - cx * 2 * cell);
           if (cx < 0 || cx >= kGrid) continue;
-          bins[static_cast<size_t>((cy * kGrid + cx) * kOrientations + bin)] += magnitude * wx * wy;
+          int64_t* bin = bins.data() + (cy * kGrid + cx) * kOrientations;
+          bin[d.axis] += along * wx * wy;
+          bin[d.diagonal] += across * wx * wy;
         }
       }
     }
   }
   double mean = 0;
   for (size_t i = 0; i < bins.size(); ++i) {
-    out[i] = std::sqrt(static_cast<double>(bins[i]) / (256.0 * 4 * cell * cell));
+    out[i] = std::sqrt(static_cast<double>(bins[i]) / (16.0 * 4 * cell * cell));
     mean += out[i];
   }
   mean /= static_cast<double>(bins.size());
