@@ -171,6 +171,18 @@ void check_stage(const Stage& stage, const std::string& source) {
     bad(source, fmt::format("[{}] has a command and args", stage.name), "put the words into command");
 }
 
+/// A section without a setting leaves no trace in read_ini; a stage must not vanish like that.
+void refuse_empty_sections(std::string_view text, const std::string& source, const Chain& chain) {
+  for (const std::string& raw : split(text, '\n')) {
+    const std::string line = trim(raw);
+    if (!line.starts_with('[')) continue;
+    const std::string name = trim(line.substr(1, line.find(']') - 1));
+    const bool known = name == "chain" || std::any_of(chain.stages.begin(), chain.stages.end(),
+                                                      [&](const Stage& stage) { return stage.name == name; });
+    if (!known) bad(source, fmt::format("[{}] has no settings", name), "give a program or a command");
+  }
+}
+
 }  // namespace
 
 Chain parse_chain(std::string_view text, const std::string& source) {
@@ -216,6 +228,7 @@ Chain parse_chain(std::string_view text, const std::string& source) {
     }
     set(setters, line, place_of(line));
   }
+  refuse_empty_sections(text, source, chain);
   if (chain.stages.empty())
     bad(source, "there is no stage", "add a section such as [curate]; see dino-jobs init");
   for (const Stage& stage : chain.stages) check_stage(stage, source);

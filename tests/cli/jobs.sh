@@ -22,7 +22,7 @@ run 0 "$jobs" init chain.cfg
 run 64 "$jobs" init chain.cfg
 has err "it is there already"
 run 0 "$jobs" render chain.cfg --output scripts
-for stage in curate pretrain eval report; do
+for stage in curate pretrain train-features test-features eval report; do
   bash -n "scripts/$stage.sbatch" || fail "$stage.sbatch is not a shell script"
 done
 bash -n scripts/submit.sh || fail "submit.sh is not a shell script"
@@ -30,7 +30,8 @@ has scripts/pretrain.sbatch "#SBATCH --nodes=8"
 has scripts/pretrain.sbatch "#SBATCH --time=24:00:00"
 has scripts/pretrain.sbatch "#SBATCH --signal=B:USR2@180"
 has scripts/pretrain.sbatch 'srun --mpi=pmix -K1 --unbuffered -c "${SLURM_CPUS_PER_TASK:-1}"'
-has scripts/eval.sbatch 'upstream="pretrain"'
+has scripts/test-features.sbatch 'upstream="pretrain"'
+has scripts/submit.sh '--dependency=afterok:$job_train_features:$job_test_features eval.sbatch'
 has scripts/submit.sh '--kill-on-invalid-dep=yes --dependency=afterok:$job_curate'
 grep -q '@[A-Z_]*@' scripts/*.sbatch && fail "a placeholder is left in a script"
 run 64 "$jobs" render chain.cfg
@@ -114,6 +115,7 @@ refuse '[chain]\nrun=r\n[a]\ncommand=x\n[b]\ncommand=x\n[a]\ncommand=x\n' "[a] s
 refuse '[chain]\nrun=r\nnodes=0\n[a]\ncommand=x\n' "nodes = '0' is not a whole number from 1"
 refuse '[chain]\nrun=r r\n[a]\ncommand=x\n' "choose a plain path"
 refuse '[chain]\nrun=r\n' "there is no stage"
+refuse '[chain]\nrun=r\n[a]\ncommand=x\n[b]\n' "[b] has no settings"
 refuse '[chain]\nname=x\n[a]\ncommand=x\n' "[chain] has no run folder"
 refuse 'run=r\n' "before the first section"
 run 66 "$jobs" local /no/such.cfg
