@@ -78,6 +78,7 @@ std::string forests(const ReportInput& input) {
 std::string k_sweeps(const ReportInput& input) {
   std::string out;
   for (const Group& g : groups_of(all_rows(input), true)) {
+    if (g.metric == "top5") continue;
     std::map<std::string, std::map<double, double>> by_model;
     for (const LocatedRow& located : g.rows)
       if (const auto k = card_number(located.row->card, "k"))

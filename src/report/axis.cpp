@@ -27,7 +27,7 @@ Axis::Axis(double low, double high, double from, double to, bool log, int wanted
       to_(to),
       log_(log) {
   if (!(high_ > low_)) {
-    const double margin = log ? 0.5 : std::max(std::abs(low_) * 0.05, 0.5);
+    const double margin = log ? 0.5 : (low_ == 0 ? 0.5 : std::abs(low_) * 0.1);
     low_ -= margin;
     high_ += margin;
   }

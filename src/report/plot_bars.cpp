@@ -15,7 +15,7 @@ namespace dino::report {
 
 namespace {
 
-constexpr double kWidth = 520, kNames = 150, kRow = 24;
+constexpr double kWidth = 520, kNames = 158, kRow = 24;
 
 /// At most `limit` characters (UTF-8 code points), the rest shown as an ellipsis; the full text goes into the
 /// element's title.
@@ -44,7 +44,7 @@ std::string no_values(std::string out) {
 
 std::string row_name(const std::string& name, double y, const char* css_class) {
   return fmt::format("<text class=\"{}\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{}<title>{}</title></text>",
-                     css_class, kNames - 10, px(y), escape(shortened(name, 24)), escape(name));
+                     css_class, kNames - 10, px(y), escape(shortened(name, 22)), escape(name));
 }
 
 }  // namespace

@@ -55,6 +55,25 @@ std::vector<std::vector<Point>> runs_of(const Series& series, bool log_y) {
   return runs;
 }
 
+/// Means over buckets of a long, noisy run; its raw curve is drawn faintly behind.
+std::vector<Point> smoothed(const Series& series, bool log_y) {
+  constexpr size_t kBuckets = 64;
+  std::vector<Point> points;
+  for (size_t i = 0; i < std::min(series.x.size(), series.y.size()); ++i)
+    if (drawable(series.x[i], series.y[i], log_y)) points.push_back({series.x[i], series.y[i]});
+  std::vector<Point> means;
+  for (size_t b = 0; b < kBuckets; ++b) {
+    const size_t begin = b * points.size() / kBuckets, end = (b + 1) * points.size() / kBuckets;
+    Point mean{0, 0};
+    for (size_t i = begin; i < end; ++i) {
+      mean.x += points[i].x / static_cast<double>(end - begin);
+      mean.y += points[i].y / static_cast<double>(end - begin);
+    }
+    means.push_back(mean);
+  }
+  return means;
+}
+
 std::string axes(const Axis& x, const Axis& y, const LinePlot& plot) {
   std::string out;
   for (const double tick : y.ticks()) {
@@ -104,9 +123,18 @@ std::string curve(const Series& series, size_t colour, bool log_y, const Axis& x
             short_number(p.y, 5));
   }
   if (path.empty()) return {};
+  std::string mean;
+  constexpr size_t kLong = 320;
+  if (points > kLong && !series.dashed) {
+    const auto means = smoothed(series, log_y);
+    for (size_t i = 0; i < means.size(); ++i)
+      mean += fmt::format("{}{} {}", i == 0 ? "M" : "L", px(x.pixel(means[i].x)), px(y.pixel(means[i].y)));
+    mean = fmt::format("<path class=\"line\" style=\"stroke:var(--s{})\" d=\"{}\" />", colour, mean);
+  }
   return fmt::format(
-      "<path class=\"line{}\" style=\"stroke:var(--s{})\" d=\"{}\"><title>{}</title></path>{}\n",
-      series.dashed ? " dashed" : "", colour, path, escape(series.name), dots);
+      "<path class=\"line{}{}\" style=\"stroke:var(--s{})\" d=\"{}\"><title>{}</title></path>{}\n",
+      series.dashed ? " dashed" : "", mean.empty() ? "" : " raw", colour, path, escape(series.name),
+      mean + dots);
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ ul.checks{list-style:none;margin:1.3rem 0 0;padding:0;display:grid;gap:.5rem}
 ul.checks li{display:grid;grid-template-columns:6.2rem minmax(0,1fr);gap:1rem;align-items:baseline;background:var(--panel);border:1px solid var(--line);border-left-width:.25rem;border-radius:.3rem;padding:.6rem .95rem}
 ul.checks li b{display:block;font-weight:620}ul.checks li span.why{color:var(--soft);font-size:.875rem}
 .chip{font-size:.75rem;font-weight:650;letter-spacing:.015em;white-space:nowrap}
-li.green{border-left-color:var(--good)}li.amber{border-left-color:var(--warn)}li.red{border-left-color:var(--bad)}
+ul.checks li.green{border-left-color:var(--good)}ul.checks li.amber{border-left-color:var(--warn)}ul.checks li.red{border-left-color:var(--bad)}
 .green .chip{color:var(--good)}.amber .chip{color:var(--warn)}.red .chip{color:var(--bad)}
 dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:0;margin:1.5rem 0 0;border-top:1px solid var(--line);border-bottom:1px solid var(--line)}
 dl.facts div{padding:.75rem 1rem .7rem 0}dl.facts dt{color:var(--muted);font-size:.75rem}
@@ -62,7 +62,7 @@ th button{all:unset;cursor:pointer}th button:hover{color:var(--accent)}th button
 th[aria-sort=ascending]::after{content:" \2191"}th[aria-sort=descending]::after{content:" \2193"}
 .floor{color:var(--soft);font-style:italic}.reference,.reference *{color:var(--muted)}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));gap:1.6rem 2.2rem;margin:1.2rem 0}
-figure{margin:0}figure.plot{min-width:0;max-width:44rem}figure.plot figcaption{font-size:.8438rem;margin-bottom:.35rem}
+figure{margin:0}figure.plot{min-width:0;max-width:36rem}figure.plot figcaption{font-size:.8438rem;margin-bottom:.35rem}
 figure.plot figcaption b{font-weight:620}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.05rem .95rem;margin:.15rem 0 0;padding:0;font-size:.75rem;color:var(--soft)}
 .legend li{display:flex;align-items:center;gap:.4rem}.legend svg{width:1.4rem;height:.6rem;flex:none}
@@ -70,7 +70,7 @@ figure.plot>svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{font-family:var(--sans);font-size:12px;fill:var(--muted);font-variant-numeric:tabular-nums}
 svg .name{fill:var(--fg)}svg .value{fill:var(--fg)}
 svg .grid{stroke:var(--grid);stroke-width:1}svg .axis{stroke:var(--muted);stroke-width:1}
-svg .line{fill:none;stroke-width:1.7;stroke-linejoin:round;stroke-linecap:round}svg .dashed{stroke-dasharray:5 4;stroke-width:1.3}
+svg .line{fill:none;stroke-width:1.7;stroke-linejoin:round;stroke-linecap:round}svg .raw{stroke-width:.8;opacity:.32}svg .dashed{stroke-dasharray:5 4;stroke-width:1.3}
 svg .marker{stroke:var(--s2);stroke-width:1.5;stroke-dasharray:5 4}svg .bar{fill:var(--s1)}svg .lost{fill:var(--s2);opacity:.38}
 svg .ref{fill:var(--muted);stroke:var(--muted)}svg .empty{fill:var(--muted);font-style:italic}
 )css"
@@ -94,7 +94,7 @@ nav{position:static;padding:1rem 0 0;max-height:none}nav .brand{margin-bottom:.4
 nav ol{display:flex;flex-wrap:wrap;gap:.1rem 1rem;border-left:0}nav a{padding:.15rem 0;border-left:0;margin:0;text-decoration:underline;text-decoration-color:var(--line)}
 main{padding-top:1.5rem}h1{font-size:1.6875rem}h2{font-size:1.25rem}section{margin-top:2.4rem}}
 @media (max-width:36rem){ul.checks li{grid-template-columns:1fr;gap:.1rem}.picture{width:calc(25% - .6rem);min-width:4.6rem}.picture img{height:4.8rem}
-svg text{font-size:14px}}
+svg text{font-size:13px}}
 @media print{:root{--bg:#fff;--panel:#fff;--fg:#000;--soft:#333;--muted:#555;--line:#bbb;--grid:#ddd}
 nav,.skip{display:none}.frame{display:block;padding:0;max-width:none}main{padding:0}body{font-size:9.5pt}
 section{margin-top:1.5rem}h2{break-after:avoid}figure,ul.checks li,tr{break-inside:avoid}.table{overflow:visible}pre{max-height:none;white-space:pre-wrap}
