@@ -173,7 +173,7 @@ Command init_command() {
   command.summary = "write a commented chain file to start from";
   command.usage = "chain.cfg";
   command.description =
-      "Writes the four stages curate, pretrain, eval and report with every setting explained. Never "
+      "Writes a chain of curate, pretrain, features, eval and report with every setting explained. Never "
       "overwrites a file.";
   command.uses_mpi = false;
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
