@@ -20,7 +20,9 @@ void add_curate_options(OptionTable& table, CurateConfig& c) {
   table.section("Input")
       .add("input", &c.input, "Data references: folders, tars, lists, curated folders or names.")
       .required()
-      .add("exclude", &c.exclude, "Evaluation sets whose near-copies are dropped as leaks.");
+      .add("exclude", &c.exclude,
+           "Evaluation sets whose near-copies are dropped as leaks (with --embeddings: only equal files and "
+           "equal perceptual hashes).");
   table.section("Ingest")
       .add("min-size", &c.min_size, "Drop images whose shorter side is below this (0 = off).")
       .range(0, 1e6)

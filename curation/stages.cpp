@@ -35,7 +35,9 @@ void load_listing(Run& run) {
     for (const Input& input : run.listing.inputs) {
       inputs.push_back({{"reference", input.reference}, {"records", input.records}, {"hash", input.hash}});
     }
-    write_file_atomically(path, inputs.dump(1) + "\n");
+    // A path may hold any bytes; JSON holds UTF-8.
+    write_file_atomically(
+        path, inputs.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
     return;
   }
   const auto known = nlohmann::json::parse(read_text(path), nullptr, false);

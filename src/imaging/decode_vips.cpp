@@ -112,6 +112,9 @@ bool to_srgb(VipsHolder& image) {
 
 void decode_vips(Bytes bytes, const DecodeOptions& options, Decoded& out) {
   if (!start_vips()) return fail(out, DecodeStatus::unsupported, "libvips does not start");
+  // libvips keeps one error text per process: decodes take turns, so that a message is of its own file.
+  static std::mutex turn;
+  const std::lock_guard<std::mutex> lock(turn);
   vips_error_clear();
   VipsHolder image(vips_image_new_from_buffer(bytes.data(), bytes.size(), "", "access",
                                               VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_TRUNCATED,
