@@ -92,14 +92,14 @@ std::string duplicate_groups(const CurationData& c) {
 }
 
 std::string strips(const LoadedPictures& set) {
-  std::string out;
+  std::string out = "<div class=\"strips " + escape(set.kind) + "\">";
   for (const LoadedStrip& strip : set.strips) {
     std::vector<report::Picture> pictures;
     for (const auto& e : strip.entries) pictures.push_back({e.image, e.caption, e.css_class});
     out += "<div class=\"strip\"><p class=\"note\">" + escape(strip.title) + "</p>" +
            report::gallery(pictures) + "</div>\n";
   }
-  return out;
+  return out + "</div>";
 }
 
 std::string pretty(const std::string& json) {

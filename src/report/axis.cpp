@@ -52,7 +52,7 @@ std::string Axis::label(double tick) const {
   if (size >= 1e9) return short_number(tick / 1e9, 3) + "G";
   if (size >= 1e6) return short_number(tick / 1e6, 3) + "M";
   if (size >= 1e4) return short_number(tick / 1e3, 3) + "k";
-  if (log_) return short_number(tick, 2);
+  if (log_) return short_number(tick, 4);
   if (size != 0 && (size < 1e-4)) return short_number(tick, 2);
   const int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(step_) - 1e-9)), 0, 6);
   return fmt::format("{:.{}f}", tick, decimals);

@@ -129,7 +129,7 @@ std::string forest_plot(const std::string& title, const std::vector<Interval>& r
 
 std::string histogram(const std::string& title, const std::vector<double>& edges,
                       const std::vector<int64_t>& counts, double marker, bool log_counts) {
-  constexpr double left = 52, right = 512, top = 10, bottom = 168, height = 194;
+  constexpr double left = 52, right = 512, top = 24, bottom = 182, height = 208;
   std::string out = open_figure(title + (log_counts ? " (counts on a log scale)" : ""), height);
   int64_t high = 0;
   for (const int64_t count : counts) high = std::max(high, count);
@@ -157,12 +157,16 @@ std::string histogram(const std::string& title, const std::vector<double>& edges
   for (const double tick : x.ticks())
     out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>", px(x.pixel(tick)),
                        bottom + 17, x.label(tick));
-  if (std::isfinite(marker) && marker >= edges.front() && marker <= edges.back())
+  if (std::isfinite(marker) && marker >= edges.front() && marker <= edges.back()) {
+    // The label stands above the bars, on the side that has more room.
+    const bool left_half = x.pixel(marker) < (left + right) / 2;
     out += fmt::format(
         "<line class=\"marker\" x1=\"{0}\" x2=\"{0}\" y1=\"{1}\" y2=\"{2}\"><title>threshold "
         "{3}</title></line>"
-        "<text class=\"value\" x=\"{4}\" y=\"{5}\" text-anchor=\"end\">threshold {3}</text>",
-        px(x.pixel(marker)), top, bottom, short_number(marker), px(x.pixel(marker) - 6), top + 10);
+        "<text class=\"value\" x=\"{4}\" y=\"{5}\" text-anchor=\"{6}\">threshold {3}</text>",
+        px(x.pixel(marker)), top - 14, bottom, short_number(marker),
+        px(x.pixel(marker) + (left_half ? 6 : -6)), top - 6, left_half ? "start" : "end");
+  }
   return out + "</svg></figure>\n";
 }
 

@@ -94,7 +94,7 @@ std::string axes(const Axis& x, const Axis& y, const LinePlot& plot) {
 }
 
 std::string legend(const LinePlot& plot) {
-  if (plot.series.size() < 2 && (plot.series.empty() || plot.series[0].name.empty())) return {};
+  if (plot.series.size() < 2) return {};  // the title says what a lone curve is
   std::string out = "<ul class=\"legend\">";
   for (size_t s = 0; s < plot.series.size(); ++s)
     out += fmt::format(
