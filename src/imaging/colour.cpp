@@ -36,6 +36,11 @@ uint8_t clip(double value) {
   return static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
+/// Rounds a level in [0, 255], halves up.
+uint8_t round_level(double value) {
+  return static_cast<uint8_t>(value + 0.5);
+}
+
 /// PIL's 8-bit RGB -> HSV.
 void rgb_to_hsv(const uint8_t* rgb, uint8_t* hsv) {
   const uint8_t high = std::max({rgb[0], rgb[1], rgb[2]}), low = std::min({rgb[0], rgb[1], rgb[2]});
@@ -57,9 +62,11 @@ void rgb_to_hsv(const uint8_t* rgb, uint8_t* hsv) {
   } else {
     h = static_cast<float>(4.0 + static_cast<double>(gc) - static_cast<double>(rc));
   }
-  h = static_cast<float>(std::fmod(static_cast<double>(h) / 6.0 + 1.0, 1.0));
-  hsv[0] = clip(std::trunc(static_cast<double>(h) * 255.0));
-  hsv[1] = clip(std::trunc(static_cast<double>(s) * 255.0));
+  // fmod(h / 6 + 1, 1): the argument lies in [5/6, 11/6).
+  const double turn = static_cast<double>(h) / 6.0 + 1.0;
+  h = static_cast<float>(turn >= 1.0 ? turn - 1.0 : turn);
+  hsv[0] = clip(static_cast<double>(h) * 255.0);
+  hsv[1] = clip(static_cast<double>(s) * 255.0);
 }
 
 /// PIL's 8-bit HSV -> RGB.
@@ -70,13 +77,13 @@ void hsv_to_rgb(const uint8_t* hsv, uint8_t* rgb) {
     return;
   }
   const double sector = static_cast<double>(hsv[0]) * 6.0 / 255.0;
-  const int i = static_cast<int>(std::floor(sector));
+  const int i = static_cast<int>(sector);
   const double f = static_cast<float>(sector - static_cast<double>(static_cast<float>(i)));
   const double s = static_cast<float>(static_cast<double>(hsv[1]) / 255.0);
   const double value = v;
-  const uint8_t p = clip(std::round(value * (1.0 - s)));
-  const uint8_t q = clip(std::round(value * (1.0 - s * f)));
-  const uint8_t t = clip(std::round(value * (1.0 - s * (1.0 - f))));
+  const uint8_t p = round_level(value * (1.0 - s));
+  const uint8_t q = round_level(value * (1.0 - s * f));
+  const uint8_t t = round_level(value * (1.0 - s * (1.0 - f)));
   const std::array<std::array<uint8_t, 3>, 6> sectors = {
       {{v, t, p}, {q, v, p}, {p, v, t}, {p, q, v}, {t, p, v}, {v, p, q}}};
   std::copy_n(sectors[static_cast<size_t>(i % 6)].begin(), 3, rgb);
@@ -182,7 +189,8 @@ Image gaussian_blur(const Image& image, double sigma, int kernel) {
     }
     uint8_t* target = out.at(0, y);
     for (size_t x = 0; x < column.size(); ++x) {
-      target[x] = static_cast<uint8_t>(std::clamp(std::nearbyint(column[x]), 0.0F, 255.0F));
+      // A convex sum of levels; halves go to the even number.
+      target[x] = static_cast<uint8_t>(std::clamp(std::lrint(column[x]), 0L, 255L));
     }
   }
   return out;
