@@ -24,9 +24,9 @@ struct QualityMeasures {
 /// median.
 [[nodiscard]] uint64_t perceptual_hash(const Image& image);
 
-/// Training-free copy descriptor, L2-normalised float32[kCopyDescriptorSize]: gray-level and colour layout at
-/// several grid scales plus gradient-orientation histograms over a grid, each block power-normalised. The
-/// same bytes on every machine.
+/// Training-free copy descriptor, L2-normalised float32[kCopyDescriptorSize]: whitened low frequencies of
+/// gray and colour, gradient orientations over a grid, a colour histogram; each block power-normalised. The
+/// same bytes on every machine. `image` has three channels.
 constexpr int64_t kCopyDescriptorSize = 512;
 void copy_descriptor(const Image& image, float* out);
 
