@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/error.hpp"
 #include "ops/ordered_gemm.hpp"
 #include "vectors/chains.hpp"
 #include "vectors/scan.hpp"
@@ -38,7 +39,7 @@ Assigner::Assigner(const float* rows, int64_t n, int64_t width, int64_t total, i
       n_(n),
       width_(width),
       total_(total),
-      first_(even_range(total, comm.rank(), comm.size()).begin),
+      first_(comm.exclusive_scan(n)),
       spherical_(spherical),
       comm_(comm),
       squared_norm_(static_cast<size_t>(n)) {
@@ -59,6 +60,8 @@ Assigner::Assigner(const float* rows, int64_t n, int64_t width, int64_t total, i
       sample.insert(sample.end(), row(chosen - first_), row(chosen - first_) + width);
   }
   const auto gathered = comm.all_gather_values<float>(sample);
+  DINO_CHECK(static_cast<int64_t>(gathered.size()) == wanted * width,
+             "the ranks' rows do not add up to the total");
   basis_ = LeadingBasis::fit(gathered.data(), wanted, width);
   if (!basis_.cuts()) return;
   const int64_t stride = basis_.kept + 2;

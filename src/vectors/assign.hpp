@@ -31,8 +31,8 @@ struct Best {
 
 class Assigner {
  public:
-  /// Rows of this rank, [n, width], laid out by even_range, which must outlive this. Collective. The bound is
-  /// set up only where it pays (`clusters` is the number that rows will be compared with).
+  /// Rows of this rank, [n, width], which must outlive this; global rows go rank by rank. Collective. The
+  /// bound is set up only where it pays (`clusters` is the number that rows will be compared with).
   Assigner(const float* rows, int64_t n, int64_t width, int64_t total, int64_t clusters, bool spherical,
            uint64_t seed, const Communicator& comm);
 
