@@ -12,6 +12,7 @@ namespace dino::eval {
 [[nodiscard]] Command segment_command();
 [[nodiscard]] Command pca_command();
 [[nodiscard]] Command attention_command();
+[[nodiscard]] Command sweep_command();
 [[nodiscard]] Command report_command();
 [[nodiscard]] Command bench_command();
 

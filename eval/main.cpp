@@ -8,6 +8,6 @@ int main(int argc, char** argv) {
       "Evaluates frozen vision encoders: features, probes, pictures and one report with intervals and "
       "floors.",
       {features_command(), knn_command(), linear_command(), segment_command(), pca_command(),
-       attention_command(), report_command(), bench_command()}};
+       attention_command(), sweep_command(), report_command(), bench_command()}};
   return dino::run_program(spec, argc, argv);
 }

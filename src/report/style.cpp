@@ -83,7 +83,7 @@ svg .ref{fill:var(--muted);stroke:var(--muted)}svg .empty{fill:var(--muted);font
 .picture.dropped img,.picture.bad img{border:2px dashed var(--bad)}
 .picture.dropped img{opacity:.62}.picture.query img{border:2px solid var(--fg)}
 .picture.kept figcaption,.picture.good figcaption{color:var(--good)}.picture.bad figcaption{color:var(--bad)}
-.strips.pca,.strips.segment{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:0 2rem}.strips.pca .picture{width:9.5rem}.strips.pca .picture img{height:9.5rem}
+.strips.pca,.strips.segment{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:0 2rem}.strips.neighbours .picture{width:5.6rem}.strips.neighbours .picture img{height:5.6rem}.strips.pca .picture{width:9.5rem}.strips.pca .picture img{height:9.5rem}
 .strips.segment{grid-template-columns:repeat(auto-fill,minmax(min(100%,30rem),1fr))}.strip>p.note{overflow-wrap:anywhere}
 .strip{border-bottom:1px solid var(--grid);padding:.2rem 0}.strip:last-child{border-bottom:0}
 .matrix{font-size:.75rem;width:auto}.matrix td,.matrix th{padding:.18rem .35rem;border:0;text-align:right;white-space:nowrap}

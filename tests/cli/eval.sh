@@ -76,6 +76,14 @@ import json
 rows = [json.loads(line) for line in open('R/results.jsonl')]
 assert {r['card_hash'] for r in rows if r['model'] == 'raw-pixels'} <= {r['card_hash'] for r in rows if r['model'] == 'random-weights'}" || fail "the floor has another card than the model"
 
+# -- a sweep adds the raw-pixel floor, and does nothing the second time
+sweep=(sweep --weights random:vit_micro --train data/train --test data/test --size 32 --k 1,5 --lr 0.1 --output S)
+expect 0 "raw-pixels" dino-eval "${sweep[@]}"
+cp S/results.jsonl once.jsonl
+expect 0 "are already in" dino-eval "${sweep[@]}"
+cmp once.jsonl S/results.jsonl && [ "$(wc -l <once.jsonl)" = 6 ] && ok "a finished sweep is left alone" || fail "the sweep ran again"
+expect 64 "is not a task of a sweep" dino-eval "${sweep[@]}" --tasks depth
+
 # -- segmentation and pictures
 expect 0 "segment" dino-eval segment --weights random:vit_micro --train data/cutouts/train --test data/cutouts/test --size 32 --output R
 expect 65 "no image with a partly transparent alpha channel" dino-eval segment --weights raw-pixels --patch 8 --train data/train --test data/test --size 32 --output R
