@@ -1,26 +1,19 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Every evaluation set x {pretrained, random weights of the same shape, raw pixels}: features, k-NN, linear probe; then segmentation and pictures.
-#   evaluate.sh RUN   (the run folder of the demo's chain)
+# The demo's evaluation: every set x {pretrained, random weights of the same shape, raw pixels} by k-NN and linear probe, then segmentation and pictures.
+#   evaluate.sh RUN   (the run folder of the demo's chain); run again, it does only what is missing
 set -euo pipefail
 run=${1:?evaluate.sh: error: missing argument: RUN: the run folder of the demo}
 results=$run/eval
-features=$results/features
-mkdir -p "$features"
 view=(--size 48 --pad --background 128,128,128)
-for set in ${DINO_DEMO_EVAL:?}; do
-  for model in pretrained random-weights raw-pixels; do
-    case $model in
-      pretrained) weights=$run/pretrain ;;
-      random-weights) weights=random:$run/pretrain ;;
-      raw-pixels) weights=raw-pixels ;;
-    esac
-    for part in trainval test; do
-      file=$features/$set-$model-$part.h5
-      [ -s "$file" ] || dino-eval features --weights "$weights" --name "$model" --data "$set/$part" "${view[@]}" --tokens both --output "$file"
-    done
-    pair=(--train "$features/$set-$model-trainval.h5" --test "$features/$set-$model-test.h5" --dataset "$set" --output "$results")
-    dino-eval knn "${pair[@]}" --k 5,10,20 --temperature 0.07
-    dino-eval linear "${pair[@]}"
-  done
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
+launch=(mpirun -n 2 --oversubscribe --bind-to none)
+
+for set in ${DINO_DEMO_EVAL:?evaluate.sh: error: DINO_DEMO_EVAL is not set: start the demo with run.sh}; do
+  "${launch[@]}" dino-eval sweep --weights "$run/pretrain" --train "$set/trainval" --test "$set/test" "${view[@]}" --output "$results"
 done
+for weights in "$run/pretrain" "random:$run/pretrain" raw-pixels; do
+  "${launch[@]}" dino-eval segment --weights "$weights" --train wesnoth-units/trainval --test wesnoth-units/test --limit 1500 --size 64 --patch 8 --output "$results"
+done
+dino-eval pca --weights "$run/pretrain" --data wesnoth-units/test --images 8 --size 96 --pad --background 128,128,128 --output "$results"
+dino-eval attention --weights "$run/pretrain" --data wesnoth-units/test --images 4 --size 96 --pad --background 128,128,128 --output "$results"
