@@ -61,6 +61,19 @@ TEST(VectorsMpi, FewerRowsThanRanks) {
   EXPECT_EQ(kmeans(mine(rows, 8, world), 2, flat, world).inertia, 0);
 }
 
+// The seeds come from a sample whose rows are not spread evenly over ranks.
+TEST(VectorsMpi, KMeansSeedsFromAnUnevenSample) {
+  const auto world = Communicator::world();
+  const auto rows = unit_rows({.rows = 9001, .width = 64, .subspace = 6, .clusters = 100}, 35);
+  KMeansConfig config;
+  config.clusters = 100;
+  config.iterations = 2;
+  const auto alone = kmeans(view(rows, 64), 9001, config, Communicator::self());
+  const auto together = kmeans(mine(rows, 64, world), 9001, config, world);
+  EXPECT_TRUE(std::ranges::equal(alone.centroids.f32(), together.centroids.f32()));
+  expect_part(alone.assignment, together.assignment, world);
+}
+
 TEST(VectorsMpi, KMeansIsTheSameBytes) {
   const auto world = Communicator::world();
   for (const auto& [width, clusters] : {std::pair<int64_t, int64_t>{128, 100}, {20, 9}}) {
