@@ -22,7 +22,7 @@ command -v dino-jobs >/dev/null || { echo "run.sh: error: programs not found: di
 
 export DINO_DEMO_SETS="demo-pool openclipart wesnoth-terrain wesnoth-units fashion-mnist sweethome3d-furniture icons"
 export DINO_DEMO_EVAL="fashion-mnist openclipart wesnoth-terrain wesnoth-units icons sweethome3d-furniture"
-export DINO_DEMO_CURATE="" DINO_DEMO_PRETRAIN=""
+export DINO_DEMO_CURATE="" DINO_DEMO_PRETRAIN="--knn-train wesnoth-terrain/train --knn-test wesnoth-terrain/val --knn-every 100"
 name=demo
 if [ -n "$short" ]; then
   # The same chain with fewer training steps and two evaluation sets, so that CI stays quick.
