@@ -44,6 +44,7 @@ LoadedImage load_image(const Record& record, const FeatureProtocol& protocol) {
   try {
     DecodeOptions options;
     options.background = parse_colour(protocol.background, "--background");
+    options.limits.max_pixels = protocol.max_pixels;
     const std::vector<uint8_t> bytes = read_record(record);
     const Decoded decoded = decode_image(bytes, options);
     if (decoded.status == DecodeStatus::ok) {

@@ -15,6 +15,7 @@ Card FeatureProtocol::card() const {
   Card card;
   card.set("size", size).set("resize", resize_to()).set("crop", pad ? "pad to square" : "centre");
   card.set("background", background).set("tokens", tokens).set("layers", layers);
+  card.set("max_pixels", max_pixels);
   card.set("interpolation", "bicubic, antialiased");
   return card;
 }
@@ -29,6 +30,7 @@ void write_feature_attributes(Hdf5File& file, const FeatureSet& set) {
   file.write_attribute("/", "resize", p.resize_to());
   file.write_attribute("/", "pad", static_cast<int64_t>(p.pad));
   file.write_attribute("/", "background", p.background);
+  file.write_attribute("/", "max_pixels", p.max_pixels);
   file.write_attribute("/", "tokens", p.tokens);
   file.write_attribute("/", "layers", p.layers);
   file.write_attribute("/", "split", p.split);
@@ -60,6 +62,7 @@ void read_attributes(const Hdf5File& file, FeatureSet& set) {
   p.resize = number("resize");
   p.pad = number("pad") != 0;
   p.background = text("background");
+  p.max_pixels = number("max_pixels");
   p.tokens = text("tokens");
   p.layers = number("layers");
   p.split = text("split");

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "imaging/image.hpp"
 #include "results.hpp"
 #include "storage/hdf5.hpp"
 
@@ -17,10 +18,11 @@ struct FeatureProtocol {
   int64_t size = 224;  ///< side of the square input in pixels
   int64_t resize = 0;  ///< shorter side before the central crop; 0 = size * 256 / 224, with pad = size
   bool pad = false;    ///< pad to a square instead of cropping
-  std::string background = "255,255,255";  ///< behind transparent pixels and padding
-  std::string tokens = "cls";              ///< cls | patch | both
-  int64_t layers = 1;                      ///< class tokens of the last N blocks
-  std::string split = "all";               ///< all | train | test, by hash of the group
+  std::string background = "255,255,255";          ///< behind transparent pixels and padding
+  int64_t max_pixels = DecodeLimits{}.max_pixels;  ///< larger images are left out
+  std::string tokens = "cls";                      ///< cls | patch | both
+  int64_t layers = 1;                              ///< class tokens of the last N blocks
+  std::string split = "all";                       ///< all | train | test, by hash of the group
   double test_fraction = 0.2;
 
   [[nodiscard]] int64_t resize_to() const { return resize > 0 ? resize : (pad ? size : size * 256 / 224); }

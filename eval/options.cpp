@@ -25,6 +25,7 @@ void add_input_options(OptionTable& table, FeatureProtocol& protocol) {
       .range(0, 16384);
   table.add("pad", &protocol.pad,
             "Pad to a square with the background colour instead of cropping (sprites, icons).");
+  table.add("max-pixels", &protocol.max_pixels, "Leave out images above this many pixels.").range(1, 1e12);
   table.add("background", &protocol.background, "Colour R,G,B behind transparent pixels and padding.");
 }
 

@@ -5,12 +5,12 @@
 set -euo pipefail
 run=${1:?evaluate.sh: error: missing argument: RUN: the run folder of the demo}
 results=$run/eval
-view=(--size 48 --pad --background 128,128,128)
+view=(--size 48 --pad --background 128,128,128 --max-pixels 1000000)
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 launch=(mpirun -n 2 --oversubscribe --bind-to none)
 
 for set in ${DINO_DEMO_EVAL:?evaluate.sh: error: DINO_DEMO_EVAL is not set: start the demo with run.sh}; do
-  "${launch[@]}" dino-eval sweep --weights "$run/pretrain" --train "$set/trainval" --test "$set/test" "${view[@]}" --output "$results"
+  "${launch[@]}" dino-eval sweep --weights "$run/pretrain" --train "$set/trainval" --test "$set/test" "${view[@]}" --epochs 4 --output "$results"
 done
 for weights in "$run/pretrain" "random:$run/pretrain" raw-pixels; do
   "${launch[@]}" dino-eval segment --weights "$weights" --train wesnoth-units/trainval --test wesnoth-units/test --limit 1500 --size 64 --patch 8 --output "$results"
