@@ -33,7 +33,8 @@ std::string stage_script(const Chain& chain, const Stage& stage, int64_t ranks) 
                                      : "";
     line = fmt::format("exec {}{} {}", launcher, shell_quote(program_path(stage.program)), stage.args);
   }
-  const std::string setup = stage.resources.setup.empty() ? "" : stage.resources.setup + "\n";
+  std::string setup = stage.resources.setup.empty() ? "" : stage.resources.setup + "\n";
+  if (::isatty(STDERR_FILENO) != 0) setup = "export DINO_LIVE_PROGRESS=1\n" + setup;
   return fmt::format("set -uo pipefail\nrun={}\nstage={}\nexport PATH={}:$PATH\nexport DINO_SHARE={}\n{}{}\n",
                      chain.run, stage.name, shell_quote(programs_folder()), shell_quote(share_dir()), setup,
                      line);

@@ -27,8 +27,9 @@ double since(std::chrono::steady_clock::time_point then) {
 
 void configure_progress(std::string_view wanted, int rank) {
   const char* terminal = std::getenv("TERM");
-  const bool live =
-      ::isatty(STDERR_FILENO) != 0 && terminal != nullptr && std::string_view(terminal) != "dumb";
+  // Under mpirun and `dino-jobs local` stderr is a pipe to a terminal; who started us knows.
+  const bool at_terminal = ::isatty(STDERR_FILENO) != 0 || std::getenv("DINO_LIVE_PROGRESS") != nullptr;
+  const bool live = at_terminal && terminal != nullptr && std::string_view(terminal) != "dumb";
   if (rank != 0 || wanted == "off")
     mode = Mode::off;
   else
