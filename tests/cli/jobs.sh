@@ -33,7 +33,7 @@ has scripts/pretrain.sbatch 'srun --mpi=pmix -K1 --unbuffered -c "${SLURM_CPUS_P
 has scripts/test-features.sbatch 'upstream="pretrain"'
 has scripts/submit.sh '--dependency=afterok:$job_train_features:$job_test_features eval.sbatch'
 has scripts/submit.sh '--kill-on-invalid-dep=yes --dependency=afterok:$job_curate'
-grep -q '@[A-Z_]*@' scripts/*.sbatch && fail "a placeholder is left in a script"
+grep -q '@[A-Z_]*@' scripts/*.sbatch && fail "an unfilled @NAME@ is left in a script"
 run 64 "$jobs" render chain.cfg
 has err "--output"
 run 0 "$jobs" submit chain.cfg --dry-run
