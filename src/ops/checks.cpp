@@ -91,24 +91,53 @@ void indexed_rows(ConstTensorView big, ConstTensorView small, std::span<const in
     DINO_CHECK(row >= 0 && row < big.dim(0), "row " + std::to_string(row) + " of " + big.shape.str());
 }
 
+namespace {
+
+void attention_heads(int64_t width, int64_t heads) {
+  DINO_CHECK(heads > 0 && width % heads == 0,
+             "width " + std::to_string(width) + " for " + std::to_string(heads) + " heads");
+  const int64_t head = width / heads;
+  DINO_CHECK(head % 8 == 0 && head <= 256,
+             "head width " + std::to_string(head) + ": a multiple of 8 up to 256 is needed");
+}
+
+void attention_sequences(const Sequences& sequences, ConstTensorView x) {
+  DINO_CHECK(!sequences.starts.empty() && sequences.starts.front() == 0 && sequences.rows() == x.dim(0),
+             "sequence starts do not cover " + x.shape.str());
+  for (int64_t s = 0; s < sequences.count(); ++s)
+    DINO_CHECK(sequences.length(s) >= 0, "sequence starts descend");
+}
+
+}  // namespace
+
 void attention(ConstTensorView qkv, const Sequences& sequences, int64_t heads, ConstTensorView out,
                ConstTensorView lse, bool lse_optional) {
   const int64_t width = columns_of(qkv) / 3;
   is_act(qkv);
-  DINO_CHECK(heads > 0 && columns_of(qkv) == 3 * width && width % heads == 0,
-             qkv.shape.str() + " for " + std::to_string(heads) + " heads");
-  const int64_t head = width / heads;
-  DINO_CHECK(head % 8 == 0 && head <= 256,
-             "head width " + std::to_string(head) + ": a multiple of 8 up to 256 is needed");
-  DINO_CHECK(!sequences.starts.empty() && sequences.starts.front() == 0 && sequences.rows() == qkv.dim(0),
-             "sequence starts do not cover " + qkv.shape.str());
-  for (int64_t s = 0; s < sequences.count(); ++s)
-    DINO_CHECK(sequences.length(s) >= 0, "sequence starts descend");
+  DINO_CHECK(columns_of(qkv) == 3 * width, "q, k and v of one width, not " + qkv.shape.str());
+  attention_heads(width, heads);
+  attention_sequences(sequences, qkv);
   if (out) {
     DINO_CHECK(out.dtype == qkv.dtype, "attention's input and output have one dtype");
     is_matrix(out, qkv.dim(0), width);
   }
   vector(lse, heads * qkv.dim(0), lse_optional);
+}
+
+void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries, const Sequences& keys,
+                     int64_t heads, ConstTensorView out, ConstTensorView lse, bool lse_optional) {
+  const int64_t width = columns_of(q);
+  is_act(q);
+  is_matrix(kv, kv.dim(0), 2 * width);
+  attention_heads(width, heads);
+  attention_sequences(queries, q);
+  attention_sequences(keys, kv);
+  DINO_CHECK(queries.count() == keys.count(), "queries and keys of the same sequences");
+  for (int64_t s = 0; s < keys.count(); ++s)
+    DINO_CHECK(queries.length(s) == 0 || keys.length(s) > 0, "a query without keys");
+  DINO_CHECK(q.dtype == kv.dtype && out.dtype == q.dtype, "attention's inputs and output have one dtype");
+  is_matrix(out, q.dim(0), width);
+  vector(lse, heads * q.dim(0), lse_optional);
 }
 
 void patchify(ConstTensorView images, int64_t patch, ConstTensorView patches) {

@@ -21,6 +21,8 @@ void indexed_rows(ConstTensorView big, ConstTensorView small, std::span<const in
 void vector(ConstTensorView v, int64_t columns, bool optional);
 void attention(ConstTensorView qkv, const Sequences& sequences, int64_t heads, ConstTensorView out,
                ConstTensorView lse, bool lse_optional);
+void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries, const Sequences& keys,
+                     int64_t heads, ConstTensorView out, ConstTensorView lse, bool lse_optional);
 void patchify(ConstTensorView images, int64_t patch, ConstTensorView patches);
 
 }  // namespace dino::ops::check

@@ -105,6 +105,16 @@ class Backend {
   virtual void attention_backward(ConstTensorView dout, ConstTensorView qkv, ConstTensorView out,
                                   ConstTensorView lse, const Sequences& sequences, int64_t heads, float scale,
                                   TensorView dqkv) = 0;
+  /// The same with queries of their own: sequence s has queries q[Tq,D] and keys and values kv[Tk,2D] (k |
+  /// v). out[Tq,D], lse [heads,Tq]. A sequence may have no query.
+  virtual void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries,
+                               const Sequences& keys, int64_t heads, float scale, TensorView out,
+                               TensorView lse) = 0;
+  /// dq[Tq,D] and dkv[Tk,2D] (both =) from dout[Tq,D].
+  virtual void query_attention_backward(ConstTensorView dout, ConstTensorView q, ConstTensorView kv,
+                                        ConstTensorView out, ConstTensorView lse, const Sequences& queries,
+                                        const Sequences& keys, int64_t heads, float scale, TensorView dq,
+                                        TensorView dkv) = 0;
   /// Softmax probabilities of query row `query` (within each sequence) for pictures and tests: probs f32
   /// [count, heads, length]; all sequences have the same length.
   virtual void attention_probabilities(ConstTensorView qkv, const Sequences& sequences, int64_t heads,

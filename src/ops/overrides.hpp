@@ -35,6 +35,13 @@
   void attention_backward(ConstTensorView dout, ConstTensorView qkv, ConstTensorView out,                    \
                           ConstTensorView lse, const Sequences& sequences, int64_t heads, float scale,       \
                           TensorView dqkv) override;                                                         \
+  void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries,                      \
+                       const Sequences& keys, int64_t heads, float scale, TensorView out, TensorView lse)    \
+      override;                                                                                              \
+  void query_attention_backward(ConstTensorView dout, ConstTensorView q, ConstTensorView kv,                 \
+                                ConstTensorView out, ConstTensorView lse, const Sequences& queries,          \
+                                const Sequences& keys, int64_t heads, float scale, TensorView dq,            \
+                                TensorView dkv) override;                                                    \
   void attention_probabilities(ConstTensorView qkv, const Sequences& sequences, int64_t heads, float scale,  \
                                int64_t query, TensorView probs) override;                                    \
   void patchify(ConstTensorView images, int64_t patch, TensorView patches) override;                         \

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cstring>
+#include <numeric>
+
 #include "ops/support.hpp"
 
 namespace dino::ops::testing {
@@ -141,6 +144,47 @@ TEST_P(AttentionTest, ThreadsDoNotChangeABit) {
     EXPECT_EQ(values_of(dqkv), first) << threads << " threads";
   }
   set_threads(1);
+}
+
+/// Columns [first, first + width) of some rows.
+Tensor part_of(const Tensor& x, const std::vector<int64_t>& rows, int64_t first, int64_t width) {
+  Tensor part({static_cast<int64_t>(rows.size()), width}, x.dtype());
+  const auto size = static_cast<int64_t>(size_of(x.dtype()));
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::memcpy(static_cast<std::byte*>(part.view().data) + static_cast<int64_t>(i) * width * size,
+                static_cast<const std::byte*>(x.view().data) + (rows[i] * x.shape()[1] + first) * size,
+                static_cast<size_t>(width * size));
+  return part;
+}
+
+/// Some queries against all keys give these queries' rows of the whole attention, and the gradient of a loss
+/// that reads nothing else. One sequence has no query.
+TEST_P(AttentionTest, SomeQueriesAreRowsOfTheWhole) {
+  const Problem p{{0, 50, 151, 152, 160}, 3, 40};
+  const std::vector<int64_t> rows = {0, 3, 49, 50, 51, 90, 150, 151}, starts = {0, 3, 7, 8, 8};
+  const int64_t model = p.model(), count = static_cast<int64_t>(rows.size());
+  const auto scale = static_cast<float>(p.scale());
+  const Tensor qkv = random_tensor({p.rows(), 3 * model}, act(), 11);
+  std::vector<int64_t> every(at(p.rows()));
+  std::iota(every.begin(), every.end(), 0);
+  const Tensor q = part_of(qkv, rows, 0, model), kv = part_of(qkv, every, model, 2 * model);
+  Tensor whole({p.rows(), model}, act()), whole_lse({p.heads, p.rows()});
+  ops().attention(qkv, p.sequences(), p.heads, scale, whole, whole_lse);
+  Tensor out({count, model}, act()), lse({p.heads, count});
+  ops().query_attention(q, kv, {starts}, p.sequences(), p.heads, scale, out, lse);
+  expect_close(out, values_of(part_of(whole, rows, 0, model)), bound(), "out");
+
+  const Tensor dout = random_tensor({count, model}, act(), 12);
+  Tensor whole_dout({p.rows(), model}, act()), dqkv({p.rows(), 3 * model}, act());
+  const auto bytes = static_cast<size_t>(model) * size_of(act());
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::memcpy(whole_dout.view().rows(rows[i], 1).data, dout.view().rows(static_cast<int64_t>(i), 1).data,
+                bytes);
+  ops().attention_backward(whole_dout, qkv, whole, whole_lse, p.sequences(), p.heads, scale, dqkv);
+  Tensor dq({count, model}, act()), dkv = random_tensor({p.rows(), 2 * model}, act(), 13);
+  ops().query_attention_backward(dout, q, kv, out, lse, {starts}, p.sequences(), p.heads, scale, dq, dkv);
+  expect_close(dq, values_of(part_of(dqkv, rows, 0, model)), bound(), "dq");
+  expect_close(dkv, values_of(part_of(dqkv, every, model, 2 * model)), bound(), "dkv");
 }
 
 TEST_P(AttentionTest, ProbabilitiesOfOneQuery) {

@@ -9,58 +9,134 @@
 namespace dino::ops {
 namespace {
 
-/// Where one (sequence, head) starts in qkv and in out.
-struct Place {
-  int64_t begin, length, qkv, out, lse;
+/// The operands of one call: q and k | v may lie side by side in one matrix or in two. Strides in elements.
+template <class T>
+struct Operands {
+  const T *q, *k, *v;
+  T *q_gradient = nullptr, *k_gradient = nullptr, *v_gradient = nullptr;
+  int64_t q_stride, kv_stride;
+  Sequences queries, keys;
+  int64_t heads, model;
+  float scale;
+
+  static Operands packed(ConstTensorView qkv, const Sequences& sequences, int64_t heads, float scale) {
+    const int64_t model = qkv.dim(1) / 3;
+    const T* q = qkv.as<T>();
+    return {.q = q,
+            .k = q + model,
+            .v = q + 2 * model,
+            .q_stride = 3 * model,
+            .kv_stride = 3 * model,
+            .queries = sequences,
+            .keys = sequences,
+            .heads = heads,
+            .model = model,
+            .scale = scale};
+  }
+
+  static Operands apart(ConstTensorView q, ConstTensorView kv, const Sequences& queries,
+                        const Sequences& keys, int64_t heads, float scale) {
+    const int64_t model = q.dim(1);
+    return {.q = q.as<T>(),
+            .k = kv.as<T>(),
+            .v = kv.as<T>() + model,
+            .q_stride = model,
+            .kv_stride = 2 * model,
+            .queries = queries,
+            .keys = keys,
+            .heads = heads,
+            .model = model,
+            .scale = scale};
+  }
+
+  /// Head `item % heads` of sequence `item / heads`; without outputs.
+  [[nodiscard]] AttentionHead<T> head(int64_t item) const {
+    const int64_t s = item / heads;
+    const int64_t column = item % heads * (model / heads);
+    const int64_t first = queries.starts[static_cast<size_t>(s)] * q_stride + column;
+    const int64_t first_key = keys.starts[static_cast<size_t>(s)] * kv_stride + column;
+    AttentionHead<T> result{};
+    result.q = q + first;
+    result.k = k + first_key;
+    result.v = v + first_key;
+    if (q_gradient != nullptr) {
+      result.q_gradient = q_gradient + first;
+      result.k_gradient = k_gradient + first_key;
+      result.v_gradient = v_gradient + first_key;
+    }
+    result.q_stride = q_stride;
+    result.kv_stride = kv_stride;
+    result.out_stride = model;
+    result.queries = queries.length(s);
+    result.keys = keys.length(s);
+    result.width = model / heads;
+    result.scale = scale;
+    return result;
+  }
+  /// Of the head's first query in out [T, D], and in lse [heads, T].
+  [[nodiscard]] int64_t out_offset(int64_t item) const {
+    return queries.starts[static_cast<size_t>(item / heads)] * model + item % heads * (model / heads);
+  }
+  [[nodiscard]] int64_t lse_offset(int64_t item) const {
+    return item % heads * queries.rows() + queries.starts[static_cast<size_t>(item / heads)];
+  }
 };
 
-Place place_of(ConstTensorView qkv, const Sequences& sequences, int64_t heads, int64_t item) {
-  const int64_t s = item / heads;
-  const int64_t h = item % heads;
-  const int64_t model = qkv.dim(1) / 3;
-  const int64_t begin = sequences.starts[static_cast<size_t>(s)];
-  const int64_t column = h * (model / heads);
-  return {begin, sequences.length(s), begin * 3 * model + column, begin * model + column,
-          h * qkv.dim(0) + begin};
-}
-
-template <class T>
-AttentionHead<T> input_of(ConstTensorView qkv, const Place& place, int64_t heads, float scale) {
-  const int64_t model = qkv.dim(1) / 3;
-  const T* q = qkv.as<T>() + place.qkv;
-  AttentionHead<T> head{};
-  head.q = q;
-  head.k = q + model;
-  head.v = q + 2 * model;
-  head.qkv_stride = 3 * model;
-  head.out_stride = model;
-  head.length = place.length;
-  head.width = model / heads;
-  head.scale = scale;
-  return head;
-}
-
-/// function(item) over all (sequence, head) with the thread's scratch memory. Long and short sequences mix,
-/// so threads take items as they go; every item's result is its own.
-template <class Function>
-void for_heads(ConstTensorView qkv, const Sequences& sequences, int64_t heads, bool backward,
-               Function&& function) {
+/// function(item, head) over all (sequence, head) with the thread's scratch memory. Long and short sequences
+/// mix, so threads take items as they go; every item's result is its own.
+template <class T, class Function>
+void for_heads(const Operands<T>& operands, bool backward, Function&& function) {
+  const Sequences& keys = operands.keys;
   int64_t longest = 0;
-  for (int64_t s = 0; s < sequences.count(); ++s) longest = std::max(longest, sequences.length(s));
-  const int64_t items = sequences.count() * heads;
+  for (int64_t s = 0; s < keys.count(); ++s) longest = std::max(longest, keys.length(s));
+  const int64_t items = keys.count() * operands.heads;
   // A thread that takes all heads of a sequence finds the next head in its cache (see prefetch()).
-  const int64_t together = sequences.count() >= 4 * int64_t{omp_get_max_threads()} ? heads : 1;
-  const int64_t need = kernels().attention_scratch(longest, qkv.dim(1) / 3 / heads, backward);
-#pragma omp parallel if (items > 1 && qkv.numel() > kSerialElements)
+  const int64_t together = keys.count() >= 4 * int64_t{omp_get_max_threads()} ? operands.heads : 1;
+  const int64_t need = kernels().attention_scratch(longest, operands.model / operands.heads, backward);
+#pragma omp parallel if (items > 1 && keys.rows() * operands.model > kSerialElements / 3)
   {
     thread_local Scratch scratch;
     float* memory = scratch.floats(need);
 #pragma omp for schedule(dynamic, together)
     for (int64_t item = 0; item < items; ++item) {
-      const Place place = place_of(qkv, sequences, heads, item);
-      if (place.length > 0) function(place, memory);
+      AttentionHead<T> head = operands.head(item);
+      head.scratch = memory;
+      function(item, head);
     }
   }
+}
+
+template <class T>
+void forward(const Operands<T>& operands, TensorView out, TensorView lse) {
+  T* to = out.as<T>();
+  float* sums = lse ? lse.as<float>() : nullptr;
+  for_heads(operands, false, [&](int64_t item, AttentionHead<T>& head) {
+    if (head.queries == 0) return;
+    head.out = to + operands.out_offset(item);
+    head.lse = sums != nullptr ? sums + operands.lse_offset(item) : nullptr;
+    act_kernels<T>().attention(head);
+  });
+}
+
+template <class T>
+void backward(const Operands<T>& operands, ConstTensorView dout, ConstTensorView out, ConstTensorView lse) {
+  const T* gradient = dout.as<T>();
+  // The kernels only read `out` and `lse` in backward; one struct serves both directions.
+  auto* result = const_cast<T*>(out.as<T>());
+  auto* sums = const_cast<float*>(lse.as<float>());
+  for_heads(operands, true, [&](int64_t item, AttentionHead<T>& head) {
+    if (head.queries == 0) {
+      for (int64_t j = 0; j < head.keys; ++j) {
+        std::fill_n(head.k_gradient + j * head.kv_stride, head.width, T{});
+        std::fill_n(head.v_gradient + j * head.kv_stride, head.width, T{});
+      }
+      return;
+    }
+    head.out_gradient = gradient + operands.out_offset(item);
+    head.out = result + operands.out_offset(item);
+    head.lse = sums + operands.lse_offset(item);
+    act_kernels<T>().attention_backward(head);
+  });
 }
 
 }  // namespace
@@ -68,17 +144,8 @@ void for_heads(ConstTensorView qkv, const Sequences& sequences, int64_t heads, b
 void CpuBackend::attention(ConstTensorView qkv, const Sequences& sequences, int64_t heads, float scale,
                            TensorView out, TensorView lse) {
   check::attention(qkv, sequences, heads, out, lse, true);
-  float* sums = lse ? lse.as<float>() : nullptr;
-  with_act(qkv.dtype, [&]<class T>(T) {
-    T* to = out.as<T>();
-    for_heads(qkv, sequences, heads, false, [&](const Place& place, float* memory) {
-      AttentionHead<T> head = input_of<T>(qkv, place, heads, scale);
-      head.out = to + place.out;
-      head.lse = sums != nullptr ? sums + place.lse : nullptr;
-      head.scratch = memory;
-      act_kernels<T>().attention(head);
-    });
-  });
+  with_act(qkv.dtype,
+           [&]<class T>(T) { forward(Operands<T>::packed(qkv, sequences, heads, scale), out, lse); });
 }
 
 void CpuBackend::attention_backward(ConstTensorView dout, ConstTensorView qkv, ConstTensorView out,
@@ -86,24 +153,35 @@ void CpuBackend::attention_backward(ConstTensorView dout, ConstTensorView qkv, C
                                     float scale, TensorView dqkv) {
   check::attention(qkv, sequences, heads, out, lse, false);
   check::attention(dqkv, sequences, heads, dout, {}, true);
-  const int64_t model = qkv.dim(1) / 3;
-  // The kernels only read `out` and `lse` in backward; one struct serves both directions.
-  auto* sums = const_cast<float*>(lse.as<float>());
   with_act(qkv.dtype, [&]<class T>(T) {
-    const T* gradient = dout.as<T>();
-    auto* result = const_cast<T*>(out.as<T>());
-    T* to = dqkv.as<T>();
-    for_heads(qkv, sequences, heads, true, [&](const Place& place, float* memory) {
-      AttentionHead<T> head = input_of<T>(qkv, place, heads, scale);
-      head.out_gradient = gradient + place.out;
-      head.out = result + place.out;
-      head.lse = sums + place.lse;
-      head.q_gradient = to + place.qkv;
-      head.k_gradient = head.q_gradient + model;
-      head.v_gradient = head.k_gradient + model;
-      head.scratch = memory;
-      act_kernels<T>().attention_backward(head);
-    });
+    auto operands = Operands<T>::packed(qkv, sequences, heads, scale);
+    operands.q_gradient = dqkv.as<T>();
+    operands.k_gradient = operands.q_gradient + operands.model;
+    operands.v_gradient = operands.k_gradient + operands.model;
+    backward(operands, dout, out, lse);
+  });
+}
+
+void CpuBackend::query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries,
+                                 const Sequences& keys, int64_t heads, float scale, TensorView out,
+                                 TensorView lse) {
+  check::query_attention(q, kv, queries, keys, heads, out, lse, true);
+  with_act(q.dtype,
+           [&]<class T>(T) { forward(Operands<T>::apart(q, kv, queries, keys, heads, scale), out, lse); });
+}
+
+void CpuBackend::query_attention_backward(ConstTensorView dout, ConstTensorView q, ConstTensorView kv,
+                                          ConstTensorView out, ConstTensorView lse, const Sequences& queries,
+                                          const Sequences& keys, int64_t heads, float scale, TensorView dq,
+                                          TensorView dkv) {
+  check::query_attention(q, kv, queries, keys, heads, out, lse, false);
+  check::query_attention(dq, dkv, queries, keys, heads, dout, {}, true);
+  with_act(q.dtype, [&]<class T>(T) {
+    auto operands = Operands<T>::apart(q, kv, queries, keys, heads, scale);
+    operands.q_gradient = dq.as<T>();
+    operands.k_gradient = dkv.as<T>();
+    operands.v_gradient = operands.k_gradient + operands.model;
+    backward(operands, dout, out, lse);
   });
 }
 
@@ -117,13 +195,14 @@ void CpuBackend::attention_probabilities(ConstTensorView qkv, const Sequences& s
                "one length for all sequences, and a query inside it");
   float* to = probs.as<float>();
   with_act(qkv.dtype, [&]<class T>(T) {
+    const auto operands = Operands<T>::packed(qkv, sequences, heads, scale);
     parallel_for(sequences.count() * heads, length, [&](int64_t item) {
-      const AttentionHead<T> head = input_of<T>(qkv, place_of(qkv, sequences, heads, item), heads, scale);
+      const AttentionHead<T> head = operands.head(item);
       std::vector<float> q(static_cast<size_t>(head.width)), k(q.size());
-      act_kernels<T>().to_float(head.q + query * head.qkv_stride, q.data(), head.width);
+      act_kernels<T>().to_float(head.q + query * head.q_stride, q.data(), head.width);
       float* row = to + item * length;
       for (int64_t j = 0; j < length; ++j) {
-        act_kernels<T>().to_float(head.k + j * head.qkv_stride, k.data(), head.width);
+        act_kernels<T>().to_float(head.k + j * head.kv_stride, k.data(), head.width);
         row[j] = kernels().dot(q.data(), k.data(), head.width);
       }
       kernels().softmax(row, nullptr, scale, length);

@@ -21,7 +21,8 @@ struct AttentionHead {
   const T* q;
   const T* k;
   const T* v;
-  int64_t qkv_stride;  ///< between tokens, for q, k, v and their gradients
+  int64_t q_stride;   ///< between queries, also of q_gradient
+  int64_t kv_stride;  ///< between keys, also of k_gradient and v_gradient
   const T* out_gradient;
   T* out;              ///< read only in backward
   int64_t out_stride;  ///< also of out_gradient
@@ -29,7 +30,7 @@ struct AttentionHead {
   T* q_gradient;
   T* k_gradient;
   T* v_gradient;
-  int64_t length, width;
+  int64_t queries, keys, width;
   float scale;
   float* scratch;  ///< attention_scratch() floats, 64-byte aligned
 };

@@ -108,12 +108,12 @@ inline float exponentiate(float* scores, int64_t length, int64_t padded_length, 
 
 template <class T>
 inline void prefetch_next_head(const AttentionHead<T>& head, const T* part) {
-  for (int64_t r = 0; r < head.length; ++r) prefetch(part + r * head.qkv_stride + head.width, head.width);
+  for (int64_t r = 0; r < head.keys; ++r) prefetch(part + r * head.kv_stride + head.width, head.width);
 }
 
 template <class T>
 void attention_head(const AttentionHead<T>& head) {
-  const int64_t length = head.length;
+  const int64_t length = head.keys;
   const int64_t width = head.width;
   const int64_t columns = padded(width);
   const int64_t keys = padded(length);
@@ -125,12 +125,12 @@ void attention_head(const AttentionHead<T>& head) {
   float* scores = pieces.take(kQueryTile * ld);
   float* out = pieces.take(kQueryTile * columns);
   prefetch_next_head(head, head.k);
-  transpose(length, width, head.k, head.qkv_stride, k_transposed, ld);
-  unpack(length, width, head.v, head.qkv_stride, 1.0f, v);
-  const int64_t step = query_tile(length);
-  for (int64_t first = 0; first < length; first += step) {
-    const int64_t rows = smaller(step, length - first);
-    unpack(rows, width, head.q + first * head.qkv_stride, head.qkv_stride, head.scale * kLog2E, q);
+  transpose(length, width, head.k, head.kv_stride, k_transposed, ld);
+  unpack(length, width, head.v, head.kv_stride, 1.0f, v);
+  const int64_t step = query_tile(head.queries);
+  for (int64_t first = 0; first < head.queries; first += step) {
+    const int64_t rows = smaller(step, head.queries - first);
+    unpack(rows, width, head.q + first * head.q_stride, head.q_stride, head.scale * kLog2E, q);
     small_gemm(rows, keys, width, {q, columns, 1}, k_transposed, ld, scores, ld, false);
     float sums[kQueryTile];
     for (int64_t r = 0; r < rows; ++r) {
@@ -157,7 +157,7 @@ inline void score_gradients(float* scores, float* gradients, int64_t keys, float
 
 template <class T>
 void attention_backward_head(const AttentionHead<T>& head) {
-  const int64_t length = head.length;
+  const int64_t length = head.keys;
   const int64_t width = head.width;
   const int64_t columns = padded(width);
   const int64_t keys = padded(length);
@@ -174,13 +174,13 @@ void attention_backward_head(const AttentionHead<T>& head) {
   float* out = pieces.take(kQueryTile * columns);
   float* scores = pieces.take(kQueryTile * ld);
   float* gradients = pieces.take(kQueryTile * ld);
-  transpose(length, width, head.k, head.qkv_stride, k_transposed, ld);
-  transpose(length, width, head.v, head.qkv_stride, v_transposed, ld);
-  unpack(length, width, head.k, head.qkv_stride, 1.0f, k);
-  const int64_t step = query_tile(length);
-  for (int64_t first = 0; first < length; first += step) {
-    const int64_t rows = smaller(step, length - first);
-    unpack(rows, width, head.q + first * head.qkv_stride, head.qkv_stride, head.scale * kLog2E, q);
+  transpose(length, width, head.k, head.kv_stride, k_transposed, ld);
+  transpose(length, width, head.v, head.kv_stride, v_transposed, ld);
+  unpack(length, width, head.k, head.kv_stride, 1.0f, k);
+  const int64_t step = query_tile(head.queries);
+  for (int64_t first = 0; first < head.queries; first += step) {
+    const int64_t rows = smaller(step, head.queries - first);
+    unpack(rows, width, head.q + first * head.q_stride, head.q_stride, head.scale * kLog2E, q);
     unpack(rows, width, head.out_gradient + first * head.out_stride, head.out_stride, 1.0f, dout);
     unpack(rows, width, head.out + first * head.out_stride, head.out_stride, 1.0f, out);
     small_gemm(rows, keys, width, {q, columns, 1}, k_transposed, ld, scores, ld, false);
@@ -194,10 +194,10 @@ void attention_backward_head(const AttentionHead<T>& head) {
     small_gemm(rows, columns, length, {gradients, ld, 1}, k, columns, dq, columns, false);
     small_gemm(length, columns, rows, {gradients, 1, ld}, q, columns, dk, columns, first > 0);
     small_gemm(length, columns, rows, {scores, 1, ld}, dout, columns, dv, columns, first > 0);
-    pack(rows, width, dq, head.scale, head.q_gradient + first * head.qkv_stride, head.qkv_stride);
+    pack(rows, width, dq, head.scale, head.q_gradient + first * head.q_stride, head.q_stride);
   }
-  pack(length, width, dk, kLn2, head.k_gradient, head.qkv_stride);  // q held scale log2(e)
-  pack(length, width, dv, 1.0f, head.v_gradient, head.qkv_stride);
+  pack(length, width, dk, kLn2, head.k_gradient, head.kv_stride);  // q held scale log2(e)
+  pack(length, width, dv, 1.0f, head.v_gradient, head.kv_stride);
 }
 
 }  // namespace

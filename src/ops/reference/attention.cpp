@@ -8,23 +8,66 @@
 namespace dino::ops {
 namespace {
 
-/// One head of one sequence inside the packed qkv [T, 3D].
+/// q, k and v as matrices of their own, f64.
+struct Operands {
+  std::vector<double> q, k, v;  ///< [queries or keys, D]
+  Sequences queries, keys;
+  int64_t heads, model;
+  double scale;
+};
+
+/// Columns [first, first + width) of a matrix.
+std::vector<double> columns(ConstTensorView x, int64_t first, int64_t width) {
+  const Reader read(x);
+  std::vector<double> part;
+  part.reserve(static_cast<size_t>(x.dim(0) * width));
+  for (int64_t r = 0; r < x.dim(0); ++r)
+    for (int64_t c = 0; c < width; ++c) part.push_back(read[r * x.dim(1) + first + c]);
+  return part;
+}
+
+Operands packed(ConstTensorView qkv, const Sequences& sequences, int64_t heads, float scale) {
+  const int64_t model = qkv.dim(1) / 3;
+  return {columns(qkv, 0, model),
+          columns(qkv, model, model),
+          columns(qkv, 2 * model, model),
+          sequences,
+          sequences,
+          heads,
+          model,
+          scale};
+}
+
+Operands apart(ConstTensorView q, ConstTensorView kv, const Sequences& queries, const Sequences& keys,
+               int64_t heads, float scale) {
+  const int64_t model = q.dim(1);
+  return {columns(q, 0, model),
+          columns(kv, 0, model),
+          columns(kv, model, model),
+          queries,
+          keys,
+          heads,
+          model,
+          scale};
+}
+
+/// One head of one sequence.
 struct Head {
-  Reader qkv;
-  int64_t begin, length, model, head, width;
-  /// part: 0 = q, 1 = k, 2 = v.
-  [[nodiscard]] int64_t index(int part, int64_t row, int64_t column) const {
-    return (begin + row) * 3 * model + part * model + head * width + column;
+  const Operands& of;
+  int64_t first_query, queries, first_key, keys, head, width;
+  [[nodiscard]] size_t query(int64_t i, int64_t c) const {
+    return static_cast<size_t>((first_query + i) * of.model + head * width + c);
   }
-  [[nodiscard]] double score(int64_t i, int64_t j, double scale) const {
-    double sum = 0;
-    for (int64_t c = 0; c < width; ++c) sum += qkv[index(0, i, c)] * qkv[index(1, j, c)];
-    return sum * scale;
+  [[nodiscard]] size_t key(int64_t j, int64_t c) const {
+    return static_cast<size_t>((first_key + j) * of.model + head * width + c);
   }
   /// softmax over the keys of query i; returns the log-sum-exp.
-  double softmax_row(int64_t i, double scale, std::vector<double>& p) const {
-    p.resize(static_cast<size_t>(length));
-    for (int64_t j = 0; j < length; ++j) p[static_cast<size_t>(j)] = score(i, j, scale);
+  double softmax_row(int64_t i, std::vector<double>& p) const {
+    p.assign(static_cast<size_t>(keys), 0.0);
+    for (int64_t j = 0; j < keys; ++j) {
+      for (int64_t c = 0; c < width; ++c) p[static_cast<size_t>(j)] += of.q[query(i, c)] * of.k[key(j, c)];
+      p[static_cast<size_t>(j)] *= of.scale;
+    }
     const double top = *std::max_element(p.begin(), p.end());
     double sum = 0;
     for (double& value : p) sum += value = std::exp(value - top);
@@ -34,12 +77,68 @@ struct Head {
 };
 
 template <class Function>
-void for_each_head(ConstTensorView qkv, const Sequences& sequences, int64_t heads, Function&& function) {
-  const int64_t model = qkv.dim(1) / 3;
-  for (int64_t s = 0; s < sequences.count(); ++s)
-    for (int64_t h = 0; h < heads; ++h)
-      function(s, Head{Reader(qkv), sequences.starts[static_cast<size_t>(s)], sequences.length(s), model, h,
-                       model / heads});
+void for_each_head(const Operands& operands, Function&& function) {
+  for (int64_t s = 0; s < operands.keys.count(); ++s)
+    for (int64_t h = 0; h < operands.heads; ++h)
+      function(s, Head{operands, operands.queries.starts[static_cast<size_t>(s)], operands.queries.length(s),
+                       operands.keys.starts[static_cast<size_t>(s)], operands.keys.length(s), h,
+                       operands.model / operands.heads});
+}
+
+void forward(const Operands& operands, TensorView out, TensorView lse) {
+  std::vector<double> p;
+  for_each_head(operands, [&](int64_t, const Head& head) {
+    for (int64_t i = 0; i < head.queries; ++i) {
+      const double log_sum = head.softmax_row(i, p);
+      if (lse) Writer(lse).set(head.head * operands.queries.rows() + head.first_query + i, log_sum);
+      for (int64_t c = 0; c < head.width; ++c) {
+        double sum = 0;
+        for (int64_t j = 0; j < head.keys; ++j) sum += p[static_cast<size_t>(j)] * operands.v[head.key(j, c)];
+        Writer(out).set(static_cast<int64_t>(head.query(i, c)), sum);
+      }
+    }
+  });
+}
+
+struct Gradients {
+  std::vector<double> q, k, v;  ///< as in Operands
+};
+
+Gradients backward(const Operands& operands, ConstTensorView dout, ConstTensorView out) {
+  const Reader gradient(dout), result(out);
+  Gradients d{std::vector<double>(operands.q.size()), std::vector<double>(operands.k.size()),
+              std::vector<double>(operands.v.size())};
+  std::vector<double> p;
+  for_each_head(operands, [&](int64_t, const Head& head) {
+    const auto g = [&](int64_t i, int64_t c) { return gradient[static_cast<int64_t>(head.query(i, c))]; };
+    for (int64_t i = 0; i < head.queries; ++i) {
+      head.softmax_row(i, p);
+      double delta = 0;  // sum_c dout out = sum_j p dp
+      for (int64_t c = 0; c < head.width; ++c)
+        delta += g(i, c) * result[static_cast<int64_t>(head.query(i, c))];
+      for (int64_t j = 0; j < head.keys; ++j) {
+        const double pij = p[static_cast<size_t>(j)];
+        double dp = 0;
+        for (int64_t c = 0; c < head.width; ++c) dp += g(i, c) * operands.v[head.key(j, c)];
+        const double ds = pij * (dp - delta) * operands.scale;
+        for (int64_t c = 0; c < head.width; ++c) {
+          d.q[head.query(i, c)] += ds * operands.k[head.key(j, c)];
+          d.k[head.key(j, c)] += ds * operands.q[head.query(i, c)];
+          d.v[head.key(j, c)] += pij * g(i, c);
+        }
+      }
+    }
+  });
+  return d;
+}
+
+/// The inverse of columns().
+void set_columns(TensorView x, int64_t first, const std::vector<double>& part) {
+  const Writer write(x);
+  const int64_t width = x.dim(0) == 0 ? 0 : static_cast<int64_t>(part.size()) / x.dim(0);
+  for (int64_t r = 0; r < x.dim(0); ++r)
+    for (int64_t c = 0; c < width; ++c)
+      write.set(r * x.dim(1) + first + c, part[static_cast<size_t>(r * width + c)]);
 }
 
 }  // namespace
@@ -47,19 +146,7 @@ void for_each_head(ConstTensorView qkv, const Sequences& sequences, int64_t head
 void ReferenceBackend::attention(ConstTensorView qkv, const Sequences& sequences, int64_t heads, float scale,
                                  TensorView out, TensorView lse) {
   check::attention(qkv, sequences, heads, out, lse, true);
-  std::vector<double> p;
-  for_each_head(qkv, sequences, heads, [&](int64_t, const Head& head) {
-    for (int64_t i = 0; i < head.length; ++i) {
-      const double log_sum = head.softmax_row(i, static_cast<double>(scale), p);
-      if (lse) Writer(lse).set(head.head * qkv.dim(0) + head.begin + i, log_sum);
-      for (int64_t c = 0; c < head.width; ++c) {
-        double sum = 0;
-        for (int64_t j = 0; j < head.length; ++j)
-          sum += p[static_cast<size_t>(j)] * head.qkv[head.index(2, j, c)];
-        Writer(out).set((head.begin + i) * head.model + head.head * head.width + c, sum);
-      }
-    }
-  });
+  forward(packed(qkv, sequences, heads, scale), out, lse);
 }
 
 void ReferenceBackend::attention_backward(ConstTensorView dout, ConstTensorView qkv, ConstTensorView out,
@@ -67,42 +154,31 @@ void ReferenceBackend::attention_backward(ConstTensorView dout, ConstTensorView 
                                           float scale, TensorView dqkv) {
   check::attention(qkv, sequences, heads, out, lse, false);
   check::attention(dqkv, sequences, heads, dout, {}, true);
-  const Reader gradient(dout);
-  const Writer result(dqkv);
-  std::vector<double> p;
-  for_each_head(qkv, sequences, heads, [&](int64_t, const Head& head) {
-    const auto out_index = [&](int64_t i, int64_t c) {
-      return (head.begin + i) * head.model + head.head * head.width + c;
-    };
-    const auto cells = static_cast<size_t>(head.length * head.width);
-    std::vector<double> dq(cells), dk(cells), dv(cells);
-    for (int64_t i = 0; i < head.length; ++i) {
-      head.softmax_row(i, static_cast<double>(scale), p);
-      double delta = 0;  // sum_c dout out = sum_j p dp
-      for (int64_t c = 0; c < head.width; ++c)
-        delta += gradient[out_index(i, c)] * Reader(out)[out_index(i, c)];
-      for (int64_t j = 0; j < head.length; ++j) {
-        const double pij = p[static_cast<size_t>(j)];
-        double dp = 0;
-        for (int64_t c = 0; c < head.width; ++c)
-          dp += gradient[out_index(i, c)] * head.qkv[head.index(2, j, c)];
-        const double ds = pij * (dp - delta) * static_cast<double>(scale);
-        for (int64_t c = 0; c < head.width; ++c) {
-          dq[static_cast<size_t>(i * head.width + c)] += ds * head.qkv[head.index(1, j, c)];
-          dk[static_cast<size_t>(j * head.width + c)] += ds * head.qkv[head.index(0, i, c)];
-          dv[static_cast<size_t>(j * head.width + c)] += pij * gradient[out_index(i, c)];
-        }
-      }
-    }
-    for (int64_t i = 0; i < head.length; ++i) {
-      for (int64_t c = 0; c < head.width; ++c) {
-        const auto cell = static_cast<size_t>(i * head.width + c);
-        result.set(head.index(0, i, c), dq[cell]);
-        result.set(head.index(1, i, c), dk[cell]);
-        result.set(head.index(2, i, c), dv[cell]);
-      }
-    }
-  });
+  const Operands operands = packed(qkv, sequences, heads, scale);
+  const Gradients d = backward(operands, dout, out);
+  set_columns(dqkv, 0, d.q);
+  set_columns(dqkv, operands.model, d.k);
+  set_columns(dqkv, 2 * operands.model, d.v);
+}
+
+void ReferenceBackend::query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries,
+                                       const Sequences& keys, int64_t heads, float scale, TensorView out,
+                                       TensorView lse) {
+  check::query_attention(q, kv, queries, keys, heads, out, lse, true);
+  forward(apart(q, kv, queries, keys, heads, scale), out, lse);
+}
+
+void ReferenceBackend::query_attention_backward(ConstTensorView dout, ConstTensorView q, ConstTensorView kv,
+                                                ConstTensorView out, ConstTensorView lse,
+                                                const Sequences& queries, const Sequences& keys,
+                                                int64_t heads, float scale, TensorView dq, TensorView dkv) {
+  check::query_attention(q, kv, queries, keys, heads, out, lse, false);
+  check::query_attention(dq, dkv, queries, keys, heads, dout, {}, true);
+  const Operands operands = apart(q, kv, queries, keys, heads, scale);
+  const Gradients d = backward(operands, dout, out);
+  set_columns(dq, 0, d.q);
+  set_columns(dkv, 0, d.k);
+  set_columns(dkv, operands.model, d.v);
 }
 
 void ReferenceBackend::attention_probabilities(ConstTensorView qkv, const Sequences& sequences, int64_t heads,
@@ -110,12 +186,12 @@ void ReferenceBackend::attention_probabilities(ConstTensorView qkv, const Sequen
   check::attention(qkv, sequences, heads, {}, {}, true);
   check::vector(probs, heads * qkv.dim(0), false);
   std::vector<double> p;
-  for_each_head(qkv, sequences, heads, [&](int64_t s, const Head& head) {
-    DINO_CHECK(head.length == sequences.length(0) && query >= 0 && query < head.length,
+  for_each_head(packed(qkv, sequences, heads, scale), [&](int64_t s, const Head& head) {
+    DINO_CHECK(head.keys == sequences.length(0) && query >= 0 && query < head.keys,
                "one length for all sequences, and a query inside it");
-    head.softmax_row(query, static_cast<double>(scale), p);
-    for (int64_t j = 0; j < head.length; ++j)
-      Writer(probs).set((s * heads + head.head) * head.length + j, p[static_cast<size_t>(j)]);
+    head.softmax_row(query, p);
+    for (int64_t j = 0; j < head.keys; ++j)
+      Writer(probs).set((s * heads + head.head) * head.keys + j, p[static_cast<size_t>(j)]);
   });
 }
 
