@@ -238,6 +238,8 @@ bool Trainer::train_step(DataLoader& loader) {
   batch.global_crops = crops.global_crops;
   if (config_.augment.local_count > 0) batch.local_crops = crops.local_crops;
   batch.masks = view_of(own.data(), Shape{2 * images.size(), patches});
+  // Over several ranks the masked views fall where they fall, and no useful bound holds for one of them.
+  if (comm_.size() == 1) batch.masked_bound = masks.upper_bound;
   DropPathPlan plan;
   if (ssl.vit.drop_path > 0) {
     const std::array<int64_t, 2> entries = {2 * images.size(), config_.augment.local_count * images.size()};

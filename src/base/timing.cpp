@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/timing.hpp"
 
+#include <sys/resource.h>
+
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -33,6 +35,12 @@ int64_t peak_rss_bytes() {
 
 int64_t current_rss_bytes() {
   return status_bytes("VmRSS");
+}
+
+int64_t page_faults() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt;
 }
 
 std::string utc_now() {

@@ -21,6 +21,7 @@ class Stopwatch {
 
 [[nodiscard]] int64_t peak_rss_bytes();                   ///< VmHWM of this process
 [[nodiscard]] int64_t current_rss_bytes();                ///< VmRSS of this process
+[[nodiscard]] int64_t page_faults();                      ///< of this process so far, without input or output
 [[nodiscard]] std::string utc_now();                      ///< 2026-01-31T23:59:59Z
 [[nodiscard]] std::string human_bytes(int64_t bytes);     ///< "1.5 GiB"
 [[nodiscard]] std::string human_seconds(double seconds);  ///< "1 h 02 min", "3.4 s"

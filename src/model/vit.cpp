@@ -4,24 +4,44 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <map>
+#include <mutex>
+#include <optional>
 
 #include "model/vit_parts.hpp"
 
 namespace dino {
 
 struct VitSaved {
-  std::vector<TokenEntry> entries;
+  std::shared_ptr<const TokenPlan> plan;
   EmbedSaved embed;
   struct Block {
     AttentionSaved attention;
     FfnSaved ffn;
   };
   std::vector<Block> blocks;
+  std::optional<QueryAttentionSaved>
+      last_attention;  ///< in place of the last block's, when few rows are read
   TensorView prenorm, mean, rstd;
 };
 
 struct Vit::Impl {
+  /// Evaluation on images of many sizes makes many plans; beyond this many they are made anew.
+  static constexpr size_t kMaxPlans = 64;
   VitContext context;
+  mutable std::mutex mutex;
+  mutable std::map<std::vector<int64_t>, std::shared_ptr<const TokenPlan>> plans;
+
+  std::shared_ptr<const TokenPlan> plan_for(std::span<const CropBatch> crops) const {
+    std::vector<TokenEntry> entries = token_entries(context.config, crops);
+    std::vector<int64_t> key;
+    for (const TokenEntry& entry : entries) key.insert(key.end(), {entry.batch, entry.grid_h, entry.grid_w});
+    const std::lock_guard lock(mutex);
+    if (plans.size() >= kMaxPlans) plans.clear();
+    auto& plan = plans[key];
+    if (!plan) plan = make_token_plan(context.config, std::move(entries));
+    return plan;
+  }
 
   /// The row sets of both branches of a block.
   std::array<std::shared_ptr<const BranchRows>, 2> rows_of(
@@ -43,6 +63,9 @@ struct Vit::Impl {
 
   /// What the caller asked for besides the tokens; made before the blocks so that it outlives their scopes.
   void make_outputs(const VitForwardOptions& options, Arena& arena, VitOutput& output) const {
+    DINO_CHECK(options.read_rows.empty() ||
+                   (options.intermediate_blocks.empty() && !options.attention_of_class_token),
+               "rows that are not computed can be neither intermediate outputs nor attention maps");
     for (const int64_t block : options.intermediate_blocks) {
       DINO_CHECK(block >= 0 && block < context.config.depth, "block " + std::to_string(block));
       const bool last = block == context.config.depth - 1;
@@ -67,17 +90,26 @@ struct Vit::Impl {
   void run_block(const ParameterStore& weights, int64_t block,
                  const std::array<std::shared_ptr<const BranchRows>, 2>& rows,
                  const VitForwardOptions& options, const VitOutput& output, Arena& arena,
-                 VitSaved::Block* saved) const {
+                 VitSaved* saved) const {
     VitSaved::Block scratch;
-    VitSaved::Block& state = saved == nullptr ? scratch : *saved;
     const bool keep = saved != nullptr;
+    VitSaved::Block& state = keep ? saved->blocks[static_cast<size_t>(block)] : scratch;
+    const bool few = !options.read_rows.empty() && block == context.config.depth - 1;
     const auto attention = [&] {
+      if (few) {
+        QueryAttentionSaved unkept;
+        query_attention_forward(context, block, weights, output.prenorm, rows[0],
+                                read_rows(*rows[0], options.read_rows), arena,
+                                keep ? saved->last_attention.emplace() : unkept, keep);
+        return;
+      }
       attention_forward(context, block, weights, output.prenorm, rows[0], arena, state.attention, keep);
       if (output.last_attention && block == context.config.depth - 1)
         last_attention(state.attention, options, output);
     };
     const auto ffn = [&] {
-      ffn_forward(context, block, weights, output.prenorm, rows[1], arena, state.ffn, keep);
+      ffn_forward(context, block, weights, output.prenorm,
+                  few ? read_rows(*rows[1], options.read_rows) : rows[1], arena, state.ffn, keep);
     };
     if (keep) {
       attention();
@@ -105,26 +137,31 @@ Vit::Vit(Vit&&) noexcept = default;
 VitOutput Vit::forward(const ParameterStore& weights, std::span<const CropBatch> crops,
                        const VitForwardOptions& options, Arena& arena,
                        std::shared_ptr<VitSaved>* saved) const {
-  const std::shared_ptr<VitSaved> keep = saved == nullptr ? nullptr : std::make_shared<VitSaved>();
+  std::shared_ptr<VitSaved> keep;
+  if (saved != nullptr) keep = *saved && saved->use_count() == 1 ? *saved : std::make_shared<VitSaved>();
+  const std::shared_ptr<const TokenPlan> plan = impl_->plan_for(crops);
+  const auto& everything = plan->everything;
   VitOutput output;
-  output.entries = token_entries(config_, crops);
-  const auto everything = all_rows(output.entries);
+  output.entries = plan->entries;
   output.prenorm = arena.make({everything->count, config_.width});
   output.norm = arena.make({everything->count, config_.width});
   impl_->make_outputs(options, arena, output);
   EmbedSaved scratch;
-  embed_forward(impl_->context, weights, crops, output.entries, output.prenorm, arena,
-                keep ? keep->embed : scratch, keep != nullptr);
-  if (keep) keep->blocks.resize(static_cast<size_t>(config_.depth));
+  embed_forward(impl_->context, weights, crops, *plan, output.prenorm, arena, keep ? keep->embed : scratch,
+                keep != nullptr);
+  if (keep) {
+    keep->blocks.resize(static_cast<size_t>(config_.depth));
+    keep->last_attention.reset();
+  }
   for (int64_t block = 0; block < config_.depth; ++block) {
     impl_->run_block(weights, block, impl_->rows_of(output.entries, everything, options.drop_path, block),
-                     options, output, arena, keep ? &keep->blocks[static_cast<size_t>(block)] : nullptr);
+                     options, output, arena, keep.get());
     for (size_t i = 0; i < options.intermediate_blocks.size(); ++i)
       if (options.intermediate_blocks[i] == block && block < config_.depth - 1)
         impl_->final_norm(weights, output.prenorm, output.intermediate[i], {}, {});
   }
   if (keep) {
-    keep->entries = output.entries;
+    keep->plan = plan;
     keep->prenorm = output.prenorm;
     keep->mean = arena.make({everything->count});
     keep->rstd = arena.make({everything->count});
@@ -159,10 +196,13 @@ void Vit::backward(const ParameterStore& weights, const VitSaved& saved, ConstTe
   for (int64_t block = config_.depth - 1; block >= 0; --block) {
     const VitSaved::Block& state = saved.blocks[static_cast<size_t>(block)];
     ffn_backward(context, block, weights, state.ffn, dx, gradients, arena);
-    attention_backward(context, block, weights, state.attention, dx, gradients, arena);
+    if (saved.last_attention && block == config_.depth - 1)
+      query_attention_backward(context, block, weights, *saved.last_attention, dx, gradients, arena);
+    else
+      attention_backward(context, block, weights, state.attention, dx, gradients, arena);
     done(fmt::format("{}.blocks.{}.norm1.weight", context.module, block));
   }
-  embed_backward(context, weights, saved.embed, saved.entries, dx, gradients, arena, d_images);
+  embed_backward(context, weights, saved.embed, *saved.plan, dx, gradients, arena, d_images);
   done(context.name(".cls_token"));
 }
 

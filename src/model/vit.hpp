@@ -94,6 +94,10 @@ struct TokenEntry {
   }
 };
 
+/// Where the crops' tokens lie in the packed matrix.
+[[nodiscard]] std::vector<TokenEntry> token_entries(const VitConfig& config,
+                                                    std::span<const CropBatch> crops);
+
 struct VitOutput {
   TensorView norm;     ///< f32 [rows, D]: all tokens after the final norm
   TensorView prenorm;  ///< f32 [rows, D]
@@ -109,6 +113,11 @@ struct VitForwardOptions {
   std::vector<int64_t> intermediate_blocks;  ///< block indices whose outputs are wanted (final norm applied)
   bool attention_of_class_token = false;
   int64_t attention_query = 0;  ///< the token whose attention is wanted instead: 1 + r is register r
+  /// The only rows of the output that will be read, ascending packed rows; empty = all. The last block then
+  /// computes queries, projection and feed-forward for these alone (its keys and values need every token),
+  /// and the other rows of `norm` and `prenorm` hold nothing of use. Their gradients must be zero in
+  /// backward.
+  std::span<const int64_t> read_rows;
 };
 
 /// What backward needs; made by a training forward, valid until the arena scope of that forward ends.
@@ -120,7 +129,8 @@ class Vit {
   ~Vit();
   Vit(Vit&&) noexcept;
   [[nodiscard]] const VitConfig& config() const { return config_; }
-  /// `saved` non-null: keeps what backward needs. All tensors are made in `arena`.
+  /// `saved` non-null: keeps what backward needs (in the object of an earlier pass, if it holds one that
+  /// nobody shares). All tensors are made in `arena`.
   [[nodiscard]] VitOutput forward(const ParameterStore& weights, std::span<const CropBatch> crops,
                                   const VitForwardOptions& options, Arena& arena,
                                   std::shared_ptr<VitSaved>* saved = nullptr) const;

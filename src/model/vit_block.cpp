@@ -3,6 +3,7 @@
 // subset (stochastic depth: the branch runs on the kept images only, and is scaled by B / keep).
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "model/vit_parts.hpp"
@@ -48,14 +49,19 @@ TensorView branch_input(TensorView x, const BranchRows& rows, Arena& arena, bool
   return input;
 }
 
-void begin_branch(const VitContext& context, TensorView x, std::shared_ptr<const BranchRows> rows,
-                  Arena& arena, BranchSaved& saved, bool keep) {
+void enter_branch(TensorView x, std::shared_ptr<const BranchRows> rows, Arena& arena, BranchSaved& saved,
+                  bool keep) {
   saved.rows = std::move(rows);
   saved.input = branch_input(x, *saved.rows, arena, keep);
   if (keep) {
     saved.mean = arena.make({saved.rows->count});
     saved.rstd = arena.make({saved.rows->count});
   }
+}
+
+void begin_branch(const VitContext& context, TensorView x, std::shared_ptr<const BranchRows> rows,
+                  Arena& arena, BranchSaved& saved, bool keep) {
+  enter_branch(x, std::move(rows), arena, saved, keep);
   saved.out = arena.make({saved.rows->count, context.config.width}, context.act);
 }
 
@@ -160,6 +166,37 @@ std::shared_ptr<const BranchRows> kept_rows(std::span<const TokenEntry> entries,
   return rows;
 }
 
+std::shared_ptr<const BranchRows> read_rows(const BranchRows& branch, std::span<const int64_t> read) {
+  const auto is_read = [&](int64_t row) { return std::binary_search(read.begin(), read.end(), row); };
+  const auto packed = [&](int64_t i) { return branch.all ? i : branch.rows[static_cast<size_t>(i)]; };
+  int64_t spare = 0;  // unread rows that are taken along
+  if (!branch.all) {
+    const auto count = std::count_if(branch.rows.begin(), branch.rows.end(), is_read);
+    const int64_t wanted = (count + kReadQuantum - 1) / kReadQuantum * kReadQuantum;
+    spare = std::min(wanted, branch.count) - count;
+  }
+  auto result = std::make_shared<BranchRows>();
+  result->all = false;
+  result->starts.push_back(0);
+  const std::vector<BranchRows::Part> whole{{0, branch.count, 1.0F}};
+  size_t sequence = 0;
+  for (const BranchRows::Part& part : branch.all ? whole : branch.parts) {
+    const int64_t first = result->count;
+    for (; sequence + 1 < branch.starts.size() && branch.starts[sequence] < part.begin + part.count;
+         ++sequence) {
+      for (int64_t i = branch.starts[sequence]; i < branch.starts[sequence + 1]; ++i) {
+        const bool wanted = is_read(packed(i));
+        if (!wanted && spare == 0) continue;
+        if (!wanted) --spare;
+        result->rows.push_back(packed(i));
+      }
+      result->starts.push_back(result->count = static_cast<int64_t>(result->rows.size()));
+    }
+    result->parts.push_back({first, result->count - first, part.scale});
+  }
+  return result;
+}
+
 void attention_forward(const VitContext& context, int64_t block, const ParameterStore& weights, TensorView x,
                        std::shared_ptr<const BranchRows> rows, Arena& arena, AttentionSaved& saved,
                        bool keep) {
@@ -200,6 +237,66 @@ void attention_backward(const VitContext& context, int64_t block, const Paramete
   const TensorView dy =
       linear_backward(d_qkv, y, w(".attn.qkv.weight"), d(".attn.qkv.weight"), d(".attn.qkv.bias"), arena);
   finish_backward(saved, dy, w(".norm1.weight"), d(".norm1.weight"), d(".norm1.bias"), dx, arena);
+}
+
+void query_attention_forward(const VitContext& context, int64_t block, const ParameterStore& weights,
+                             TensorView x, std::shared_ptr<const BranchRows> keys,
+                             std::shared_ptr<const BranchRows> queries, Arena& arena,
+                             QueryAttentionSaved& saved, bool keep) {
+  const VitConfig& config = context.config;
+  const int64_t width = config.width;
+  const auto w = of_block(context, block, weights);
+  ops::Backend& ops = ops::backend();
+  enter_branch(x, std::move(keys), arena, saved.keys, keep);
+  begin_branch(context, x, std::move(queries), arena, saved.queries, keep);
+  const int64_t count = saved.queries.rows->count;
+  saved.q = arena.make({count, width}, context.act);
+  saved.kv = arena.make({saved.keys.rows->count, 2 * width}, context.act);
+  saved.attended = arena.make({count, width}, context.act);
+  if (keep) saved.lse = arena.make({config.heads, count});
+  const ConstTensorView weight = w(".attn.qkv.weight"), bias = w(".attn.qkv.bias");
+  const auto project = [&](const BranchSaved& branch, int64_t first, int64_t rows, TensorView out) {
+    const Arena::Scope scope(arena);
+    const TensorView y = normalised(context, branch, w(".norm1.weight"), w(".norm1.bias"), arena, keep);
+    ops.linear(y, weight.rows(first, rows), bias.rows(first, rows), ops::Activation::none, out, {});
+  };
+  project(saved.queries, 0, width, saved.q);
+  project(saved.keys, width, 2 * width, saved.kv);
+  ops.query_attention(saved.q, saved.kv, sequences_of(*saved.queries.rows), sequences_of(*saved.keys.rows),
+                      config.heads, attention_scale(config), saved.attended, saved.lse);
+  ops.linear(saved.attended, w(".attn.proj.weight"), w(".attn.proj.bias"), ops::Activation::none,
+             saved.queries.out, {});
+  add_branch(x, saved.queries, w.optional(".ls1.gamma"));
+}
+
+void query_attention_backward(const VitContext& context, int64_t block, const ParameterStore& weights,
+                              const QueryAttentionSaved& saved, TensorView dx, ParameterStore& gradients,
+                              Arena& arena) {
+  const VitConfig& config = context.config;
+  const int64_t width = config.width;
+  const auto w = of_block(context, block, weights);
+  const auto d = of_block(context, block, gradients);
+  const Arena::Scope scope(arena);
+  const TensorView d_out = add_branch_backward(context, dx, saved.queries, w.optional(".ls1.gamma"),
+                                               d.optional(".ls1.gamma"), arena);
+  const TensorView d_attended = linear_backward(d_out, saved.attended, w(".attn.proj.weight"),
+                                                d(".attn.proj.weight"), d(".attn.proj.bias"), arena);
+  const TensorView dq = arena.make(saved.q.shape, context.act);
+  const TensorView dkv = arena.make(saved.kv.shape, context.act);
+  ops::backend().query_attention_backward(d_attended, saved.q, saved.kv, saved.attended, saved.lse,
+                                          sequences_of(*saved.queries.rows), sequences_of(*saved.keys.rows),
+                                          config.heads, attention_scale(config), dq, dkv);
+  const auto project_backward = [&](const BranchSaved& branch, int64_t first, int64_t rows,
+                                    ConstTensorView gradient) {
+    const Arena::Scope inner(arena);
+    const TensorView y = normalised(context, branch, w(".norm1.weight"), w(".norm1.bias"), arena, false);
+    const TensorView dy = linear_backward(gradient, y, w(".attn.qkv.weight").rows(first, rows),
+                                          d(".attn.qkv.weight").rows(first, rows),
+                                          d(".attn.qkv.bias").rows(first, rows), arena);
+    finish_backward(branch, dy, w(".norm1.weight"), d(".norm1.weight"), d(".norm1.bias"), dx, arena);
+  };
+  project_backward(saved.queries, 0, width, dq);
+  project_backward(saved.keys, width, 2 * width, dkv);
 }
 
 void ffn_forward(const VitContext& context, int64_t block, const ParameterStore& weights, TensorView x,

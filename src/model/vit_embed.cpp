@@ -41,45 +41,27 @@ std::vector<int64_t> table_rows(const VitConfig& config, const TokenEntry& entry
   return rows;
 }
 
-/// Sorts an entry's patches into visible and masked ones.
-void sort_patches(const VitConfig& config, const CropBatch& crop, const TokenEntry& entry,
-                  EmbedSaved& saved) {
-  const int64_t patches = patch_count(entry);
-  const uint8_t* mask = crop.masks ? crop.masks.as<uint8_t>() : nullptr;
-  EmbedSaved::Entry result;
-  result.begin = static_cast<int64_t>(saved.visible_rows.size());
-  for (int64_t image = 0; image < entry.batch; ++image) {
-    for (int64_t p = 0; p < patches; ++p) {
-      const int64_t row = entry.patch_row(image, p, config.registers);
-      if (mask != nullptr && mask[image * patches + p] != 0) {
-        saved.masked_rows.push_back(row);
-        continue;
+/// Where the masks of all entries are set.
+void find_masked(std::span<const CropBatch> crops, const TokenPlan& plan, EmbedSaved& saved) {
+  saved.masked.clear();
+  saved.masked_rows.clear();
+  int64_t first = 0;
+  for (size_t e = 0; e < crops.size(); ++e) {
+    const int64_t count = plan.entries[e].batch * patch_count(plan.entries[e]);
+    if (crops[e].masks) {
+      const uint8_t* mask = crops[e].masks.as<uint8_t>();
+      for (int64_t i = 0; i < count; ++i) {
+        if (mask[i] == 0) continue;
+        saved.masked.push_back(first + i);
+        saved.masked_rows.push_back(plan.patch_rows[static_cast<size_t>(first + i)]);
       }
-      saved.visible_rows.push_back(row);
-      if (mask != nullptr) result.visible_patches.push_back(image * patches + p);
     }
+    first += count;
   }
-  result.count = static_cast<int64_t>(saved.visible_rows.size()) - result.begin;
-  result.table_rows = table_rows(config, entry);
-  saved.entries.push_back(std::move(result));
 }
 
-bool all_visible(const EmbedSaved::Entry& entry, const TokenEntry& tokens) {
-  return entry.count == tokens.batch * patch_count(tokens);
-}
-
-void cut_patches(const VitContext& context, const CropBatch& crop, const TokenEntry& tokens,
-                 const EmbedSaved::Entry& entry, TensorView patches, Arena& arena) {
-  if (entry.count == 0) return;
-  const TensorView visible = patches.rows(entry.begin, entry.count);
-  if (all_visible(entry, tokens)) {
-    ops::backend().patchify(crop.images, context.config.patch, visible);
-    return;
-  }
-  const Arena::Scope scope(arena);
-  const TensorView all = arena.make({tokens.batch * patch_count(tokens), patches.dim(1)}, context.act);
-  ops::backend().patchify(crop.images, context.config.patch, all);
-  ops::backend().gather_rows(all, entry.visible_patches, visible);
+void clear_rows(TensorView x, std::span<const int64_t> rows) {
+  for (const int64_t row : rows) x.rows(row, 1).zero();
 }
 
 /// The patch projection as a matrix [D, C p p].
@@ -88,15 +70,16 @@ View as_matrix(View weight) {
   return weight.reshaped({weight.dim(0), weight.numel() / weight.dim(0)});
 }
 
-void add_visible(const VitContext& context, const ParameterStore& weights, const EmbedSaved& saved,
-                 TensorView x, Arena& arena) {
-  if (saved.visible_rows.empty()) return;
+void add_patches(const VitContext& context, const ParameterStore& weights, const TokenPlan& plan,
+                 const EmbedSaved& saved, TensorView x, Arena& arena) {
+  if (plan.patch_rows.empty()) return;
   const Arena::Scope scope(arena);
   const TensorView embedded = arena.make({saved.patches.dim(0), context.config.width}, context.act);
   ops::backend().linear(saved.patches, as_matrix(weights.view(context.name(".patch_embed.proj.weight"))),
                         weights.view(context.name(".patch_embed.proj.bias")), ops::Activation::none, embedded,
                         {});
-  ops::backend().scaled_index_add(x, embedded, {}, 1.0F, saved.visible_rows);
+  clear_rows(embedded, saved.masked);
+  ops::backend().scaled_index_add(x, embedded, {}, 1.0F, plan.patch_rows);
 }
 
 void add_mask_token(const VitContext& context, const ParameterStore& weights, const EmbedSaved& saved,
@@ -110,14 +93,14 @@ void add_mask_token(const VitContext& context, const ParameterStore& weights, co
   ops::backend().scaled_index_add(x, tokens, {}, 1.0F, saved.masked_rows);
 }
 
-void table_backward(const VitContext& context, const EmbedSaved::Entry& entry, const TokenEntry& tokens,
+void table_backward(const VitContext& context, std::span<const int64_t> table_rows, const TokenEntry& tokens,
                     ConstTensorView dx, ParameterStore& gradients, Arena& arena) {
   const VitConfig& config = context.config;
   const Arena::Scope scope(arena);
   const int64_t positions = 1 + patch_count(tokens);
   const TensorView d_table = arena.zeros({positions + config.registers, config.width});
   ops::Backend& ops = ops::backend();
-  ops.scatter_add_rows(dx.rows(tokens.first_row, tokens.batch * tokens.tokens), entry.table_rows, d_table);
+  ops.scatter_add_rows(dx.rows(tokens.first_row, tokens.batch * tokens.tokens), table_rows, d_table);
   ops.axpy(1.0F, d_table.rows(0, 1), gradients.view(context.name(".cls_token")));
   if (config.registers > 0)
     ops.axpy(1.0F, d_table.rows(positions, config.registers),
@@ -136,22 +119,24 @@ void mask_token_backward(const VitContext& context, const EmbedSaved& saved, Con
   ops::backend().weighted_column_sums(d_masked, {}, gradients.view(context.name(".mask_token")));
 }
 
-/// d_patches f32 [U, C p p] of the visible patches -> the image's gradient; masked patches have none.
-void image_backward(const VitContext& context, const EmbedSaved::Entry& entry, const TokenEntry& tokens,
-                    ConstTensorView d_patches, TensorView d_image, Arena& arena) {
+/// d_embedded act [P, D] -> the gradients of the images.
+void image_backward(const VitContext& context, const ParameterStore& weights, const TokenPlan& plan,
+                    ConstTensorView d_embedded, int64_t columns, std::span<const TensorView> d_images,
+                    Arena& arena) {
   const Arena::Scope scope(arena);
-  if (entry.count == 0) {
-    d_image.zero();
-    return;
+  const Shape shape{d_embedded.dim(0), columns};
+  const TensorView d_act = arena.make(shape, context.act);
+  const TensorView d_patches = arena.make(shape);
+  ops::backend().linear_backward_input(
+      d_embedded, as_matrix(weights.view(context.name(".patch_embed.proj.weight"))), d_act, false);
+  ops::backend().convert(d_act, d_patches);
+  int64_t first = 0;
+  for (size_t e = 0; e < d_images.size(); ++e) {
+    const int64_t count = plan.entries[e].batch * patch_count(plan.entries[e]);
+    if (d_images[e] && count > 0)
+      ops::backend().patchify_backward(d_patches.rows(first, count), context.config.patch, d_images[e]);
+    first += count;
   }
-  const ConstTensorView visible = d_patches.rows(entry.begin, entry.count);
-  if (all_visible(entry, tokens)) {
-    ops::backend().patchify_backward(visible, context.config.patch, d_image);
-    return;
-  }
-  const TensorView all = arena.zeros({tokens.batch * patch_count(tokens), d_patches.dim(1)});
-  ops::backend().scatter_add_rows(visible, entry.visible_patches, all);
-  ops::backend().patchify_backward(all, context.config.patch, d_image);
 }
 
 }  // namespace
@@ -174,52 +159,61 @@ std::vector<TokenEntry> token_entries(const VitConfig& config, std::span<const C
   return entries;
 }
 
+std::shared_ptr<const TokenPlan> make_token_plan(const VitConfig& config, std::vector<TokenEntry> entries) {
+  auto plan = std::make_shared<TokenPlan>();
+  plan->everything = all_rows(entries);
+  for (const TokenEntry& entry : entries) {
+    plan->table_rows.push_back(table_rows(config, entry));
+    for (int64_t image = 0; image < entry.batch; ++image)
+      for (int64_t p = 0; p < patch_count(entry); ++p)
+        plan->patch_rows.push_back(entry.patch_row(image, p, config.registers));
+  }
+  plan->entries = std::move(entries);
+  return plan;
+}
+
 void embed_forward(const VitContext& context, const ParameterStore& weights, std::span<const CropBatch> crops,
-                   std::span<const TokenEntry> entries, TensorView x, Arena& arena, EmbedSaved& saved,
-                   bool keep) {
+                   const TokenPlan& plan, TensorView x, Arena& arena, EmbedSaved& saved, bool keep) {
   const VitConfig& config = context.config;
-  for (size_t e = 0; e < entries.size(); ++e) sort_patches(config, crops[e], entries[e], saved);
-  const Shape patches{static_cast<int64_t>(saved.visible_rows.size()),
+  find_masked(crops, plan, saved);
+  const Shape patches{static_cast<int64_t>(plan.patch_rows.size()),
                       config.channels * config.patch * config.patch};
   if (keep) saved.patches = arena.make(patches, context.act);
   const Arena::Scope scope(arena);
   if (!keep) saved.patches = arena.make(patches, context.act);
-  for (size_t e = 0; e < entries.size(); ++e) {
-    cut_patches(context, crops[e], entries[e], saved.entries[e], saved.patches, arena);
-    if (entries[e].batch == 0) continue;
-    const TensorView table = token_table(context, weights, entries[e], arena);
-    ops::backend().gather_rows(table, saved.entries[e].table_rows,
-                               x.rows(entries[e].first_row, entries[e].batch * entries[e].tokens));
+  int64_t first = 0;
+  for (size_t e = 0; e < plan.entries.size(); ++e) {
+    const TokenEntry& entry = plan.entries[e];
+    if (entry.batch == 0) continue;
+    const int64_t count = entry.batch * patch_count(entry);
+    ops::backend().patchify(crops[e].images, config.patch, saved.patches.rows(first, count));
+    first += count;
+    const TensorView table = token_table(context, weights, entry, arena);
+    ops::backend().gather_rows(table, plan.table_rows[e],
+                               x.rows(entry.first_row, entry.batch * entry.tokens));
   }
-  add_visible(context, weights, saved, x, arena);
+  add_patches(context, weights, plan, saved, x, arena);
   add_mask_token(context, weights, saved, x, arena);
 }
 
 void embed_backward(const VitContext& context, const ParameterStore& weights, const EmbedSaved& saved,
-                    std::span<const TokenEntry> entries, ConstTensorView dx, ParameterStore& gradients,
-                    Arena& arena, std::span<const TensorView> d_images) {
-  DINO_CHECK(d_images.empty() || d_images.size() == entries.size(), "one image gradient per entry");
+                    const TokenPlan& plan, ConstTensorView dx, ParameterStore& gradients, Arena& arena,
+                    std::span<const TensorView> d_images) {
+  DINO_CHECK(d_images.empty() || d_images.size() == plan.entries.size(), "one image gradient per entry");
   const Arena::Scope scope(arena);
-  for (size_t e = 0; e < entries.size(); ++e)
-    if (entries[e].batch > 0) table_backward(context, saved.entries[e], entries[e], dx, gradients, arena);
+  for (size_t e = 0; e < plan.entries.size(); ++e)
+    if (plan.entries[e].batch > 0)
+      table_backward(context, plan.table_rows[e], plan.entries[e], dx, gradients, arena);
   mask_token_backward(context, saved, dx, gradients, arena);
-  const auto visible = static_cast<int64_t>(saved.visible_rows.size());
-  const TensorView d_patches = arena.make({visible, saved.patches.dim(1)});
-  if (visible > 0) {
-    const TensorView d_embedded = arena.make({visible, context.config.width}, context.act);
-    ops::backend().gather_rows(dx, saved.visible_rows, d_embedded);
-    ops::backend().linear_backward_weight(d_embedded, saved.patches,
-                                          as_matrix(gradients.view(context.name(".patch_embed.proj.weight"))),
-                                          gradients.view(context.name(".patch_embed.proj.bias")));
-    if (!d_images.empty()) {
-      const TensorView d_act = arena.make(d_patches.shape, context.act);
-      ops::backend().linear_backward_input(
-          d_embedded, as_matrix(weights.view(context.name(".patch_embed.proj.weight"))), d_act, false);
-      ops::backend().convert(d_act, d_patches);
-    }
-  }
-  for (size_t e = 0; e < d_images.size(); ++e)
-    if (d_images[e]) image_backward(context, saved.entries[e], entries[e], d_patches, d_images[e], arena);
+  if (plan.patch_rows.empty()) return;
+  const TensorView d_embedded = arena.make({saved.patches.dim(0), context.config.width}, context.act);
+  ops::backend().gather_rows(dx, plan.patch_rows, d_embedded);
+  clear_rows(d_embedded, saved.masked);
+  ops::backend().linear_backward_weight(d_embedded, saved.patches,
+                                        as_matrix(gradients.view(context.name(".patch_embed.proj.weight"))),
+                                        gradients.view(context.name(".patch_embed.proj.bias")));
+  if (!d_images.empty())
+    image_backward(context, weights, plan, d_embedded, saved.patches.dim(1), d_images, arena);
 }
 
 }  // namespace dino

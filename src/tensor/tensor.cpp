@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -13,6 +14,8 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kMinBlock = int64_t{1} << 22;
+
+std::atomic<int64_t> total_bytes{0};
 
 int64_t round_up(int64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -113,15 +116,28 @@ void Tensor::Free::operator()(void* p) const {
   std::free(p);
 }
 
-Tensor::Tensor(Shape shape, DType dtype, Device device) : shape_(shape), dtype_(dtype), device_(device) {
+Tensor::Tensor(Shape shape, DType dtype, Device device) : Tensor(uninitialised(shape, dtype, device)) {
+  view().zero();
+}
+
+Tensor Tensor::uninitialised(Shape shape, DType dtype, Device device) {
+  Tensor tensor;
+  tensor.shape_ = shape;
+  tensor.dtype_ = dtype;
+  tensor.device_ = device;
   const int64_t bytes =
       std::max<int64_t>(round_up(shape.numel() * static_cast<int64_t>(size_of(dtype))), kAlignment);
   void* p = std::aligned_alloc(static_cast<size_t>(kAlignment), static_cast<size_t>(bytes));
   if (p == nullptr)
     throw IoError(fmt::format("out of memory: tensor {} of {}: {} bytes; use a smaller batch or model",
                               shape.str(), name_of(dtype), bytes));
-  std::memset(p, 0, static_cast<size_t>(bytes));
-  data_.reset(p);
+  total_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  tensor.data_.reset(p);
+  return tensor;
+}
+
+int64_t Tensor::bytes_allocated() {
+  return total_bytes.load(std::memory_order_relaxed);
 }
 
 Tensor Tensor::clone() const {
@@ -137,7 +153,7 @@ TensorView Arena::make(Shape shape, DType dtype) {
     ++current_;
   if (current_ == blocks_.size()) {
     const int64_t size = std::max({bytes, kMinBlock, reserved_bytes() / 2});
-    blocks_.push_back({Tensor(Shape{round_up(size)}, DType::u8, device_), 0});
+    blocks_.push_back({Tensor::uninitialised(Shape{round_up(size)}, DType::u8, device_), 0});
   }
   Block& block = blocks_[current_];
   void* data = block.memory.as<uint8_t>() + block.offset;
@@ -166,9 +182,9 @@ int64_t Arena::reserved_bytes() const {
 
 void Arena::reset() {
   if (blocks_.size() > 1) {
-    const int64_t bytes = reserved_bytes();
+    const int64_t bytes = std::max(peak_ + peak_ / 8, kMinBlock);
     blocks_.clear();
-    blocks_.push_back({Tensor(Shape{bytes}, DType::u8, device_), 0});
+    blocks_.push_back({Tensor::uninitialised(Shape{round_up(bytes)}, DType::u8, device_), 0});
   }
   for (Block& block : blocks_) block.offset = 0;
   current_ = 0;

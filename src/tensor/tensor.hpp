@@ -133,6 +133,11 @@ class Tensor {
  public:
   Tensor() = default;
   explicit Tensor(Shape shape, DType dtype = DType::f32, Device device = Device::cpu);
+  /// Contents undefined, pages untouched.
+  [[nodiscard]] static Tensor uninitialised(Shape shape, DType dtype = DType::f32,
+                                            Device device = Device::cpu);
+  /// Bytes that all tensors of this process have asked for since it started.
+  [[nodiscard]] static int64_t bytes_allocated();
   [[nodiscard]] TensorView view() { return {data_.get(), shape_, dtype_, device_}; }
   [[nodiscard]] ConstTensorView view() const { return {data_.get(), shape_, dtype_, device_}; }
   operator TensorView() { return view(); }             // NOLINT(google-explicit-constructor)
@@ -164,7 +169,8 @@ class Tensor {
 };
 
 /// Bump allocator for the activations of one step: it grows in the first steps and allocates nothing
-/// afterwards. Views live until the scope that was open when they were made ends.
+/// afterwards. Views live until the scope that was open when they were made ends. Its pages are touched when
+/// they are first used, so room to spare costs no memory.
 class Arena {
  public:
   explicit Arena(Device device = Device::cpu) : device_(device) {}
@@ -187,7 +193,8 @@ class Arena {
     size_t block_;
     int64_t offset_;
   };
-  /// Frees all; merges the blocks into one, so that the next step of the same size needs a single block.
+  /// Frees all; merges the blocks into one, an eighth larger than the step just ended, so that the next one,
+  /// if it is not much larger, needs a single block.
   void reset();
 
  private:

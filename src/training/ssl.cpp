@@ -210,7 +210,7 @@ SslStepResult SslModel::forward_backward(const SslBatch& batch, const SslSchedul
   SslStepResult result;
   const MaskedPatches masked = m.masked_patches(batch);
   const TeacherTargets targets = m.teacher_targets(batch, masked, schedule.teacher_temperature);
-  StudentPass pass = m.student_forward(batch, drop_path);
+  StudentPass pass = m.student_forward(batch, masked, drop_path);
   const double reduce_before = m.seconds["reduce"];
   Stopwatch watch;
   const TargetHealth health = target_health(targets.cls, m.comm, m.arena, m.backend);
@@ -220,7 +220,7 @@ SslStepResult SslModel::forward_backward(const SslBatch& batch, const SslSchedul
 
   watch.restart();
   const double reduce_heads = m.seconds["reduce"];
-  m.student_vit.backward(m.student, *pass.saved, pass.d_norm, {}, m.gradients, m.arena,
+  m.student_vit.backward(m.student, *m.student_saved, pass.d_norm, {}, m.gradients, m.arena,
                          [&](int64_t unit) { m.reduce_unit(unit); });
   for (size_t unit = 0; unit < m.reduced.size(); ++unit) m.reduce_unit(static_cast<int64_t>(unit));
   m.seconds["backward"] = watch.seconds() - (m.seconds["reduce"] - reduce_heads);

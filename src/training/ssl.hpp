@@ -51,6 +51,10 @@ struct SslBatch {
   ConstTensorView global_crops;  ///< [2B,...]: view 1 of all images, then view 2
   ConstTensorView local_crops;   ///< [L*B,...] crop-major; empty when L = 0
   ConstTensorView masks;         ///< u8 [2B, N]
+  /// No step of this rank has more masked patches than this; 0 = unknown. Work on masked patches is filled up
+  /// to it with unmasked ones of no weight (or to a multiple of 64 where it is unknown), so that every step
+  /// has the same shapes and, after the first ones, allocates nothing.
+  int64_t masked_bound = 0;
 };
 
 struct SslSchedule {

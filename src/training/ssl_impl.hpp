@@ -35,24 +35,29 @@ struct UpdateSpan {
   ParameterGroup group;
 };
 
-/// The masked patches of this rank, view by view.
+/// The masked patches of this rank, view by view, then unmasked ones that fill up the shape.
 struct MaskedPatches {
   std::vector<int64_t> view, patch;
-  std::vector<float> weight;  ///< 1 / masked patches of the view
+  std::vector<float> weight;  ///< 1 / masked patches of the view; 0 where not masked
+  int64_t masked = 0;
   [[nodiscard]] int64_t count() const { return static_cast<int64_t>(view.size()); }
+  void add(int64_t of_view, int64_t of_patch, float of_weight) {
+    view.push_back(of_view);
+    patch.push_back(of_patch);
+    weight.push_back(of_weight);
+  }
 };
 
 /// Rows of the teacher's targets; B images, M masked patches on this rank.
 struct TeacherTargets {
   TensorView cls;      ///< [2B, K]: view 1 of all images, then view 2
   TensorView local;    ///< [B, K]: the sum over both views, sums to 2; empty without local crops
-  TensorView patches;  ///< [M, K of the iBOT head]
+  TensorView patches;  ///< [M, K of the iBOT head]; zero for the filling
 };
 
 /// A student's forward pass, until the backward pass has used it.
 struct StudentPass {
   VitOutput output;
-  std::shared_ptr<VitSaved> saved;
   TensorView d_norm;  ///< [rows, D], collects the gradients of the losses
 };
 
@@ -78,6 +83,7 @@ struct SslModel::Impl {
   std::vector<UpdateSpan> spans;
   std::vector<bool> reduced;  ///< units of this step
   Arena arena;
+  std::shared_ptr<VitSaved> student_saved;  ///< of the last step; the next one reuses it
   std::map<std::string, double> seconds;
 
   [[nodiscard]] int64_t patch_prototypes() const {
@@ -93,7 +99,8 @@ struct SslModel::Impl {
   void begin_step(const SslBatch& batch);
   [[nodiscard]] MaskedPatches masked_patches(const SslBatch& batch) const;
   TeacherTargets teacher_targets(const SslBatch& batch, const MaskedPatches& masked, double temperature);
-  StudentPass student_forward(const SslBatch& batch, const DropPathPlan& drop_path);
+  StudentPass student_forward(const SslBatch& batch, const MaskedPatches& masked,
+                              const DropPathPlan& drop_path);
   /// Cross-entropies of one head's rows: fills `loss` [rows], adds to pass.d_norm and to the head's
   /// gradients.
   void head_losses(const Head& head, const HeadRows& rows, StudentPass& pass, TensorView loss);

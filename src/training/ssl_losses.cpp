@@ -11,6 +11,7 @@ namespace dino {
 namespace {
 
 constexpr float kKoleoNormEps = 1e-8F;
+constexpr int64_t kFillQuantum = 64;
 
 std::vector<int64_t> class_token_rows(const TokenEntry& entry) {
   std::vector<int64_t> rows;
@@ -22,6 +23,18 @@ std::vector<int64_t> patch_rows(const TokenEntry& entry, const MaskedPatches& ma
   std::vector<int64_t> rows;
   for (size_t i = 0; i < masked.view.size(); ++i)
     rows.push_back(entry.patch_row(masked.view[i], masked.patch[i], registers));
+  return rows;
+}
+
+/// The rows that the losses read: class tokens of all entries, and the (partly) masked patches of the first.
+std::vector<int64_t> rows_read(std::span<const TokenEntry> entries, const MaskedPatches& masked,
+                               int64_t registers) {
+  std::vector<int64_t> rows = patch_rows(entries.front(), masked, registers);
+  for (const TokenEntry& entry : entries) {
+    const std::vector<int64_t> classes = class_token_rows(entry);
+    rows.insert(rows.end(), classes.begin(), classes.end());
+  }
+  std::sort(rows.begin(), rows.end());
   return rows;
 }
 
@@ -41,14 +54,19 @@ MaskedPatches SslModel::Impl::masked_patches(const SslBatch& batch) const {
   for (int64_t view = 0; view < batch.masks.dim(0); ++view) {
     const uint8_t* row = batch.masks.as<uint8_t>() + view * patches;
     const size_t first = masked.view.size();
-    for (int64_t patch = 0; patch < patches; ++patch) {
-      if (row[patch] == 0) continue;
-      masked.view.push_back(view);
-      masked.patch.push_back(patch);
-    }
+    for (int64_t patch = 0; patch < patches; ++patch)
+      if (row[patch] != 0) masked.add(view, patch, 0);
     const size_t count = masked.view.size() - first;
-    masked.weight.insert(masked.weight.end(), count, 1.0F / static_cast<float>(count == 0 ? 1 : count));
+    std::fill_n(masked.weight.begin() + static_cast<std::ptrdiff_t>(first), count,
+                1.0F / static_cast<float>(count == 0 ? 1 : count));
   }
+  masked.masked = masked.count();
+  const int64_t wanted = batch.masked_bound > 0
+                             ? batch.masked_bound
+                             : (masked.masked + kFillQuantum - 1) / kFillQuantum * kFillQuantum;
+  const uint8_t* mask = batch.masks.as<uint8_t>();
+  for (int64_t i = 0; i < batch.masks.numel() && masked.count() < wanted; ++i)
+    if (mask[i] == 0) masked.add(i / patches, i % patches, 0);
   return masked;
 }
 
@@ -64,7 +82,11 @@ TeacherTargets SslModel::Impl::teacher_targets(const SslBatch& batch, const Mask
   {
     const Arena::Scope scope(arena);
     const std::array<CropBatch, 1> crops{CropBatch{batch.global_crops, {}}};
-    const VitOutput output = teacher_vit.forward(teacher, crops, {}, arena);
+    VitForwardOptions options;
+    const std::vector<int64_t> read =
+        rows_read(token_entries(config.vit, crops), masked, config.vit.registers);
+    options.read_rows = read;
+    const VitOutput output = teacher_vit.forward(teacher, crops, options, arena);
     const auto logits = [&](const Head& head, std::span<const int64_t> rows, TensorView out) {
       const Arena::Scope inner(arena);
       const TensorView x = arena.make(Shape{out.dim(0), config.vit.width});
@@ -77,12 +99,14 @@ TeacherTargets SslModel::Impl::teacher_targets(const SslBatch& batch, const Mask
       logits(teacher_ibot ? *teacher_ibot : teacher_dino,
              patch_rows(output.entries[0], masked, config.vit.registers), targets.patches);
   }
+  const TensorView patch_targets = targets.patches.rows(0, masked.masked);
+  targets.patches.rows(masked.masked, masked.count() - masked.masked).zero();
   if (config.centering == Centering::sinkhorn) {
-    const std::array<TensorView, 2> problems{targets.cls, targets.patches};
+    const std::array<TensorView, 2> problems{targets.cls, patch_targets};
     sinkhorn(problems, temperature, config.sinkhorn_iterations, comm, arena, backend);
   } else {
     dino_centre.targets(targets.cls, temperature, comm, arena, backend);
-    ibot_centre.targets(targets.patches, temperature, comm, arena, backend);
+    ibot_centre.targets(patch_targets, temperature, comm, arena, backend);
   }
   if (targets.local) {
     // CE(s, t1) + CE(s, t2) = CE(s, t1 + t2): one row per image serves both teacher views.
@@ -92,14 +116,17 @@ TeacherTargets SslModel::Impl::teacher_targets(const SslBatch& batch, const Mask
   return targets;
 }
 
-StudentPass SslModel::Impl::student_forward(const SslBatch& batch, const DropPathPlan& drop_path) {
+StudentPass SslModel::Impl::student_forward(const SslBatch& batch, const MaskedPatches& masked,
+                                            const DropPathPlan& drop_path) {
   const PhaseTimer timer(seconds["student_forward"]);
   std::vector<CropBatch> crops{{batch.global_crops, batch.masks}};
   if (config.local_crops > 0) crops.push_back({batch.local_crops, {}});
   VitForwardOptions options;
   if (!drop_path.empty()) options.drop_path = &drop_path;
+  const std::vector<int64_t> read = rows_read(token_entries(config.vit, crops), masked, config.vit.registers);
+  options.read_rows = read;
   StudentPass pass;
-  pass.output = student_vit.forward(student, crops, options, arena, &pass.saved);
+  pass.output = student_vit.forward(student, crops, options, arena, &student_saved);
   pass.d_norm = arena.zeros(pass.output.norm.shape);
   return pass;
 }

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "golden_support.hpp"
@@ -94,6 +95,63 @@ TEST(Vit, PackedRunEqualsSeparateRuns) {
                                std::span<const float>(separate_gradients.view(info).f32())),
                 2e-5)
           << info.name;
+    }
+  }
+}
+
+/// Computing only the rows that are read changes neither these nor, when the others have no gradient, any
+/// parameter's gradient: with and without stochastic depth, in both precisions.
+TEST(Vit, ReadingFewRowsChangesNothing) {
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    for (const double drop : {0.0, 0.4}) {
+      VitConfig config = small_config(drop > 0 ? FfnKind::swiglu : FfnKind::mlp, drop > 0 ? 2 : 0);
+      config.drop_path = drop;
+      ParameterLayout layout;
+      append_vit_layout(layout, config);
+      const ParameterStore weights = random_weights(layout);
+      const Vit vit(config, precision);
+      const Tensor large = random_tensor({5, 3, 40, 48}, 1), small = random_tensor({6, 3, 24, 16}, 2);
+      const Tensor mask = random_mask(5, 30);
+      const CropBatch crops[] = {{large, mask}, {small, {}}};
+      const int64_t batches[] = {5, 6};
+      const DropPathPlan plan = draw_drop_path(config, batches, 1, 2, 0);
+      const std::vector<TokenEntry> entries = token_entries(config, crops);
+      std::vector<int64_t> read;
+      for (const TokenEntry& entry : entries)
+        for (int64_t image = 0; image < entry.batch; ++image) read.push_back(entry.cls_row(image));
+      for (const int64_t patch : {3, 4, 29}) read.push_back(entries[0].patch_row(2, patch, config.registers));
+      std::sort(read.begin(), read.end());
+      VitForwardOptions all, few;
+      if (drop > 0) all.drop_path = few.drop_path = &plan;
+      few.read_rows = read;
+
+      Arena arena;
+      std::shared_ptr<VitSaved> whole, part;
+      const VitOutput expected = vit.forward(weights, crops, all, arena, &whole);
+      const VitOutput actual = vit.forward(weights, crops, few, arena, &part);
+      const VitOutput inference = vit.forward(weights, crops, few, arena);
+      const double bound = precision == Precision::bf16 ? 3e-2 : 3e-6;
+      Tensor d_norm(expected.norm.shape);
+      for (const int64_t row : read) {
+        EXPECT_LE(relative_error(std::span<const float>(actual.norm.rows(row, 1).f32()),
+                                 std::span<const float>(expected.norm.rows(row, 1).f32())),
+                  bound);
+        EXPECT_LE(relative_error(std::span<const float>(inference.norm.rows(row, 1).f32()),
+                                 std::span<const float>(expected.norm.rows(row, 1).f32())),
+                  bound);
+        Random random(8, Stream::test, static_cast<uint64_t>(row));
+        for (float& g : d_norm.view().rows(row, 1).f32()) g = static_cast<float>(random.normal());
+      }
+      ParameterStore expected_gradients(layout), gradients(layout);
+      vit.backward(weights, *whole, d_norm, {}, expected_gradients, arena);
+      vit.backward(weights, *part, d_norm, {}, gradients, arena);
+      for (const ParameterInfo& info : layout.parameters()) {
+        if (info.name.ends_with("qkv.bias")) continue;  // the K third is rounding noise around zero
+        EXPECT_LE(relative_error(std::span<const float>(gradients.view(info).f32()),
+                                 std::span<const float>(expected_gradients.view(info).f32())),
+                  10 * bound)
+            << info.name << ", drop path " << drop;
+      }
     }
   }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
+#include <numeric>
 
 #include "ops/checks.hpp"
 #include "ops/cpu/cpu_backend.hpp"
@@ -112,13 +113,13 @@ void CpuBackend::ema(std::span<float> average, std::span<const float> value, flo
 
 double CpuBackend::sum_of_squares(std::span<const float> x) {
   const auto n = static_cast<int64_t>(x.size());
-  std::vector<double> partials(static_cast<size_t>((n + kChunkElements - 1) / kChunkElements));
+  const int64_t chunks = (n + kChunkElements - 1) / kChunkElements;
+  thread_local Scratch scratch;
+  auto* partials = static_cast<double*>(scratch.bytes(static_cast<size_t>(chunks) * sizeof(double)));
   for_blocks(n, kChunkElements, [&](int64_t i, int64_t count) {
-    partials[static_cast<size_t>(i / kChunkElements)] = kernels().squares(x.data() + i, count);
+    partials[i / kChunkElements] = kernels().squares(x.data() + i, count);
   });
-  double total = 0;
-  for (const double partial : partials) total += partial;
-  return total;
+  return std::accumulate(partials, partials + chunks, 0.0);
 }
 
 }  // namespace dino::ops

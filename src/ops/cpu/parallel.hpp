@@ -3,10 +3,11 @@
 // How operators split their work over OpenMP threads.
 
 #include <algorithm>
-#include <vector>
+#include <initializer_list>
 
 #include "base/half.hpp"
 #include "ops/cpu/kernels.hpp"
+#include "ops/cpu/scratch.hpp"
 #include "tensor/tensor.hpp"
 
 namespace dino::ops {
@@ -41,18 +42,24 @@ void for_blocks(int64_t n, int64_t block, Function&& function) {
 /// of its own (`sums` of them, `width` wide), which are then added in the order of the chunks.
 /// chunk(first_row, rows, float* partial[0..sums))
 template <class Function>
-void chunked_column_sums(int64_t rows, int64_t width, std::vector<float*> totals, Function&& chunk) {
+void chunked_column_sums(int64_t rows, int64_t width, std::initializer_list<float*> totals,
+                         Function&& chunk) {
+  thread_local Scratch scratch;
   const auto sums = static_cast<int64_t>(totals.size());
   const int64_t chunks = (rows + kChunkRows - 1) / kChunkRows;
-  std::vector<float> partials(static_cast<size_t>(chunks * sums * width));
+  float* partials = scratch.floats(chunks * sums * width);
   parallel_for(chunks, kChunkRows * width, [&](int64_t i) {
-    chunk(i * kChunkRows, std::min(kChunkRows, rows - i * kChunkRows), partials.data() + i * sums * width);
+    float* mine = partials + i * sums * width;
+    std::fill_n(mine, sums * width, 0.0f);
+    chunk(i * kChunkRows, std::min(kChunkRows, rows - i * kChunkRows), mine);
   });
-  for (int64_t i = 0; i < chunks; ++i)
-    for (int64_t s = 0; s < sums; ++s)
-      if (totals[static_cast<size_t>(s)] != nullptr)
-        kernels().f32.add_scaled(totals[static_cast<size_t>(s)], partials.data() + (i * sums + s) * width,
-                                 nullptr, 1.0f, width);
+  for (int64_t i = 0; i < chunks; ++i) {
+    const float* from = partials + i * sums * width;
+    for (float* total : totals) {
+      if (total != nullptr) kernels().f32.add_scaled(total, from, nullptr, 1.0f, width);
+      from += width;
+    }
+  }
 }
 
 }  // namespace dino::ops

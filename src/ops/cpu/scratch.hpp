@@ -14,7 +14,7 @@ class Scratch {
   /// At least `count` bytes, 64-byte aligned, contents undefined; valid until the next call.
   void* bytes(size_t count) {
     if (static_cast<size_t>(memory_.bytes()) < count || memory_.numel() == 0)
-      memory_ = Tensor(Shape{static_cast<int64_t>(count) + 1}, DType::u8);
+      memory_ = Tensor::uninitialised(Shape{static_cast<int64_t>(count) + 1}, DType::u8);
     return memory_.as<uint8_t>();
   }
   float* floats(int64_t count) {
