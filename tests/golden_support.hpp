@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // Comparison with recorded tensors of the reference (tests/golden; DINO_GOLDEN_DIR reads another folder of
-// the same layout). Every quantity is printed as "quantity: measured error / tolerance".
+// the same layout). Every quantity is printed as
+//   golden  <file>/<case>/<quantity>  error 1.2e-06  tolerance 1.0e-05  (<tensors> compared)
+// and a report in which nothing was compared fails.
 
 #include <gtest/gtest.h>
 
@@ -12,14 +14,28 @@
 #include <filesystem>
 #include <map>
 #include <span>
+#include <sstream>
 #include <string>
 #include <vector>
+
+#include "base/error.hpp"
+#include "storage/files.hpp"
+#include "storage/hdf5.hpp"
 
 namespace dino::golden {
 
 inline std::string golden_dir() {
   const char* folder = std::getenv("DINO_GOLDEN_DIR");
   return folder != nullptr && *folder != '\0' ? folder : std::string(DINO_TEST_DATA) + "/golden";
+}
+
+inline std::string file_name(const std::string& path) {
+  return std::filesystem::path(path).filename().string();
+}
+
+/// A file of the set, to read; MissingInputError and DataError name it.
+inline Hdf5File open_golden(const std::string& name) {
+  return Hdf5File::open(golden_dir() + "/" + name);
 }
 
 /// Files of a folder below golden_dir() whose names start and end so, sorted.
@@ -33,6 +49,28 @@ inline std::vector<std::string> golden_files(const std::string& prefix, const st
   }
   std::sort(found.begin(), found.end());
   return found;
+}
+
+/// Rows of a CSV file of the set, as column name -> text. There must be some.
+inline std::vector<std::map<std::string, std::string>> read_golden_csv(const std::string& name) {
+  const std::string path = golden_dir() + "/" + name;
+  std::istringstream in(read_text(path));
+  std::string line, cell;
+  std::vector<std::string> header;
+  std::vector<std::map<std::string, std::string>> rows;
+  while (std::getline(in, line)) {
+    std::istringstream cells(line);
+    std::vector<std::string> values;
+    while (std::getline(cells, cell, ',')) values.push_back(cell);
+    if (header.empty()) {
+      header = values;
+      continue;
+    }
+    auto& row = rows.emplace_back();
+    for (size_t i = 0; i < header.size(); ++i) row[header[i]] = i < values.size() ? values[i] : "";
+  }
+  if (rows.empty()) throw DataError(path + ": no rows");
+  return rows;
 }
 
 /// max |a - b| / max |b| over a tensor; max |a| where b is zero throughout; infinite for other lengths or a
@@ -67,14 +105,19 @@ double absolute_error(std::span<const A> a, std::span<const B> b) {
 /// Checks as it goes, keeps the worst error of each quantity, and prints the table at the end.
 class Report {
  public:
+  /// `title` is the file, or file/case.
   explicit Report(std::string title) : title_(std::move(title)) {}
   Report(const Report&) = delete;
   Report& operator=(const Report&) = delete;
   ~Report() {
-    for (const auto& [quantity, line] : lines_)
-      std::printf("%s %s: %.2e / %.0e (%d compared)\n", title_.c_str(), quantity.c_str(), line.error,
+    for (const auto& [quantity, line] : lines_) {
+      std::string name = title_ + "/" + quantity;
+      std::replace(name.begin(), name.end(), ' ', '_');
+      std::printf("golden  %s  error %.1e  tolerance %.1e  (%d compared)\n", name.c_str(), line.error,
                   line.tolerance, line.count);
+    }
     std::fflush(stdout);
+    if (lines_.empty()) ADD_FAILURE() << title_ << ": nothing in it was compared";
   }
   /// `detail` names the tensor in a failure.
   void check(const std::string& quantity, double error, double tolerance, const std::string& detail = "") {
@@ -84,10 +127,19 @@ class Report {
     ++line.count;
     EXPECT_LE(error, tolerance) << title_ << " " << quantity << " " << detail;
   }
-  [[nodiscard]] int compared() const {
-    int total = 0;
-    for (const auto& [quantity, line] : lines_) total += line.count;
-    return total;
+  /// The relative error against the record `path` and against its fp64 twin; one of them must be there.
+  template <class A>
+  void check_record(const Hdf5File& file, const std::string& quantity, std::span<const A> ours,
+                    const std::string& path, double tolerance) {
+    int found = 0;
+    for (const std::string& record : {path, "/fp64" + path}) {
+      if (!file.exists(record)) continue;
+      const Tensor wanted = file.read(record, DType::f64);
+      const std::span<const double> values(wanted.as<double>(), static_cast<size_t>(wanted.numel()));
+      check(quantity, relative_error(ours, values), tolerance, record);
+      ++found;
+    }
+    EXPECT_GT(found, 0) << title_ << " has no " << path;
   }
 
  private:

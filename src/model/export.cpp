@@ -16,15 +16,23 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+/// The whole number that makes transformers' rule give the hidden width; 0 when there is none.
+int64_t mlp_ratio_of(const VitConfig& config) {
+  if (config.ffn == FfnKind::mlp) return config.hidden % config.width == 0 ? config.hidden / config.width : 0;
+  for (int64_t ratio = 1; ratio * config.width * 2 / 3 <= config.hidden; ++ratio)
+    if ((ratio * config.width * 2 / 3 + 7) / 8 * 8 == config.hidden) return ratio;
+  return 0;
+}
+
 void check_writable(const VitConfig& config, const std::string& folder) {
-  const bool swiglu = config.ffn == FfnKind::swiglu;
-  if (swiglu ? config.hidden != swiglu_hidden(config.width) : config.hidden % config.width != 0)
+  if (mlp_ratio_of(config) == 0)
     throw DataError(fmt::format(
         "cannot export: {}: transformers has no way to say a hidden width of {} for {}; use the hub format",
         folder, config.hidden, config.width));
   const PositionKernel theirs =
       config.registers > 0 ? PositionKernel::antialias : PositionKernel::target_size;
-  if (config.position_kernel != theirs)
+  const double offset = config.position_kernel == PositionKernel::target_size ? 0 : config.interpolate_offset;
+  if (config.position_kernel != theirs || offset != 0)
     log::warning(
         fmt::format("export: {}: transformers resamples positions another way: features agree at {} px only",
                     folder, config.position_grid * config.patch));
@@ -47,7 +55,7 @@ Json hugging_face_config(const VitConfig& config) {
   json["initializer_range"] = 0.02;
   json["layer_norm_eps"] = config.norm_eps;
   json["layerscale_value"] = config.layerscale == 0 ? 1.0 : config.layerscale;
-  json["mlp_ratio"] = swiglu ? 4 : config.hidden / config.width;
+  json["mlp_ratio"] = mlp_ratio_of(config);
   json["model_type"] = registers ? "dinov2_with_registers" : "dinov2";
   json["num_attention_heads"] = config.heads;
   json["num_channels"] = config.channels;

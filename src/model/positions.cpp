@@ -45,12 +45,11 @@ void fill_plain(Axis& axis, double scale, std::vector<double>& weights) {
 }
 
 /// a = -0.5, support widened when shrinking, weights renormalised (torch's _upsample_bicubic2d_aa).
-void fill_antialias(Axis& axis, std::vector<double>& weights) {
-  const double scale = static_cast<double>(axis.table) / static_cast<double>(axis.size);
-  const double stretch = std::max(scale, 1.0);
+void fill_antialias(Axis& axis, double scale, std::vector<double>& weights) {
+  const double stretch = std::max(1 / scale, 1.0);
   const double support = 2.0 * stretch;
   for (int64_t i = 0; i < axis.size; ++i) {
-    const double centre = scale * (static_cast<double>(i) + 0.5);
+    const double centre = (static_cast<double>(i) + 0.5) / scale;
     const int64_t first = std::max<int64_t>(static_cast<int64_t>(centre - support + 0.5), 0);
     const int64_t last = std::min<int64_t>(static_cast<int64_t>(centre + support + 0.5), axis.table);
     double sum = 0;
@@ -68,11 +67,12 @@ std::shared_ptr<const Axis> make_axis(PositionKernel kernel, double offset, int6
   axis->table = table;
   axis->size = size;
   std::vector<double> weights(static_cast<size_t>(size * table), 0.0);
+  const double shift = kernel == PositionKernel::target_size ? 0.0 : offset;
+  const double scale = (static_cast<double>(size) + shift) / static_cast<double>(table);
   if (kernel == PositionKernel::antialias) {
-    fill_antialias(*axis, weights);
+    fill_antialias(*axis, scale, weights);
   } else {
-    const double shift = kernel == PositionKernel::scale_offset ? offset : 0.0;
-    fill_plain(*axis, (static_cast<double>(size) + shift) / static_cast<double>(table), weights);
+    fill_plain(*axis, scale, weights);
   }
   axis->weights.assign(weights.begin(), weights.end());
   for (int64_t i = 0; i < size; ++i) {

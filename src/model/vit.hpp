@@ -20,10 +20,10 @@ namespace dino {
 
 enum class FfnKind : uint8_t { mlp, swiglu };
 /// How learned positions are resampled for another grid (both bicubic, fp32):
-///  scale_offset: scale = (n + 0.1) / M is what enters the coordinates, a = -0.75, no antialias (DINOv2
-///  training and hub models without registers); antialias:    by target size, a = -0.5, support widened when
-///  shrinking (register models); target_size:  by target size, a = -0.75, no antialias (Hugging Face's
-///  Dinov2Model).
+///  scale_offset: scale = (n + offset) / M is what enters the coordinates, a = -0.75, no antialias (DINOv2
+///  training and hub models without registers, offset 0.1); antialias: the same scale, a = -0.5, support
+///  widened when shrinking (register models, offset 0); target_size: scale = n / M, a = -0.75, no antialias
+///  (Hugging Face's Dinov2Model).
 enum class PositionKernel : uint8_t { scale_offset, antialias, target_size };
 
 struct VitConfig {

@@ -96,9 +96,6 @@ namespace {
 void attention_heads(int64_t width, int64_t heads) {
   DINO_CHECK(heads > 0 && width % heads == 0,
              "width " + std::to_string(width) + " for " + std::to_string(heads) + " heads");
-  const int64_t head = width / heads;
-  DINO_CHECK(head % 8 == 0 && head <= 256,
-             "head width " + std::to_string(head) + ": a multiple of 8 up to 256 is needed");
 }
 
 void attention_sequences(const Sequences& sequences, ConstTensorView x) {

@@ -1,25 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// The augmentation operations against torchvision on Pillow 12.3 (tests/golden/augment.h5): integer
-// operations exactly, the blur within one level on 0.1 % of the values. What is tested is what the file
-// holds.
+// The augmentation operations against torchvision on Pillow 12.3 (augment.h5): integer operations exactly,
+// the blur within one level on 0.1 % of the values. What is tested is what the file holds.
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <sstream>
 
+#include "golden_support.hpp"
 #include "imaging/augment.hpp"
 #include "storage/hdf5.hpp"
 
 namespace dino {
 namespace {
 
-Hdf5File open_golden() {
-  const char* folder = std::getenv("DINO_GOLDEN_DIR");
-  const std::string root = folder != nullptr ? folder : std::string(DINO_TEST_DATA) + "/golden";
-  return Hdf5File::open(root + "/augment.h5");
-}
+using golden::Report;
 
 Image read_image(const Hdf5File& file, const std::string& name) {
   const Tensor pixels = file.read(name, DType::u8);
@@ -34,145 +29,173 @@ Box read_box(const Hdf5File& file, const std::string& group) {
           static_cast<int64_t>(b.at(3))};
 }
 
-void expect_equal(const Image& actual, const Image& expected, const std::string& name) {
-  ASSERT_EQ(actual.width, expected.width) << name;
-  ASSERT_EQ(actual.height, expected.height) << name;
-  size_t different = 0;
-  int largest = 0;
-  for (size_t i = 0; i < expected.pixels.size(); ++i) {
-    const int gap = std::abs(int{actual.pixels[i]} - int{expected.pixels[i]});
-    different += gap != 0;
-    largest = std::max(largest, gap);
-  }
-  EXPECT_EQ(different, 0U) << name << ": largest difference " << largest;
-}
+/// One picture of the file: everything that belongs to it, and what has been compared.
+class Picture {
+ public:
+  Picture(const Hdf5File& file, std::string name)
+      : file_(file),
+        root_("/" + name + "/"),
+        report_("augment.h5/" + name),
+        original_(read_image(file, root_ + "original")) {}
 
-void expect_blur(const Image& actual, const Image& expected, const std::string& name) {
-  ASSERT_EQ(actual.pixels.size(), expected.pixels.size()) << name;
-  size_t different = 0;
-  for (size_t i = 0; i < expected.pixels.size(); ++i) {
-    const int gap = std::abs(int{actual.pixels[i]} - int{expected.pixels[i]});
-    different += gap != 0;
-    EXPECT_LE(gap, 1) << name;
-  }
-  EXPECT_LE(static_cast<double>(different), 0.001 * static_cast<double>(expected.pixels.size())) << name;
-}
-
-void expect_normalized(const Hdf5File& file, const Image& image, const std::string& name) {
-  const Tensor expected = file.read(name, DType::f32);
-  std::vector<float> actual(static_cast<size_t>(expected.numel()));
-  normalize_to(image, Normalisation{}, actual.data());
-  for (size_t i = 0; i < actual.size(); ++i) ASSERT_NEAR(actual[i], expected.as<float>()[i], 1e-6F) << name;
-}
-
-Image apply(const Image& image, const std::string& operation, double value) {
-  if (operation == "brightness") return adjust_brightness(image, value);
-  if (operation == "contrast") return adjust_contrast(image, value);
-  if (operation == "saturation") return adjust_saturation(image, value);
-  if (operation == "hue") return adjust_hue(image, value);
-  if (operation == "grayscale") return to_grayscale(image);
-  if (operation == "blur") return gaussian_blur(image, value);
-  if (operation == "solarize") return solarize(image, static_cast<int>(value));
-  if (operation == "hflip") return flip_horizontal(image);
-  throw DataError("augment.h5 holds an unknown operation: " + operation);
-}
-
-/// <operation>[_<value>] applied to `base`.
-void check_single(const Hdf5File& file, const std::string& image, const std::string& child) {
-  const std::string name = "/" + image + "/" + child;
-  const std::string operation = child.substr(0, child.find('_'));
-  double value = 0;
-  if (file.has_attribute(name, "factor")) {
-    value = file.attribute_number(name, "factor");
-  } else if (file.has_attribute(name, "sigma")) {
-    value = file.attribute_number(name, "sigma");
-  } else if (child.find('_') != std::string::npos) {
-    value = std::stod(child.substr(child.find('_') + 1));
-  }
-  const Image actual = apply(read_image(file, "/" + image + "/base"), operation, value);
-  if (operation == "blur") return expect_blur(actual, read_image(file, name), name);
-  expect_equal(actual, read_image(file, name), name);
-}
-
-void check_crops(const Hdf5File& file, const std::string& image, const std::string& child) {
-  const std::string group = "/" + image + "/" + child;
-  const Image original = read_image(file, "/" + image + "/original");
-  for (const std::string& size : file.list(group)) {
-    const int64_t side = std::stoll(size.substr(4));
-    expect_equal(resize(original, read_box(file, group), side, side), read_image(file, group + "/" + size),
-                 group + "/" + size);
-  }
-}
-
-void check_sequence(const Hdf5File& file, const std::string& image, const std::string& child) {
-  const std::string group = "/" + image + "/" + child;
-  const Image original = read_image(file, "/" + image + "/original");
-  Image current = read_image(file, group + "/0_crop");
-  expect_equal(resize(original, read_box(file, group), current.width, current.height), current, group);
-  if (file.exists(group + "/0_hflip")) {
-    current = flip_horizontal(current);
-    expect_equal(current, read_image(file, group + "/0_hflip"), group + "/0_hflip");
-  }
-  std::istringstream order(file.attribute_string(group, "order"));
-  const std::vector<double> values = file.attribute_numbers(group, "params");
-  std::string operation;
-  for (size_t i = 0; order >> operation; ++i) {
-    const std::string name = group + "/" + std::to_string(i + 1) + "_" + operation;
-    current = apply(current, operation, values.at(i));
-    const Image expected = read_image(file, name);
-    if (operation == "blur") {
-      expect_blur(current, expected, name);
-    } else {
-      expect_equal(current, expected, name);
-    }
-    current = expected;  // a blur may differ by one level; what follows starts from the stored one
-  }
-  expect_normalized(file, current, group + "/normalized");
-}
-
-TEST(AugmentGolden, EveryOperationOfTheFile) {
-  const Hdf5File file = open_golden();
-  int crops = 0, sequences = 0, singles = 0;
-  for (const std::string& image : file.list("/")) {
-    if (!file.exists("/" + image + "/original")) continue;
-    for (const std::string& child : file.list("/" + image)) {
-      const std::string name = "/" + image + "/" + child;
+  void check_all() {
+    for (const std::string& child : file_.list(root_)) {
       if (child == "original" || child == "base") continue;
-      if (child.starts_with("crop")) {
-        check_crops(file, image, child);
-        ++crops;
+      if (child == "base_normalized") {
+        check_normalized(read_image(file_, root_ + "base"), child);
+      } else if (child.starts_with("crop")) {
+        check_crops(child);
       } else if (child.starts_with("seq")) {
-        check_sequence(file, image, child);
-        ++sequences;
-      } else if (child == "base_normalized") {
-        expect_normalized(file, read_image(file, "/" + image + "/base"), name);
+        check_sequence(child);
       } else if (child.starts_with("eval_resize")) {
-        const Image original = read_image(file, "/" + image + "/original");
-        int resize_to = 0, crop = 0;
-        ASSERT_EQ(std::sscanf(child.c_str(), "eval_resize%d_crop%d", &resize_to, &crop), 2);
-        expect_equal(resize_center_crop(original, resize_to, crop), read_image(file, name), name);
+        check_evaluation(child);
       } else {
-        check_single(file, image, child);
-        ++singles;
+        check_single(child);
       }
     }
   }
-  EXPECT_GE(crops, 3);
-  EXPECT_GE(sequences, 3);
-  EXPECT_GE(singles, 3);
+
+ private:
+  /// `child` is a dataset below the picture.
+  void check_image(const std::string& quantity, const Image& actual, const std::string& child) {
+    const Image expected = read_image(file_, root_ + child);
+    ASSERT_EQ(actual.width, expected.width) << child;
+    ASSERT_EQ(actual.height, expected.height) << child;
+    ASSERT_EQ(actual.pixels.size(), expected.pixels.size()) << child;
+    double different = 0, largest = 0;
+    for (size_t i = 0; i < expected.pixels.size(); ++i) {
+      const int gap = std::abs(int{actual.pixels[i]} - int{expected.pixels[i]});
+      different += gap != 0 ? 1 : 0;
+      largest = std::max(largest, static_cast<double>(gap));
+    }
+    const bool blurred = quantity == "blur";
+    report_.check(quantity + " largest difference", largest, blurred ? 1 : 0, root_ + child);
+    if (blurred)
+      report_.check(quantity + " fraction of values", different / static_cast<double>(expected.pixels.size()),
+                    1e-3, root_ + child);
+  }
+
+  void check_normalized(const Image& image, const std::string& child) {
+    Normalisation normalisation;
+    const std::vector<double> mean = file_.attribute_numbers("/", "normalize_mean");
+    const std::vector<double> deviation = file_.attribute_numbers("/", "normalize_std");
+    for (size_t c = 0; c < 3; ++c) {
+      normalisation.mean[c] = static_cast<float>(mean.at(c));
+      normalisation.std[c] = static_cast<float>(deviation.at(c));
+    }
+    const Tensor expected = file_.read(root_ + child, DType::f32);
+    std::vector<float> actual(static_cast<size_t>(image.width * image.height * image.channels));
+    normalize_to(image, normalisation, actual.data());
+    report_.check(
+        "normalized",
+        golden::absolute_error(std::span<const float>(actual), std::span<const float>(expected.f32())), 1e-6,
+        root_ + child);
+  }
+
+  /// The blur's kernel: of the object, or as long as the file's kernels.
+  [[nodiscard]] int kernel_of(const std::string& path) const {
+    if (file_.has_attribute(path, "kernel_size"))
+      return static_cast<int>(file_.attribute_number(path, "kernel_size"));
+    const std::vector<std::string> kernels = file_.list("/gaussian_kernel1d");
+    if (kernels.empty()) throw DataError("augment.h5: no size of the blur's kernel for " + path);
+    return static_cast<int>(file_.info("/gaussian_kernel1d/" + kernels.front()).shape.numel());
+  }
+
+  [[nodiscard]] Image apply(const Image& image, const std::string& operation, double value,
+                            const std::string& path) const {
+    if (operation == "brightness") return adjust_brightness(image, value);
+    if (operation == "contrast") return adjust_contrast(image, value);
+    if (operation == "saturation") return adjust_saturation(image, value);
+    if (operation == "hue") return adjust_hue(image, value);
+    if (operation == "grayscale") return to_grayscale(image);
+    if (operation == "blur") return gaussian_blur(image, value, kernel_of(path));
+    if (operation == "solarize") return solarize(image, static_cast<int>(value));
+    if (operation == "hflip") return flip_horizontal(image);
+    throw DataError("augment.h5 holds an unknown operation: " + path);
+  }
+
+  /// <operation>[_<value>] applied to `base`. An attribute has more digits than the name.
+  void check_single(const std::string& child) {
+    const size_t underscore = child.find('_');
+    const std::string operation = child.substr(0, underscore);
+    double value = underscore == std::string::npos ? 0 : std::stod(child.substr(underscore + 1));
+    for (const char* attribute : {"factor", "sigma", "threshold"})
+      if (file_.has_attribute(root_ + child, attribute))
+        value = file_.attribute_number(root_ + child, attribute);
+    check_image(operation, apply(read_image(file_, root_ + "base"), operation, value, root_ + child), child);
+  }
+
+  void check_crops(const std::string& child) {
+    for (const std::string& size : file_.list(root_ + child)) {
+      const std::string dataset = child + "/" + size;
+      const Image expected = read_image(file_, root_ + dataset);
+      check_image("crop and resize",
+                  resize(original_, read_box(file_, root_ + child), expected.width, expected.height),
+                  dataset);
+    }
+  }
+
+  void check_sequence(const std::string& child) {
+    const std::string group = root_ + child;
+    Image current = read_image(file_, group + "/0_crop");
+    check_image("crop and resize", resize(original_, read_box(file_, group), current.width, current.height),
+                child + "/0_crop");
+    if (file_.exists(group + "/0_hflip")) {
+      current = flip_horizontal(current);
+      check_image("hflip", current, child + "/0_hflip");
+    }
+    std::istringstream order(file_.attribute_string(group, "order"));
+    const std::vector<double> values = file_.attribute_numbers(group, "params");
+    std::string operation;
+    for (size_t i = 0; order >> operation; ++i) {
+      const std::string dataset = child + "/" + std::to_string(i + 1) + "_" + operation;
+      check_image(operation, apply(current, operation, values.at(i), group), dataset);
+      // A blur may differ by one level; what follows starts from the stored one.
+      current = read_image(file_, root_ + dataset);
+    }
+    check_normalized(current, child + "/normalized");
+  }
+
+  /// eval_resize<shorter side>_crop<side>
+  void check_evaluation(const std::string& child) {
+    int shorter = 0, side = 0;
+    ASSERT_EQ(std::sscanf(child.c_str(), "eval_resize%d_crop%d", &shorter, &side), 2) << child;
+    check_image("resize and centre crop", resize_center_crop(original_, shorter, side), child);
+  }
+
+  const Hdf5File& file_;
+  std::string root_;
+  Report report_;
+  Image original_;
+};
+
+TEST(AugmentGolden, EveryPictureOfTheFile) {
+  const Hdf5File file = golden::open_golden("augment.h5");
+  int pictures = 0;
+  for (const std::string& name : file.list("/")) {
+    if (name == "gaussian_kernel1d") continue;
+    Picture(file, name).check_all();
+    ++pictures;
+  }
+  EXPECT_GT(pictures, 0) << "augment.h5 holds no picture";
 }
 
 TEST(AugmentGolden, GaussianKernel) {
   // The kernel is read back from the blur of a bright line: 255 * k within the rounding of one level.
-  const Hdf5File file = open_golden();
-  Image line{33, 33, 3, std::vector<uint8_t>(33 * 33 * 3, 0)};
-  for (int64_t y = 0; y < 33; ++y) std::memset(line.at(16, y), 255, 3);
+  const Hdf5File file = golden::open_golden("augment.h5");
+  Report report("augment.h5/gaussian_kernel1d");
   for (const std::string& child : file.list("/gaussian_kernel1d")) {
     const Tensor kernel = file.read("/gaussian_kernel1d/" + child, DType::f32);
-    const Image blurred = gaussian_blur(line, std::stod(child.substr(6)), static_cast<int>(kernel.numel()));
+    const int64_t half = kernel.numel() / 2;
+    const int64_t side = 4 * half + 1;
+    Image line{side, side, 3, std::vector<uint8_t>(static_cast<size_t>(side * side * 3), 0)};
+    for (int64_t y = 0; y < side; ++y) std::memset(line.at(2 * half, y), 255, 3);
+    const double sigma = std::stod(child.substr(child.find('_') + 1));
+    const Image blurred = gaussian_blur(line, sigma, static_cast<int>(kernel.numel()));
     for (int64_t i = 0; i < kernel.numel(); ++i) {
-      EXPECT_NEAR(*blurred.at(16 - kernel.numel() / 2 + i, 16), 255.0F * kernel.as<float>()[i], 0.51F)
-          << child;
+      const double ours = *blurred.at(half + i, 2 * half);
+      report.check("levels of a line", std::abs(ours - 255 * static_cast<double>(kernel.as<float>()[i])),
+                   0.51, child);
     }
   }
 }

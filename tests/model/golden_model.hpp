@@ -25,6 +25,7 @@ inline VitConfig read_config(const Hdf5File& file) {
     return static_cast<int64_t>(file.attribute_number("/", name));
   };
   VitConfig config;
+  config.channels = file.info("/weights/patch_embed.proj.weight").dims[1];
   config.patch = number("patch_size");
   config.width = number("embed_dim");
   config.depth = number("depth");
@@ -80,7 +81,7 @@ inline void set_token_values(TensorView tokens, const TokenEntry& entry, int64_t
                 tokens.rows(entry.cls_row(image) + first, count).as<float>());
 }
 
-/// All comparisons are made in fp64 against the fp64 record where there is one.
+/// The fp64 record where there is one.
 inline Tensor read_best(const Hdf5File& file, const std::string& name) {
   return file.read(file.exists("/fp64" + name) ? "/fp64" + name : name, DType::f64);
 }
@@ -94,11 +95,11 @@ inline std::span<const double> values_of(const Tensor& tensor) {
 inline void check_gradient(Report& report, const std::string& name, std::span<const float> ours,
                            const Tensor& wanted, double tolerance, double key_tolerance = 5e-5) {
   const std::span<const double> theirs = values_of(wanted);
+  ASSERT_EQ(ours.size(), theirs.size()) << name;
   if (!name.ends_with("attn.qkv.bias")) {
     report.check("parameter gradients", relative_error(ours, theirs), tolerance, name);
     return;
   }
-  ASSERT_EQ(ours.size(), theirs.size()) << name;
   const size_t width = ours.size() / 3;
   report.check("gradient of key biases, absolute",
                absolute_error(ours.subspan(width, width), theirs.subspan(width, width)), key_tolerance, name);

@@ -8,10 +8,6 @@
 namespace dino::golden {
 namespace {
 
-std::span<const double> doubles(const Tensor& tensor) {
-  return {tensor.as<double>(), static_cast<size_t>(tensor.numel())};
-}
-
 HeadConfig read_head_config(const Hdf5File& file) {
   const auto number = [&](const char* name) {
     return static_cast<int64_t>(file.attribute_number("/", name));
@@ -26,7 +22,7 @@ HeadConfig read_head_config(const Hdf5File& file) {
 }
 
 TEST(HeadGolden, ForwardAndBackward) {
-  const Hdf5File file = Hdf5File::open(golden_dir() + "/heads.h5");
+  const Hdf5File file = open_golden("heads.h5");
   const HeadConfig config = read_head_config(file);
   ParameterLayout layout;
   append_head_layout(layout, config, "dino_head");
@@ -48,13 +44,11 @@ TEST(HeadGolden, ForwardAndBackward) {
   const TensorView output = arena.make({rows, config.prototypes});
   ops::backend().linear(unit, prototypes, {}, ops::Activation::none, output, {});
 
-  Report report("head");
+  Report report("heads.h5");
   const auto compare = [&](const char* quantity, std::span<const float> ours, const std::string& path) {
-    for (const std::string& record : {path, "/fp64" + path})
-      if (file.exists(record))
-        report.check(quantity, relative_error(ours, doubles(file.read(record, DType::f64))), 1e-5, record);
+    report.check_record(file, quantity, ours, path, 1e-5);
   };
-  compare("outputs", before_norm.f32(), "/bottleneck_before_norm");
+  compare("bottleneck", before_norm.f32(), "/bottleneck_before_norm");
   compare("outputs", output.f32(), "/output");
 
   ParameterStore gradients(layout);
@@ -64,11 +58,11 @@ TEST(HeadGolden, ForwardAndBackward) {
   ops::backend().linear_backward_weight(cotangent, unit, d_prototypes, {});
   head.prototypes_backward(weights, d_prototypes, gradients);
   const TensorView dx = head.backward(weights, saved, d_unit, gradients, arena);
-  compare("gradients", dx.f32(), "/grad_input");
+  compare("input gradient", dx.f32(), "/grad_input");
   const std::vector<std::string> recorded = file.list("/grads");
   EXPECT_EQ(recorded.size(), layout.parameters().size());
   for (const std::string& name : recorded)
-    compare("gradients", gradients.view("dino_head." + name).f32(), "/grads/" + name);
+    compare("parameter gradients", gradients.view("dino_head." + name).f32(), "/grads/" + name);
 }
 
 }  // namespace

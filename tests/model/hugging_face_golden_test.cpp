@@ -3,6 +3,7 @@
 // after an export and import.
 #include <nlohmann/json.hpp>
 
+#include "base/error.hpp"
 #include "model/golden_model.hpp"
 #include "model/temporary_folder.hpp"
 #include "model/weights.hpp"
@@ -11,14 +12,34 @@
 namespace dino::golden {
 namespace {
 
-/// Folders of hf/ that hold a backbone of ours.
+bool is_backbone(const std::string& type) {
+  return type == "dinov2" || type == "dinov2_with_registers";
+}
+
+/// Folders of hf/ that hold a backbone of ours. What hf/ holds besides is named in the output; a model of
+/// another type must be refused by name, too.
 std::vector<std::string> backbone_folders() {
   std::vector<std::string> folders;
-  for (const std::string& folder : golden_files("", "", "hf")) {
-    if (!path_exists(folder + "/config.json") || !path_exists(folder + "/outputs.h5")) continue;
-    const auto config = nlohmann::json::parse(read_text(folder + "/config.json"));
+  for (const std::string& entry : golden_files("", "", "hf")) {
+    const std::string name = "hf/" + file_name(entry);
+    if (!std::filesystem::is_directory(entry)) {
+      std::printf("golden  %s  not compared: dinohpc has no such tokens\n", name.c_str());
+      continue;
+    }
+    const auto config = nlohmann::json::parse(read_text(entry + "/config.json"));
     const std::string type = config.value("model_type", "");
-    if (type == "dinov2" || type == "dinov2_with_registers") folders.push_back(folder);
+    if (is_backbone(type)) {
+      folders.push_back(entry);
+      continue;
+    }
+    std::printf("golden  %s  not compared: dinohpc does not read models of type \"%s\"\n", name.c_str(),
+                type.c_str());
+    try {
+      (void)load_backbone(entry);
+      ADD_FAILURE() << entry << " was read as if it were a backbone";
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find(type), std::string::npos) << error.what();
+    }
   }
   return folders;
 }
@@ -32,17 +53,10 @@ void check_input(const Backbone& backbone, const Hdf5File& file, const std::stri
   const TokenEntry& entry = output.entries.front();
   const std::vector<float> tokens = token_values(output.norm, entry, 0, entry.tokens);
   const std::vector<float> cls = token_values(output.norm, entry, 0, 1);
-  for (const std::string& root : {"/" + name, "/fp64/" + name}) {
-    if (!file.exists(root + "/last_hidden_state")) continue;
-    report.check("last_hidden_state at " + name,
-                 relative_error(std::span<const float>(tokens),
-                                values_of(file.read(root + "/last_hidden_state", DType::f64))),
-                 1e-5);
-    report.check("pooler_output at " + name,
-                 relative_error(std::span<const float>(cls),
-                                values_of(file.read(root + "/pooler_output", DType::f64))),
-                 1e-5);
-  }
+  report.check_record(file, name + "/last_hidden_state", std::span<const float>(tokens),
+                      "/" + name + "/last_hidden_state", 1e-5);
+  report.check_record(file, name + "/pooler_output", std::span<const float>(cls),
+                      "/" + name + "/pooler_output", 1e-5);
 }
 
 void check_model(const std::string& title, const Backbone& backbone, const std::string& outputs) {
@@ -50,16 +64,20 @@ void check_model(const std::string& title, const Backbone& backbone, const std::
   Report report(title);
   for (const std::string& name : file.list("/"))
     if (file.exists("/" + name + "/pixel_values")) check_input(backbone, file, name, report);
-  EXPECT_GT(report.compared(), 0) << outputs;
 }
 
 TEST(HuggingFaceGolden, ImportedModels) {
   const std::vector<std::string> folders = backbone_folders();
-  ASSERT_FALSE(folders.empty()) << golden_dir();
+  ASSERT_FALSE(folders.empty()) << "no DINOv2 model in " << golden_dir() << "/hf";
   for (const std::string& folder : folders)
-    check_model(std::filesystem::path(folder).filename().string(), *load_backbone(folder),
-                folder + "/outputs.h5");
+    check_model("hf/" + file_name(folder), *load_backbone(folder), folder + "/outputs.h5");
 }
+
+/// What decides a model's outputs; the rest of config.json is about training and versions.
+constexpr const char* kConfigKeys[] = {
+    "architectures",       "hidden_act", "hidden_size",   "image_size",          "layer_norm_eps",
+    "mlp_ratio",           "model_type", "num_channels",  "num_attention_heads", "num_hidden_layers",
+    "num_register_tokens", "patch_size", "use_swiglu_ffn"};
 
 TEST(HuggingFaceGolden, ExportedAndImportedAgain) {
   for (const std::string& folder : backbone_folders()) {
@@ -71,12 +89,11 @@ TEST(HuggingFaceGolden, ExportedAndImportedAgain) {
     EXPECT_EQ(again->sha256, backbone->sha256) << folder;
     const auto theirs = nlohmann::json::parse(read_text(folder + "/config.json"));
     const auto ours = nlohmann::json::parse(read_text(temporary.path() + "/hf/config.json"));
-    for (const auto& [key, value] : theirs.items()) {
-      if (key == "transformers_version" || key == "dtype") continue;
-      EXPECT_EQ(ours.value(key, nlohmann::json()), value) << key << " of " << folder;
+    for (const char* key : kConfigKeys) {
+      if (!theirs.contains(key)) continue;
+      EXPECT_EQ(ours.value(key, nlohmann::json()), theirs[key]) << key << " of " << folder;
     }
-    check_model("exported " + std::filesystem::path(folder).filename().string(), *again,
-                folder + "/outputs.h5");
+    check_model("exported hf/" + file_name(folder), *again, folder + "/outputs.h5");
   }
 }
 

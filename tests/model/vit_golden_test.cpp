@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backbone against recorded runs of the reference: outputs, attention, intermediate layers, positions,
 // and the gradients of every parameter and of the images.
-#include <map>
-
 #include "model/golden_model.hpp"
 #include "tensor/tensor.hpp"
 
@@ -28,11 +26,7 @@ void check_outputs(const Case& c, const VitOutput& output) {
   const int64_t registers = c.model.config.registers;
   const auto compare = [&](const char* quantity, ConstTensorView tokens, int64_t first, int64_t count) {
     const std::vector<float> ours = token_values(tokens, entry, first, count);
-    for (const std::string& record : {c.path(quantity), "/fp64" + c.path(quantity)}) {
-      if (!c.file.exists(record)) continue;
-      const Tensor wanted = c.file.read(record, DType::f64);
-      c.report.check("outputs", relative_error(as_span(ours), values_of(wanted)), 1e-5, record);
-    }
+    c.report.check_record(c.file, quantity, as_span(ours), c.path(quantity), 1e-5);
   };
   compare("x_prenorm", output.prenorm, 0, entry.tokens);
   compare("x_norm_clstoken", output.norm, 0, 1);
@@ -40,14 +34,21 @@ void check_outputs(const Case& c, const VitOutput& output) {
   if (registers > 0) compare("x_norm_regtokens", output.norm, 1, registers);
 }
 
+/// The last blocks, as many as the case records.
+std::vector<int64_t> intermediate_blocks(const Case& c) {
+  int64_t count = 0;
+  while (c.file.exists(c.path("intermediate" + std::to_string(count) + "_patch"))) ++count;
+  std::vector<int64_t> blocks;
+  for (int64_t i = 0; i < count; ++i) blocks.push_back(c.model.config.depth - count + i);
+  return blocks;
+}
+
 /// Recorded as (B, D, h, w); ours are rows of patches.
 void check_intermediate(const Case& c, const VitOutput& output, size_t layer) {
   const std::string prefix = c.path("intermediate" + std::to_string(layer));
-  if (!c.file.exists(prefix + "_patch")) return;
   const TokenEntry& entry = output.entries.front();
   const int64_t width = c.model.config.width;
   const int64_t patches = entry.grid_h * entry.grid_w;
-  const Tensor wanted = read_best(c.file, prefix + "_patch");
   const std::vector<float> rows =
       token_values(output.intermediate[layer], entry, 1 + c.model.config.registers, patches);
   std::vector<float> ours(rows.size());
@@ -56,10 +57,9 @@ void check_intermediate(const Case& c, const VitOutput& output, size_t layer) {
       for (int64_t d = 0; d < width; ++d)
         ours[static_cast<size_t>((b * width + d) * patches + p)] =
             rows[static_cast<size_t>((b * patches + p) * width + d)];
-  c.report.check("intermediate layers", relative_error(as_span(ours), values_of(wanted)), 1e-5, prefix);
-  const Tensor cls = read_best(c.file, prefix + "_cls");
-  const std::vector<float> our_cls = token_values(output.intermediate[layer], entry, 0, 1);
-  c.report.check("intermediate layers", relative_error(as_span(our_cls), values_of(cls)), 1e-5, prefix);
+  c.report.check_record(c.file, "intermediate layers", as_span(ours), prefix + "_patch", 1e-5);
+  const std::vector<float> cls = token_values(output.intermediate[layer], entry, 0, 1);
+  c.report.check_record(c.file, "intermediate layers", as_span(cls), prefix + "_cls", 1e-5);
 }
 
 /// The class token, every register, and patches near both ends of the sequence.
@@ -111,33 +111,37 @@ void check_projections(const Case& c, const std::string& name, std::span<const f
 }
 
 void check_gradients(const Case& c, const ParameterStore& gradients) {
-  std::map<std::string, int> covered;
-  for (const ParameterInfo& info : c.model.layout.parameters()) {
-    const std::string name = info.name.substr(std::string("backbone.").size());
-    const auto ours = gradients.view(info).f32();
-    for (const char* root : {"/grads/", "/fp64/grads/"}) {
-      const std::string path = std::string(root) + c.name + "/" + name;
-      if (!c.file.exists(path)) continue;
-      check_gradient(c.report, name, ours, c.file.read(path, DType::f64), 3e-5);
-      ++covered[name];
+  const std::string prefix = "backbone.";
+  int64_t compared = 0;
+  for (const char* root : {"/grads/", "/fp64/grads/"}) {
+    for (const std::string& name : c.file.list(root + c.name)) {
+      check_gradient(c.report, name, gradients.view(prefix + name).f32(),
+                     c.file.read(root + c.name + "/" + name, DType::f64), 3e-5);
+      ++compared;
     }
-    check_projections(c, name, ours);
-    if (c.file.exists("/fp64/grads_rowproj/" + c.name + "/" + name)) ++covered[name];
-    EXPECT_GT(covered[name], 0) << c.name << " records no gradient of " << name;
   }
+  for (const std::string& name : c.file.list("/fp64/grads_rowproj/" + c.name)) {
+    check_projections(c, name, gradients.view(prefix + name).f32());
+    ++compared;
+  }
+  EXPECT_GE(compared, static_cast<int64_t>(c.model.layout.parameters().size()))
+      << c.name << ": too few gradients";
 }
 
 /// <stem>_grads.h5 beside <stem>.h5 holds the large gradients of one case in full.
+std::string gradients_file(const std::string& path) {
+  return path.substr(0, path.size() - 3) + "_grads.h5";
+}
+
 void check_full_gradients(const Case& c, const ParameterStore& gradients) {
-  const std::string path = c.file.path().substr(0, c.file.path().size() - 3) + "_grads.h5";
+  const std::string path = gradients_file(c.file.path());
   if (!std::filesystem::exists(path)) return;
   const Hdf5File full = Hdf5File::open(path);
   if (full.attribute_string("/", "case") != c.name) return;
+  Report report(file_name(path) + "/" + c.name);
   for (const std::string& name : full.list("/grads"))
-    c.report.check("full gradients",
-                   relative_error(std::span<const float>(gradients.view("backbone." + name).f32()),
-                                  values_of(full.read("/grads/" + name, DType::f64))),
-                   3e-5, name);
+    check_gradient(report, name, gradients.view("backbone." + name).f32(),
+                   full.read("/grads/" + name, DType::f64), 3e-5);
 }
 
 /// The gradient of sum(cotangent * output).
@@ -165,30 +169,34 @@ void check_backward(const Case& c, const Vit& vit, std::span<const CropBatch> cr
   EXPECT_EQ(units.size(), c.model.layout.units().size());
   check_gradients(c, gradients);
   check_full_gradients(c, gradients);
-  for (const std::string& record : {c.path("grad_input"), "/fp64" + c.path("grad_input")})
-    if (c.file.exists(record))
-      c.report.check(
-          "image gradients",
-          relative_error(std::span<const float>(d_image.f32()), values_of(c.file.read(record, DType::f64))),
-          3e-5, record);
+  if (c.file.exists(c.path("grad_input")) || c.file.exists("/fp64" + c.path("grad_input")))
+    c.report.check_record(c.file, "image gradient", std::span<const float>(d_image.f32()),
+                          c.path("grad_input"), 3e-5);
 }
 
-std::vector<std::string> vit_files() {
-  std::vector<std::string> files;
+/// The files with cases, and those with the full gradients of one of their cases.
+struct VitFiles {
+  std::vector<std::string> models, gradients;
+};
+
+VitFiles vit_files() {
+  VitFiles files;
   for (const std::string& path : golden_files("vit_", ".h5"))
-    if (!Hdf5File::open(path).list("/cases").empty()) files.push_back(path);
+    (path.ends_with("_grads.h5") ? files.gradients : files.models).push_back(path);
   return files;
 }
 
 TEST(VitGolden, EveryCase) {
-  const std::vector<std::string> files = vit_files();
-  ASSERT_FALSE(files.empty()) << golden_dir();
+  const std::vector<std::string> files = vit_files().models;
+  ASSERT_FALSE(files.empty()) << "no vit_*.h5 in " << golden_dir();
   for (const std::string& path : files) {
     const Hdf5File file = Hdf5File::open(path);
     const auto model = read_model(file);
     const Vit vit(model->config, Precision::f32);
-    for (const std::string& name : file.list("/cases")) {
-      Report report(std::filesystem::path(path).stem().string() + " " + name);
+    const std::vector<std::string> cases = file.list("/cases");
+    EXPECT_FALSE(cases.empty()) << path << " holds no case";
+    for (const std::string& name : cases) {
+      Report report(file_name(path) + "/" + name);
       const Case c{file, *model, name, report};
       const Tensor images = file.read(c.path("input"), DType::f32);
       Tensor masks;
@@ -196,31 +204,50 @@ TEST(VitGolden, EveryCase) {
       const CropBatch crops[] = {{images, masks}};
       Arena arena;
       VitForwardOptions options;
-      options.intermediate_blocks = {model->config.depth - 2, model->config.depth - 1};
+      options.intermediate_blocks = intermediate_blocks(c);
       const VitOutput output = vit.forward(model->weights, crops, options, arena);
       check_outputs(c, output);
-      check_intermediate(c, output, 0);
-      check_intermediate(c, output, 1);
+      for (size_t layer = 0; layer < options.intermediate_blocks.size(); ++layer)
+        check_intermediate(c, output, layer);
       check_attention(c, vit, crops, arena);
       check_backward(c, vit, crops, arena);
     }
   }
 }
 
+/// A file of gradients whose case nobody runs would be compared with nothing.
+TEST(VitGolden, EveryGradientFileBelongsToACase) {
+  const VitFiles files = vit_files();
+  for (const std::string& path : files.gradients) {
+    const std::string name = Hdf5File::open(path).attribute_string("/", "case");
+    const auto owner = std::find_if(files.models.begin(), files.models.end(),
+                                    [&](const std::string& model) { return gradients_file(model) == path; });
+    ASSERT_NE(owner, files.models.end()) << path << " has no model beside it";
+    EXPECT_TRUE(Hdf5File::open(*owner).exists("/cases/" + name)) << path << ": no case " << name;
+  }
+}
+
+/// "offset0.1" -> the plain kernel with that offset; "antialias" -> the other kernel, without one.
+void set_kernel(VitConfig& config, const std::string& name) {
+  const size_t offset = name.find("offset");
+  const bool antialias = name.find("antialias") != std::string::npos;
+  ASSERT_TRUE(antialias || offset != std::string::npos) << "an unknown kernel: " << name;
+  config.position_kernel = antialias ? PositionKernel::antialias : PositionKernel::scale_offset;
+  config.interpolate_offset = offset == std::string::npos ? 0.0 : std::stod(name.substr(offset + 6));
+}
+
 /// The tables hold the first channels only, so that is what is resampled.
 TEST(VitGolden, Positions) {
-  Report report("positions");
-  for (const std::string& path : vit_files()) {
+  bool found = false;
+  for (const std::string& path : vit_files().models) {
     const Hdf5File file = Hdf5File::open(path);
     for (const std::string& kernel : file.list("/pos_embed_interp")) {
+      Report report(file_name(path) + "/pos_embed_interp");
       for (const std::string& size : file.list("/pos_embed_interp/" + kernel)) {
-        const Tensor wanted = read_best(file, "/pos_embed_interp/" + kernel + "/" + size);
+        const std::string record = "/pos_embed_interp/" + kernel + "/" + size;
         VitConfig config = read_config(file);
-        config.position_kernel =
-            kernel == "antialias" ? PositionKernel::antialias : PositionKernel::scale_offset;
-        config.interpolate_offset =
-            kernel == "antialias" ? 0.0 : std::stod(kernel.substr(std::string("offset").size()));
-        const int64_t channels = wanted.shape()[2];
+        set_kernel(config, kernel);
+        const int64_t channels = file.info(record).dims.back();
         const Tensor table = file.read("/weights/pos_embed", DType::f32);
         Tensor cut(Shape{1, table.shape()[1], channels});
         for (int64_t i = 0; i < table.shape()[1]; ++i)
@@ -231,12 +258,12 @@ TEST(VitGolden, Positions) {
         const int64_t grid_w = std::stoll(size.substr(x + 1)) / config.patch;
         Tensor out(Shape{1 + grid_h * grid_w, channels});
         interpolate_positions(cut, config, grid_h, grid_w, out);
-        report.check(kernel, relative_error(std::span<const float>(out.f32()), values_of(wanted)), 5e-6,
-                     size);
+        report.check_record(file, kernel, std::span<const float>(out.f32()), record, 5e-6);
+        found = true;
       }
     }
   }
-  EXPECT_GT(report.compared(), 0);
+  EXPECT_TRUE(found) << "no vit_*.h5 in " << golden_dir() << " has /pos_embed_interp";
 }
 
 }  // namespace

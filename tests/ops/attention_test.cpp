@@ -26,7 +26,8 @@ struct Problem {
 /// Lengths 1, an empty one, one of exactly a tile, and more than a tile; widths that are and are not whole
 /// vectors.
 const std::vector<Problem> kProblems = {
-    {{0, 1}, 1, 8}, {{0, 1, 4, 4, 21}, 2, 24}, {{0, 48, 98}, 2, 64}, {{0, 113}, 1, 40}, {{0, 19}, 1, 256},
+    {{0, 1}, 1, 8},    {{0, 1, 4, 4, 21}, 2, 24}, {{0, 48, 98}, 2, 64}, {{0, 113}, 1, 40},
+    {{0, 19}, 1, 256}, {{0, 9, 31}, 3, 12},       {{0, 18}, 2, 5},      {{0, 21}, 1, 300},
 };
 
 struct Result {
@@ -200,7 +201,7 @@ TEST_P(AttentionTest, RejectsWhatItCannotDo) {
   const std::vector<int64_t> starts = {0, 4}, wrong = {0, 3};
   const Tensor qkv({4, 3 * 12}, act());
   Tensor out({4, 12}, act());
-  EXPECT_THROW(ops().attention(qkv, {starts}, 1, 1, out, {}), InternalError);  // head width 12
+  EXPECT_THROW(ops().attention(qkv, {starts}, 5, 1, out, {}), InternalError);  // 12 columns for 5 heads
   const Tensor fits({4, 3 * 16}, act());
   Tensor fitting_out({4, 16}, act());
   EXPECT_THROW(ops().attention(fits, {wrong}, 2, 1, fitting_out, {}), InternalError);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <numeric>
 
 #include "base/random.hpp"
 #include "support.hpp"
@@ -13,11 +14,17 @@
 namespace dino::testing {
 namespace {
 
+using golden::read_golden_csv;
+using golden::Report;
+
 constexpr double kSchedule = 1e-14;
 
 TEST(SchedulesGolden, EveryIterationOfEveryConfiguration) {
-  const Hdf5File file = Hdf5File::open(golden_dir() + "/schedules.h5");
-  for (const std::string& config : file.list("/")) {
+  const Hdf5File file = golden::open_golden("schedules.h5");
+  const std::vector<std::string> configs = file.list("/");
+  EXPECT_FALSE(configs.empty()) << "schedules.h5 holds no configuration";
+  for (const std::string& config : configs) {
+    Report report("schedules.h5/" + config);
     const std::string group = "/" + config;
     const auto number = [&](const char* name) { return file.attribute_number(group, name); };
     const auto per_epoch = static_cast<int64_t>(number("epoch_length"));
@@ -51,7 +58,7 @@ TEST(SchedulesGolden, EveryIterationOfEveryConfiguration) {
         const double got = value(iterations.as<int64_t>()[i]);
         worst = std::max(worst, expected == 0 ? std::abs(got) : std::abs(got / expected - 1));
       }
-      expect_within(group + "/" + name, worst, kSchedule);
+      report.check(name, worst, kSchedule);
       const double end = file.read(group + "/value_at_total_iters/" + name, DType::f64).as<double>()[0];
       EXPECT_EQ(value(total), end) << name;
       EXPECT_EQ(value(total + 1000), end) << name;
@@ -60,26 +67,27 @@ TEST(SchedulesGolden, EveryIterationOfEveryConfiguration) {
 }
 
 TEST(ParameterGroupsGolden, EveryParameterOfEveryConfiguration) {
-  const auto rows = read_csv(golden_dir() + "/param_groups.csv");
+  const auto rows = read_golden_csv("param_groups.csv");
   std::map<std::string, int64_t> depth;
   for (const auto& row : rows) {
     const std::string& name = row.at("name");
-    const size_t block = name.find("blocks.");
-    if (block != std::string::npos)
-      depth[row.at("config")] =
-          std::max<int64_t>(depth[row.at("config")], std::stoll(name.substr(block + 7)) + 1);
+    int64_t& blocks = depth[row.at("config")];
+    if (name.starts_with("blocks.")) blocks = std::max<int64_t>(blocks, std::stoll(name.substr(7)) + 1);
   }
-  double worst = 0;
+  Report report("param_groups.csv");
   for (const auto& row : rows) {
+    const std::string name = row.at("module") + "." + row.at("name");
     const ParameterGroup group =
-        parameter_group(row.at("module") + "." + row.at("name"), depth[row.at("config")],
-                        std::stod(row.at("layerwise_decay")), std::stod(row.at("patch_embed_lr_mult")));
-    worst = std::max(worst, std::abs(group.lr_multiplier / std::stod(row.at("lr_multiplier")) - 1));
-    EXPECT_EQ(group.wd_multiplier, std::stod(row.at("wd_multiplier"))) << row.at("config") << row.at("name");
-    EXPECT_EQ(group.is_last_layer, row.at("is_last_layer") == "1") << row.at("config") << row.at("name");
+        parameter_group(name, depth[row.at("config")], std::stod(row.at("layerwise_decay")),
+                        std::stod(row.at("patch_embed_lr_mult")));
+    const std::string title = row.at("config") + "/";
+    report.check(title + "lr_multiplier",
+                 std::abs(group.lr_multiplier / std::stod(row.at("lr_multiplier")) - 1), kSchedule, name);
+    report.check(title + "wd_multiplier", std::abs(group.wd_multiplier - std::stod(row.at("wd_multiplier"))),
+                 0, name);
+    report.check(title + "is_last_layer", group.is_last_layer == (row.at("is_last_layer") == "1") ? 0 : 1, 0,
+                 name);
   }
-  EXPECT_FALSE(rows.empty());
-  expect_within("learning-rate multipliers", worst, kSchedule);
 }
 
 std::array<int64_t, 2> grid_of(const std::string& text) {
@@ -87,115 +95,161 @@ std::array<int64_t, 2> grid_of(const std::string& text) {
   return {std::stoll(text.substr(0, x)), std::stoll(text.substr(x + 1))};
 }
 
-/// |mean - want| in standard errors of the difference of two means of `draws` and the table's draws.
-void expect_mean(const std::string& what, double mean, double want, double std, double table_draws,
-                 double draws) {
-  const double error = std * std::sqrt(1 / table_draws + 1 / draws);
-  EXPECT_NEAR(mean, want, 4.5 * error + 1e-9) << what;
+/// One quantity over our draws.
+struct Sample {
+  std::vector<double> values;
+  void add(double value) { values.push_back(value); }
+  [[nodiscard]] double count() const { return static_cast<double>(values.size()); }
+  [[nodiscard]] double mean() const {
+    return std::accumulate(values.begin(), values.end(), 0.0) / std::max(count(), 1.0);
+  }
+  /// The mean of |x - mean|^power.
+  [[nodiscard]] double moment(int power) const {
+    double sum = 0;
+    for (const double value : values) sum += std::pow(std::abs(value - mean()), power);
+    return sum / std::max(count(), 1.0);
+  }
+};
+
+/// The table's numbers are rounded to four decimals.
+constexpr double kRounding = 1e-4;
+/// Standard errors that a difference of two estimates may have.
+constexpr double kErrors = 4.5;
+
+/// Checks that our mean lies within kErrors standard errors of the table's, which is one of as many values as
+/// `table_count` says. The spread is that of our draws.
+void check_mean(Report& report, const std::string& what, const Sample& ours, double want, double table_count,
+                const std::string& row) {
+  const double error = std::sqrt(ours.moment(2) * (1 / table_count + 1 / ours.count()));
+  report.check(what + " in standard errors",
+               std::max(0.0, std::abs(ours.mean() - want) - kRounding) / (error + 1e-12), kErrors, row);
+}
+
+struct GeneratorSamples {
+  Sample masked, blocks, aspect, log_aspect, abs_log, reached, centre, corners, rows, columns;
+  bool consistent = true;  ///< counts within the target and equal to the cells that are set
+};
+
+GeneratorSamples draw_masks(const BlockMaskSettings& settings, int64_t target, int draws) {
+  GeneratorSamples samples;
+  const int64_t height = settings.grid_h;
+  const int64_t width = settings.grid_w;
+  Random random(7, Stream::test, static_cast<uint64_t>(target * 1000 + height));
+  for (int draw = 0; draw < draws; ++draw) {
+    const BlockMaskResult result = block_mask(settings, target, random);
+    samples.consistent = samples.consistent && result.masked <= target &&
+                         result.masked == std::count(result.mask.begin(), result.mask.end(), 1);
+    samples.masked.add(static_cast<double>(result.masked));
+    samples.blocks.add(static_cast<double>(result.blocks.size()));
+    samples.reached.add(result.masked == target ? 1 : 0);
+    for (const auto& block : result.blocks) {
+      const double aspect = static_cast<double>(block[0]) / static_cast<double>(block[1]);
+      samples.aspect.add(aspect);
+      samples.log_aspect.add(std::log(aspect));
+      samples.abs_log.add(std::abs(std::log(aspect)));
+    }
+    const auto at = [&](int64_t y, int64_t x) {
+      return static_cast<double>(result.mask[static_cast<size_t>(y * width + x)]);
+    };
+    samples.centre.add(at(height / 2, width / 2));
+    samples.corners.add(0.25 * (at(0, 0) + at(0, width - 1) + at(height - 1, 0) + at(height - 1, width - 1)));
+    double rows = 0, columns = 0;
+    for (int64_t x = 0; x < width; ++x) rows += 0.5 * (at(0, x) + at(height - 1, x));
+    for (int64_t y = 0; y < height; ++y) columns += 0.5 * (at(y, 0) + at(y, width - 1));
+    samples.rows.add(rows / static_cast<double>(width));
+    samples.columns.add(columns / static_cast<double>(height));
+  }
+  return samples;
+}
+
+BlockMaskSettings settings_of(const std::map<std::string, std::string>& row) {
+  const auto grid = grid_of(row.at("grid"));
+  BlockMaskSettings settings;
+  settings.grid_h = grid[0];
+  settings.grid_w = grid[1];
+  settings.max_patches = static_cast<int64_t>(std::stod(row.at("max_num_patches")));
+  return settings;
 }
 
 TEST(MasksGolden, GeneratorStatistics) {
   const int draws = 4000;
-  for (const auto& row : read_csv(golden_dir() + "/masking_stats.csv")) {
+  Report report("masking_stats.csv/generator");
+  for (const auto& row : read_golden_csv("masking_stats.csv")) {
     if (row.at("kind") != "generator") continue;
-    const auto grid = grid_of(row.at("grid"));
-    BlockMaskSettings settings;
-    settings.grid_h = grid[0];
-    settings.grid_w = grid[1];
-    settings.max_patches = static_cast<int64_t>(std::stod(row.at("max_num_patches")));
     const int64_t target = std::stoll(row.at("target"));
     const std::string what = row.at("grid") + " target " + row.at("target");
-    double masked = 0, squares = 0, blocks = 0, log_aspect = 0, abs_log = 0, reached = 0, centre = 0;
-    double corners = 0, edges = 0;
-    Random random(7, Stream::test, static_cast<uint64_t>(target));
-    for (int draw = 0; draw < draws; ++draw) {
-      const BlockMaskResult result = block_mask(settings, target, random);
-      EXPECT_LE(result.masked, target);
-      EXPECT_EQ(result.masked, std::count(result.mask.begin(), result.mask.end(), 1));
-      masked += static_cast<double>(result.masked);
-      squares += static_cast<double>(result.masked * result.masked);
-      blocks += static_cast<double>(result.blocks.size());
-      reached += result.masked == target ? 1 : 0;
-      for (const auto& block : result.blocks) {
-        const double log = std::log(static_cast<double>(block[0]) / static_cast<double>(block[1]));
-        log_aspect += log;
-        abs_log += std::abs(log);
-      }
-      const auto at = [&](int64_t y, int64_t x) {
-        return static_cast<double>(result.mask[static_cast<size_t>(y * grid[1] + x)]);
-      };
-      centre += at(grid[0] / 2, grid[1] / 2);
-      corners += 0.25 * (at(0, 0) + at(0, grid[1] - 1) + at(grid[0] - 1, 0) + at(grid[0] - 1, grid[1] - 1));
-      for (int64_t x = 0; x < grid[1]; ++x)
-        edges += 0.5 * (at(0, x) + at(grid[0] - 1, x)) / static_cast<double>(grid[1]);
-    }
-    const double table = std::stod(row.at("draws"));
+    const GeneratorSamples ours = draw_masks(settings_of(row), target, draws);
+    EXPECT_TRUE(ours.consistent) << what;
     const auto want = [&](const char* name) { return std::stod(row.at(name)); };
-    const auto bernoulli = [](double p) { return std::sqrt(p * (1 - p)); };
-    std::printf(
-        "  %-20s mean %.3f (reference %.3f), blocks %.3f (%.3f), reached %.3f (%.3f), centre %.3f (%.3f)\n",
-        what.c_str(), masked / draws, want("mean"), blocks / draws, want("mean_blocks"), reached / draws,
-        want("fraction_reaching_target"), centre / draws, want("centre_cell_rate"));
-    expect_mean(what + " mean", masked / draws, want("mean"), want("std"), table, draws);
-    expect_mean(what + " blocks", blocks / draws, want("mean_blocks"), 0.45 * want("mean_blocks"), table,
-                draws);
-    expect_mean(what + " reached", reached / draws, want("fraction_reaching_target"),
-                bernoulli(want("fraction_reaching_target")), table, draws);
-    expect_mean(what + " centre", centre / draws, want("centre_cell_rate"),
-                bernoulli(want("centre_cell_rate")), table, draws);
-    expect_mean(what + " corners", corners / draws, want("corner_cell_rate"),
-                bernoulli(want("corner_cell_rate")), table, draws);
-    expect_mean(what + " edge rows", edges / draws, want("edge_rows_rate"), bernoulli(want("edge_rows_rate")),
-                table, draws);
-    expect_mean(what + " log aspect", log_aspect / blocks, want("mean_log_aspect"), 0.72,
-                table * want("mean_blocks"), blocks);
-    expect_mean(what + " |log aspect|", abs_log / blocks, want("mean_abs_log_aspect"), 0.36,
-                table * want("mean_blocks"), blocks);
+    const double table = want("draws");
+    const double table_blocks = table * want("mean_blocks");
+    const auto check = [&](const char* name, const Sample& sample, double count) {
+      check_mean(report, name, sample, want(name), count, what);
+    };
+    check("mean", ours.masked, table);
+    check("mean_blocks", ours.blocks, table);
+    check("mean_aspect_h_over_w", ours.aspect, table_blocks);
+    check("mean_log_aspect", ours.log_aspect, table_blocks);
+    check("mean_abs_log_aspect", ours.abs_log, table_blocks);
+    check("fraction_reaching_target", ours.reached, table);
+    check("centre_cell_rate", ours.centre, table);
+    check("corner_cell_rate", ours.corners, table);
+    // Of a grid that is not square, border rows and columns differ: between the two rates.
+    const Sample& nearer = std::abs(ours.rows.mean() - want("edge_rows_rate")) <
+                                   std::abs(ours.columns.mean() - want("edge_rows_rate"))
+                               ? ours.rows
+                               : ours.columns;
+    const bool between =
+        (ours.rows.mean() - want("edge_rows_rate")) * (ours.columns.mean() - want("edge_rows_rate")) <= 0;
+    check_mean(report, "edge_rows_rate", nearer, between ? nearer.mean() : want("edge_rows_rate"), table,
+               what);
+    // The standard error of a standard deviation s is sqrt(m4 - s^4) / (2 s sqrt n).
+    const double spread = std::sqrt(ours.masked.moment(2));
+    const double error = std::sqrt(std::max(0.0, ours.masked.moment(4) - std::pow(spread, 4)) *
+                                   (1 / table + 1 / ours.masked.count())) /
+                         std::max(2 * spread, 1e-12);
+    report.check("std in standard errors",
+                 std::max(0.0, std::abs(spread - want("std")) - kRounding) / (error + 1e-12), kErrors, what);
   }
 }
 
+/// One of the quantities that the table's collate rows are about.
+double collate_quantity(const std::string& kind, const BatchMasks& batch, int64_t views, int64_t patches) {
+  int64_t tokens = 0, masked = 0, first_half = 0;
+  for (int64_t view = 0; view < views; ++view) {
+    const auto begin = batch.masks.begin() + static_cast<std::ptrdiff_t>(view * patches);
+    const int64_t count = std::count(begin, begin + static_cast<std::ptrdiff_t>(patches), 1);
+    tokens += count;
+    masked += count > 0 ? 1 : 0;
+    first_half += count > 0 && view < views / 2 ? 1 : 0;
+  }
+  EXPECT_LE(tokens, batch.upper_bound);
+  if (kind == "collate_fraction_of_views_masked")
+    return static_cast<double>(masked) / static_cast<double>(views);
+  if (kind == "collate_fraction_masked_in_first_view_half")
+    return static_cast<double>(first_half) / static_cast<double>(masked);
+  if (kind == "collate_n_masked_tokens") return static_cast<double>(tokens);
+  if (kind == "collate_upperbound") return static_cast<double>(batch.upper_bound);
+  throw DataError("masking_stats.csv holds an unknown kind: " + kind);
+}
+
 TEST(MasksGolden, CollateStatistics) {
-  int checked = 0;
-  for (const auto& row : read_csv(golden_dir() + "/masking_stats.csv")) {
+  Report report("masking_stats.csv/collate");
+  for (const auto& row : read_golden_csv("masking_stats.csv")) {
     const std::string& kind = row.at("kind");
-    if (!kind.starts_with("collate")) continue;
-    const auto grid = grid_of(row.at("grid"));
+    if (kind == "generator") continue;
     const std::string& param = row.at("param");  // "batch8(views16)"
     const int64_t views = std::stoll(param.substr(param.find("views") + 5));
-    BlockMaskSettings settings;
-    settings.grid_h = grid[0];
-    settings.grid_w = grid[1];
-    settings.max_patches = static_cast<int64_t>(std::stod(row.at("max_num_patches")));
+    const BlockMaskSettings settings = settings_of(row);
     MaskConfig config;
     config.exact_count = false;
-    const int draws = 300;
-    const int64_t n = grid[0] * grid[1];
-    double sum = 0;
-    for (int draw = 0; draw < draws; ++draw) {
-      const BatchMasks batch = batch_masks(config, settings, views, 11, static_cast<uint64_t>(draw));
-      int64_t tokens = 0, masked = 0, first_half = 0;
-      for (int64_t view = 0; view < views; ++view) {
-        const auto begin = batch.masks.begin() + static_cast<std::ptrdiff_t>(view * n);
-        const int64_t count = std::count(begin, begin + static_cast<std::ptrdiff_t>(n), 1);
-        tokens += count;
-        masked += count > 0 ? 1 : 0;
-        first_half += count > 0 && view < views / 2 ? 1 : 0;
-      }
-      EXPECT_LE(tokens, batch.upper_bound);
-      if (kind == "collate_fraction_of_views_masked")
-        sum += static_cast<double>(masked) / static_cast<double>(views);
-      else if (kind == "collate_fraction_masked_in_first_view_half")
-        sum += static_cast<double>(first_half) / static_cast<double>(masked);
-      else if (kind == "collate_n_masked_tokens")
-        sum += static_cast<double>(tokens);
-      else
-        sum += static_cast<double>(batch.upper_bound);
-    }
-    expect_mean(kind + " " + row.at("grid") + " " + param, sum / draws, std::stod(row.at("mean")),
-                std::stod(row.at("std")), std::stod(row.at("draws")), draws);
-    ++checked;
+    Sample ours;
+    for (uint64_t draw = 0; draw < 300; ++draw)
+      ours.add(collate_quantity(kind, batch_masks(config, settings, views, 11, draw), views,
+                                settings.grid_h * settings.grid_w));
+    check_mean(report, kind.substr(8), ours, std::stod(row.at("mean")), std::stod(row.at("draws")),
+               row.at("grid") + " " + param);
   }
-  EXPECT_GT(checked, 0);
 }
 
 }  // namespace
