@@ -80,7 +80,9 @@ constexpr const char* kConfigKeys[] = {
     "num_register_tokens", "patch_size", "use_swiglu_ffn"};
 
 TEST(HuggingFaceGolden, ExportedAndImportedAgain) {
-  for (const std::string& folder : backbone_folders()) {
+  const std::vector<std::string> folders = backbone_folders();
+  ASSERT_FALSE(folders.empty()) << "no DINOv2 model in " << golden_dir() << "/hf";
+  for (const std::string& folder : folders) {
     const TemporaryFolder temporary;
     const auto backbone = load_backbone(folder);
     export_hugging_face(*backbone, temporary.path() + "/hf");

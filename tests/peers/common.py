@@ -67,6 +67,11 @@ def our_features(weights, folder, side, output):
         return {os.path.basename(k): row for k, row in zip(keys, f["features"][:])}
 
 
+def sides_of(config):
+    """Sides in pixels: the one of the position table, a smaller and a larger one."""
+    return config.image_size, config.image_size - 2 * config.patch_size, config.image_size + 3 * config.patch_size
+
+
 def transformers_features(model, pictures):
     import torch
 

@@ -24,6 +24,8 @@ import torch
 from oracle_files import Contents
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+NAMED_WHEN_MISSING = ("vit_*.h5", "stochastic_depth.h5", "heads.h5", "losses.h5", "schedules.h5", "param_groups.csv",
+                      "masking_stats.csv", "train_steps.h5", "augment.h5", "knn.h5", "/hf")  # fmt: skip
 # Shared with vit_mlp.h5 by external links where equal.
 LINKED = re.compile(r"/weights/|/cases/[^/]+/(input|mask|cotangent_)")
 
@@ -288,6 +290,17 @@ def run_tests(folder, build):
     return lines
 
 
+def check_refusals(folder, build):
+    """An empty folder fails every golden test, each with the name of what it misses."""
+    done = subprocess.run(["ctest", "--test-dir", build, "-L", "golden", "-V"], text=True,
+                          env={**os.environ, "DINO_GOLDEN_DIR": folder},
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    missing = [name for name in NAMED_WHEN_MISSING if name not in done.stdout]
+    if "\n0% tests passed" not in done.stdout or missing:
+        print(done.stdout[-6000:])
+        raise SystemExit(f"golden tests pass in an empty folder, or do not name {missing}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", metavar="FOLDER")
@@ -306,6 +319,7 @@ def main():
     check(os.path.join(ROOT, "tests/golden"))
     quantities = 0
     with tempfile.TemporaryDirectory() as work:
+        check_refusals(work, arguments.build)
         for i, (name, make) in enumerate(sorted(variants.VARIANTS.items())):
             folder = os.path.join(work, name)
             write_set(folder, make(), arguments.seed + i)

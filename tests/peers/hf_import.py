@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that transformers wrote give the same features in dino-eval as in transformers."""
+"""Models that transformers wrote give the same features in dino-eval as in transformers, at native and other sizes."""
 
 import os
 import tempfile
 
 import torch
-from common import compare_features, make_pictures, our_features, transformers_features
+from common import compare_features, make_pictures, our_features, sides_of, transformers_features
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 
@@ -50,16 +50,14 @@ def main():
             randomise(model, seed)
             folder = os.path.join(work, name)
             model.save_pretrained(os.path.join(folder, "model"))
-            pictures = make_pictures(os.path.join(folder, "pictures"), config.image_size, 6, seed)
-            ours = our_features(
-                os.path.join(folder, "model"),
-                os.path.join(folder, "pictures"),
-                config.image_size,
-                os.path.join(folder, "features.h5"),
-            )
-            cosine, difference = compare_features(name, ours, transformers_features(model, pictures))
-            lowest, largest = min(lowest, cosine), max(largest, difference)
-    print(f"{len(MODELS)} models of transformers: lowest cosine {lowest:.8f}, largest difference {largest:.1e}")
+            for side in sides_of(config):
+                shown = os.path.join(folder, str(side))
+                pictures = make_pictures(shown, side, 6, seed)
+                ours = our_features(os.path.join(folder, "model"), shown, side, shown + ".h5")
+                theirs = transformers_features(model, pictures)
+                cosine, difference = compare_features(f"{name} at {side} px", ours, theirs)
+                lowest, largest = min(lowest, cosine), max(largest, difference)
+    print(f"{len(MODELS)} models of transformers at 3 sizes: lowest cosine {lowest:.8f}, largest difference {largest:.1e}")
 
 
 if __name__ == "__main__":
