@@ -129,16 +129,16 @@ def write_training(folder, rng, s):
     def outputs(contents, dtype):
         result = files.train_outputs(contents, dtype, s["train_weights_at"])
         prefix = "" if dtype == torch.float32 else "/fp64"
-        for path in [p for p in result if p.startswith("weights:")]:
-            value = result.pop(path)
-            if not prefix or value.size <= 256:
-                weights.data[prefix + path.removeprefix("weights:")] = value
+        for path in list(result):
+            if path.startswith("weights:"):
+                value = result.pop(path)
+                if not prefix or value.size <= 256:
+                    weights.data[prefix + path.removeprefix("weights:")] = value
+            elif path.startswith("/param_groups/"):
+                contents.data[path] = result.pop(path)  # fp64 in any run
         return result
 
-    complete(c, outputs, lambda path, value: not path.startswith("/param_groups/"),
-             lambda path, value: "grads_step0" not in path and not path.startswith("/param_groups/"))  # fmt: skip
-    groups = {p: v for p, v in files.train_outputs(c, torch.float64).items() if p.startswith("/param_groups/")}
-    c.data |= groups
+    complete(c, outputs, lambda path, value: True, lambda path, value: "grads_step0" not in path)
     c.attributes["/param_groups"] = {"columns": "lr_multiplier wd_multiplier is_last_layer"}
     names = "dino_local_crops_loss dino_global_crops_loss koleo_loss ibot_loss total_for_backward"
     c.settings["loss_columns"] = names
@@ -153,7 +153,8 @@ def write_set(folder, s, seed):
     write_vit(folder, rng, s)
     c = files.depth_inputs(rng, *s["depth"])
     small = lambda path, value: not path.startswith("/grads/") or value.size <= s["full_gradients_up_to"]  # noqa: E731
-    save(f"{folder}/stochastic_depth.h5", complete(c, files.depth_outputs, lambda p, v: small(p, v) and "scalar" not in p, small))
+    complete(c, files.depth_outputs, lambda p, v: small(p, v) and "scalar" not in p, small)
+    save(f"{folder}/stochastic_depth.h5", c)
     c = files.head_inputs(rng, s["head"])
     save(f"{folder}/heads.h5", complete(c, files.head_outputs, everything, lambda p, v: not p.endswith("mlp.2.weight")))
     c = files.loss_inputs(rng, s["losses"])
@@ -250,7 +251,8 @@ def check_masks(folder, draws=400):
         for name, mine in (("mean", [m.sum() for m, _ in values]), ("mean_blocks", [len(b) for _, b in values]),
                            ("centre_cell_rate", [m[grid[0] // 2, grid[1] // 2] for m, _ in values]),
                            ("edge_rows_rate", [m[[0, -1]].mean() for m, _ in values])):  # fmt: skip
-            error = abs(np.mean(mine) - float(row[name])) / (np.std(mine) * np.sqrt(1 / draws + 1 / int(row["draws"])) + 1e-4)
+            spread = np.std(mine) * np.sqrt(1 / draws + 1 / int(row["draws"])) + 1e-4
+            error = abs(np.mean(mine) - float(row[name])) / spread
             if not error <= 5:
                 raise SystemExit(f"masking_stats.csv: {row['grid']} {row['param']} {name}: {error:.1f} standard errors")
             count += 1
@@ -307,7 +309,8 @@ def main():
     parser.add_argument("--write", metavar="FOLDER")
     parser.add_argument("--variant", choices=sorted(variants.VARIANTS), default="a")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--build", default=os.path.join(ROOT, "build/release"))
+    binaries = os.environ.get("DINO_BIN", os.path.join(ROOT, "build/release/bin"))
+    parser.add_argument("--build", default=os.path.dirname(binaries), help="the build folder that ctest runs in")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     if arguments.check:

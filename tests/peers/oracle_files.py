@@ -46,7 +46,10 @@ def backbone_shapes(cfg):
         shapes["register_tokens"] = (1, cfg["num_register_tokens"], d)
     shapes |= {"mask_token": (1, d), "patch_embed.proj.weight": (d, 3, p, p), "patch_embed.proj.bias": (d,)}
     linears = {"attn.qkv": (3 * d, d), "attn.proj": (d, d)}
-    linears |= {"mlp.fc1": (h, d), "mlp.fc2": (d, h)} if cfg["ffn"] == "mlp" else {"mlp.w12": (2 * h, d), "mlp.w3": (d, h)}
+    if cfg["ffn"] == "mlp":
+        linears |= {"mlp.fc1": (h, d), "mlp.fc2": (d, h)}
+    else:
+        linears |= {"mlp.w12": (2 * h, d), "mlp.w3": (d, h)}
     for i in range(cfg["depth"]):
         for name, shape in linears.items():
             shapes |= {f"blocks.{i}.{name}.weight": shape, f"blocks.{i}.{name}.bias": shape[:1]}
@@ -174,7 +177,8 @@ def depth_inputs(rng, s, cases):
             tokens = 1 + (side // s["patch_size"]) ** 2
             c.data[f"{path}input{e}"] = f32(rng.standard_normal((batch, 3, side, side)))
             c.data[f"{path}cotangent{e}"] = f32(rng.standard_normal((batch, tokens, s["embed_dim"])))
-            c.attributes[f"{path}input{e}"] = {"batch": batch, "keep": keep, "residual_scale": batch / keep, "size": side}
+            settings = {"batch": batch, "keep": keep, "residual_scale": batch / keep, "size": side}
+            c.attributes[f"{path}input{e}"] = settings
             for b in range(s["depth"]):
                 for branch in ("attn", "ffn"):
                     c.data[f"{path}indices/block{b}/{branch}/entry{e}"] = rng.permutation(batch)[:keep].astype(np.int64)
