@@ -105,8 +105,9 @@ struct Sample {
   }
   /// The mean of |x - mean|^power.
   [[nodiscard]] double moment(int power) const {
+    const double centre = mean();
     double sum = 0;
-    for (const double value : values) sum += std::pow(std::abs(value - mean()), power);
+    for (const double value : values) sum += std::pow(std::abs(value - centre), power);
     return sum / std::max(count(), 1.0);
   }
 };
