@@ -13,7 +13,7 @@ namespace dino {
 struct ListMembers {
   std::vector<int64_t> own_begin, own;      ///< own[own_begin[l] .. own_begin[l + 1]) = local rows, ascending
   std::vector<int64_t> visit_begin, visit;  ///< the same for visitors
-  /// From [n, probes] lists, best first.
+  /// From [n, probes] lists, best first; -1 = no visit.
   static ListMembers group(const std::vector<int32_t>& lists_of, int64_t probes, int64_t lists);
 };
 
