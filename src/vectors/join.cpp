@@ -79,9 +79,10 @@ double pairs_in_vain(int64_t lists) {
   return std::min(1.0, 2 / static_cast<double>(lists)) / kSettlingCost;
 }
 
-/// Forgets the visits (probes but the first) that cannot find a pair. A row x of list a meets in list b only
-/// rows y with y.b >= y.a, so that x.(a - b) <= (x - y).(a - b) <= |x - y||a - b|, and |x - y|^2 is at most
-/// 2 - 2 threshold where their cosine reaches it.
+/// Forgets the visits (probes but the first) that find no pair, or none that the other row does not find.
+/// With x in list a and y in list b, x.(a - b) and y.(b - a) are not negative and add up to (x - y).(a - b),
+/// at most |x - y||a - b|. So the smaller of the two is at most half of that, and its row visits the other's
+/// list. |x - y|^2 is at most 2 - 2 threshold where the cosine reaches the threshold.
 void drop_idle_visits(NearestLists& found, int64_t probes, const std::vector<float>& centroids,
                       const Rows& rows, double threshold) {
   const int64_t width = rows.list_width();
@@ -100,7 +101,7 @@ void drop_idle_visits(NearestLists& found, int64_t probes, const std::vector<flo
         apart += difference * difference;
       }
       const double gap = static_cast<double>(found.product[own]) - static_cast<double>(found.product[visit]);
-      if (gap > reach * std::sqrt(apart) + slack) found.list[visit] = -1;
+      if (gap > 0.5 * reach * std::sqrt(apart) + slack) found.list[visit] = -1;
     }
   }
 }
@@ -110,9 +111,8 @@ struct Lists {
   ListMembers members;
 };
 
-Lists make_lists(const Rows& rows, int64_t count, const JoinConfig& config, const Communicator& comm,
-                 std::map<std::string, double>& seconds) {
-  const int64_t probes = std::min(config.probes, count);
+Lists make_lists(const Rows& rows, const JoinConfig& config, const Communicator& comm, JoinResult& result) {
+  const int64_t count = result.lists, probes = std::min(config.probes, count);
   const Keys keys = rows.keys();
   Stopwatch watch;
   NearestLists found;
@@ -123,7 +123,9 @@ Lists make_lists(const Rows& rows, int64_t count, const JoinConfig& config, cons
                       rows.list_width(), rows.first, rows.count, comm);
     const auto centroids = train_lists(sample.data(), wanted, rows.list_width(), count,
                                        config.train_iterations, config.seed, comm);
-    seconds["train"] += watch.seconds();
+    result.seconds["train"] += watch.seconds();
+    result.multiply_adds += static_cast<double>(wanted * config.train_iterations + rows.total) *
+                            static_cast<double>(count * rows.list_width());
     watch.restart();
     found = nearest_lists(rows.count > 0 ? keys.data : nullptr, rows.count, keys.stride, rows.list_width(),
                           centroids, probes);
@@ -132,7 +134,7 @@ Lists make_lists(const Rows& rows, int64_t count, const JoinConfig& config, cons
     found.list.assign(static_cast<size_t>(rows.count), 0);
   }
   Lists lists{count, ListMembers::group(found.list, probes, count)};
-  seconds["assign"] += watch.seconds();
+  result.seconds["assign"] += watch.seconds();
   return lists;
 }
 
@@ -308,8 +310,8 @@ std::vector<Edge> gather_edges(const std::vector<Edge>& mine, const Communicator
   return edges;
 }
 
-std::vector<Edge> join_lists(const Rows& rows, const Lists& lists, const JoinConfig& config,
-                             const Communicator& comm) {
+void join_lists(const Rows& rows, const Lists& lists, const JoinConfig& config, const Communicator& comm,
+                JoinResult& result) {
   const Keys keys = rows.keys();
   const JoinPlan plan =
       JoinPlan::make(lists.members, lists.count, keys.stride * static_cast<int64_t>(sizeof(float)) + 8, comm);
@@ -325,7 +327,9 @@ std::vector<Edge> join_lists(const Rows& rows, const Lists& lists, const JoinCon
     if (comm.any(overflow) ||
         comm.sum(static_cast<int64_t>(edges.size() + pairs.size())) > 2 * config.max_edges)
       throw DataError("cannot join: --threshold " + std::to_string(config.threshold) + ": more than " +
-                      std::to_string(config.max_edges) + " pairs reach it; raise the threshold");
+                      std::to_string(config.max_edges) +
+                      " pairs reach it, more than are kept in memory; raise the threshold, or take out "
+                      "rows that repeat");
     if (rows.basis.cuts()) settle(pairs, rows, config.threshold, comm);
     for (const Pair& pair : pairs) {
       if (static_cast<double>(pair.value) >= config.threshold)
@@ -333,7 +337,8 @@ std::vector<Edge> join_lists(const Rows& rows, const Lists& lists, const JoinCon
     }
     progress.add(1);
   }
-  return gather_edges(edges, comm);
+  result.edges = gather_edges(edges, comm);
+  result.multiply_adds += plan.pairs * static_cast<double>(keys.stride);
 }
 
 }  // namespace
@@ -370,12 +375,14 @@ JoinResult threshold_self_join(ConstTensorView local, int64_t total_rows, const 
   if (rows.basis.cuts()) {
     rows.leading.resize(static_cast<size_t>(rows.count * (rows.basis.kept + 1)));
     rows.basis.project(rows.data, rows.count, rows.leading.data(), rows.basis.kept + 1);
+    result.multiply_adds +=
+        static_cast<double>(total_rows) * static_cast<double>(rows.width * rows.basis.kept);
   }
   result.seconds["assign"] = watch.seconds();
 
-  const Lists lists = make_lists(rows, result.lists, config, comm, result.seconds);
+  const Lists lists = make_lists(rows, config, comm, result);
   watch.restart();
-  result.edges = join_lists(rows, lists, config, comm);
+  join_lists(rows, lists, config, comm, result);
   result.seconds["join"] = watch.seconds();
   return result;
 }

@@ -111,6 +111,7 @@ JoinPlan JoinPlan::make(const ListMembers& members, int64_t lists, int64_t row_b
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return cost[a] > cost[b]; });
   JoinPlan plan;
+  plan.pairs = std::accumulate(cost.begin(), cost.end(), 0.0);
   plan.owner.resize(count);
   plan.round.resize(count);
   std::vector<double> load(static_cast<size_t>(comm.size()), 0);

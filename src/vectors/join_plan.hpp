@@ -23,6 +23,7 @@ struct JoinPlan {
   std::vector<int> owner;      ///< [lists]
   std::vector<int32_t> round;  ///< [lists]
   int32_t rounds = 0;
+  double pairs = 0;  ///< compared, over all lists
   static JoinPlan make(const ListMembers& members, int64_t lists, int64_t row_bytes,
                        const Communicator& comm);
 };
