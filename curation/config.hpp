@@ -29,7 +29,7 @@ struct CurateConfig {
   bool dedup = true;
   double threshold = 0.95;
   std::string rule = "star";
-  int64_t lists = 0, probes = 2;
+  int64_t lists = 0, probes = 3;
   double leak_threshold = 0.9;
   // balance
   int64_t target = 0;           ///< images to keep; 0 = all

@@ -19,7 +19,7 @@ namespace {
 struct DedupConfig {
   std::string embeddings, rule = "star";
   double threshold = 0.95;
-  int64_t lists = 0, probes = 2;
+  int64_t lists = 0, probes = 3, max_pairs = JoinConfig{}.max_edges;
 };
 
 void write_dedup(const std::string& path, const DedupConfig& config, const std::vector<Edge>& edges,
@@ -63,6 +63,7 @@ ExitCode run(const DedupConfig& config, CommandContext& context) {
   join.threshold = config.threshold;
   join.lists = config.lists;
   join.probes = config.probes;
+  join.max_edges = config.max_pairs;
   join.seed = static_cast<uint64_t>(context.common.seed);
   const JoinResult joined = threshold_self_join(local.rows, local.total, join, comm);
   const Stopwatch grouping;
@@ -83,6 +84,7 @@ ExitCode run(const DedupConfig& config, CommandContext& context) {
     result["groups"] = groups.count;
     result["kept"] = groups.count;
     result["lists"] = joined.lists;
+    result["multiply_adds"] = joined.multiply_adds;
     result["seconds"] = whole.seconds();
     result["phases"] = {{"read", reading},
                         {"train", joined.seconds.at("train")},
@@ -104,18 +106,16 @@ Command dedup_command() {
   command.usage = "--embeddings E --threshold 0.95 [--rule star|components] --output OUT";
   command.description =
       "Reads an embeddings reference (.npy, .h5 or a folder of them), normalises the rows, and writes "
-      "OUT/dedup.h5: all "
-      "pairs whose cosine reaches the threshold, the group of every row, and which row of each group is "
-      "kept. Pairs are "
-      "searched in inverted lists: with --probes equal to --lists the search is exhaustive, and every pair "
-      "that is found "
-      "is exact in any case.\n\n"
+      "OUT/dedup.h5: all pairs whose cosine reaches the threshold, the group of every row, and which row of "
+      "each group is kept. Pairs are searched in inverted lists: with --probes equal to --lists the search "
+      "is "
+      "exhaustive, and every pair that is found is exact in any case.\n\n"
       "With --rule star every dropped row has an edge to the row that is kept for it. With --rule components "
-      "the groups are "
-      "the connected components, which chain: the ends of a chain may have little in common.\n\n"
+      "the groups are the connected components, which chain: the ends of a chain may have little in "
+      "common.\n\n"
       "The file is the same bytes for any number of ranks and threads. Fails with 66 when the embeddings do "
-      "not exist, with "
-      "65 when a file is damaged or holds values that are not finite.";
+      "not exist, with 65 when a file is damaged or holds values that are not finite, or when more than "
+      "--max-pairs pairs reach the threshold.";
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     const auto config = std::make_shared<DedupConfig>();
     table.add("embeddings", &config->embeddings, "Embeddings: .npy, .h5 (/features) or a folder of them.")
@@ -126,8 +126,14 @@ Command dedup_command() {
              "Groups: star (each member has an edge to its representative) or components (chains).")
         .choices({"star", "components"});
     table.add("lists", &config->lists, "Inverted lists; 0 chooses from the number of rows.").range(0, 1e9);
-    table.add("probes", &config->probes, "Lists that a row is compared with, its own included.")
+    table
+        .add("probes", &config->probes,
+             "Lists that a row is compared with where they may hold a pair, its own included.")
         .range(1, 1e9);
+    table
+        .add("max-pairs", &config->max_pairs,
+             "Give up beyond this many pairs; each takes some 100 bytes of memory on every rank.")
+        .range(1, 1e12);
     return [config](CommandContext& context) { return run(*config, context); };
   };
   return command;

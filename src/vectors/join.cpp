@@ -71,33 +71,70 @@ int64_t lists_for(int64_t rows) {
   return (static_cast<int64_t>(std::sqrt(static_cast<double>(rows))) + 15) / 16 * 16;
 }
 
+/// The share of all pairs that may pass the bound and fail the threshold before it stops paying. Lists
+/// compare a row with about 2 N / lists others; a pair settled alone costs several times its share of a tile;
+/// and near pairs, which pass, lie in the same list, so that nearly all of them are met.
+double pairs_in_vain(int64_t lists) {
+  constexpr double kSettlingCost = 16;
+  return std::min(1.0, 2 / static_cast<double>(lists)) / kSettlingCost;
+}
+
+/// Forgets the visits (probes but the first) that find no pair, or none that the other row does not find.
+/// With x in list a and y in list b, x.(a - b) and y.(b - a) are not negative and add up to (x - y).(a - b),
+/// at most |x - y||a - b|. So the smaller of the two is at most half of that, and its row visits the other's
+/// list. |x - y|^2 is at most 2 - 2 threshold where the cosine reaches the threshold.
+void drop_idle_visits(NearestLists& found, int64_t probes, const std::vector<float>& centroids,
+                      const Rows& rows, double threshold) {
+  const int64_t width = rows.list_width();
+  const double reach =
+      std::sqrt(2 - 2 * threshold + 2.1 * ops::rounding_of(rows.width) + 4e-6) + 2.1 * rows.basis.row_error();
+  const double slack = 4.2 * ops::rounding_of(width);
+#pragma omp parallel for
+  for (int64_t i = 0; i < rows.count; ++i) {
+    const auto own = static_cast<size_t>(i * probes);
+    const float* a = centroids.data() + found.list[own] * width;
+    for (size_t visit = own + 1; visit < own + static_cast<size_t>(probes); ++visit) {
+      const float* b = centroids.data() + found.list[visit] * width;
+      double apart = 0;
+      for (int64_t k = 0; k < width; ++k) {
+        const double difference = static_cast<double>(a[k]) - static_cast<double>(b[k]);
+        apart += difference * difference;
+      }
+      const double gap = static_cast<double>(found.product[own]) - static_cast<double>(found.product[visit]);
+      if (gap > 0.5 * reach * std::sqrt(apart) + slack) found.list[visit] = -1;
+    }
+  }
+}
+
 struct Lists {
-  int64_t count = 0, probes = 0;
+  int64_t count = 0;
   ListMembers members;
 };
 
-Lists make_lists(const Rows& rows, const JoinConfig& config, const Communicator& comm,
-                 std::map<std::string, double>& seconds) {
-  Lists lists;
-  lists.count = config.lists > 0 ? config.lists : lists_for(rows.total);
-  lists.probes = std::min(config.probes, lists.count);
+Lists make_lists(const Rows& rows, const JoinConfig& config, const Communicator& comm, JoinResult& result) {
+  const int64_t count = result.lists, probes = std::min(config.probes, count);
   const Keys keys = rows.keys();
   Stopwatch watch;
-  std::vector<int32_t> found(static_cast<size_t>(rows.count * lists.probes), 0);
-  if (lists.count > 1) {
-    const int64_t wanted = std::max(lists.count, std::min(rows.total, config.train_per_list * lists.count));
+  NearestLists found;
+  if (count > 1) {
+    const int64_t wanted = std::max(count, std::min(rows.total, config.train_per_list * count));
     const auto sample =
         gather_sample(stratified_rows(rows.total, wanted, config.seed, kListSample), keys.data, keys.stride,
                       rows.list_width(), rows.first, rows.count, comm);
-    const auto centroids = train_lists(sample.data(), wanted, rows.list_width(), lists.count,
+    const auto centroids = train_lists(sample.data(), wanted, rows.list_width(), count,
                                        config.train_iterations, config.seed, comm);
-    seconds["train"] += watch.seconds();
+    result.seconds["train"] += watch.seconds();
+    result.multiply_adds += static_cast<double>(wanted * config.train_iterations + rows.total) *
+                            static_cast<double>(count * rows.list_width());
     watch.restart();
     found = nearest_lists(rows.count > 0 ? keys.data : nullptr, rows.count, keys.stride, rows.list_width(),
-                          centroids, lists.probes);
+                          centroids, probes);
+    drop_idle_visits(found, probes, centroids, rows, config.threshold);
+  } else {
+    found.list.assign(static_cast<size_t>(rows.count), 0);
   }
-  lists.members = ListMembers::group(found, lists.probes, lists.count);
-  seconds["assign"] += watch.seconds();
+  Lists lists{count, ListMembers::group(found.list, probes, count)};
+  result.seconds["assign"] += watch.seconds();
   return lists;
 }
 
@@ -123,16 +160,24 @@ std::vector<Tile> make_tiles(const std::vector<GatheredList>& gathered) {
   return tiles;
 }
 
-void join_tile(const Tile& tile, int64_t stride, float limit, std::vector<float>& products,
+/// Which pairs of keys are of interest.
+struct KeyJoin {
+  int64_t stride = 0;
+  float limit = 0;
+  bool bounds = false;  ///< the products are bounds, settled later: they need not be ordered
+};
+
+void join_tile(const Tile& tile, const KeyJoin& join, std::vector<float>& products,
                std::vector<Pair>& found) {
   const auto& rows = tile.visitors ? tile.list->visit : tile.list->own;
   const auto& keys = tile.visitors ? tile.list->visit_keys : tile.list->own_keys;
-  ops::ordered_gemm_nt(tile.m, tile.n, stride, keys.data() + tile.a * stride, stride,
-                       tile.list->own_keys.data() + tile.b * stride, stride, products.data(), tile.n);
+  const auto gemm = join.bounds ? ops::bound_gemm_nt : ops::ordered_gemm_nt;
+  gemm(tile.m, tile.n, join.stride, keys.data() + tile.a * join.stride, join.stride,
+       tile.list->own_keys.data() + tile.b * join.stride, join.stride, products.data(), tile.n);
   for (int64_t i = 0; i < tile.m; ++i) {
     const float* row = products.data() + i * tile.n;
     const int64_t skip = tile.triangle ? i + 1 : 0;
-    for_each_at_least(row + skip, tile.n - skip, limit, [&](int64_t j) {
+    for_each_at_least(row + skip, tile.n - skip, join.limit, [&](int64_t j) {
       const int64_t x = rows[static_cast<size_t>(tile.a + i)];
       const int64_t y = tile.list->own[static_cast<size_t>(tile.b + skip + j)];
       found.push_back({std::min(x, y), std::max(x, y), row[skip + j]});
@@ -140,10 +185,10 @@ void join_tile(const Tile& tile, int64_t stride, float limit, std::vector<float>
   }
 }
 
-/// All pairs of one round whose key product reaches `limit`, sorted, each once. Sets `overflow` and stops
+/// All pairs of one round whose key product reaches the limit, sorted, each once. Sets `overflow` and stops
 /// when there are more than `most`.
-std::vector<Pair> join_round(const std::vector<GatheredList>& gathered, int64_t stride, float limit,
-                             int64_t most, bool& overflow) {
+std::vector<Pair> join_round(const std::vector<GatheredList>& gathered, const KeyJoin& join, int64_t most,
+                             bool& overflow) {
   const std::vector<Tile> tiles = make_tiles(gathered);
   std::vector<Pair> pairs;
   std::atomic<int64_t> total{0};
@@ -155,7 +200,7 @@ std::vector<Pair> join_round(const std::vector<GatheredList>& gathered, int64_t 
     for (size_t t = 0; t < tiles.size(); ++t) {
       if (total.load(std::memory_order_relaxed) > most) continue;
       const size_t before = found.size();
-      join_tile(tiles[t], stride, limit, products, found);
+      join_tile(tiles[t], join, products, found);
       total.fetch_add(static_cast<int64_t>(found.size() - before), std::memory_order_relaxed);
     }
 #pragma omp critical(dino_join_pairs)
@@ -265,23 +310,26 @@ std::vector<Edge> gather_edges(const std::vector<Edge>& mine, const Communicator
   return edges;
 }
 
-std::vector<Edge> join_lists(const Rows& rows, const Lists& lists, const JoinConfig& config,
-                             const Communicator& comm) {
+void join_lists(const Rows& rows, const Lists& lists, const JoinConfig& config, const Communicator& comm,
+                JoinResult& result) {
   const Keys keys = rows.keys();
   const JoinPlan plan =
       JoinPlan::make(lists.members, lists.count, keys.stride * static_cast<int64_t>(sizeof(float)) + 8, comm);
   // Rows are of unit length up to rounding, which the factor covers.
-  const float limit = static_cast<float>(config.threshold - 1.01 * rows.basis.rounding() - 1e-6);
+  const KeyJoin join{keys.stride, static_cast<float>(config.threshold - 1.01 * rows.basis.rounding() - 1e-6),
+                     rows.basis.cuts()};
   std::vector<Edge> edges;
   Progress progress("join", plan.rounds, "rounds");
   for (int32_t round = 0; round < plan.rounds; ++round) {
     const auto gathered = gather_lists(plan, round, lists.members, keys, rows.first, comm);
     bool overflow = false;
-    std::vector<Pair> pairs = join_round(gathered, keys.stride, limit, config.max_edges, overflow);
+    std::vector<Pair> pairs = join_round(gathered, join, config.max_edges, overflow);
     if (comm.any(overflow) ||
         comm.sum(static_cast<int64_t>(edges.size() + pairs.size())) > 2 * config.max_edges)
       throw DataError("cannot join: --threshold " + std::to_string(config.threshold) + ": more than " +
-                      std::to_string(config.max_edges) + " pairs reach it; raise the threshold");
+                      std::to_string(config.max_edges) +
+                      " pairs reach it, more than are kept in memory; raise the threshold, or take out "
+                      "rows that repeat");
     if (rows.basis.cuts()) settle(pairs, rows, config.threshold, comm);
     for (const Pair& pair : pairs) {
       if (static_cast<double>(pair.value) >= config.threshold)
@@ -289,7 +337,8 @@ std::vector<Edge> join_lists(const Rows& rows, const Lists& lists, const JoinCon
     }
     progress.add(1);
   }
-  return gather_edges(edges, comm);
+  result.edges = gather_edges(edges, comm);
+  result.multiply_adds += plan.pairs * static_cast<double>(keys.stride);
 }
 
 }  // namespace
@@ -318,19 +367,22 @@ JoinResult threshold_self_join(ConstTensorView local, int64_t total_rows, const 
   const int64_t wanted = std::min(total_rows, 4096 + 4 * rows.width);
   const auto sample = gather_sample(stratified_rows(total_rows, wanted, config.seed, kBasisSample), rows.data,
                                     rows.width, rows.width, rows.first, rows.count, comm);
-  rows.basis = LeadingBasis::fit(sample.data(), wanted, rows.width);
+  result.lists = config.lists > 0 ? config.lists : lists_for(total_rows);
+  rows.basis = LeadingBasis::fit_join(sample.data(), wanted, rows.width, config.threshold,
+                                      pairs_in_vain(result.lists));
   result.seconds["train"] = watch.seconds();
   watch.restart();
   if (rows.basis.cuts()) {
     rows.leading.resize(static_cast<size_t>(rows.count * (rows.basis.kept + 1)));
     rows.basis.project(rows.data, rows.count, rows.leading.data(), rows.basis.kept + 1);
+    result.multiply_adds +=
+        static_cast<double>(total_rows) * static_cast<double>(rows.width * rows.basis.kept);
   }
   result.seconds["assign"] = watch.seconds();
 
-  const Lists lists = make_lists(rows, config, comm, result.seconds);
-  result.lists = lists.count;
+  const Lists lists = make_lists(rows, config, comm, result);
   watch.restart();
-  result.edges = join_lists(rows, lists, config, comm);
+  join_lists(rows, lists, config, comm, result);
   result.seconds["join"] = watch.seconds();
   return result;
 }

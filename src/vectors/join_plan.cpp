@@ -75,15 +75,17 @@ ListMembers ListMembers::group(const std::vector<int32_t>& lists_of, int64_t pro
   members.own_begin.assign(static_cast<size_t>(lists + 1), 0);
   members.visit_begin.assign(static_cast<size_t>(lists + 1), 0);
   for (size_t i = 0; i < lists_of.size(); ++i) {
+    if (lists_of[i] < 0) continue;
     auto& begin = static_cast<int64_t>(i) % probes == 0 ? members.own_begin : members.visit_begin;
     ++begin[static_cast<size_t>(lists_of[i]) + 1];
   }
   std::partial_sum(members.own_begin.begin(), members.own_begin.end(), members.own_begin.begin());
   std::partial_sum(members.visit_begin.begin(), members.visit_begin.end(), members.visit_begin.begin());
   members.own.resize(static_cast<size_t>(n));
-  members.visit.resize(static_cast<size_t>(n * (probes - 1)));
+  members.visit.resize(static_cast<size_t>(members.visit_begin.back()));
   auto own_next = members.own_begin, visit_next = members.visit_begin;
   for (size_t i = 0; i < lists_of.size(); ++i) {
+    if (lists_of[i] < 0) continue;
     const bool own = static_cast<int64_t>(i) % probes == 0;
     auto& next = (own ? own_next : visit_next)[static_cast<size_t>(lists_of[i])];
     (own ? members.own : members.visit)[static_cast<size_t>(next++)] = static_cast<int64_t>(i) / probes;
@@ -109,6 +111,7 @@ JoinPlan JoinPlan::make(const ListMembers& members, int64_t lists, int64_t row_b
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return cost[a] > cost[b]; });
   JoinPlan plan;
+  plan.pairs = std::accumulate(cost.begin(), cost.end(), 0.0);
   plan.owner.resize(count);
   plan.round.resize(count);
   std::vector<double> load(static_cast<size_t>(comm.size()), 0);

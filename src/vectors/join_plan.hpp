@@ -13,7 +13,7 @@ namespace dino {
 struct ListMembers {
   std::vector<int64_t> own_begin, own;      ///< own[own_begin[l] .. own_begin[l + 1]) = local rows, ascending
   std::vector<int64_t> visit_begin, visit;  ///< the same for visitors
-  /// From [n, probes] lists, best first.
+  /// From [n, probes] lists, best first; -1 = no visit.
   static ListMembers group(const std::vector<int32_t>& lists_of, int64_t probes, int64_t lists);
 };
 
@@ -23,6 +23,7 @@ struct JoinPlan {
   std::vector<int> owner;      ///< [lists]
   std::vector<int32_t> round;  ///< [lists]
   int32_t rounds = 0;
+  double pairs = 0;  ///< compared, over all lists
   static JoinPlan make(const ListMembers& members, int64_t lists, int64_t row_bytes,
                        const Communicator& comm);
 };

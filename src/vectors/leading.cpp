@@ -3,10 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
+#include <utility>
 
 #include "base/error.hpp"
 #include "base/random.hpp"
 #include "ops/ordered_gemm.hpp"
+#include "vectors/chains.hpp"
+#include "vectors/scan.hpp"
 
 namespace dino {
 namespace {
@@ -15,6 +19,7 @@ constexpr int64_t kParallelPays = 1 << 19;  // multiplications from which thread
 constexpr int64_t kRowBlock = 128;
 constexpr double kUnit = 0x1.0p-24;         // rounding unit of f32
 constexpr double kRestOfEnergy = 0.04;      // above it too many pairs survive the bound
+constexpr int64_t kPairSample = 2048;       // rows whose pairs tell how many survive
 constexpr uint64_t kStartIndex = 1u << 31;  // of the random start, apart from the indices of seeding
 
 /// c[i, :] = a[i, :] b^T, rows in parallel. Each element is one ordered chain whatever the split.
@@ -102,37 +107,92 @@ double rest_of_energy(const std::vector<float>& moment, const std::vector<float>
   return 1 - inside;
 }
 
-double gamma(int64_t terms) {
-  return 1.01 * static_cast<double>(terms) * kUnit;
+/// The first basis of m = d/8, d/4, d/2 that `accept(moment, basis)` takes, else one that cuts nothing.
+template <class Accept>
+LeadingBasis fit_where(const float* sample, int64_t rows, int64_t width, Accept&& accept) {
+  LeadingBasis whole;
+  whole.width = whole.kept = width;
+  if (rows == 0 || width < 32) return whole;
+  const std::vector<float> moment = second_moment(sample, rows, width);
+  if (moment.empty()) return whole;
+  for (const int64_t part : {8, 4, 2}) {
+    LeadingBasis basis;
+    basis.width = width;
+    basis.kept = std::max<int64_t>(8, (width / part + 7) / 8 * 8);
+    if (basis.kept * 2 > width + 16) break;
+    basis.axes = leading_axes(moment, basis.kept, width);
+    if (!basis.axes.empty() && accept(moment, basis)) return basis;
+  }
+  return whole;
+}
+
+/// How many of the listed pairs (row, other) do not reach the threshold.
+int64_t count_below(const std::vector<std::pair<const float*, const float*>>& pairs, int64_t width,
+                    double threshold) {
+  int64_t below = 0;
+  for (size_t p = 0; p < pairs.size(); p += static_cast<size_t>(kChains)) {
+    const float *left[kChains], *right[kChains];
+    float products[kChains];
+    const size_t count = std::min(pairs.size() - p, static_cast<size_t>(kChains));
+    for (size_t i = 0; i < count; ++i) std::tie(left[i], right[i]) = pairs[p + i];
+    ordered_dots(left, right, static_cast<int64_t>(count), width, products);
+    for (size_t i = 0; i < count; ++i) below += static_cast<double>(products[i]) < threshold ? 1 : 0;
+  }
+  return below;
+}
+
+/// Share of the pairs of (evenly spaced) sample rows that pass the bound and do not reach the threshold.
+/// Ordered products throughout: the basis decides about lists.
+double passing_in_vain(const LeadingBasis& basis, const float* sample, int64_t rows, double threshold) {
+  const int64_t width = basis.width, stride = basis.kept + 1, n = std::min(rows, kPairSample);
+  if (n < 2) return 0;
+  std::vector<float> chosen(static_cast<size_t>(n * width)), keys(static_cast<size_t>(n * stride));
+  for (int64_t i = 0; i < n; ++i)
+    std::copy_n(sample + i * rows / n * width, width, chosen.data() + i * width);
+  basis.project(chosen.data(), n, keys.data(), stride);
+  const auto limit = static_cast<float>(threshold - basis.rounding());
+  int64_t in_vain = 0;
+#pragma omp parallel for schedule(dynamic) reduction(+ : in_vain)
+  for (int64_t begin = 0; begin < n; begin += kRowBlock) {
+    const int64_t count = std::min(kRowBlock, n - begin), columns = begin + count;
+    std::vector<float> products(static_cast<size_t>(count * columns));
+    ops::ordered_gemm_nt(count, columns, stride, keys.data() + begin * stride, stride, keys.data(), stride,
+                         products.data(), columns);
+    std::vector<std::pair<const float*, const float*>> passing;
+    for (int64_t i = 0; i < count; ++i) {
+      for_each_at_least(products.data() + i * columns, begin + i, limit, [&](int64_t j) {
+        passing.emplace_back(chosen.data() + (begin + i) * width, chosen.data() + j * width);
+      });
+    }
+    in_vain += count_below(passing, width, threshold);
+  }
+  return static_cast<double>(in_vain) / (0.5 * static_cast<double>(n) * static_cast<double>(n - 1));
 }
 
 }  // namespace
 
 LeadingBasis LeadingBasis::fit(const float* sample, int64_t rows, int64_t width) {
-  LeadingBasis basis;
-  basis.width = basis.kept = width;
-  if (rows == 0 || width < 32) return basis;
-  const std::vector<float> moment = second_moment(sample, rows, width);
-  if (moment.empty()) return basis;
-  for (const int64_t part : {8, 4, 2}) {
-    const int64_t m = std::max<int64_t>(8, (width / part + 7) / 8 * 8);
-    if (m * 2 > width + 16) break;
-    std::vector<float> axes = leading_axes(moment, m, width);
-    if (axes.empty() || rest_of_energy(moment, axes, m, width) > kRestOfEnergy) continue;
-    basis.kept = m;
-    basis.axes = std::move(axes);
-    break;
-  }
-  return basis;
+  return fit_where(sample, rows, width, [&](const std::vector<float>& moment, const LeadingBasis& basis) {
+    return rest_of_energy(moment, basis.axes, basis.kept, width) <= kRestOfEnergy;
+  });
+}
+
+LeadingBasis LeadingBasis::fit_join(const float* sample, int64_t rows, int64_t width, double threshold,
+                                    double most) {
+  return fit_where(sample, rows, width, [&](const std::vector<float>&, const LeadingBasis& basis) {
+    const double saved = 1 - static_cast<double>(basis.kept) / static_cast<double>(width);
+    return passing_in_vain(basis, sample, rows, threshold) <= most * saved;
+  });
 }
 
 double LeadingBasis::row_error() const {
-  return std::sqrt(static_cast<double>(kept)) * (gamma(width) + 2 * kUnit);
+  if (!cuts()) return 0;
+  return std::sqrt(static_cast<double>(kept)) * (ops::rounding_of(width) + 2 * kUnit);
 }
 
 double LeadingBasis::rounding() const {
   if (!cuts()) return 0;
-  return 2.1 * row_error() + 1.1 * gamma(kept + 2) + 1.1 * gamma(width);
+  return 2.1 * row_error() + 1.1 * ops::rounding_of(kept + 2) + 1.1 * ops::rounding_of(width);
 }
 
 void LeadingBasis::project(const float* rows, int64_t n, float* out, int64_t stride) const {

@@ -16,8 +16,8 @@
 namespace dino {
 namespace {
 
-constexpr int64_t kRowBlock = 128;
-constexpr int64_t kColumnBlock = 512;
+constexpr int64_t kRowBlock = 256;
+constexpr int64_t kColumnBlock = 256;
 
 /// The assignment step of FAISS's Clustering. FAISS's own flat index takes the largest product from BLAS,
 /// whose rounding depends on the library, the CPU and the number of threads; here it is an ordered product,
@@ -39,13 +39,10 @@ class OrderedAssignIndex final : public faiss::Index {
               const faiss::SearchParameters* /*params*/) const override {
     DINO_CHECK(k == 1, "clustering asks for one neighbour");
     const Range mine = even_range(n, comm_.rank(), comm_.size());
-    std::vector<float> products;
-    const std::vector<int32_t> found =
-        nearest_lists(x + mine.begin * d, mine.size(), d, d, centroids_, 1, &products);
-    const auto all = comm_.all_gather_values<int32_t>(found);
-    const auto all_products = comm_.all_gather_values<float>(products);
+    const NearestLists found = nearest_lists(x + mine.begin * d, mine.size(), d, d, centroids_, 1);
+    const auto all = comm_.all_gather_values<int32_t>(found.list);
     std::copy(all.begin(), all.end(), labels);
-    std::copy(all_products.begin(), all_products.end(), distances);
+    std::fill_n(distances, n, 0.0f);  // Clustering only adds them up for its statistics
   }
 
  private:
@@ -53,15 +50,16 @@ class OrderedAssignIndex final : public faiss::Index {
   std::vector<float> centroids_;
 };
 
-/// The best `probes` of one row while its products arrive in blocks of ascending list number.
+/// The best lists of one row while its products arrive in blocks of ascending list number.
 struct BestLists {
   float* product;
   int32_t* list;
-  int64_t probes;
+  int64_t slots;
+  void reset() const { std::fill_n(product, slots, -std::numeric_limits<float>::infinity()); }
   /// A later equal product has the larger list number, so it goes behind.
   void insert(float value, int32_t id) const {
-    if (!(value > product[probes - 1])) return;
-    int64_t at = probes - 1;
+    if (!(value > product[slots - 1])) return;
+    int64_t at = slots - 1;
     for (; at > 0 && value > product[at - 1]; --at) {
       product[at] = product[at - 1];
       list[at] = list[at - 1];
@@ -69,38 +67,59 @@ struct BestLists {
     product[at] = value;
     list[at] = id;
   }
+  void offer(const float* products, int64_t count, int64_t first) const {
+    for_each_at_least(products, count, product[slots - 1],
+                      [&](int64_t j) { insert(products[j], static_cast<int32_t>(first + j)); });
+  }
+  /// Whether products that are off by `margin` at most leave the order of all but the last slot certain.
+  [[nodiscard]] bool certain(float margin) const {
+    for (int64_t s = 0; s + 1 < slots; ++s) {
+      if (!(product[s] - product[s + 1] > 2 * margin)) return false;
+    }
+    return true;
+  }
 };
 
 }  // namespace
 
-std::vector<int32_t> nearest_lists(const float* rows, int64_t n, int64_t stride, int64_t width,
-                                   const std::vector<float>& centroids, int64_t probes,
-                                   std::vector<float>* products) {
+NearestLists nearest_lists(const float* rows, int64_t n, int64_t stride, int64_t width,
+                           const std::vector<float>& centroids, int64_t probes) {
   const int64_t lists = static_cast<int64_t>(centroids.size()) / width;
   DINO_CHECK(probes >= 1 && probes <= lists, "a row visits between one list and all");
-  std::vector<int32_t> found(static_cast<size_t>(n * probes));
-  std::vector<float> best(found.size(), -std::numeric_limits<float>::infinity());
+  NearestLists found;
+  found.list.resize(static_cast<size_t>(n * probes));
+  found.product.resize(found.list.size());
+  // Fast products propose; where two of them are too close to tell, the row is done again in ordered ones.
+  const auto margin = static_cast<float>(2.1 * ops::rounding_of(width));
+  const int64_t slots = probes + 1;  // the runner-up tells whether the last probe is certain
 #pragma omp parallel if (n * lists * width > 1 << 19)
   {
     std::vector<float> tile(static_cast<size_t>(kRowBlock * kColumnBlock));
+    std::vector<float> product(static_cast<size_t>(kRowBlock * slots));
+    std::vector<int32_t> list(product.size());
+    const auto best = [&](int64_t i) {
+      return BestLists{product.data() + i * slots, list.data() + i * slots, slots};
+    };
+    const auto search = [&](int64_t first, int64_t count, auto&& gemm, int64_t slot) {
+      for (int64_t i = 0; i < count; ++i) best(slot + i).reset();
+      for (int64_t column = 0; column < lists; column += kColumnBlock) {
+        const int64_t columns = std::min(kColumnBlock, lists - column);
+        gemm(count, columns, width, rows + first * stride, stride, centroids.data() + column * width, width,
+             tile.data(), columns);
+        for (int64_t i = 0; i < count; ++i) best(slot + i).offer(tile.data() + i * columns, columns, column);
+      }
+    };
 #pragma omp for schedule(dynamic)
     for (int64_t begin = 0; begin < n; begin += kRowBlock) {
       const int64_t count = std::min(kRowBlock, n - begin);
-      for (int64_t column = 0; column < lists; column += kColumnBlock) {
-        const int64_t columns = std::min(kColumnBlock, lists - column);
-        ops::ordered_gemm_nt(count, columns, width, rows + begin * stride, stride,
-                             centroids.data() + column * width, width, tile.data(), columns);
-        for (int64_t i = 0; i < count; ++i) {
-          const size_t slot = static_cast<size_t>((begin + i) * probes);
-          const BestLists row{best.data() + slot, found.data() + slot, probes};
-          for_each_at_least(tile.data() + i * columns, columns, row.product[probes - 1], [&](int64_t j) {
-            row.insert(tile[static_cast<size_t>(i * columns + j)], static_cast<int32_t>(column + j));
-          });
-        }
+      search(begin, count, ops::bound_gemm_nt, 0);
+      for (int64_t i = 0; i < count; ++i) {
+        if (!best(i).certain(margin)) search(begin + i, 1, ops::ordered_gemm_nt, i);
+        std::copy_n(best(i).list, probes, found.list.data() + (begin + i) * probes);
+        std::copy_n(best(i).product, probes, found.product.data() + (begin + i) * probes);
       }
     }
   }
-  if (products != nullptr) *products = std::move(best);
   return found;
 }
 

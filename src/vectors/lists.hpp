@@ -15,10 +15,14 @@ namespace dino {
 [[nodiscard]] std::vector<float> train_lists(const float* sample, int64_t n, int64_t width, int64_t lists,
                                              int64_t iterations, uint64_t seed, const Communicator& comm);
 
+struct NearestLists {
+  std::vector<int32_t> list;   ///< [n, probes], best first
+  std::vector<float> product;  ///< of the row and that list's centroid, up to rounding
+};
+
 /// The `probes` lists of largest ordered product of every row, best first; ties go to the smaller list.
-/// rows [n, width] with a row stride; result [n, probes]. `products` (optional) receives [n, probes].
-[[nodiscard]] std::vector<int32_t> nearest_lists(const float* rows, int64_t n, int64_t stride, int64_t width,
-                                                 const std::vector<float>& centroids, int64_t probes,
-                                                 std::vector<float>* products = nullptr);
+/// rows [n, width] with a row stride. Rows and centroids are no longer than 1.
+[[nodiscard]] NearestLists nearest_lists(const float* rows, int64_t n, int64_t stride, int64_t width,
+                                         const std::vector<float>& centroids, int64_t probes);
 
 }  // namespace dino

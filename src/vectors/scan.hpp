@@ -2,29 +2,23 @@
 #pragma once
 // Finds the few large values of a row of scores.
 
+#include <algorithm>
+#include <bit>
 #include <cstdint>
+
+#include "ops/ordered_gemm.hpp"
 
 namespace dino {
 
 /// Calls visit(j) for every j in ascending order with values[j] >= limit. `limit` is read again for every
-/// block of 16, and `visit` may raise it: a value below the raised limit may then still be reported.
+/// block of up to 64, and `visit` may raise it: a value below the raised limit may then still be reported.
 template <class Visit>
 void for_each_at_least(const float* values, int64_t n, const float& limit, Visit&& visit) {
-  constexpr int64_t kBlock = 16;
-  int64_t begin = 0;
-  for (; begin + kBlock <= n; begin += kBlock) {
-    const float* block = values + begin;
-    const float least = limit;
-    int hit = 0;
-#pragma omp simd reduction(| : hit)
-    for (int64_t j = 0; j < kBlock; ++j) hit |= static_cast<int>(block[j] >= least);
-    if (hit == 0) continue;
-    for (int64_t j = 0; j < kBlock; ++j) {
-      if (block[j] >= least) visit(begin + j);
-    }
-  }
-  for (; begin < n; ++begin) {
-    if (values[begin] >= limit) visit(begin);
+  // A short first block: where the limit starts low, the first values raise it for the rest.
+  for (int64_t begin = 0, block = 16; begin < n; begin += block, block = 64) {
+    const int64_t count = std::min(block, n - begin);
+    for (uint64_t hits = ops::at_least(values + begin, count, limit); hits != 0; hits &= hits - 1)
+      visit(begin + std::countr_zero(hits));
   }
 }
 

@@ -53,6 +53,10 @@ lists() { dedup --lists 20 "$@"; }
 OMP_NUM_THREADS=1 lists --output t1 2>log.txt || fail "dedup with lists"
 OMP_NUM_THREADS=2 lists --output t2 2>log.txt || fail "dedup with two threads"
 cmp t1/dedup.h5 t2/dedup.h5 || fail "dedup.h5 depends on the threads"
+for level in baseline avx2 avx512; do # no more than the machine has
+  DINO_CPU=$level lists --output "cpu-$level" 2>log.txt || fail "dedup with $level instructions"
+  cmp t1/dedup.h5 "cpu-$level/dedup.h5" && ok "dedup.h5 with $level instructions" || fail "dedup.h5 differs with $level instructions"
+done
 clusters() { dino-curate cluster --embeddings rows.npy --levels 70,12,3 --iterations 5 --resample 2 --progress off --seed 1 "$@"; }
 OMP_NUM_THREADS=1 clusters --output t1 2>log.txt || fail "cluster"
 OMP_NUM_THREADS=2 clusters --output t2 2>log.txt || fail "cluster with two threads"
@@ -83,6 +87,7 @@ assert s.shape == (500,) and (np.diff(s) > 0).all() and 0 <= s[0] and s[-1] < 20
 PY
 
 expect 0 "" dedup --embeddings half.npy --output half
+expect 65 "more than 100 pairs" dedup --max-pairs 100 --output x
 expect 66 "absent.npy" dino-curate dedup --embeddings absent.npy --output x
 expect 65 "cut.npy" dino-curate dedup --embeddings cut.npy --output x
 expect 65 "row 1234" dino-curate dedup --embeddings nan.npy --output x

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/ordered_gemm.hpp"
 
+#include <limits>
+
 #include "ops/support.hpp"
 
 namespace dino::ops::testing {
@@ -67,6 +69,51 @@ TEST(OrderedGemmTest, IsSymmetric) {
   ordered_gemm_nt(m, m, k, a.as<float>(), k, a.as<float>(), k, c.as<float>(), m);
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < m; ++j) ASSERT_EQ(c.as<float>()[i * m + j], c.as<float>()[j * m + i]);
+}
+
+TEST(BoundGemmTest, IsWithinItsRoundingAtEveryLevel) {
+  for (const CpuLevel level : available_cpu_levels()) {
+    SCOPED_TRACE(cpu_level_name(level));
+    set_cpu_level(level);
+    for (const Sizes& s : kSizes) {
+      const Tensor a = random_tensor({s.m, s.k}, DType::f32, 6), b = random_tensor({s.n, s.k}, DType::f32, 7);
+      Tensor c({s.m, s.n});
+      bound_gemm_nt(s.m, s.n, s.k, a.as<float>(), s.k, b.as<float>(), s.k, c.as<float>(), s.n);
+      for (int64_t i = 0; i < s.m; ++i) {
+        for (int64_t j = 0; j < s.n; ++j) {
+          double exact = 0, left = 0, right = 0;
+          for (int64_t p = 0; p < s.k; ++p) {
+            const double x = a.as<float>()[i * s.k + p], y = b.as<float>()[j * s.k + p];
+            exact += x * y;
+            left += x * x;
+            right += y * y;
+          }
+          ASSERT_LE(std::abs(c.as<float>()[i * s.n + j] - exact), rounding_of(s.k) * std::sqrt(left * right));
+        }
+      }
+    }
+  }
+  set_cpu_level(available_cpu_levels().back());
+}
+
+TEST(AtLeastTest, MarksTheLargeValuesOfAnyLengthAtEveryLevel) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(),
+              infinity = std::numeric_limits<float>::infinity();
+  std::vector<float> x(64);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>((i * 37) % 64) - 30;
+  x[5] = nan, x[40] = infinity, x[41] = -infinity;
+  for (const CpuLevel level : available_cpu_levels()) {
+    set_cpu_level(level);
+    for (int64_t n = 0; n <= 64; ++n) {
+      for (const float limit : {-infinity, -3.0f, 12.5f, infinity}) {
+        uint64_t expected = 0;
+        for (int64_t i = 0; i < n; ++i)
+          if (x[static_cast<size_t>(i)] >= limit) expected |= uint64_t{1} << i;
+        ASSERT_EQ(at_least(x.data(), n, limit), expected) << n << " " << limit << cpu_level_name(level);
+      }
+    }
+  }
+  set_cpu_level(available_cpu_levels().back());
 }
 
 TEST(BackendTest, DescribesItself) {

@@ -11,6 +11,7 @@
 #include "ops/ordered_gemm.hpp"
 #include "vectors/chains.hpp"
 #include "vectors/leading.hpp"
+#include "vectors/lists.hpp"
 #include "vectors/synthetic.hpp"
 
 namespace dino {
@@ -69,16 +70,33 @@ TEST(Join, TheBoundCutsOnLowDimensionalDataAndChangesNothing) {
   EXPECT_TRUE(same(join(rows, 256, config).edges, brute_force_join(view(rows, 256), 0.96)));
 }
 
-TEST(Join, FullDimensionalDataAreJoinedWithoutTheBound) {
-  Random random(5, Stream::test, 2);
-  std::vector<float> rows(400 * 64);
-  for (float& value : rows) value = static_cast<float>(random.normal());
-  std::copy_n(rows.begin(), 64, rows.begin() + 399 * 64);
-  normalize_rows(rows.data(), 400, 64);
-  ASSERT_FALSE(LeadingBasis::fit(rows.data(), 400, 64).cuts());
+/// Rows without structure, and a few of them twice.
+std::vector<float> isotropic_rows(int64_t rows, int64_t width, int64_t twice, uint64_t seed) {
+  Random random(seed, Stream::test, 2);
+  std::vector<float> values(static_cast<size_t>(rows * width));
+  for (float& value : values) value = static_cast<float>(random.normal());
+  std::copy_n(values.begin(), twice * width, values.begin() + (rows - twice) * width);
+  normalize_rows(values.data(), rows, width);
+  return values;
+}
+
+TEST(Join, ALowThresholdOnFullDimensionalDataGoesWithoutTheBound) {
+  const auto rows = isotropic_rows(400, 64, 1, 5);
+  ASSERT_FALSE(LeadingBasis::fit_join(rows.data(), 400, 64, 0.2, 0.06).cuts());
   JoinConfig config;
   config.threshold = 0.2;
   EXPECT_TRUE(same(join(rows, 64, config).edges, brute_force_join(view(rows, 64), 0.2)));
+}
+
+TEST(Join, AHighThresholdUsesTheBoundOnFullDimensionalDataToo) {
+  const auto rows = isotropic_rows(1200, 256, 40, 6);
+  ASSERT_FALSE(LeadingBasis::fit(rows.data(), 1200, 256).cuts());
+  ASSERT_EQ(LeadingBasis::fit_join(rows.data(), 1200, 256, 0.97, 0.01).kept, 32);
+  JoinConfig config;
+  config.threshold = 0.97;
+  const auto expected = brute_force_join(view(rows, 256), 0.97);
+  ASSERT_EQ(expected.size(), 40u);
+  EXPECT_TRUE(same(join(rows, 256, config).edges, expected));
 }
 
 TEST(Join, FindsPlantedCopiesAtDefaultSettings) {
@@ -137,6 +155,69 @@ TEST(Join, CpuLevelsDoNotChangeTheEdges) {
     ASSERT_FALSE(found.empty());
     if (expected.empty()) expected = found;
     EXPECT_TRUE(same(found, expected)) << cpu_level_name(level);
+  }
+  set_cpu_level(before);
+}
+
+// Dimensions that fill no vector, and data that lists do not help with: everything is found all the same.
+TEST(Join, OddWidthsAndFlatDataGiveTheExhaustiveEdges) {
+  for (const int64_t width : {1, 3, 100}) {
+    const auto rows = isotropic_rows(500, width, 50, 11);
+    for (const double threshold : {0.6, 1.0}) {
+      JoinConfig config;
+      config.threshold = threshold;
+      config.lists = config.probes = 10;
+      const auto expected = brute_force_join(view(rows, width), threshold);
+      ASSERT_FALSE(width < 100 && expected.empty());
+      EXPECT_TRUE(same(join(rows, width, config).edges, expected)) << width << " " << threshold;
+    }
+  }
+}
+
+// Most rows are one and the same, so that most lists are trained on it and tie for it.
+TEST(Join, ManyEqualRowsMeetInOneList) {
+  auto rows = unit_rows({.rows = 1300, .width = 96, .subspace = 12, .clusters = 40}, 12);
+  for (int64_t i = 0; i < 900; ++i) std::copy_n(rows.begin(), 96, rows.begin() + i * 96);
+  JoinConfig config;
+  config.lists = 60;
+  config.threshold = 0.999;
+  const auto expected = brute_force_join(view(rows, 96), 0.999);
+  ASSERT_GE(expected.size(), 900u * 899u / 2u);
+  const CpuLevel before = cpu_level();
+  for (const CpuLevel level : available_cpu_levels()) {
+    set_cpu_level(level);
+    EXPECT_TRUE(same(join(rows, 96, config).edges, expected)) << cpu_level_name(level);
+  }
+  set_cpu_level(before);
+}
+
+TEST(Lists, AreThoseOfLargestOrderedProductAndTiesGoToTheSmaller) {
+  constexpr int64_t kWidth = 40, kCentroids = 300, kProbes = 3;
+  const auto rows = isotropic_rows(330, kWidth, 0, 13);
+  auto centroids = isotropic_rows(kCentroids, kWidth, 20, 14);  // the last 20 equal the first 20
+  for (int64_t k = 0; k < kWidth; ++k)                          // and one all but equals another
+    centroids[static_cast<size_t>(100 * kWidth + k)] = centroids[static_cast<size_t>(50 * kWidth + k)];
+  centroids[100 * kWidth] = std::nextafter(centroids[100 * kWidth], 2.0f);
+  auto queries = rows;
+  std::copy_n(centroids.begin(), 20 * kWidth, queries.begin());
+  std::copy_n(centroids.begin() + 50 * kWidth, kWidth, queries.begin() + 20 * kWidth);
+  std::fill_n(queries.begin() + 21 * kWidth, kWidth, 0.0f);  // ties everywhere
+  const CpuLevel before = cpu_level();
+  for (const CpuLevel level : available_cpu_levels()) {
+    set_cpu_level(level);
+    const auto found = nearest_lists(queries.data(), 330, kWidth, kWidth, centroids, kProbes);
+    for (int64_t i = 0; i < 330; ++i) {
+      std::vector<std::pair<float, int32_t>> all;
+      for (int32_t c = 0; c < kCentroids; ++c)
+        all.emplace_back(
+            -ops::ordered_dot(queries.data() + i * kWidth, centroids.data() + c * kWidth, kWidth), c);
+      std::sort(all.begin(), all.end());
+      for (int64_t p = 0; p < kProbes; ++p) {
+        const auto at = static_cast<size_t>(i * kProbes + p);
+        ASSERT_EQ(found.list[at], all[static_cast<size_t>(p)].second) << i << " at " << cpu_level_name(level);
+        ASSERT_NEAR(found.product[at], -all[static_cast<size_t>(p)].first, 1e-5);
+      }
+    }
   }
   set_cpu_level(before);
 }

@@ -87,6 +87,8 @@ struct Kernels {
   void (*ordered_gemm)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
                        int64_t ldb, float* c, int64_t ldc);
   float (*ordered_dot)(const float* a, const float* b, int64_t k);
+  /// Bit i is set where x[i] >= limit, i < n <= 64
+  uint64_t (*at_least)(const float* x, int64_t n, float limit);
   int64_t (*attention_scratch)(int64_t length, int64_t width, bool backward);
 };
 

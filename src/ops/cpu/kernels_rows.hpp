@@ -190,6 +190,15 @@ inline double squares_row(const float* x, int64_t n) {
   return total[0];
 }
 
+inline uint64_t at_least_row(const float* x, int64_t n, float limit) {
+  const Floats least = splat(limit);
+  uint64_t mask = 0;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) mask |= mask_at_least(load(x + i), least) << i;
+  for (; i < n; ++i) mask |= static_cast<uint64_t>(x[i] >= limit) << i;
+  return mask;
+}
+
 inline void scaled_row(const float* x, float scale, float* y, int64_t n) {
   map(
       n, y, [s = splat(scale)](Floats a) { return s * a; }, x);

@@ -41,6 +41,7 @@ constexpr Kernels kKernels = {
     .gemm_nt = gemm_nt_kernel,
     .ordered_gemm = ordered_gemm_kernel,
     .ordered_dot = ordered_chain,
+    .at_least = at_least_row,
     .attention_scratch = attention_scratch_floats,
 };
 

@@ -99,6 +99,17 @@ DINO_INLINE Floats larger(Floats a, Floats b) {
 #endif
 }
 
+/// Bit i is set where a[i] >= b[i].
+DINO_INLINE uint64_t mask_at_least(Floats a, Floats b) {
+#if defined(__AVX512BW__)
+  return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+#elif defined(__AVX2__)
+  return static_cast<uint64_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+#else
+  return static_cast<uint64_t>(_mm_movemask_ps(_mm_cmpge_ps(a, b)));
+#endif
+}
+
 DINO_INLINE Floats square_root(Floats x) {
 #if defined(__AVX512BW__)
   return _mm512_maskz_sqrt_ps(0xffff, x);
