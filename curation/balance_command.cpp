@@ -8,6 +8,7 @@
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/output_folder.hpp"
 #include "vector_commands.hpp"
 #include "vectors/kmeans.hpp"
 
@@ -72,7 +73,7 @@ ExitCode run(const BalanceConfig& config, CommandContext& context) {
         fmt::format("dry run: would select {} of {} rows", selected.size(), tree.assignments[0].size()));
     return ExitCode::done;
   }
-  const auto lock = open_output(context);
+  const auto lock = lock_output_folder(context);
   const std::string path = context.common.output + "/selection.h5";
   on_root(context.world, [&] {
     commit_file(path, [&](const std::string& temporary) {

@@ -9,6 +9,7 @@
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/output_folder.hpp"
 #include "vector_commands.hpp"
 #include "vectors/embeddings.hpp"
 #include "vectors/kmeans.hpp"
@@ -74,7 +75,7 @@ ExitCode run(const ClusterConfig& config, CommandContext& context) {
     log::info(fmt::format("dry run: would cluster {} rows of width {}", store.rows(), store.width()));
     return ExitCode::done;
   }
-  const auto lock = open_output(context);
+  const auto lock = lock_output_folder(context);
   const LocalRows local = load_rows(config.embeddings, config.spherical, comm);
   HierarchyConfig hierarchy;
   hierarchy.levels = config.levels;

@@ -13,6 +13,7 @@
 #include "base/timing.hpp"
 #include "stages.hpp"
 #include "storage/files.hpp"
+#include "storage/output_folder.hpp"
 #include "vector_commands.hpp"
 
 namespace dino::curation {
@@ -112,7 +113,7 @@ ExitCode begin(const CurateConfig& given, CommandContext& context, const std::st
   CurateConfig config = given;
   config.seed = context.common.seed;
   if (context.common.dry_run) return dry_run(config, context);
-  const std::unique_ptr<FolderLock> lock = open_output(context);
+  const std::unique_ptr<FolderLock> lock = lock_output_folder(context);
   Run run{context.world, config, context.common.output, config_hash(config), {}};
   on_root(run.world, [&] {
     keep_settings(run);
@@ -146,7 +147,7 @@ ExitCode resume(CommandContext& context, const std::string& stage, const std::st
     if (context.world.root()) log::info(fmt::format("dry run: would run {} in {}", stage, out));
     return ExitCode::done;
   }
-  const std::unique_ptr<FolderLock> lock = open_output(context);
+  const std::unique_ptr<FolderLock> lock = lock_output_folder(context);
   Run run{context.world, config, out, config_hash(config), {}};
   if (!run_stages(run, stage)) return ExitCode::stopped;
   print_summary(run, context);

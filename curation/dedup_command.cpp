@@ -8,6 +8,7 @@
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/output_folder.hpp"
 #include "vector_commands.hpp"
 #include "vectors/components.hpp"
 #include "vectors/embeddings.hpp"
@@ -55,7 +56,7 @@ ExitCode run(const DedupConfig& config, CommandContext& context) {
     log::info(fmt::format("dry run: would join {} rows of width {}", store.rows(), store.width()));
     return ExitCode::done;
   }
-  const auto lock = open_output(context);
+  const auto lock = lock_output_folder(context);
   const LocalRows local = load_rows(config.embeddings, true, comm);
   const double reading = whole.seconds();
 

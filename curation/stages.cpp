@@ -9,6 +9,7 @@
 #include "base/log.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
+#include "comm/keeping_pace.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 
@@ -93,19 +94,16 @@ bool process_units(const std::string& stage, const Units& units, const Communica
     log::info(fmt::format("{}: {} of {} work units were already done", stage, units.total - units.missing,
                           units.total));
   }
+  KeepingPace pace(world);
   std::string failure;
   int code = 0;
-  bool stopped = false;
+  size_t next = 0;
   {
     // Rank 0 shows its own part, which stands for all: ranks have equal numbers of units.
     Progress progress(stage, static_cast<int64_t>(units.mine.size()), "units");
     try {
-      for (size_t i = 0; i < units.mine.size(); ++i) {
-        if (stop_requested()) {
-          stopped = true;
-          break;
-        }
-        work(units.number[i], units.mine[i]);
+      for (; next < units.mine.size() && pace.step(stop_requested()); ++next) {
+        work(units.number[next], units.mine[next]);
         progress.add(1);
       }
     } catch (const Error& error) {
@@ -114,8 +112,7 @@ bool process_units(const std::string& stage, const Units& units, const Communica
     }
     progress.finish();
   }
-  world.agree_or_throw(failure, code);
-  return !world.any(stopped);
+  return !pace.finish(next < units.mine.size(), failure, code);
 }
 
 std::string embeddings_path(const Run& run) {

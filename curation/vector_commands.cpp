@@ -47,15 +47,4 @@ void on_root(const Communicator& comm, const std::function<void()>& work) {
   });
 }
 
-std::unique_ptr<FolderLock> open_output(const CommandContext& context) {
-  const std::string& folder = context.common.output;
-  if (folder.empty()) throw UsageError("no output: --output: it is not given; name the folder to write to");
-  std::unique_ptr<FolderLock> lock;
-  on_root(context.world, [&] {
-    make_folders(folder);
-    lock = std::make_unique<FolderLock>(folder);
-  });
-  return lock;
-}
-
 }  // namespace dino

@@ -10,7 +10,6 @@
 #include "base/error.hpp"
 #include "comm/communicator.hpp"
 #include "comm/program.hpp"
-#include "storage/files.hpp"
 #include "tensor/tensor.hpp"
 
 namespace dino {
@@ -29,8 +28,5 @@ struct LocalRows {
 
 /// Runs `work` on rank 0; its failure is thrown on every rank.
 void on_root(const Communicator& comm, const std::function<void()>& work);
-
-/// The output folder: made, and locked by rank 0 until destroyed. UsageError when none is named. Collective.
-[[nodiscard]] std::unique_ptr<FolderLock> open_output(const CommandContext& context);
 
 }  // namespace dino

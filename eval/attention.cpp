@@ -11,6 +11,7 @@
 #include "base/log.hpp"
 #include "commands.hpp"
 #include "picture_input.hpp"
+#include "storage/output_folder.hpp"
 
 namespace dino::eval {
 
@@ -97,6 +98,7 @@ Command attention_command() {
     return [config](CommandContext& context) {
       require_output(context, "results folder");
       if (context.common.dry_run) return check_pictures(*config);
+      const auto lock = lock_output_folder(context);
       return run_attention(context, *config);
     };
   };

@@ -16,6 +16,7 @@
 #include "pictures.hpp"
 #include "probe.hpp"
 #include "storage/files.hpp"
+#include "storage/output_folder.hpp"
 #include "vectors/embeddings.hpp"
 #include "vectors/neighbours.hpp"
 
@@ -218,6 +219,7 @@ Command knn_command() {
         (void)read_pair(config->input);
         return ExitCode::done;
       }
+      const auto lock = lock_output_folder(context);
       const auto lines = run_knn(context.world, *config, context.common.output);
       if (context.common.json && context.world.root())
         fmt::print("{{\"results\":[{}]}}\n", fmt::join(lines, ","));

@@ -20,6 +20,7 @@
 #include "options.hpp"
 #include "probe.hpp"
 #include "storage/files.hpp"
+#include "storage/output_folder.hpp"
 
 namespace dino::eval {
 
@@ -209,6 +210,7 @@ Command linear_command() {
         (void)split_rows(read_pair(config->input), config->validation);
         return ExitCode::done;
       }
+      const auto lock = lock_output_folder(context);
       const auto lines = run_linear(context.world, *config, context.common.output);
       if (context.common.json && context.world.root())
         fmt::print("{{\"results\":[{}]}}\n", fmt::join(lines, ","));

@@ -12,6 +12,7 @@
 #include "commands.hpp"
 #include "picture_input.hpp"
 #include "principal.hpp"
+#include "storage/output_folder.hpp"
 
 namespace dino::eval {
 
@@ -146,6 +147,7 @@ Command pca_command() {
     return [config](CommandContext& context) {
       require_output(context, "results folder");
       if (context.common.dry_run) return check_pictures(*config);
+      const auto lock = lock_output_folder(context);
       return run_pca(context, *config);
     };
   };

@@ -18,6 +18,7 @@
 #include "pictures.hpp"
 #include "segment_head.hpp"
 #include "storage/files.hpp"
+#include "storage/output_folder.hpp"
 
 namespace dino::eval {
 
@@ -292,6 +293,7 @@ Command segment_command() {
         (void)open_dataset(config->test);
         return ExitCode::done;
       }
+      const auto lock = lock_output_folder(context);
       return run_segment(context, *config);
     };
   };

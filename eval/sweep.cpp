@@ -12,6 +12,7 @@
 #include "options.hpp"
 #include "probe.hpp"
 #include "storage/files.hpp"
+#include "storage/output_folder.hpp"
 
 namespace dino::eval {
 
@@ -138,6 +139,7 @@ Command sweep_command() {
         (void)open_dataset(config->test);
         return ExitCode::done;
       }
+      const auto lock = lock_output_folder(context);
       return run_sweep(context, *config);
     };
   };

@@ -4,11 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
+#include <span>
 
 #include "base/log.hpp"
 #include "base/random.hpp"
 #include "base/timing.hpp"
 #include "imaging/image.hpp"
+#include "storage/files.hpp"
 
 namespace dino::pretrain {
 
@@ -50,6 +53,10 @@ std::shared_ptr<const Image> ImageCache::get(int64_t record) {
     decoded = decode_image(read_record(source), options);
     if (decoded.status != DecodeStatus::ok)
       fault = std::string(name_of(decoded.status)) + ": " + decoded.message;
+  } catch (const IoError&) {
+    // The file system failed, not the image. To leave it out here, while another rank or a later start can
+    // read it, would change the samples.
+    throw;
   } catch (const Error& error) {
     fault = error.what();
   }
@@ -97,6 +104,7 @@ DataLoader::DataLoader(const Dataset& dataset, LoaderConfig config, Range images
     slot.crops.images = range_.size();
     slot.crops.global_crops = Tensor(Shape{2 * range_.size(), 3, global, global});
     slot.crops.local_crops = Tensor(Shape{config_.augment.local_count * range_.size(), 3, local, local});
+    slot.checksums.resize(static_cast<size_t>(range_.size()));
   }
   for (int64_t i = 0; i < config_.workers; ++i) threads_.emplace_back([this] { work(); });
 }
@@ -111,6 +119,7 @@ DataLoader::~DataLoader() {
 }
 
 const CropSet& DataLoader::next() {
+  const log::Phase phase("data wait");
   const Stopwatch watch;
   std::unique_lock lock(mutex_);
   Slot& slot = slots_[static_cast<size_t>(next_step_) % slots_.size()];
@@ -120,6 +129,7 @@ const CropSet& DataLoader::next() {
   });
   if (failure_) std::rethrow_exception(failure_);
   slot.crops.step = next_step_;
+  slot.crops.checksum = std::accumulate(slot.checksums.begin(), slot.checksums.end(), int64_t{0});
   // The slot handed out now is reused only after the following next(), since fill_step_ stays below
   // next_step_ + prefetch.
   ++next_step_;
@@ -177,21 +187,25 @@ void DataLoader::fill(Slot& slot, int64_t image, int64_t record) {
   // Crops of one image use streams of their own, so that the number of local crops does not change the global
   // ones.
   const uint64_t first = sample * 256;
+  uint32_t checksum = crc32c(std::as_bytes(std::span(&sample, 1)));
   const int64_t global_values = 3 * augment.global_size * augment.global_size;
   const int64_t local_values = 3 * augment.local_size * augment.local_size;
   for (int64_t view = 0; view < 2; ++view) {
     Random random(config_.seed, Stream::augment, first + static_cast<uint64_t>(view));
     const Image crop =
         augment_crop(*pixels, view == 0 ? CropKind::global1 : CropKind::global2, augment, random);
-    normalize_to(crop, augment.normalisation,
-                 slot.crops.global_crops.as<float>() + (view * count + image) * global_values);
+    float* out = slot.crops.global_crops.as<float>() + (view * count + image) * global_values;
+    normalize_to(crop, augment.normalisation, out);
+    checksum = crc32c(std::as_bytes(std::span(out, static_cast<size_t>(global_values))), checksum);
   }
   for (int64_t j = 0; j < augment.local_count; ++j) {
     Random random(config_.seed, Stream::augment, first + 2 + static_cast<uint64_t>(j));
     const Image crop = augment_crop(*pixels, CropKind::local, augment, random);
-    normalize_to(crop, augment.normalisation,
-                 slot.crops.local_crops.as<float>() + (j * count + image) * local_values);
+    float* out = slot.crops.local_crops.as<float>() + (j * count + image) * local_values;
+    normalize_to(crop, augment.normalisation, out);
+    checksum = crc32c(std::as_bytes(std::span(out, static_cast<size_t>(local_values))), checksum);
   }
+  slot.checksums[static_cast<size_t>(image)] = checksum;
 }
 
 }  // namespace dino::pretrain

@@ -35,7 +35,8 @@ struct LoaderConfig {
 class ImageCache {
  public:
   ImageCache(const Dataset& dataset, const LoaderConfig& config);
-  /// Empty pointer when the record cannot be decoded; the fault is logged once.
+  /// Empty pointer when the record cannot be decoded; the fault is logged once. IoError when the file system
+  /// fails.
   [[nodiscard]] std::shared_ptr<const Image> get(int64_t record);
   [[nodiscard]] int64_t bad_records() const;
 
@@ -67,6 +68,9 @@ struct CropSet {
   int64_t images = 0;
   Tensor global_crops;  ///< f32 [2B, 3, G, G]
   Tensor local_crops;   ///< f32 [L*B, 3, S, S]
+  /// Sum over the images of the CRC32C of their sample number and crops: added over the ranks it is the same
+  /// for any number of them.
+  int64_t checksum = 0;
 };
 
 class DataLoader {
@@ -86,6 +90,7 @@ class DataLoader {
   struct Slot {
     CropSet crops;
     int64_t started = 0, finished = 0;  ///< images handed out / done
+    std::vector<int64_t> checksums;     ///< of each image
   };
   void work();
   void fill(Slot& slot, int64_t image, int64_t record);

@@ -8,10 +8,13 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <sstream>
 
+#include "base/log.hpp"
 #include "base/timing.hpp"
 #include "base/version.hpp"
+#include "training/checkpoint.hpp"
 
 namespace dino::pretrain {
 namespace {
@@ -62,14 +65,31 @@ std::map<std::string, std::string> parse_settings(const std::string& ini) {
   return settings;
 }
 
-/// Settings that may change between the starts of one run: they do not enter the result.
+/// Settings that may change between the starts of one run: they do not enter the result. Of the data the
+/// images themselves are compared (check_data), not the place where they lie.
 const std::set<std::string>& free_settings() {
   static const std::set<std::string> names = {
-      "config",      "output",     "threads",          "dry-run",  "print-config", "progress",
-      "json",        "resume",     "checkpoint-every", "keep",     "keep-every",   "log-every",
-      "max-seconds", "stop-after", "workers",          "prefetch", "cache-gib",    "knn-train",
-      "knn-test",    "knn-every",  "knn-limit",        "knn-k",    "max-skips"};
+      "config",     "output",    "threads",     "dry-run",          "print-config",
+      "progress",   "json",      "resume",      "checkpoint-every", "keep",
+      "keep-every", "log-every", "max-seconds", "stop-after",       "workers",
+      "prefetch",   "cache-gib", "knn-train",   "knn-test",         "knn-every",
+      "knn-limit",  "knn-k",     "max-skips",   "watchdog-seconds", "data"};
   return names;
+}
+
+/// RUN/run.json, or an empty object where there is none that can be read.
+Json read_run_json(const std::string& run) {
+  const std::string path = run + "/run.json";
+  if (!path_exists(path)) return Json::object();
+  Json json = Json::parse(read_text(path), nullptr, false);
+  return json.is_object() ? json : Json::object();
+}
+
+/// Of the images' names in their order, and of their sizes where the listing knows them.
+std::string data_hash(const Dataset& dataset) {
+  std::string text;
+  for (const Record& record : dataset.records) text += fmt::format("{}\t{}\n", record.key, record.size);
+  return fmt::format("{:016x}", xxh3(std::as_bytes(std::span(text))));
 }
 
 }  // namespace
@@ -105,6 +125,7 @@ void RunLog::step(const StepLine& line) {
   json["effective_rank"] = number(health.effective_rank);
   json["images_per_second"] = line.images_per_second;
   json["data_wait_seconds"] = line.data_wait_seconds;
+  json["batch_crc"] = line.batch_crc;
   writer_.write(json.dump());
 }
 
@@ -178,13 +199,46 @@ void check_or_write_config(const std::string& run, const std::string& ini) {
   write_file_atomically(path, ini);
 }
 
-void write_run_json(const std::string& run, const CommandContext& context, int64_t start_step) {
-  const std::string path = run + "/run.json";
-  Json json = Json::object();
-  if (path_exists(path)) {
-    json = Json::parse(read_text(path), nullptr, false);
-    if (json.is_discarded() || !json.is_object()) json = Json::object();
+void check_data(const std::string& run, const Dataset& dataset) {
+  const Json data = read_run_json(run).value("data", Json::object());
+  if (!data.contains("hash")) return;
+  if (data["hash"] == data_hash(dataset)) {
+    if (data.value("reference", "") != dataset.reference)
+      log::info(fmt::format("the run's images are now read from {}", dataset.reference));
+    return;
   }
+  throw DataError(fmt::format(
+      "data changed: --data {}: the run in {} began with {} images, these are {}, or their names or sizes "
+      "differ; give the same images, or another --output",
+      dataset.reference, run, data.value("records", int64_t{0}), dataset.records.size()));
+}
+
+void refuse_lost_checkpoints(const std::string& run) {
+  const std::string advice =
+      "copy one back from elsewhere, or begin anew with --resume none in an --output without checkpoints";
+  if (const auto damaged = list_checkpoints(run); !damaged.empty())
+    throw DataError(
+        fmt::format("no valid checkpoint: {}/checkpoints: all {} are damaged (see the warnings); {}", run,
+                    damaged.size(), advice));
+  const std::string path = run + "/metrics.jsonl";
+  if (!path_exists(path)) return;
+  std::istringstream lines(read_text(path));
+  std::string line;
+  while (std::getline(lines, line)) {
+    const Json json = Json::parse(line, nullptr, false);
+    if (!json.is_object() || json.value("event", "") != "checkpoint") continue;
+    throw DataError(
+        fmt::format("no valid checkpoint: {}/checkpoints: there is none, yet {} says that one was "
+                    "written at step {}; {}",
+                    run, path, json.value("step", int64_t{0}), advice));
+  }
+}
+
+void write_run_json(const std::string& run, const CommandContext& context, const Dataset& dataset,
+                    int64_t start_step) {
+  Json json = read_run_json(run);
+  json["data"] = {
+      {"reference", dataset.reference}, {"records", dataset.records.size()}, {"hash", data_hash(dataset)}};
   std::array<char, 256> host{};
   gethostname(host.data(), host.size() - 1);
   Json start;
@@ -199,7 +253,7 @@ void write_run_json(const std::string& run, const CommandContext& context, int64
     if (const char* value = std::getenv(name); value != nullptr) start[name] = value;
   }
   json["starts"].push_back(start);
-  write_file_atomically(path, json.dump(2) + "\n");
+  write_file_atomically(run + "/run.json", json.dump(2) + "\n");
 }
 
 }  // namespace dino::pretrain

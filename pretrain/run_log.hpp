@@ -8,6 +8,7 @@
 #include <string>
 
 #include "comm/program.hpp"
+#include "storage/dataset.hpp"
 #include "storage/files.hpp"
 #include "train_config.hpp"
 
@@ -18,6 +19,7 @@ struct StepLine {
   SslSchedule schedule;
   SslStepResult result;
   double images_per_second = 0, data_wait_seconds = 0;
+  std::string batch_crc;  ///< of samples, crops and masks: the same for any number of ranks
 };
 
 /// The fields of metrics.jsonl are a contract with users' scripts.
@@ -43,6 +45,13 @@ class RunLog {
 /// that shape the result must be equal: UsageError names the first that differs. `ini` is
 /// OptionTable::to_ini().
 void check_or_write_config(const std::string& run, const std::string& ini);
-void write_run_json(const std::string& run, const CommandContext& context, int64_t start_step);
+/// RUN/run.json remembers which images the run began with: DataError when `dataset` holds others. Where they
+/// lie does not matter.
+void check_data(const std::string& run, const Dataset& dataset);
+void write_run_json(const std::string& run, const CommandContext& context, const Dataset& dataset,
+                    int64_t start_step);
+/// For a run without any valid checkpoint: DataError unless it never had one. To begin anew in silence would
+/// throw away its history.
+void refuse_lost_checkpoints(const std::string& run);
 
 }  // namespace dino::pretrain

@@ -60,7 +60,10 @@ Command train_command() {
   command.description =
       "Trains student and teacher on the images of --data and writes checkpoints, metrics.jsonl, config.ini "
       "and run.json into RUN. Started again with the same command it goes on "
-      "from the newest valid checkpoint, on any number of ranks. SIGUSR2 or SIGTERM, --max-seconds and "
+      "from the newest valid checkpoint, on any number of ranks; damaged ones are passed over with a "
+      "warning, "
+      "and when none is left it fails with 65 rather than begin anew. Other settings are refused (64), and "
+      "other images (65); where the images lie may change. SIGUSR2 or SIGTERM, --max-seconds and "
       "--stop-after end it with a checkpoint and exit code 75.\n"
       "The batch is counted over all ranks, so samples, crops and masks do not depend on their number.";
   command.make = [](OptionTable& table) {

@@ -9,6 +9,7 @@
 #include "base/progress.hpp"
 #include "base/signals.hpp"
 #include "model/weights.hpp"
+#include "storage/output_folder.hpp"
 #include "training/masks.hpp"
 
 namespace dino::pretrain {
@@ -26,6 +27,12 @@ LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int th
   loader.cache_bytes = static_cast<int64_t>(config.cache_gib * 1024 * 1024 * 1024);
   loader.seed = seed;
   return loader;
+}
+
+/// What the step saw, in 8 hex digits: samples, crops and masks of all ranks.
+std::string batch_checksum(int64_t crops, const BatchMasks& masks) {
+  const uint32_t first = crc32c(std::as_bytes(std::span(&crops, 1)));
+  return hex32(crc32c(std::as_bytes(std::span(masks.masks)), first));
 }
 
 /// The settings that live in more than one place.
@@ -69,12 +76,13 @@ Trainer::Trainer(CommandContext& context, TrainConfig config)
 
 ExitCode Trainer::run() {
   const std::string& run = context_.common.output;
+  lock_ = lock_output_folder(context_);
   std::string failure;
   ExitCode code = ExitCode::done;
   if (comm_.root()) {
     try {
       make_folders(run + "/checkpoints");
-      lock_ = std::make_unique<FolderLock>(run);
+      check_data(run, dataset_);
       check_or_write_config(run, context_.config_ini);
     } catch (const Error& error) {
       failure = error.what();
@@ -85,7 +93,7 @@ ExitCode Trainer::run() {
   restore();
   if (comm_.root()) {
     log_ = std::make_unique<RunLog>(run, step_);
-    write_run_json(run, context_, step_);
+    write_run_json(run, context_, dataset_, step_);
     if (step_ == 0)
       log_->start(config_, context_, static_cast<int64_t>(dataset_.records.size()), model_.layout().count());
   }
@@ -165,6 +173,7 @@ void Trainer::restore() {
     try {
       if (config_.resume == "auto") {
         folder = newest_valid_checkpoint(run);
+        if (folder.empty()) refuse_lost_checkpoints(run);
       } else if (config_.resume == "none") {
         if (!list_checkpoints(run).empty())
           failure = fmt::format(
@@ -194,6 +203,7 @@ void Trainer::restore() {
   first_step_ = step_;
   last_saved_ = step_;
   if (comm_.root()) {
+    set_aside_checkpoints(run, step_);
     log::info(fmt::format("resumed from {} at step {}", folder, step_));
     RunLog(run, step_).resume(step_, folder, comm_.size());
   }
@@ -262,7 +272,10 @@ bool Trainer::train_step(DataLoader& loader) {
   line.samples = step_ * config_.batch;
   line.data_wait_seconds = loader.wait_seconds();
   line.images_per_second = static_cast<double>(config_.batch) / watch.seconds();
-  if (log_ && (step_ % config_.log_every == 0 || step_ == config_.steps)) log_->step(line);
+  if (step_ % config_.log_every == 0 || step_ == config_.steps) {
+    line.batch_crc = batch_checksum(comm_.sum(crops.checksum), masks);
+    if (log_) log_->step(line);
+  }
   return true;
 }
 

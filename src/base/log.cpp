@@ -33,7 +33,7 @@ void put(std::string_view kind, std::string_view line, bool with_rank) {
   std::string text = s.program + ": ";
   text += kind;
   text += line;
-  if (with_rank && s.ranks > 1) text += fmt::format(" [rank {}]", s.rank);
+  if (with_rank && s.ranks > 1) text += fmt::format(" [rank {} of {}]", s.rank, s.ranks);
   text += '\n';
   size_t done = 0;
   while (done < text.size()) {

@@ -392,6 +392,10 @@ void add_common_options(OptionTable& table, CommonOptions& common) {
       .add("threads", &common.threads,
            "Threads of a rank; 0 = OMP_NUM_THREADS, or the cores of the node divided by its ranks.")
       .range(0, 4096)
+      .add("watchdog-seconds", &common.watchdog_seconds,
+           "End the job, naming rank and phase, when a collective or a call on a file waits for longer; 0 = "
+           "never. Without this flag DINO_WATCHDOG_SECONDS counts.")
+      .range(0, 1e9)
       .add("dry-run", &common.dry_run, "Check everything, write nothing.")
       .add("print-config", &common.print_config, "Print all settings in force as a recipe and stop.")
       .add("progress", &common.progress,

@@ -76,6 +76,7 @@ struct CommonOptions {
   std::string output;  ///< output folder or file
   int64_t seed = 0;
   int64_t threads = 0;  ///< 0 = as OMP_NUM_THREADS, or the cores of the node divided by its ranks
+  double watchdog_seconds = 1800;
   bool dry_run = false;
   bool print_config = false;
   std::string progress = "auto";  ///< auto | plain | off

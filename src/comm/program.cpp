@@ -15,6 +15,7 @@
 #include "base/signals.hpp"
 #include "base/text.hpp"
 #include "comm/failure.hpp"
+#include "comm/last_words.hpp"
 #include "comm/program_text.hpp"
 #include "comm/threads.hpp"
 #include "comm/watchdog.hpp"
@@ -82,7 +83,9 @@ void print_error(const std::string& program, const std::string& message) {
 /// A rank that leaves through MPI_Finalize while others still communicate hangs the job for ever. So when all
 /// ranks turn out to have failed, they leave together; otherwise this one takes the job down.
 int leave_failed(const std::string& program, const Failure& failure, const Communicator& world) {
-  write_error_file(world.rank(), with_place(failure, world, true));
+  // A mistake in the command line is no failure of the work in the folder, which another job may be doing.
+  if (failure.code != as_int(ExitCode::usage))
+    write_error_file(world.rank(), log::failed_phase(), with_place(failure, world, true));
   if (world.size() == 1) {
     print_error(program, with_place(failure, world, false));
     return failure.code;
@@ -90,6 +93,7 @@ int leave_failed(const std::string& program, const Failure& failure, const Commu
   const FailureVote vote = vote_on_failure(failure.code, failure.message);
   if (!vote.all_failed) {
     print_error(program, with_place(failure, world, true));
+    leave_watchdog();
     MPI_Abort(MPI_COMM_WORLD, failure.code);
     std::_Exit(failure.code);
   }
@@ -109,8 +113,10 @@ void check_launcher(const Communicator& world) {
 int finish(int code) {
   int initialised = 0;
   MPI_Initialized(&initialised);
+  leave_watchdog();
   if (initialised != 0) {
     close_failure_vote();
+    const WatchdogScope scope("MPI_Finalize");
     MPI_Finalize();
   }
   return code;
@@ -123,8 +129,24 @@ struct Prepared {
   std::function<ExitCode(CommandContext&)> run;
 };
 
+/// The flag, else the environment, else the flag's default.
+double watchdog_limit(const Prepared& prepared) {
+  const char* text = std::getenv("DINO_WATCHDOG_SECONDS");
+  if (text == nullptr || *text == '\0' || prepared.table.given("watchdog-seconds"))
+    return prepared.common.watchdog_seconds;
+  char* end = nullptr;
+  const double seconds = std::strtod(text, &end);
+  if (*end != '\0' || !(seconds >= 0))
+    throw UsageError(fmt::format(
+        "bad environment: DINO_WATCHDOG_SECONDS: '{}' is not a number of seconds; 0 switches it off", text));
+  return seconds;
+}
+
 int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** argv) {
+  set_error_folder(prepared.common.output);
+  start_watchdog(watchdog_limit(prepared), launcher_rank());
   if (prepared.command->uses_mpi) {
+    const WatchdogScope scope("MPI_Init");
     int provided = 0;
     // Only the main thread calls MPI; other threads compute and read files.
     if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
@@ -134,12 +156,12 @@ int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** ar
   Communicator world = Communicator::world();
   log::configure(spec.name, world.rank(), world.size());
   configure_progress(prepared.common.progress, world.rank());
-  set_error_folder(prepared.common.output);
+  install_crash_handlers(spec.name, world.rank(), world.size());
   try {
     if (prepared.command->uses_mpi) {
       open_failure_vote(world);
       check_launcher(world);
-      start_watchdog();
+      introduce_to_watchdog(world);
     }
     set_threads(choose_threads(prepared.common.threads, world));
     install_stop_handlers();

@@ -28,6 +28,7 @@ constexpr const char* kExitCodes[][2] = {
     {"75", "stopped early by request; start again to go on"},
     {"76", "training diverged"},
     {"77", "an upstream stage is not complete"},
+    {"128+N", "the launcher's, when a rank was killed by signal N (137: SIGKILL, often for want of memory)"},
 };
 
 std::vector<std::string>& extra_version_lines() {
@@ -166,8 +167,7 @@ std::string man_page(const ProgramSpec& spec) {
       ".SH ENVIRONMENT\n.TP\nDINO_CPU\nbaseline, avx2, avx512 or avx512bf16: lowers the choice of CPU "
       "kernels.\n"
       ".TP\nDINO_SHARE\nFolder of recipes and data set definitions.\n"
-      ".TP\nDINO_WATCHDOG_SECONDS\nAborts the job when a collective waits for longer (1800; 0 switches it "
-      "off).\n"
+      ".TP\nDINO_WATCHDOG_SECONDS\nAs \\-\\-watchdog\\-seconds, which wins.\n"
       ".TP\nOMP_NUM_THREADS\nThreads of a rank, unless \\-\\-threads is given.\n";
   return text;
 }

@@ -3,21 +3,31 @@
 
 #include <fmt/format.h>
 #include <mpi.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <thread>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "base/pending_io.hpp"
 #include "base/timing.hpp"
+#include "comm/board.hpp"
+#include "comm/communicator.hpp"
+#include "comm/last_words.hpp"
 
 namespace dino {
 namespace {
+
+/// Between two looks: short against the second that a launcher leaves between the death of a rank and the
+/// killing of the others, in which these still can tell who died where.
+constexpr auto kPause = std::chrono::milliseconds(50);
+/// A watching thread that has not run for this long says that the whole process does not.
+constexpr double kSilentSeconds = 2;
+/// Calls on files are mentioned in reports when they take longer than this.
+constexpr double kSlowIoSeconds = 0.5;
 
 int64_t now_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -30,10 +40,10 @@ struct State {
   std::atomic<const char*> operation{nullptr};
   std::atomic<const char*> last_operation{"none"};
   std::atomic<int64_t> since_ms{0};  ///< when `operation` began, or the last one ended
-  int rank = 0;
-  int ranks = 1;
+  std::atomic<int> rank{0}, ranks{1};
+  std::atomic<bool> introduced{false}, left{false};
   double limit_seconds = 0;
-  std::string error_folder;
+  bool watching = false;
 };
 
 /// Never destroyed: the watching thread outlives static destruction.
@@ -42,103 +52,142 @@ State& state() {
   return *instance;
 }
 
-double limit_from_environment() {
-  const char* text = std::getenv("DINO_WATCHDOG_SECONDS");
-  if (text == nullptr || *text == '\0') return 1800;
-  char* end = nullptr;
-  const double seconds = std::strtod(text, &end);
-  if (*end != '\0' || !(seconds >= 0))
-    throw UsageError(fmt::format(
-        "bad environment: DINO_WATCHDOG_SECONDS: '{}' is not a number of seconds; 0 switches it off", text));
-  return seconds;
+const char* shown(const char* phase) {
+  return *phase == '\0' ? "start" : phase;
 }
 
-[[noreturn]] void abort_job(const State& s, const char* operation, double seconds) {
-  const char* phase = log::current_phase();
-  const std::string line = fmt::format(
-      "collective stalled: {} in phase '{}': other ranks did not join it for {}; look for the rank that "
-      "reports another phase [rank {} of {}]",
-      operation, *phase == '\0' ? "start" : phase, human_seconds(seconds), s.rank, s.ranks);
-  log::error(line);
-  write_error_file(s.rank, line);
+[[noreturn]] void end_job(const State& s, ExitCode code) {
   // Time for the other ranks, whose clocks started a little later, to report too.
-  std::this_thread::sleep_for(std::chrono::seconds(2));
-  MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitCode::internal));
-  _exit(static_cast<int>(ExitCode::internal));
+  if (s.ranks > 1) std::this_thread::sleep_for(std::chrono::seconds(2));
+  leave_board();
+  // Inside MPI_Init and MPI_Finalize there is nothing to abort; the launcher sees a rank that ends.
+  if (s.ranks > 1 && s.introduced && !s.left) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
+  _exit(static_cast<int>(code));
+}
+
+/// "rank 1 is outside of collectives for 12 s, in phase 'data wait' (reading /data/a.tar)"; empty for a rank
+/// that waits as this one does.
+std::string accuse(const Whereabouts& w, const std::string& operation, const std::string& phase) {
+  std::string text;
+  if (w.left) return text;
+  if (w.dead) {
+    text = fmt::format("rank {} is dead since phase '{}'", w.rank, shown(w.phase.c_str()));
+  } else if (w.silent_seconds > kSilentSeconds) {
+    text = fmt::format("the process of rank {} has not run for {} (stopped, or starved), in phase '{}'",
+                       w.rank, human_seconds(w.silent_seconds), shown(w.phase.c_str()));
+  } else if (w.operation.empty()) {
+    text = fmt::format("rank {} is outside of collectives for {}, in phase '{}'", w.rank,
+                       human_seconds(w.operation_seconds), shown(w.phase.c_str()));
+  } else if (w.operation != operation || w.phase != phase) {
+    text = fmt::format("rank {} waits in {} in phase '{}'", w.rank, w.operation, shown(w.phase.c_str()));
+  }
+  return text.empty() || w.detail.empty() ? text : text + " (" + w.detail + ")";
+}
+
+[[noreturn]] void report_stalled_collective(const State& s, const char* operation, double seconds) {
+  const char* phase = log::current_phase();
+  std::string missing;
+  ExitCode code = ExitCode::internal;
+  for (const Whereabouts& w : read_board()) {
+    const std::string words = accuse(w, operation, phase);
+    if (words.empty()) continue;
+    missing += (missing.empty() ? "" : ", ") + words;
+    // The rank itself will say so a moment later; the code shall not depend on who comes first.
+    if (!w.detail.empty() && w.operation.empty()) code = ExitCode::io;
+    // Those that still run write their own file; these cannot.
+    if (w.dead || w.silent_seconds > kSilentSeconds || w.operation.empty())
+      write_error_file(w.rank, w.phase.c_str(),
+                       fmt::format("rank {} waited for it in {}: {}", s.rank.load(), operation, words));
+  }
+  if (missing.empty()) missing = "look for the rank of another node that reports another phase";
+  const std::string line =
+      fmt::format("collective stalled: {} in phase '{}': other ranks did not join it for {}; {}", operation,
+                  shown(phase), human_seconds(seconds), missing);
+  log::error(line);
+  write_error_file(s.rank, phase, line);
+  end_job(s, code);
+}
+
+[[noreturn]] void report_stalled_io(const State& s, const PendingIo& io) {
+  const char* phase = log::current_phase();
+  const std::string line =
+      fmt::format("file system stalled: {} {}: no answer for {} in phase '{}'; look at the file system",
+                  io.action, io.path, human_seconds(io.seconds), shown(phase));
+  log::error(line);
+  write_error_file(s.rank, phase, line);
+  end_job(s, ExitCode::io);
+}
+
+/// A dead rank takes the launcher's word for it into the log, but not what it was doing.
+[[noreturn]] void report_dead(const State& s, const std::vector<Whereabouts>& dead) {
+  for (const Whereabouts& w : dead) {
+    const std::string line = fmt::format(
+        "rank died: rank {} of {}: its process ended in phase '{}' without a word (killed, out of memory, or "
+        "crashed); see the launcher's message, and start again to go on",
+        w.rank, s.ranks.load(), shown(w.phase.c_str()));
+    log::error(line);
+    write_error_file(w.rank, w.phase.c_str(), line);
+  }
+  end_job(s, ExitCode::internal);
 }
 
 void watch() {
   State& s = state();
   int64_t reported = -1;
-  const auto pause = std::chrono::milliseconds(s.limit_seconds < 10 ? 50 : 1000);
+  int64_t awake_since = 0;  // time in which the whole job was suspended counts for nothing
   while (true) {
-    std::this_thread::sleep_for(pause);
     const int64_t since = s.since_ms.load();
     const char* operation = s.operation.load();
-    const double seconds = static_cast<double>(now_ms() - since) / 1000.0;
+    const char* phase = log::current_phase();
+    const PendingIo io = oldest_pending_io();
+    write_board(phase, operation, io.seconds > kSlowIoSeconds ? io.action + " " + io.path : std::string(),
+                since);
+    const int64_t before = now_ms();
+    std::this_thread::sleep_for(kPause);
+    if (static_cast<double>(now_ms() - before) > 1000 * kSilentSeconds) awake_since = now_ms();
+    const double awake = static_cast<double>(now_ms() - awake_since) / 1000.0;
+    if (const auto dead = dead_neighbours(); !dead.empty() && !s.left) report_dead(s, dead);
+    if (const PendingIo still = oldest_pending_io(); std::min(still.seconds, awake) > s.limit_seconds)
+      report_stalled_io(s, still);
+    const double seconds = std::min(static_cast<double>(now_ms() - since) / 1000.0, awake);
     if (seconds < s.limit_seconds || since != s.since_ms.load()) continue;
-    if (operation != nullptr) abort_job(s, operation, seconds);
-    if (since == reported) continue;
+    if (operation != nullptr) report_stalled_collective(s, operation, seconds);
+    if (s.ranks == 1 || since == reported) continue;
     // This rank is the one that the others may be waiting for. It may be right to compute for so long alone,
     // so only say where it is.
     reported = since;
-    const char* phase = log::current_phase();
     log::warning(fmt::format("no collective for {}: in phase '{}', after {}", human_seconds(seconds),
-                             *phase == '\0' ? "start" : phase, s.last_operation.load()));
+                             shown(phase), s.last_operation.load()));
   }
-}
-
-/// Starts the watching thread at the first collective of more than one rank; false when it is off.
-bool start() {
-  State& s = state();
-  int initialised = 0;
-  MPI_Initialized(&initialised);
-  if (initialised == 0) return false;
-  s.limit_seconds = limit_from_environment();
-  MPI_Comm_rank(MPI_COMM_WORLD, &s.rank);
-  MPI_Comm_size(MPI_COMM_WORLD, &s.ranks);
-  if (s.limit_seconds <= 0 || s.ranks == 1) return false;
-  s.since_ms = now_ms();
-  std::thread(watch).detach();
-  return true;
-}
-
-/// True when collectives are watched.
-bool watching() {
-  static const bool on = start();
-  return on;
 }
 
 }  // namespace
 
-void start_watchdog() {
-  (void)watching();
+void start_watchdog(double limit_seconds, int rank) {
+  State& s = state();
+  if (s.watching || limit_seconds <= 0) return;
+  s.limit_seconds = limit_seconds;
+  s.rank = rank;
+  s.since_ms = now_ms();
+  s.watching = true;
+  std::thread(watch).detach();
 }
 
-void set_error_folder(const std::string& output) {
-  state().error_folder = output;
+void introduce_to_watchdog(const Communicator& world) {
+  State& s = state();
+  if (!world.any(s.watching)) return;
+  open_board(world);
+  s.rank = world.rank();
+  s.ranks = world.size();
+  s.introduced = true;
 }
 
-void write_error_file(int rank, const std::string& text) noexcept {
-  const State& s = state();
-  if (s.error_folder.empty()) return;
-  try {
-    // Only below a folder that is there: an --output that names a file, or a typing error, makes no folders.
-    const std::string folder = s.error_folder + "/errors";
-    ::mkdir(folder.c_str(), 0777);
-    const std::string path = fmt::format("{}/rank_{}.txt", folder, rank);
-    std::FILE* file = std::fopen(path.c_str(), "w");
-    if (file == nullptr) return;
-    std::fprintf(file, "time: %s\nrank: %d\nphase: %s\nerror: %s\n", utc_now().c_str(), rank,
-                 log::failed_phase(), text.c_str());
-    std::fclose(file);
-  } catch (...) {
-    return;
-  }
+void leave_watchdog() {
+  state().left = true;
+  leave_board();
 }
 
 WatchdogScope::WatchdogScope(const char* operation) {
-  if (!watching()) return;
   State& s = state();
   s.since_ms = now_ms();
   s.last_operation = operation;
@@ -149,6 +198,10 @@ WatchdogScope::~WatchdogScope() {
   State& s = state();
   s.operation = nullptr;
   s.since_ms = now_ms();
+}
+
+void WatchdogScope::progress() {
+  state().since_ms = now_ms();
 }
 
 }  // namespace dino

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Names the rank and phase when a collective stalls, then aborts the job, so that no job hangs until its time
-// limit. The limit is DINO_WATCHDOG_SECONDS (default 1800; 0 = off).
+// Names the rank and phase when a collective, or a call on a file, stalls, or when a rank of this node dies;
+// then ends the job, so that no job hangs until its time limit.
 
 #include <string>
 
 namespace dino {
 
-/// Where errors/rank_N.txt goes; empty (the default) = nowhere. Set once by run_program, from --output.
-void set_error_folder(const std::string& output);
-/// Writes <output>/errors/rank_N.txt, if an output folder is set. Never throws: it runs while dying.
-void write_error_file(int rank, const std::string& text) noexcept;
+class Communicator;
 
-/// Starts the watching thread (otherwise the first collective does); needs MPI.
-void start_watchdog();
+/// Starts the watching thread; `limit_seconds` 0 = off. `rank` as the launcher says, until MPI is up.
+void start_watchdog(double limit_seconds, int rank);
+/// Collective, after MPI_Init: from now on the ranks of a node see each other.
+void introduce_to_watchdog(const Communicator& world);
+/// This rank leaves in order: nobody shall take that for a death. Idempotent.
+void leave_watchdog();
 
 /// Marks the time a blocking collective takes; made by Communicator around each call.
 class WatchdogScope {
@@ -22,6 +23,8 @@ class WatchdogScope {
   ~WatchdogScope();
   WatchdogScope(const WatchdogScope&) = delete;
   WatchdogScope& operator=(const WatchdogScope&) = delete;
+  /// The collective got further: its clock starts again.
+  static void progress();
 };
 
 }  // namespace dino

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <string_view>
 
 #include "base/log.hpp"
 #include "storage/files.hpp"
@@ -122,9 +124,26 @@ void check_cover(const CheckpointManifest& manifest, const std::string& path) {
   }
 }
 
+/// What stands before the checksum; the checksum is of all that stands before this.
+constexpr std::string_view kSeal = ",\n \"manifest_crc32c\": \"";
+
+std::string checksum_of(std::string_view body) {
+  return hex32(crc32c(std::as_bytes(std::span(body))));
+}
+
+/// A flipped digit leaves valid JSON. Manifests of earlier versions have no seal.
+void check_seal(const std::string& content, const std::string& path) {
+  const size_t at = content.rfind(kSeal);
+  if (at == std::string::npos) return;
+  const std::string there = content.substr(at + kSeal.size(), 8);
+  const std::string sum = checksum_of(std::string_view(content).substr(0, at));
+  if (sum != there) bad(path, fmt::format("CRC32C {}, it says {} of itself", sum, there));
+}
+
 CheckpointManifest parse_manifest(const std::string& folder, const std::string& path, std::string content) {
   const Json json = Json::parse(content, nullptr, false);
   if (json.is_discarded() || !json.is_object()) bad(path, "not a JSON object");
+  check_seal(content, path);
   if (const int64_t schema = whole(member(json, "schema", path), path, "the schema"); schema != 1)
     bad(path, fmt::format("schema {} is not known to this version", schema));
   CheckpointManifest manifest;
@@ -169,6 +188,13 @@ CheckpointManifest read_checkpoint_manifest(const std::string& folder) {
     throw MissingInputError(fmt::format(
         "no checkpoint: {}: no manifest.json, so it was never finished; use another checkpoint", folder));
   return parse_manifest(folder, path, read_text(path));
+}
+
+std::string seal_manifest(std::string json) {
+  DINO_CHECK(json.ends_with("\n}"), "a manifest is an indented JSON object");
+  json.resize(json.size() - 2);
+  const std::string sum = checksum_of(json);
+  return json.append(kSeal).append(sum).append("\"\n}\n");
 }
 
 std::string find_shard_fault(const CheckpointManifest& manifest) {

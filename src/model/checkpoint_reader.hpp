@@ -53,6 +53,8 @@ struct CheckpointManifest {
 
 /// Throws MissingInputError (no manifest.json: not a complete checkpoint) or DataError (file, cause).
 [[nodiscard]] CheckpointManifest read_checkpoint_manifest(const std::string& folder);
+/// The text of a manifest (a JSON object) with a checksum of itself as its last member.
+[[nodiscard]] std::string seal_manifest(std::string json);
 /// Size and CRC32C of every shard against the manifest: "" when all agree, else the first fault in one line.
 [[nodiscard]] std::string find_shard_fault(const CheckpointManifest& manifest);
 

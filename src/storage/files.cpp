@@ -17,12 +17,15 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "base/pending_io.hpp"
+#include "base/timing.hpp"
 #include "storage/posix_file.hpp"
 
 namespace dino {
 namespace fs = std::filesystem;
 
 PosixFile::PosixFile(const std::string& path) : path_(path) {
+  const IoScope scope("opening", path_);
   fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd_ < 0) throw_errno("cannot open", path);
   struct stat status {};
@@ -43,6 +46,7 @@ PosixFile::PosixFile(PosixFile&& other) noexcept
     : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(other.size_) {}
 
 int64_t PosixFile::read_some(int64_t offset, void* out, int64_t size) const {
+  const IoScope scope("reading", path_);
   int64_t done = 0;
   while (done < size) {
     const auto got = ::pread(fd_, static_cast<char*>(out) + done, static_cast<size_t>(size - done),
@@ -63,6 +67,7 @@ void PosixFile::read_exactly(int64_t offset, void* out, int64_t size) const {
 }
 
 void write_fully(int fd, const void* data, int64_t size, const std::string& path) {
+  const IoScope scope("writing", path);
   int64_t done = 0;
   while (done < size) {
     const auto put = ::write(fd, static_cast<const char*>(data) + done, static_cast<size_t>(size - done));
@@ -118,6 +123,7 @@ std::vector<uint8_t> read_bytes(const std::string& path, int64_t offset, int64_t
 }
 
 void fsync_file(const std::string& path) {
+  const IoScope scope("syncing", path);
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw_errno("cannot open", path);
   const int failed = ::fsync(fd);
@@ -259,7 +265,7 @@ FolderLock::FolderLock(const std::string& folder) {
   char host[256] = {};
   ::gethostname(host, sizeof host - 1);
   const char* job = std::getenv("SLURM_JOB_ID");
-  const std::string text = fmt::format("host {} pid {}{}\n", host, ::getpid(),
+  const std::string text = fmt::format("host {} pid {} since {}{}\n", host, ::getpid(), utc_now(),
                                        job == nullptr ? std::string() : fmt::format(" Slurm job {}", job));
   // The text only informs; the lock itself is the kernel's.
   if (::ftruncate(fd_, 0) != 0 || ::pwrite(fd_, text.data(), text.size(), 0) < 0)

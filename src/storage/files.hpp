@@ -55,7 +55,7 @@ class LineWriter {
   int fd_ = -1;
 };
 
-/// Exclusive use of an output folder: OUT/.lock holds host, pid and Slurm job. Held by rank 0. Throws
+/// Exclusive use of an output folder: OUT/.lock holds host, pid, time and Slurm job. Held by rank 0. Throws
 /// UsageError that names the holder when another live process has it (flock, so a killed holder frees it).
 class FolderLock {
  public:

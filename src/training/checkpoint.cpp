@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.hpp"
+#include "base/pending_io.hpp"
 #include "base/version.hpp"
 #include "model/checkpoint_reader.hpp"
 #include "storage/files.hpp"
@@ -37,6 +38,7 @@ std::string write_shard(const std::string& folder, const CheckpointContent& cont
   const std::string path = folder + "/" + file;
   Json ranges = Json::array();
   {
+    const IoScope scope("writing", path);
     Hdf5File out = Hdf5File::create(path);
     for (size_t u = 0; u < layout.units().size(); ++u) {
       const UnitInfo& unit = layout.units()[u];
@@ -87,7 +89,7 @@ std::string manifest_text(const CheckpointContent& content, const std::vector<st
   }
   json["shards"] = Json::array();
   for (const std::string& shard : shards) json["shards"].push_back(Json::parse(shard));
-  return json.dump(1) + "\n";
+  return seal_manifest(json.dump(1));
 }
 
 /// Renamed first, so that a kill in the middle of the removal leaves no folder that looks like a checkpoint.
@@ -100,10 +102,14 @@ void remove_durably(const std::string& folder) {
   if (error) log::warning(fmt::format("old checkpoint not removed: {}: {}", folder, error.message()));
 }
 
+int64_t step_of(const std::string& folder) {
+  return std::stoll(fs::path(folder).filename().string().substr(5));
+}
+
 void apply_retention(const std::string& run, int64_t keep, int64_t keep_every) {
   const std::vector<std::string> folders = complete_checkpoints(run);
   for (size_t i = static_cast<size_t>(keep); i < folders.size(); ++i) {
-    const int64_t step = std::stoll(fs::path(folders[i]).filename().string().substr(5));
+    const int64_t step = step_of(folders[i]);
     if (keep_every == 0 || step % keep_every != 0) remove_durably(folders[i]);
   }
 }
@@ -174,6 +180,16 @@ std::string verify_checkpoint(const std::string& folder) {
 
 std::string newest_valid_checkpoint(const std::string& run) {
   return newest_sound_checkpoint(run);
+}
+
+void set_aside_checkpoints(const std::string& run, int64_t step) {
+  for (const std::string& folder : complete_checkpoints(run)) {
+    if (step_of(folder) <= step) continue;
+    std::string aside = folder + ".abandoned";
+    for (int copy = 2; path_exists(aside); ++copy) aside = fmt::format("{}.abandoned.{}", folder, copy);
+    rename_durably(folder, aside);
+    log::info(fmt::format("{} is newer than what this run goes on from; kept as {}", folder, aside));
+  }
 }
 
 void load_checkpoint(const std::string& folder, CheckpointContent& content) {

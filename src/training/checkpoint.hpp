@@ -38,6 +38,10 @@ std::string save_checkpoint(const std::string& run, int64_t step, const Checkpoi
 /// The newest valid checkpoint of a run ("" = none); every invalid one that is passed over is warned about
 /// with its fault.
 [[nodiscard]] std::string newest_valid_checkpoint(const std::string& run);
+/// A run that goes on from `step` leaves the history of its later checkpoints: they get the name
+/// step_N.abandoned, which nothing reads, so that neither the next start nor the retention takes them for the
+/// newest.
+void set_aside_checkpoints(const std::string& run, int64_t step);
 /// Loads on every rank what `content` asks for: the stores named in it must exist with the same names and
 /// shapes (DataError names the first difference); vectors and integers are filled.
 void load_checkpoint(const std::string& folder, CheckpointContent& content);

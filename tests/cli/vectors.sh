@@ -48,6 +48,12 @@ assert j1["points"] == 2000 and j1["edges"] == len(source) and j1["kept"] == kep
 assert set(j1["phases"]) >= {"train", "assign", "join", "components"} and j1["peak_rss_bytes"] > 0 and j1["seconds"] > 0
 PY
 
+# An exhaustive search through lists finds the same pairs, on any number of ranks.
+dedup --lists 20 --probes 20 --output exhaustive 2>log.txt || fail "exhaustive dedup"
+cmp one/dedup.h5 exhaustive/dedup.h5 && ok "exhaustive search through lists equals all pairs" || fail "exhaustive search through lists differs"
+ranks 3 dino-curate dedup --embeddings rows.npy --threshold 0.95 --progress off --seed 1 --lists 20 --probes 20 --output exhaustive3 2>log.txt || fail "exhaustive dedup at 3 ranks"
+cmp one/dedup.h5 exhaustive3/dedup.h5 && ok "so at 3 ranks" || fail "exhaustive search at 3 ranks differs"
+
 # Lists instead of all pairs: the same bytes for any number of ranks and threads.
 lists() { dedup --lists 20 "$@"; }
 OMP_NUM_THREADS=1 lists --output t1 2>log.txt || fail "dedup with lists"

@@ -38,6 +38,22 @@ struct Config {
   throw UsageError("bad option: --how: unknown");
 }
 
+/// The rank `only` dies by a signal 0.3 s from now: outside of a collective, or inside of one that the last
+/// rank does not join. The others wait for it.
+void die(const Config& config, const Communicator& world) {
+  const log::Phase phase("dying");
+  const int signal = config.how.ends_with("segv") ? SIGSEGV : SIGKILL;
+  const auto end = [signal] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    ::kill(::getpid(), signal);
+  };
+  const bool inside = config.how.starts_with("die-inside");
+  if (world.rank() == config.only && inside) std::thread(end).detach();
+  if (world.rank() == config.only && !inside) end();
+  if (inside && world.rank() == world.size() - 1) std::this_thread::sleep_for(std::chrono::seconds(60));
+  world.barrier();
+}
+
 ExitCode run_case(const Config& config, CommandContext& context) {
   Communicator& world = context.world;
   const bool chosen = config.only < 0 || config.only == world.rank();
@@ -48,6 +64,7 @@ ExitCode run_case(const Config& config, CommandContext& context) {
     if (chosen) std::this_thread::sleep_for(std::chrono::seconds(60));
     world.barrier();
   }
+  if (config.how.starts_with("die")) die(config, world);
   if (config.how == "signal") {
     if (world.root()) std::raise(SIGUSR2);
     while (!world.any(stop_requested())) std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -233,6 +250,54 @@ TEST(Program, AStalledCollectiveNamesThePhasesAndEnds) {
   expect_contains(o.err, "[rank 0 of 2]");
   expect_contains(o.err, "dino-test: warning: no collective for");
 }
+
+TEST(Program, ARankOutsideOfTheCollectiveIsNamed) {
+  const std::string folder = scratch() + "_out";
+  std::filesystem::create_directories(folder);
+  const Outcome o = run(3, "run --how stall --only 1 --watchdog-seconds 1 --output " + folder);
+  EXPECT_EQ(o.code, 70) << o.err;
+  expect_contains(o.err, "rank 1 is outside of collectives for ");
+  expect_contains(o.err, "in phase 'stalling'");
+  expect_contains(slurp(folder + "/errors/rank_1.txt"), "phase: stalling\nerror: rank ");
+  expect_contains(slurp(folder + "/errors/rank_0.txt"), "collective stalled");
+  std::filesystem::remove_all(folder);
+  EXPECT_EQ(run(0, "run --watchdog-seconds -1").code, 64);
+  EXPECT_EQ(run(0, "run", "DINO_WATCHDOG_SECONDS=soon").code, 64);
+  EXPECT_EQ(run(0, "run --watchdog-seconds 5", "DINO_WATCHDOG_SECONDS=soon").code, 0) << "the flag wins";
+}
+
+struct Death {
+  const char* how;
+  int ranks, victim, code;
+  const char* said;
+};
+
+class DeathTest : public testing::TestWithParam<Death> {};
+
+TEST_P(DeathTest, IsNamedAndEndsTheJob) {
+  const Death& d = GetParam();
+  const std::string folder = scratch() + "_out", victim = std::to_string(d.victim);
+  std::filesystem::create_directories(folder);
+  const Outcome o =
+      run(d.ranks, std::string("run --how ") + d.how + " --only " + victim + " --output " + folder);
+  std::printf("| %-16s | rank %d of %d | exit %d | %4.1f s |\n", d.how, d.victim, d.ranks, o.code, o.seconds);
+  EXPECT_EQ(o.code, d.code) << o.err;
+  EXPECT_LT(o.seconds, 20);
+  expect_contains(o.err, d.said);
+  expect_contains(o.err, "in phase 'dying'");
+  expect_contains(o.err, "rank " + victim + " of " + std::to_string(d.ranks));
+  expect_contains(slurp(folder + "/errors/rank_" + victim + ".txt"), "phase: dying\n");
+  std::filesystem::remove_all(folder);
+}
+
+// 128 + 9 and 128 + 11 are the launcher's codes for a rank that a signal ended.
+INSTANTIATE_TEST_SUITE_P(Signals, DeathTest,
+                         testing::Values(Death{"die-kill", 2, 0, 137, "rank died: "},
+                                         Death{"die-kill", 2, 1, 137, "rank died: "},
+                                         Death{"die-inside-kill", 3, 0, 137, "rank died: "},
+                                         Death{"die-inside-kill", 3, 1, 137, "rank died: "},
+                                         Death{"die-segv", 2, 1, 139, "crashed: SIGSEGV"},
+                                         Death{"die-inside-segv", 3, 1, 139, "crashed: SIGSEGV"}));
 
 TEST(Program, AStopSignalGivesCode75) {
   const Outcome o = run(2, "run --how signal");

@@ -78,6 +78,22 @@ TEST_F(LoaderTest, CropsDoNotDependOnRanksThreadsOrRestarts) {
   EXPECT_EQ(whole.bad_records(), 1);
 }
 
+TEST_F(LoaderTest, ChecksumsAddUpOverTheRanks) {
+  DataLoader whole(dataset_, config_, {0, 6}, 0), first(dataset_, config_, {0, 2}, 0),
+      second(dataset_, config_, {2, 6}, 0);
+  LoaderConfig other = config_;
+  other.seed = 6;
+  DataLoader others(dataset_, other, {0, 6}, 0);
+  int64_t last = 0;
+  for (int64_t step = 0; step < 4; ++step) {
+    const int64_t sum = whole.next().checksum;
+    EXPECT_EQ(sum, first.next().checksum + second.next().checksum);
+    EXPECT_NE(sum, others.next().checksum);
+    EXPECT_NE(sum, last);
+    last = sum;
+  }
+}
+
 TEST_F(LoaderTest, EveryRecordOncePerEpoch) {
   SampleOrder order(static_cast<int64_t>(dataset_.records.size()), 9);
   std::vector<std::vector<int64_t>> epochs(3);

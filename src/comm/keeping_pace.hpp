@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Lets ranks work through uneven amounts of work without a collective for hours, and still notice at once
+// when another fails or is asked to stop, and not take a slow rank for a stalled one.
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "comm/communicator.hpp"
+
+namespace dino {
+
+/// Between two units of work every rank passes `step`; at the end, or when it fails, `finish`. Underneath,
+/// one small non-blocking reduction follows the other, and a new one completes only when every rank has
+/// passed a unit since: as long as that goes on, the watchdog's clock of those who wait is set back.
+class KeepingPace {
+ public:
+  explicit KeepingPace(const Communicator& comm);
+  ~KeepingPace();
+  KeepingPace(const KeepingPace&) = delete;
+  KeepingPace& operator=(const KeepingPace&) = delete;
+
+  /// False when any rank has failed or was asked to stop: go to `finish`.
+  [[nodiscard]] bool step(bool stop);
+  /// Collective: waits until all ranks have come here. Throws on all what the lowest failing rank passed (as
+  /// Communicator::agree_or_throw). Returns whether any rank stopped early.
+  [[nodiscard]] bool finish(bool stopped, const std::string& failure, int exit_code);
+
+ private:
+  void post(int64_t here, int64_t ending);
+  [[nodiscard]] bool test();
+
+  const Communicator& comm_;
+  MPI_Comm line_ = MPI_COMM_NULL;  ///< its own, so that nothing else can meet these reductions
+  MPI_Request request_ = MPI_REQUEST_NULL;
+  struct Counts {
+    std::array<int64_t, 2> mine{}, all{};  ///< ranks in `finish`; ranks that want an early end
+  };
+  std::unique_ptr<Counts> counts_ = std::make_unique<Counts>();
+};
+
+}  // namespace dino

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/last_words.hpp"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+
+#include "base/log.hpp"
+#include "base/timing.hpp"
+
+namespace dino {
+namespace {
+
+constexpr std::array kCrashes = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+
+/// All that the signal handler needs, made beforehand: in a handler nothing may be allocated.
+struct State {
+  std::string folder;         ///< <output>/errors
+  std::string output, path;   ///< path: <output>/errors/rank_N.txt of this rank
+  std::string before, after;  ///< "dino-x: error: crashed: ", " [rank 1 of 2]\n"
+  int rank = 0;
+  std::array<struct sigaction, kCrashes.size()> previous{};
+};
+
+State& state() {
+  static auto* instance = new State;
+  return *instance;
+}
+
+const char* crash_name(int signal) {
+  switch (signal) {
+    case SIGSEGV:
+      return "SIGSEGV (bad memory access)";
+    case SIGBUS:
+      return "SIGBUS (bad memory access, or a file that shrank while mapped)";
+    case SIGFPE:
+      return "SIGFPE (arithmetic)";
+    case SIGILL:
+      return "SIGILL (an instruction that this CPU does not have)";
+    default:
+      return "SIGABRT";
+  }
+}
+
+/// Only async-signal-safe calls.
+class Line {
+ public:
+  void add(const char* text) {
+    while (*text != '\0' && size_ < sizeof text_) text_[size_++] = *text++;
+  }
+  void write_to(int fd) const {
+    if (::write(fd, text_, size_) < 0) return;  // nothing is left to be done about it
+  }
+
+ private:
+  char text_[1024];
+  size_t size_ = 0;
+};
+
+void on_crash(int signal) {
+  const State& s = state();
+  Line line;
+  line.add(s.before.c_str());
+  line.add(crash_name(signal));
+  line.add(" in phase '");
+  line.add(*log::current_phase() == '\0' ? "start" : log::current_phase());
+  line.add("'; please report it");
+  line.add(s.after.c_str());
+  line.write_to(STDERR_FILENO);
+  if (!s.path.empty()) {
+    ::mkdir(s.folder.c_str(), 0777);
+    const int fd = ::open(s.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd >= 0) {
+      Line note;
+      note.add("phase: ");
+      note.add(log::current_phase());
+      note.add("\nerror: ");
+      note.write_to(fd);
+      line.write_to(fd);
+      ::close(fd);
+    }
+  }
+  for (size_t i = 0; i < kCrashes.size(); ++i) {
+    if (kCrashes[i] == signal) ::sigaction(signal, &s.previous[i], nullptr);
+  }
+  ::raise(signal);  // delivered to the restored handler when this one returns
+}
+
+std::string file_of(int rank) {
+  return fmt::format("{}/rank_{}.txt", state().folder, rank);
+}
+
+}  // namespace
+
+void set_error_folder(const std::string& output) {
+  State& s = state();
+  s.output = output;
+  s.folder = output + "/errors";
+  s.path = output.empty() ? "" : file_of(s.rank);
+}
+
+void write_error_file(int rank, const char* phase, const std::string& text) noexcept {
+  if (state().output.empty()) return;
+  try {
+    // Only below a folder that is there: an --output that names a file, or a typing error, makes no folders.
+    ::mkdir(state().folder.c_str(), 0777);
+    std::FILE* file = std::fopen(file_of(rank).c_str(), "w");
+    if (file == nullptr) return;
+    std::fprintf(file, "time: %s\nrank: %d\nphase: %s\nerror: %s\n", utc_now().c_str(), rank, phase,
+                 text.c_str());
+    std::fclose(file);
+  } catch (...) {
+    return;
+  }
+}
+
+void clear_error_files() noexcept {
+  const State& s = state();
+  if (s.output.empty()) return;
+  DIR* folder = ::opendir(s.folder.c_str());
+  if (folder == nullptr) return;
+  while (const dirent* entry = ::readdir(folder)) {
+    const std::string_view name = entry->d_name;
+    if (name.starts_with("rank_") && name.ends_with(".txt")) ::unlinkat(::dirfd(folder), entry->d_name, 0);
+  }
+  ::closedir(folder);
+  ::rmdir(s.folder.c_str());  // stays where something else lies in it
+}
+
+void install_crash_handlers(const std::string& program, int rank, int ranks) {
+  State& s = state();
+  s.before = program + ": error: crashed: ";
+  s.after = ranks > 1 ? fmt::format(" [rank {} of {}]\n", rank, ranks) : "\n";
+  s.rank = rank;
+  set_error_folder(s.output);
+  struct sigaction action {};
+  action.sa_handler = on_crash;
+  sigemptyset(&action.sa_mask);
+  for (size_t i = 0; i < kCrashes.size(); ++i) sigaction(kCrashes[i], &action, &s.previous[i]);
+}
+
+}  // namespace dino

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/output_folder.hpp"
+
+#include <filesystem>
+#include <string>
+#include <system_error>
+
+#include "base/error.hpp"
+#include "comm/last_words.hpp"
+
+namespace dino {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// "embeddings.h5.tmp.4711", as commit_file names what it writes.
+bool is_temporary(const std::string& name) {
+  const size_t at = name.rfind(".tmp.");
+  return at != std::string::npos && at > 0 && at + 5 < name.size() &&
+         name.find_first_not_of("0123456789", at + 5) == std::string::npos;
+}
+
+/// What writers that were killed left in the folder and the folders in it. Nobody else writes there: the lock
+/// is held.
+void remove_temporaries(const std::string& folder, int depth) {
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    std::error_code ignored;
+    if (it->is_symlink(ignored)) continue;
+    if (depth > 0 && it->is_directory(ignored)) remove_temporaries(it->path().string(), depth - 1);
+    if (it->is_regular_file(ignored) && is_temporary(it->path().filename().string()))
+      fs::remove(it->path(), ignored);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<FolderLock> lock_output_folder(const CommandContext& context) {
+  const std::string& folder = context.common.output;
+  if (folder.empty()) throw UsageError("no output: --output: it is not given; name the folder to write to");
+  std::unique_ptr<FolderLock> lock;
+  std::string failure;
+  int code = 0;
+  if (context.world.root()) {
+    try {
+      lock = std::make_unique<FolderLock>(folder);
+      clear_error_files();
+      remove_temporaries(folder, 1);
+    } catch (const Error& error) {
+      failure = error.what();
+      code = static_cast<int>(error.code());
+    }
+  }
+  context.world.agree_or_throw(failure, code);
+  return lock;
+}
+
+}  // namespace dino

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/keeping_pace.hpp"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <thread>
+
+#include "base/error.hpp"
+
+namespace dino {
+namespace {
+
+void rest(int milliseconds) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+}
+
+/// Units done by this rank out of `units`, each of which takes `milliseconds`.
+int work(KeepingPace& pace, int units, int milliseconds, int stop_after = -1) {
+  int done = 0;
+  for (; done < units && pace.step(done == stop_after); ++done) rest(milliseconds);
+  return done;
+}
+
+TEST(KeepingPace, UnevenWorkIsDone) {
+  const Communicator world = Communicator::world();
+  for (int round = 0; round < 3; ++round) {
+    KeepingPace pace(world);
+    const int units = 20 * world.rank();  // rank 0 has none
+    EXPECT_EQ(work(pace, units, 1), units);
+    EXPECT_FALSE(pace.finish(false, "", 0));
+  }
+}
+
+TEST(KeepingPace, AFailureEndsTheOthersAtTheirNextUnit) {
+  const Communicator world = Communicator::world();
+  KeepingPace pace(world);
+  const int last = world.size() - 1;
+  int done = 0;
+  std::string failure;
+  if (world.rank() == last)
+    failure = "bad disk";
+  else
+    done = work(pace, 1000, 5);
+  EXPECT_LT(done, 1000);
+  try {
+    (void)pace.finish(world.rank() != last, failure, 74);
+    FAIL() << "nothing was thrown";
+  } catch (const IoError& error) {
+    EXPECT_EQ(std::string(error.what()).substr(0, 8), "bad disk");
+  }
+}
+
+TEST(KeepingPace, AStopOfOneRankStopsAll) {
+  const Communicator world = Communicator::world();
+  KeepingPace pace(world);
+  const int done = work(pace, 1000, 5, world.rank() == world.size() - 1 ? 3 : -1);
+  EXPECT_LT(done, 1000);
+  EXPECT_TRUE(pace.finish(true, "", 0));
+}
+
+}  // namespace
+}  // namespace dino
