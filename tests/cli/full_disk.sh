@@ -104,5 +104,6 @@ full "$DISK/chain" dino-jobs local chain.cfg --json
 empty; expect 0 "" dino-jobs local chain.cfg
 expect 0 "" dino-jobs init "$DISK/new.cfg"
 # A limit on the size of files is told the same way.
-expect 74 "File too large" bash -c 'ulimit -f 16; exec dino-curate dedup --embeddings rows.npy --threshold 0.9 --progress off --output limited'
+expect 74 "File too large" bash -c 'ulimit -f 64; exec dino-pretrain export --checkpoint run --format hf --output limited'
+absent limited/model.safetensors
 finish
