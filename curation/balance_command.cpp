@@ -73,7 +73,7 @@ ExitCode run(const BalanceConfig& config, CommandContext& context) {
         fmt::format("dry run: would select {} of {} rows", selected.size(), tree.assignments[0].size()));
     return ExitCode::done;
   }
-  const auto lock = lock_output_folder(context);
+  const auto lock = lock_output_folder(context, output_kind::none);
   const std::string path = context.common.output + "/selection.h5";
   on_root(context.world, [&] {
     commit_file(path, [&](const std::string& temporary) {

@@ -75,7 +75,7 @@ ExitCode run(const ClusterConfig& config, CommandContext& context) {
     log::info(fmt::format("dry run: would cluster {} rows of width {}", store.rows(), store.width()));
     return ExitCode::done;
   }
-  const auto lock = lock_output_folder(context);
+  const auto lock = lock_output_folder(context, output_kind::none);
   const LocalRows local = load_rows(config.embeddings, config.spherical, comm);
   HierarchyConfig hierarchy;
   hierarchy.levels = config.levels;

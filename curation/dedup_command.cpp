@@ -56,7 +56,7 @@ ExitCode run(const DedupConfig& config, CommandContext& context) {
     log::info(fmt::format("dry run: would join {} rows of width {}", store.rows(), store.width()));
     return ExitCode::done;
   }
-  const auto lock = lock_output_folder(context);
+  const auto lock = lock_output_folder(context, output_kind::none);
   const LocalRows local = load_rows(config.embeddings, true, comm);
   const double reading = whole.seconds();
 

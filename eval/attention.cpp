@@ -79,7 +79,7 @@ ExitCode run_attention(CommandContext& context, const PictureConfig& config) {
     fmt::print("{}\n",
                nlohmann::ordered_json{
                    {"images", input.images().size()}, {"heads", heads}, {"patch_share", patch_share}}
-                   .dump());
+                   .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   return ExitCode::done;
 }
 
@@ -98,7 +98,7 @@ Command attention_command() {
     return [config](CommandContext& context) {
       require_output(context, "results folder");
       if (context.common.dry_run) return check_pictures(*config);
-      const auto lock = lock_output_folder(context);
+      const auto lock = lock_output_folder(context, output_kind::results);
       return run_attention(context, *config);
     };
   };

@@ -219,7 +219,7 @@ Command knn_command() {
         (void)read_pair(config->input);
         return ExitCode::done;
       }
-      const auto lock = lock_output_folder(context);
+      const auto lock = lock_output_folder(context, output_kind::results);
       const auto lines = run_knn(context.world, *config, context.common.output);
       if (context.common.json && context.world.root())
         fmt::print("{{\"results\":[{}]}}\n", fmt::join(lines, ","));

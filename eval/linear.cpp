@@ -210,7 +210,7 @@ Command linear_command() {
         (void)split_rows(read_pair(config->input), config->validation);
         return ExitCode::done;
       }
-      const auto lock = lock_output_folder(context);
+      const auto lock = lock_output_folder(context, output_kind::results);
       const auto lines = run_linear(context.world, *config, context.common.output);
       if (context.common.json && context.world.root())
         fmt::print("{{\"results\":[{}]}}\n", fmt::join(lines, ","));

@@ -147,7 +147,7 @@ Command pca_command() {
     return [config](CommandContext& context) {
       require_output(context, "results folder");
       if (context.common.dry_run) return check_pictures(*config);
-      const auto lock = lock_output_folder(context);
+      const auto lock = lock_output_folder(context, output_kind::results);
       return run_pca(context, *config);
     };
   };

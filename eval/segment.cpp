@@ -293,7 +293,7 @@ Command segment_command() {
         (void)open_dataset(config->test);
         return ExitCode::done;
       }
-      const auto lock = lock_output_folder(context);
+      const auto lock = lock_output_folder(context, output_kind::results);
       return run_segment(context, *config);
     };
   };

@@ -139,7 +139,7 @@ Command sweep_command() {
         (void)open_dataset(config->test);
         return ExitCode::done;
       }
-      const auto lock = lock_output_folder(context);
+      const auto lock = lock_output_folder(context, output_kind::results);
       return run_sweep(context, *config);
     };
   };

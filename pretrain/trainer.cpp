@@ -76,7 +76,7 @@ Trainer::Trainer(CommandContext& context, TrainConfig config)
 
 ExitCode Trainer::run() {
   const std::string& run = context_.common.output;
-  lock_ = lock_output_folder(context_);
+  lock_ = lock_output_folder(context_, output_kind::training);
   std::string failure;
   ExitCode code = ExitCode::done;
   if (comm_.root()) {

@@ -11,7 +11,8 @@ namespace dino {
 void throw_errno(const std::string& what, const std::string& path) {
   const int error = errno;
   const std::string message = fmt::format("{}: {}: {}", what, path, std::strerror(error));
-  if (error == ENOENT || error == EACCES || error == ENOTDIR) throw MissingInputError(message);
+  if (error == ENOENT || error == EACCES || error == ENOTDIR || error == ELOOP || error == ENAMETOOLONG)
+    throw MissingInputError(message + "; check the path and its rights");
   throw IoError(message);
 }
 

@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5_handles.hpp"
+#include "storage/hdf5_probe.hpp"
 
 namespace dino {
 namespace h5 {
@@ -313,10 +314,8 @@ class Walker {
   std::vector<std::string> found_;
 };
 
-}  // namespace
-
-Hdf5File Hdf5File::open(const std::string& path) {
-  const Lock lock;
+/// What the library is not needed for.
+void check_is_hdf5(const std::string& path) {
   if (is_folder(path)) throw DataError(fmt::format("cannot read: {}: is a folder; give an HDF5 file", path));
   static_cast<void>(read_bytes(path, 0, 0));  // ENOENT and EACCES as such, before the library hides them
   const htri_t is_hdf5 = H5Fis_hdf5(path.c_str());
@@ -324,6 +323,20 @@ Hdf5File Hdf5File::open(const std::string& path) {
     H5Eclear2(H5E_DEFAULT);
     throw DataError(fmt::format("not an HDF5 file: {}: it has no HDF5 signature; check the path", path));
   }
+}
+
+}  // namespace
+
+Hdf5File Hdf5File::open(const std::string& path) {
+  const Lock lock;
+  check_is_hdf5(path);
+  h5::probe(path);
+  return open_verified(path);
+}
+
+Hdf5File Hdf5File::open_verified(const std::string& path) {
+  const Lock lock;
+  check_is_hdf5(path);
   const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
   if (id < 0)
     throw DataError(

@@ -2,8 +2,8 @@
 #pragma once
 // RAII over the serial HDF5 library. It is not thread-safe: every call here takes one process-wide mutex. All
 // errors are DataError (reading) or IoError (writing) that name the file and the dataset. Datasets read are
-// checked against limits before memory is allocated. The library itself (1.10.8) can crash on a file whose
-// metadata were damaged in place: readers that have a checksum (checkpoints) compare it before they open.
+// checked against limits before memory is allocated, and a file of unknown checksum is read by another
+// process first (hdf5_probe.hpp), because the library itself can crash on damaged metadata.
 
 #include <cstdint>
 #include <memory>
@@ -18,7 +18,9 @@ namespace dino {
 
 class Hdf5File {
  public:
-  static Hdf5File open(const std::string& path);    ///< read-only; MissingInputError, DataError
+  static Hdf5File open(const std::string& path);  ///< read-only; MissingInputError, DataError
+  /// For a file whose checksum has just been compared: without the probe.
+  static Hdf5File open_verified(const std::string& path);
   static Hdf5File create(const std::string& path);  ///< truncates; IoError
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;

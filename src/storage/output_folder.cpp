@@ -36,7 +36,7 @@ void remove_temporaries(const std::string& folder, int depth) {
 
 }  // namespace
 
-std::unique_ptr<FolderLock> lock_output_folder(const CommandContext& context) {
+std::unique_ptr<FolderLock> lock_output_folder(const CommandContext& context, std::string_view kind) {
   const std::string& folder = context.common.output;
   if (folder.empty()) throw UsageError("no output: --output: it is not given; name the folder to write to");
   std::unique_ptr<FolderLock> lock;
@@ -44,6 +44,7 @@ std::unique_ptr<FolderLock> lock_output_folder(const CommandContext& context) {
   int code = 0;
   if (context.world.root()) {
     try {
+      refuse_other_output(folder, kind);
       lock = std::make_unique<FolderLock>(folder);
       clear_error_files();
       remove_temporaries(folder, 1);
