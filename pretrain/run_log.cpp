@@ -259,7 +259,7 @@ void write_run_json(const std::string& run, const CommandContext& context, const
   }
   if (!json["starts"].is_array()) json["starts"] = Json::array();
   json["starts"].push_back(start);
-  write_file_atomically(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  write_file_atomically(run + "/run.json", json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace dino::pretrain
