@@ -65,10 +65,10 @@ std::map<std::string, std::string> parse_settings(const std::string& ini) {
 /// Settings that may change between the starts of one run: they do not enter the result.
 const std::set<std::string>& free_settings() {
   static const std::set<std::string> names = {
-      "config",      "output",     "threads",          "dry-run",  "print-config", "progress",
-      "json",        "resume",     "checkpoint-every", "keep",     "keep-every",   "log-every",
-      "max-seconds", "stop-after", "workers",          "prefetch", "cache-gib",    "knn-train",
-      "knn-test",    "knn-every",  "knn-limit",        "knn-k",    "max-skips"};
+      "config",      "output",     "threads",          "dry-run",        "print-config", "progress",
+      "json",        "resume",     "checkpoint-every", "keep",           "keep-every",   "log-every",
+      "max-seconds", "stop-after", "workers",          "prefetch",       "cache-gib",    "knn-train",
+      "knn-test",    "knn-every",  "knn-limit",        "knn-test-limit", "knn-k",        "max-skips"};
   return names;
 }
 
@@ -153,8 +153,15 @@ void RunLog::rollback(int64_t step, const std::string& checkpoint) {
   writer_.write(Json{{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}.dump());
 }
 
-void RunLog::knn(int64_t step, double accuracy, int64_t n, int64_t k) {
-  writer_.write(Json{{"event", "knn"}, {"step", step}, {"accuracy", accuracy}, {"n", n}, {"k", k}}.dump());
+void RunLog::knn(int64_t step, const OnlineKnn::Score& score, int64_t k) {
+  writer_.write(Json{
+      {"event", "knn"},
+      {"step", step},
+      {"accuracy", score.cls},
+      {"accuracy_patches", score.patches},
+      {"accuracy_all", score.all},
+      {"n", score.n},
+      {"k", k}}.dump());
 }
 
 void RunLog::stop(int64_t step, const std::string& reason) {
