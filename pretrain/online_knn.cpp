@@ -4,12 +4,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 #include <cstring>
 
 #include "base/log.hpp"
 #include "imaging/image.hpp"
 #include "storage/dataset.hpp"
+#include "vectors/embeddings.hpp"
 #include "vectors/neighbours.hpp"
 
 namespace dino::pretrain {
@@ -26,17 +27,29 @@ Image prepare(Image image, const TrainConfig& config) {
   return resize_center_crop(image, config.augment.global_size, config.augment.global_size);
 }
 
+/// Columns [begin, begin + width) of `features`, each row at length 1.
+Tensor unit_columns(const Tensor& features, int64_t begin, int64_t width) {
+  const int64_t n = features.shape()[0], all = features.shape()[1];
+  Tensor out(Shape{n, width});
+  for (int64_t i = 0; i < n; ++i)
+    std::copy_n(features.as<float>() + i * all + begin, width, out.as<float>() + i * width);
+  normalize_rows(out.as<float>(), n, width);
+  return out;
+}
+
 }  // namespace
 
 OnlineKnn::OnlineKnn(const TrainConfig& config, const Communicator& comm) : config_(config), comm_(comm) {
-  train_ = load(config.knn_train, classes_);
-  test_ = load(config.knn_test, classes_);
+  train_ = load(config.knn_train, config.knn_limit, classes_);
+  test_ =
+      load(config.knn_test, config.knn_test_limit > 0 ? config.knn_test_limit : config.knn_limit, classes_);
 }
 
-OnlineKnn::Set OnlineKnn::load(const std::string& reference, std::vector<std::string>& classes) const {
+OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
+                               std::vector<std::string>& classes) const {
   const Dataset dataset = open_dataset(reference);
   const auto records = static_cast<int64_t>(dataset.records.size());
-  const int64_t count = std::min(records, config_.knn_limit);
+  const int64_t count = std::min(records, limit);
   const Range range = even_range(count, comm_.rank(), comm_.size());
   const int64_t side = config_.augment.global_size;
   const int64_t values = 3 * side * side;
@@ -90,45 +103,64 @@ OnlineKnn::Set OnlineKnn::load(const std::string& reference, std::vector<std::st
 Tensor OnlineKnn::features(const Vit& vit, const ParameterStore& teacher, const Set& set) {
   const int64_t n = set.images.shape()[0];
   const int64_t width = vit.config().width;
-  Tensor features(Shape{n, width});
+  Tensor features(Shape{n, 2 * width});
   for (int64_t begin = 0; begin < n; begin += kBatch) {
     const int64_t count = std::min(kBatch, n - begin);
     arena_.reset();
     const CropBatch crop{set.images.view().rows(begin, count), {}};
     const VitOutput output = vit.forward(teacher, {&crop, 1}, {}, arena_);
+    const TokenEntry& entry = output.entries[0];
+    const int64_t patches = entry.grid_h * entry.grid_w;
     for (int64_t i = 0; i < count; ++i) {
-      const float* token = output.norm.as<float>() + output.entries[0].cls_row(i) * width;
-      float* out = features.as<float>() + (begin + i) * width;
-      double norm = 0;
-      for (int64_t d = 0; d < width; ++d) norm += static_cast<double>(token[d]) * token[d];
-      const auto scale = static_cast<float>(1.0 / std::max(std::sqrt(norm), 1e-12));
-      for (int64_t d = 0; d < width; ++d) out[d] = token[d] * scale;
+      float* out = features.as<float>() + (begin + i) * 2 * width;
+      std::copy_n(output.norm.as<float>() + entry.cls_row(i) * width, width, out);
+      const float* token = output.norm.as<float>() + entry.patch_row(i, 0, vit.config().registers) * width;
+      for (int64_t d = 0; d < width; ++d) {
+        double sum = 0;
+        for (int64_t patch = 0; patch < patches; ++patch)
+          sum += static_cast<double>(token[patch * width + d]);
+        out[width + d] = static_cast<float>(sum / static_cast<double>(patches));
+      }
     }
   }
   return features;
 }
 
+int64_t OnlineKnn::right(const Tensor& bank, std::span<const int32_t> labels, const Tensor& queries,
+                         int64_t begin, int64_t width) const {
+  const int64_t k = std::min(config_.knn_k, bank.shape()[0]);
+  const auto classes = static_cast<int64_t>(classes_.size());
+  const Neighbours neighbours =
+      nearest(unit_columns(bank, begin, width), unit_columns(queries, begin, width), k);
+  const std::vector<float> scores = weighted_vote(neighbours, labels, classes, k, kTemperature);
+  int64_t count = 0;
+  for (size_t q = 0; q < test_.labels.size(); ++q) {
+    const auto row = scores.begin() + static_cast<int64_t>(q) * classes;
+    count += std::max_element(row, row + classes) - row == test_.labels[q] ? 1 : 0;
+  }
+  return count;
+}
+
 OnlineKnn::Score OnlineKnn::evaluate(const Vit& vit, const ParameterStore& teacher) {
+  const int64_t width = vit.config().width;
   const Tensor local_bank = features(vit, teacher, train_);
   const Tensor queries = features(vit, teacher, test_);
-  std::vector<float> bank = comm_.all_gather_values<float>(local_bank.f32());
+  const std::vector<float> rows = comm_.all_gather_values<float>(local_bank.f32());
   const std::vector<int32_t> labels =
       comm_.all_gather_values<int32_t>(std::span<const int32_t>(train_.labels));
-  const auto n = static_cast<int64_t>(labels.size());
-  const int64_t k = std::min(config_.knn_k, n);
-  int64_t right = 0;
-  const auto classes = static_cast<int64_t>(classes_.size());
-  if (queries.numel() > 0) {
-    const Neighbours neighbours =
-        nearest(view_of(static_cast<const float*>(bank.data()), Shape{n, vit.config().width}), queries, k);
-    const std::vector<float> scores = weighted_vote(neighbours, labels, classes, k, kTemperature);
-    for (size_t q = 0; q < test_.labels.size(); ++q) {
-      const auto row = scores.begin() + static_cast<int64_t>(q) * classes;
-      right += std::max_element(row, row + classes) - row == test_.labels[q] ? 1 : 0;
-    }
+  Tensor bank(Shape{static_cast<int64_t>(labels.size()), 2 * width});
+  std::copy(rows.begin(), rows.end(), bank.as<float>());
+  std::array<int64_t, 4> counts{0, 0, 0, static_cast<int64_t>(test_.labels.size())};
+  if (!test_.labels.empty()) {
+    counts[0] = right(bank, labels, queries, 0, width);
+    counts[1] = right(bank, labels, queries, width, width);
+    counts[2] = right(bank, labels, queries, 0, 2 * width);
   }
-  const int64_t total = comm_.sum(static_cast<int64_t>(test_.labels.size()));
-  return {static_cast<double>(comm_.sum(right)) / static_cast<double>(total), total};
+  comm_.all_reduce(std::span(counts));
+  const auto share = [&](int64_t count) {
+    return static_cast<double>(count) / static_cast<double>(counts[3]);
+  };
+  return {share(counts[0]), share(counts[1]), share(counts[2]), counts[3]};
 }
 
 }  // namespace dino::pretrain

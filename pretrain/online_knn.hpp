@@ -14,11 +14,13 @@ namespace dino::pretrain {
 
 class OnlineKnn {
  public:
-  /// Decodes at most knn_limit images of each set (evenly spread over the set), this rank's part only.
+  /// Decodes at most knn_limit (knn_test_limit) images of the sets, evenly spread, this rank's part only.
   /// DataError when a set has no labels.
   OnlineKnn(const TrainConfig& config, const Communicator& comm);
+  /// Accuracies by the feature compared: the class token, the mean of the patch tokens, or both side by side
+  /// (what dino-eval compares).
   struct Score {
-    double accuracy = 0;
+    double cls = 0, patches = 0, all = 0;
     int64_t n = 0;
   };
   /// Collective; the same on all ranks.
@@ -29,8 +31,13 @@ class OnlineKnn {
     Tensor images;  ///< f32 [n, 3, S, S], this rank's
     std::vector<int32_t> labels;
   };
-  [[nodiscard]] Set load(const std::string& reference, std::vector<std::string>& classes) const;
+  [[nodiscard]] Set load(const std::string& reference, int64_t limit,
+                         std::vector<std::string>& classes) const;
+  /// f32 [n, 2D]: class token | mean of the patch tokens.
   [[nodiscard]] Tensor features(const Vit& vit, const ParameterStore& teacher, const Set& set);
+  /// Test images of this rank that `width` columns from `begin` on classify right.
+  [[nodiscard]] int64_t right(const Tensor& bank, std::span<const int32_t> labels, const Tensor& queries,
+                              int64_t begin, int64_t width) const;
 
   const TrainConfig& config_;
   const Communicator& comm_;

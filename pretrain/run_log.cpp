@@ -70,11 +70,12 @@ std::map<std::string, std::string> parse_settings(const std::string& ini) {
 /// images themselves are compared (check_data), not the place where they lie.
 const std::set<std::string>& free_settings() {
   static const std::set<std::string> names = {
-      "config",     "output",    "threads",     "dry-run",          "print-config",
-      "progress",   "json",      "resume",      "checkpoint-every", "keep",
-      "keep-every", "log-every", "max-seconds", "stop-after",       "workers",
-      "prefetch",   "cache-gib", "knn-train",   "knn-test",         "knn-every",
-      "knn-limit",  "knn-k",     "max-skips",   "watchdog-seconds", "data"};
+      "config",     "output",         "threads",     "dry-run",          "print-config",
+      "progress",   "json",           "resume",      "checkpoint-every", "keep",
+      "keep-every", "log-every",      "max-seconds", "stop-after",       "workers",
+      "prefetch",   "cache-gib",      "knn-train",   "knn-test",         "knn-every",
+      "knn-limit",  "knn-test-limit", "knn-k",       "max-skips",        "watchdog-seconds",
+      "data"};
   return names;
 }
 
@@ -177,9 +178,15 @@ void RunLog::rollback(int64_t step, const std::string& checkpoint) {
       -1, ' ', false, Json::error_handler_t::replace));
 }
 
-void RunLog::knn(int64_t step, double accuracy, int64_t n, int64_t k) {
-  writer_.write(Json{{"event", "knn"}, {"step", step}, {"accuracy", accuracy}, {"n", n}, {"k", k}}.dump(
-      -1, ' ', false, Json::error_handler_t::replace));
+void RunLog::knn(int64_t step, const OnlineKnn::Score& score, int64_t k) {
+  writer_.write(Json{
+      {"event", "knn"},
+      {"step", step},
+      {"accuracy", score.cls},
+      {"accuracy_patches", score.patches},
+      {"accuracy_all", score.all},
+      {"n", score.n},
+      {"k", k}}.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::stop(int64_t step, const std::string& reason) {

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "comm/program.hpp"
+#include "online_knn.hpp"
 #include "storage/dataset.hpp"
 #include "storage/files.hpp"
 #include "train_config.hpp"
@@ -34,7 +35,7 @@ class RunLog {
   void checkpoint(int64_t step, const std::string& folder, double seconds);
   void skip(int64_t step, const SslStepResult& result);
   void rollback(int64_t step, const std::string& checkpoint);
-  void knn(int64_t step, double accuracy, int64_t n, int64_t k);
+  void knn(int64_t step, const OnlineKnn::Score& score, int64_t k);
   void stop(int64_t step, const std::string& reason);
 
  private:

@@ -103,6 +103,8 @@ void declare_crops(OptionTable& table, TrainConfig& c) {
       .range(0.001, 1);
   table.add("local-scale-min", &a.local_scale_min, "Smallest area fraction of a local crop.").range(0.001, 1);
   table.add("local-scale-max", &a.local_scale_max, "Largest area fraction of a local crop.").range(0.001, 1);
+  table.add("resampling", &c.resampling, "How crops are resized, antialiased in both cases.")
+      .choices({"bicubic", "bilinear"});
   table.add("flip", &a.flip, "Probability of a horizontal flip.").range(0, 1);
   table.add("jitter", &a.jitter, "Probability of colour jitter.").range(0, 1);
   table.add("brightness", &a.brightness, "Brightness jitter.").range(0, 1);
@@ -158,6 +160,8 @@ void declare_run(OptionTable& table, TrainConfig& c) {
   table.add("knn-test", &c.knn_test, "Labelled images that the online k-NN classifies (a validation part).");
   table.add("knn-every", &c.knn_every, "Steps between online k-NN checks (0: none).").range(0, 1e9);
   table.add("knn-limit", &c.knn_limit, "Images taken of each k-NN set (evenly spread).").range(10, 1e9);
+  table.add("knn-test-limit", &c.knn_test_limit, "Images taken of --knn-test (0: --knn-limit).")
+      .range(0, 1e9);
   table.add("knn-k", &c.knn_k, "Neighbours that vote.").range(1, 1000);
 }
 

@@ -49,7 +49,7 @@ struct TrainConfig {
   std::string precision = "auto";
   // crops
   AugmentConfig augment;
-  std::string blur = "paper";
+  std::string blur = "paper", resampling = "bicubic";
   int64_t max_side = 0;  ///< larger images are reduced once after decoding; 0 = off
   bool pad = false;
   std::vector<int64_t> background = {255, 255, 255};
@@ -64,7 +64,7 @@ struct TrainConfig {
   double cache_gib = 2;
   // online k-NN
   std::string knn_train, knn_test;
-  int64_t knn_every = 0, knn_limit = 5000, knn_k = 20;
+  int64_t knn_every = 0, knn_limit = 5000, knn_test_limit = 0, knn_k = 20;
 };
 
 void declare_train_options(OptionTable& table, TrainConfig& config);

@@ -37,6 +37,7 @@ std::string batch_checksum(int64_t crops, const BatchMasks& masks) {
 
 /// The settings that live in more than one place.
 TrainConfig completed(TrainConfig config) {
+  config.augment.resampling = config.resampling == "bilinear" ? Resampling::bilinear : Resampling::bicubic;
   config.augment.blur = config.blur != "off";
   config.augment.blur_setting = config.blur == "reference" ? BlurSetting::reference : BlurSetting::paper;
   for (size_t i = 0; i < 3; ++i) {
@@ -305,8 +306,10 @@ void Trainer::on_skip(const SslStepResult& result) {
 void Trainer::evaluate_knn() {
   const log::Phase phase("online k-NN");
   const OnlineKnn::Score score = knn_->evaluate(*knn_vit_, model_.teacher());
-  if (log_) log_->knn(step_, score.accuracy, score.n, config_.knn_k);
-  log::info(fmt::format("step {}: online k-NN {:.1f} % of {}", step_, 100 * score.accuracy, score.n));
+  if (log_) log_->knn(step_, score, config_.knn_k);
+  log::info(
+      fmt::format("step {}: online k-NN {:.1f} % (class token), {:.1f} % (mean patch), {:.1f} % (both) of {}",
+                  step_, 100 * score.cls, 100 * score.patches, 100 * score.all, score.n));
 }
 
 }  // namespace dino::pretrain

@@ -108,7 +108,7 @@ Box random_resized_crop_box(int64_t width, int64_t height, double scale_min, dou
 Image augment_crop(const Image& image, CropKind kind, const AugmentConfig& config, Random& random) {
   const Draws d = draw(image, kind, config, random);
   const int64_t size = kind == CropKind::local ? config.local_size : config.global_size;
-  Image crop = resize(image, d.box, size, size);
+  Image crop = resize(image, d.box, size, size, config.resampling);
   if (d.flip) crop = flip_horizontal(crop);
   if (d.jitter) crop = jitter(std::move(crop), d);
   if (d.grayscale) crop = to_grayscale(crop);

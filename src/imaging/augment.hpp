@@ -16,6 +16,7 @@ struct AugmentConfig {
   int64_t global_size = 224, local_size = 98, local_count = 8;
   double global_scale_min = 0.32, global_scale_max = 1.0;
   double local_scale_min = 0.05, local_scale_max = 0.32;
+  Resampling resampling = Resampling::bicubic;  ///< of the crops
   double flip = 0.5;
   double jitter = 0.8, brightness = 0.4, contrast = 0.4, saturation = 0.2, hue = 0.1;
   double grayscale = 0.2;

@@ -8,7 +8,7 @@ train() { dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress 
 train2() { ranks 2 dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress off --seed 3 "$@"; }
 
 # An uninterrupted run at 2 ranks is the truth.
-train2 --output full --steps 30 --checkpoint-every 10 >log.txt 2>&1 || { fail "uninterrupted run"; tail -n 20 log.txt; finish; }
+train2 --output full --steps 30 --checkpoint-every 10 --knn-train "$WORK/data" --knn-test "$WORK/data" --knn-every 15 --knn-limit 40 --knn-test-limit 20 --knn-k 1 >log.txt 2>&1 || { fail "uninterrupted run"; tail -n 20 log.txt; finish; }
 [ -f full/checkpoints/step_00000030/manifest.json ] || fail "no final checkpoint"
 for file in config.ini run.json metrics.jsonl; do [ -s "full/$file" ] || fail "no $file"; done
 "$DINO_PYTHON" - <<'PY' || fail "metrics.jsonl"
@@ -21,6 +21,10 @@ for name in ("samples loss loss_dino_local loss_dino_global loss_ibot loss_koleo
     assert all(isinstance(l[name], (int, float)) and math.isfinite(l[name]) for l in steps), name
 assert steps[-1]["samples"] == 30 * 16
 assert [l["event"] for l in lines if "event" in l][0] == "start"
+# The 20 images that are classified are among the 40 that vote: the nearest one is the image itself.
+knn = [l for l in lines if l.get("event") == "knn"]
+assert [l["step"] for l in knn] == [0, 15, 30] and all(l["n"] == 20 for l in knn), knn
+assert all(l[name] == 1 for l in knn for name in ("accuracy", "accuracy_patches", "accuracy_all")), knn
 PY
 
 # Stopped by request (75) and started again: the same bits.

@@ -145,6 +145,22 @@ TEST(AugmentCrop, IsAFunctionOfItsRandomStream) {
   }
 }
 
+TEST(AugmentCrop, ResamplingIsTheOneAskedFor) {
+  const Image image = picture(40, 40);
+  AugmentConfig config;
+  config.global_size = 24;
+  config.jitter = 0, config.flip = 0, config.solarize = 0, config.grayscale = 0;
+  config.blur = false;
+  for (const Resampling filter : {Resampling::bicubic, Resampling::bilinear}) {
+    config.resampling = filter;
+    Random crop(7, Stream::augment, 1), again(7, Stream::augment, 1);
+    // The box is the first draw.
+    const Box box = random_resized_crop_box(40, 40, config.global_scale_min, config.global_scale_max, again);
+    EXPECT_EQ(augment_crop(image, CropKind::global1, config, crop).pixels,
+              resize(image, box, 24, 24, filter).pixels);
+  }
+}
+
 TEST(AugmentCrop, FrequenciesOfItsOperations) {
   // Without colour jitter a gray result means grayscale, and a difference to the plain crop means blur.
   const Image image = picture(40, 40);
