@@ -145,18 +145,24 @@ inline void run_mutations(const MutationPlan& plan,
   for (const std::string& good : plan.good) ASSERT_TRUE(read(good, -1));
   const int64_t before = peak_rss_bytes();
   const int count = mutation_count();
-  int refused = 0;
+  int refused = 0, largest = -1;
   double longest = 0;
+  int64_t jump = 0;
   for (int i = 0; i < count; ++i) {
     const std::string bytes = mutated(plan, i);
     const double start = cpu_seconds();
+    const int64_t peak = peak_rss_bytes();
     refused += read(bytes, i) ? 0 : 1;
     const double seconds = cpu_seconds() - start;
     EXPECT_LT(seconds, kMutationSeconds) << "case " << i;
     longest = std::max(longest, seconds);
+    if (const int64_t more = peak_rss_bytes() - peak; more > jump) {
+      jump = more;
+      largest = i;
+    }
   }
   const int64_t grown = peak_rss_bytes() - before;
-  EXPECT_LT(grown, kMutationMemory);
+  EXPECT_LT(grown, kMutationMemory) << "most at case " << largest << ": " << human_bytes(jump);
   EXPECT_GE(refused, count * plan.refused);
   std::printf("%d cases: %d refused, longest %.3f s of CPU, %s more memory\n", count, refused, longest,
               human_bytes(grown).c_str());

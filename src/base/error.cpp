@@ -16,6 +16,27 @@ void throw_errno(const std::string& what, const std::string& path) {
   throw IoError(message);
 }
 
+void throw_as(int exit_code, const std::string& message) {
+  switch (static_cast<ExitCode>(exit_code)) {
+    case ExitCode::usage:
+      throw UsageError(message);
+    case ExitCode::bad_data:
+      throw DataError(message);
+    case ExitCode::missing_input:
+      throw MissingInputError(message);
+    case ExitCode::io:
+      throw IoError(message);
+    case ExitCode::diverged:
+      throw DivergedError(message);
+    case ExitCode::upstream:
+      throw UpstreamError(message);
+    case ExitCode::internal:
+      throw InternalError(message);
+    default:
+      throw Error(static_cast<ExitCode>(exit_code), message);
+  }
+}
+
 void check_failed(const char* expression, const char* file, int line, const std::string& message) {
   throw InternalError(fmt::format("internal check failed: {} at {}:{}: {}; please report it", expression,
                                   file, line, message));

@@ -113,7 +113,7 @@ TEST(ImageMutation, Bmp) {
   const auto bmp = [](int bits, const std::string& palette, const std::string& pixels) {
     std::string b = "BM";
     const auto put = [&](size_t v, int n) {
-      for (int i = 0; i < n; ++i) b.push_back(static_cast<char>(v >> 8 * i));
+      for (int i = 0; i < n; ++i, v >>= 8) b.push_back(static_cast<char>(v));
     };
     put(0, 8), put(54 + palette.size(), 4), put(40, 4), put(4, 4), put(3, 4), put(1, 2);
     put(static_cast<size_t>(bits), 2), put(0, 16), put(palette.size() / 4, 4), put(0, 4);
@@ -157,7 +157,10 @@ TEST(ImageMutation, HeicAndAvif) {
 }
 
 TEST(ImageMutation, JpegXlAnd2000) {
+  // Some builds of libjxl say on stderr where every decode failed: thousands of lines.
+  ::testing::internal::CaptureStderr();
   run_vips({"rgb.jxl", "rgb.jp2"}, 19);
+  (void)::testing::internal::GetCapturedStderr();
 }
 
 }  // namespace

@@ -72,8 +72,8 @@ void repair_tar(std::string& bytes) {
     bytes.replace(at + 148, 8, 8, ' ');
     int sum = 0;
     for (size_t i = 0; i < 512; ++i) sum += static_cast<unsigned char>(bytes[at + i]);
-    char text[8];
-    std::snprintf(text, sizeof text, "%06o", static_cast<unsigned>(sum));
+    char text[16];
+    std::snprintf(text, sizeof text, "%06o", static_cast<unsigned>(sum) & 0777777);
     bytes.replace(at + 148, 7, text, 7);
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The process that reads HDF5 files first.
+// The process that reads HDF5 files of unknown content.
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -34,7 +34,7 @@ std::string sound_file(const Scratch& scratch, const std::string& name) {
   return scratch / name;
 }
 
-TEST(Hdf5Probe, AKilledServerIsStartedAgain) {
+TEST(Hdf5Remote, AKilledServerIsStartedAgain) {
   const Scratch scratch;
   const std::vector<pid_t> before = children();
   (void)Hdf5File::open(sound_file(scratch, "a.h5"));
@@ -44,7 +44,7 @@ TEST(Hdf5Probe, AKilledServerIsStartedAgain) {
     EXPECT_EQ(Hdf5File::open(sound_file(scratch, name)).info("/g/x").shape, Shape({3, 2}));
 }
 
-TEST(Hdf5Probe, StopRequestsToTheWholeJobStepDoNotEndIt) {
+TEST(Hdf5Remote, StopRequestsToTheWholeJobStepDoNotEndIt) {
   const Scratch scratch;
   const std::vector<pid_t> before = children();
   (void)Hdf5File::open(sound_file(scratch, "a.h5"));
