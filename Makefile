@@ -9,7 +9,7 @@ PACKAGES = build-essential cmake ninja-build ccache lld git pkg-config \
 SLURM_PACKAGES = slurm-wlm slurmctld slurmd slurm-client
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
-.PHONY: deps slurm-deps build demo demo-short test test-release test-dev peers bench learning-curve format lint install clean
+.PHONY: deps slurm-deps build demo demo-short showcase test test-release test-dev peers bench learning-curve format lint install clean
 
 deps: ## Debian packages (asks for root through sudo where needed); skipped when all are there
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
@@ -33,6 +33,9 @@ demo: build ## the whole chain on real images; prints where the report is
 
 demo-short: build ## the same chain, minutes shorter (what CI runs)
 	share/demo/run.sh --short
+
+showcase: build ## the same chain with a longer training; half an hour or more
+	share/demo/run.sh --showcase
 
 test: test-release test-dev
 
