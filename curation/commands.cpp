@@ -127,7 +127,6 @@ ExitCode begin(const CurateConfig& given, CommandContext& context, const std::st
   Run run{context.world, config, context.common.output, config_hash(config), {}};
   check_settings(config);
   on_root(run.world, [&] {
-    refuse_other_output(run.out, output_kind::curation);
     if (!path_exists(settings_path(run.out))) check_references(run);
   });
   const std::unique_ptr<FolderLock> lock = lock_output_folder(context, output_kind::curation);
