@@ -89,9 +89,9 @@ TEST(Join, ALowThresholdOnFullDimensionalDataGoesWithoutTheBound) {
 }
 
 TEST(Join, AHighThresholdUsesTheBoundOnFullDimensionalDataToo) {
-  const auto rows = isotropic_rows(1200, 256, 40, 6);
-  ASSERT_FALSE(LeadingBasis::fit(rows.data(), 1200, 256).cuts());
-  ASSERT_EQ(LeadingBasis::fit_join(rows.data(), 1200, 256, 0.97, 0.01).kept, 32);
+  const auto rows = isotropic_rows(600, 256, 40, 6);
+  ASSERT_FALSE(LeadingBasis::fit(rows.data(), 600, 256).cuts());
+  ASSERT_EQ(LeadingBasis::fit_join(rows.data(), 600, 256, 0.97, 0.01).kept, 32);
   JoinConfig config;
   config.threshold = 0.97;
   const auto expected = brute_force_join(view(rows, 256), 0.97);
@@ -176,13 +176,13 @@ TEST(Join, OddWidthsAndFlatDataGiveTheExhaustiveEdges) {
 
 // Most rows are one and the same, so that most lists are trained on it and tie for it.
 TEST(Join, ManyEqualRowsMeetInOneList) {
-  auto rows = unit_rows({.rows = 1300, .width = 96, .subspace = 12, .clusters = 40}, 12);
-  for (int64_t i = 0; i < 900; ++i) std::copy_n(rows.begin(), 96, rows.begin() + i * 96);
+  auto rows = unit_rows({.rows = 800, .width = 96, .subspace = 12, .clusters = 40}, 12);
+  for (int64_t i = 0; i < 400; ++i) std::copy_n(rows.begin(), 96, rows.begin() + i * 96);
   JoinConfig config;
   config.lists = 60;
   config.threshold = 0.999;
   const auto expected = brute_force_join(view(rows, 96), 0.999);
-  ASSERT_GE(expected.size(), 900u * 899u / 2u);
+  ASSERT_GE(expected.size(), 400u * 399u / 2u);
   const CpuLevel before = cpu_level();
   for (const CpuLevel level : available_cpu_levels()) {
     set_cpu_level(level);
