@@ -111,6 +111,7 @@ ExitCode Trainer::run() {
   const LoaderConfig loader_config =
       make_loader_config(config_, static_cast<uint64_t>(context_.common.seed), resolve_threads(context_));
   DataLoader loader(dataset_, loader_config, even_range(config_.batch, comm_.rank(), comm_.size()), step_);
+  const log::Phase phase("training");
   Progress progress("pretrain", config_.steps, "steps");
   progress.set(step_);
   while (step_ < config_.steps) {

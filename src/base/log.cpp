@@ -27,6 +27,12 @@ std::atomic<const char*> phase{""};
 /// The innermost phase left by an exception; null when the next phase has begun since.
 std::atomic<const char*> left_phase{nullptr};
 
+std::atomic<void (*)()> phase_changed{nullptr};
+
+void tell_phase() {
+  if (const auto changed = phase_changed.load(); changed != nullptr) changed();
+}
+
 /// One write(2) a line, so that lines of several ranks do not mix.
 void put(std::string_view kind, std::string_view line, bool with_rank) {
   const Settings& s = settings();
@@ -63,15 +69,21 @@ void error(std::string_view line) {
 
 Phase::Phase(const char* name) : outer_(phase.exchange(name)), exceptions_(std::uncaught_exceptions()) {
   left_phase.store(nullptr);
+  tell_phase();
 }
 
 Phase::~Phase() {
   const char* mine = phase.exchange(outer_);
   if (std::uncaught_exceptions() > exceptions_ && left_phase.load() == nullptr) left_phase.store(mine);
+  tell_phase();
 }
 
 const char* current_phase() {
   return phase.load();
+}
+
+void watch_phases(void (*changed)()) {
+  phase_changed = changed;
 }
 
 const char* failed_phase() {

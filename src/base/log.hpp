@@ -26,6 +26,8 @@ class Phase {
   int exceptions_;
 };
 [[nodiscard]] const char* current_phase();
+/// `changed` is called after every change of the phase, by the thread that changes it.
+void watch_phases(void (*changed)());
 /// For reports of a failure: the innermost phase that the exception in flight has left, or the current one.
 [[nodiscard]] const char* failed_phase();
 

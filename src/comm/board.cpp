@@ -13,13 +13,14 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
+#include <mutex>
 
 #include "comm/mpi_check.hpp"
 
 namespace dino {
 namespace {
 
-/// Written by one thread of one rank. A reader may meet a row that is half-way between two states; it is read
+/// Written by one rank. A reader may meet a row that is half-way between two states; it is read
 /// again until the version is even and stays the same.
 struct Row {
   std::atomic<uint32_t> version;
@@ -144,6 +145,8 @@ void open_board(const Communicator& world) {
 void write_board(const char* phase, const char* operation, const std::string& detail, int64_t since_ms) {
   const Board b = board();
   if (b.rows == nullptr) return;
+  static std::mutex one_writer;
+  const std::lock_guard lock(one_writer);
   Row& row = b.rows[b.mine];
   row.version.fetch_add(1);
   row.since_ms = since_ms;

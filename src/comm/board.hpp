@@ -16,14 +16,14 @@ struct Whereabouts {
   int rank = 0;                          ///< in the world
   std::string phase, operation, detail;  ///< operation is empty outside of collectives
   double operation_seconds = 0;          ///< in the collective, or since the last one
-  double silent_seconds = 0;             ///< since its watching thread last wrote
+  double silent_seconds = 0;             ///< since it last wrote, as its watching thread does all the time
   bool left = false;                     ///< it is on its orderly way out
   bool dead = false;                     ///< its process is gone
 };
 
 /// Collective. Without shared memory there is no board: the ranks of a node are then strangers.
 void open_board(const Communicator& world);
-/// Called by this rank's watching thread; `since_ms` as steady_clock's milliseconds.
+/// Any thread; `since_ms` as steady_clock's milliseconds.
 void write_board(const char* phase, const char* operation, const std::string& detail, int64_t since_ms);
 /// From now on this rank may vanish without being missed.
 void leave_board();

@@ -131,6 +131,14 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
   end_job(s, ExitCode::internal);
 }
 
+/// This rank's row on the board. A call on a file is worth a word when it takes long.
+void show_myself() {
+  const State& s = state();
+  const PendingIo io = oldest_pending_io();
+  write_board(log::current_phase(), s.operation.load(),
+              io.seconds > kSlowIoSeconds ? io.action + " " + io.path : std::string(), s.since_ms.load());
+}
+
 void watch() {
   State& s = state();
   int64_t reported = -1;
@@ -139,9 +147,7 @@ void watch() {
     const int64_t since = s.since_ms.load();
     const char* operation = s.operation.load();
     const char* phase = log::current_phase();
-    const PendingIo io = oldest_pending_io();
-    write_board(phase, operation, io.seconds > kSlowIoSeconds ? io.action + " " + io.path : std::string(),
-                since);
+    show_myself();
     const int64_t before = now_ms();
     std::this_thread::sleep_for(kPause);
     if (static_cast<double>(now_ms() - before) > 1000 * kSilentSeconds) awake_since = now_ms();
@@ -180,6 +186,8 @@ void introduce_to_watchdog(const Communicator& world) {
   s.rank = world.rank();
   s.ranks = world.size();
   s.introduced = true;
+  // A rank that dies at once in a new phase has told it already.
+  log::watch_phases(show_myself);
 }
 
 void leave_watchdog() {
