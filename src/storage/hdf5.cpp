@@ -376,9 +376,10 @@ Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
 }
 
 Hdf5File::~Hdf5File() {
-  if (id_ < 0) return;
+  if (id_ < 0 && !remote_) return;
   const Lock lock;
-  H5Fclose(id_);
+  remote_.reset();
+  if (id_ >= 0) H5Fclose(id_);
 }
 
 bool Hdf5File::exists(const std::string& name) const {

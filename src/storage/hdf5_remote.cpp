@@ -148,6 +148,11 @@ RemoteFile::RemoteFile(const std::string& path) : path_(path) {
 }
 
 RemoteFile::~RemoteFile() {
+  // The other process has closed the file, and freed its lock, before its end of the socket closes.
+  ::shutdown(socket_, SHUT_WR);
+  std::array<char, 4096> rest{};
+  while (receive_all(socket_, rest.data(), rest.size())) {
+  }
   ::close(socket_);
 }
 
