@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "commands.hpp"
+#include "storage/hdf5_server.hpp"
 #include "vector_commands.hpp"
 
 int main(int argc, char** argv) {
+  if (dino::h5::serves_hdf5(argc, argv)) return dino::h5::serve_hdf5();
   namespace c = dino::curation;
   return dino::run_program(
       {"dino-curate",

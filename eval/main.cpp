@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "commands.hpp"
+#include "storage/hdf5_server.hpp"
 
 int main(int argc, char** argv) {
+  if (dino::h5::serves_hdf5(argc, argv)) return dino::h5::serve_hdf5();
   using namespace dino::eval;
   const dino::ProgramSpec spec{
       "dino-eval",

@@ -7,7 +7,10 @@
 #include <string>
 #include <string_view>
 
+#include "storage/hdf5_server.hpp"
+
 int main(int argc, char** argv) {
+  if (dino::h5::serves_hdf5(argc, argv)) return dino::h5::serve_hdf5();
   int provided = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
   ::testing::InitGoogleTest(&argc, argv);

@@ -51,6 +51,9 @@ DINO_DEFINE_ERROR(UpstreamError, upstream);
 /// Throws IoError (or MissingInputError for ENOENT, EACCES) with errno's text: "<what>: <path>: <strerror>".
 [[noreturn]] void throw_errno(const std::string& what, const std::string& path);
 
+/// The class of errors that has this exit code.
+[[noreturn]] void throw_as(int exit_code, const std::string& message);
+
 /// For programmers' errors only: a broken precondition that no input can cause.
 [[noreturn]] void check_failed(const char* expression, const char* file, int line,
                                const std::string& message);

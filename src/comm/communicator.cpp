@@ -118,27 +118,6 @@ void ordered_sum(MPI_Comm comm, int ranks, std::span<T> values, MPI_Datatype typ
   }
 }
 
-[[noreturn]] void throw_as(int exit_code, const std::string& message) {
-  switch (static_cast<ExitCode>(exit_code)) {
-    case ExitCode::usage:
-      throw UsageError(message);
-    case ExitCode::bad_data:
-      throw DataError(message);
-    case ExitCode::missing_input:
-      throw MissingInputError(message);
-    case ExitCode::io:
-      throw IoError(message);
-    case ExitCode::diverged:
-      throw DivergedError(message);
-    case ExitCode::upstream:
-      throw UpstreamError(message);
-    case ExitCode::internal:
-      throw InternalError(message);
-    default:
-      throw Error(static_cast<ExitCode>(exit_code), message);
-  }
-}
-
 }  // namespace
 
 namespace mpi {

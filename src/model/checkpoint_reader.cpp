@@ -231,7 +231,7 @@ Hdf5File& CheckpointReader::shard_file(size_t shard) {
   if (found == open_.end()) {
     if (open_.size() >= kOpenShards) open_.clear();
     const std::string path = manifest_.folder + "/" + manifest_.shards[shard].file;
-    found = open_.emplace(shard, std::make_unique<Hdf5File>(Hdf5File::open(path))).first;
+    found = open_.emplace(shard, std::make_unique<Hdf5File>(Hdf5File::open_verified(path))).first;
   }
   return *found->second;
 }

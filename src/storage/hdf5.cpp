@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5_handles.hpp"
+#include "storage/hdf5_remote.hpp"
 
 namespace dino {
 namespace h5 {
@@ -85,6 +86,20 @@ Handle memory_type(DType dtype) {
       break;
   }
   return bf16_type();
+}
+
+int64_t check_rows(const std::vector<int64_t>& dims, int64_t begin, const Shape& wanted,
+                   const std::string& file, const std::string& object) {
+  const int64_t count = wanted.rank() == 0 ? 1 : wanted[0];
+  if (dims.empty() || begin < 0 || count < 0 || begin > dims[0] || count > dims[0] - begin)
+    throw DataError(fmt::format("too few rows: {}:{}: rows {} to {} asked for, its shape is [{}]", file,
+                                object, begin, begin + count, fmt::join(dims, ", ")));
+  int64_t elements = count;
+  for (size_t i = 1; i < dims.size(); ++i) elements *= dims[i];
+  if (elements != wanted.numel())
+    throw DataError(fmt::format("wrong shape: {}:{}: {} rows are wanted as {}, its shape is [{}]", file,
+                                object, count, wanted.str(), fmt::join(dims, ", ")));
+  return count;
 }
 
 Handle file_type(DType dtype) {
@@ -168,7 +183,10 @@ Opened open_dataset_handle(hid_t file, const std::string& path, const std::strin
       throw DataError(fmt::format("impossible shape: {}:{}: [{}] does not fit in memory", path, name,
                                   fmt::join(opened.dims, ", ")));
   }
-  if (opened.elements * opened.element_bytes > most_bytes(opened, path, name))
+  // A string of one byte takes that of a std::string in memory.
+  const uint64_t in_memory = H5Tget_class(opened.type) == H5T_STRING ? sizeof(std::string) : 0;
+  if (opened.elements > std::numeric_limits<uint64_t>::max() / (opened.element_bytes + in_memory) ||
+      opened.elements * (opened.element_bytes + in_memory) > most_bytes(opened, path, name))
     throw DataError(
         fmt::format("impossible size: {}:{}: shape [{}] claims {} bytes, far more than the file holds", path,
                     name, fmt::join(opened.dims, ", "), opened.elements * opened.element_bytes));
@@ -259,7 +277,8 @@ OpenedAttribute open_attribute(hid_t file, const std::string& path, const std::s
   opened.space = Handle(H5Aget_space(opened.attribute), H5Sclose);
   const auto count = opened.space.ok() ? H5Sget_simple_extent_npoints(opened.space) : -1;
   // Attributes live in the object header or a heap: none of ours has more than 2^20 elements.
-  if (!opened.type.ok() || count < 0 || count > (1 << 20) || H5Tget_size(opened.type) > (1u << 24))
+  if (!opened.type.ok() || count < 0 || count > (1 << 20) ||
+      static_cast<uint64_t>(count) * H5Tget_size(opened.type) > kAlwaysAllowed)
     throw DataError(fmt::format("bad attribute: {}:{}: '{}' has an impossible size", path, object, name));
   opened.count = static_cast<uint64_t>(count);
   return opened;
@@ -313,10 +332,8 @@ class Walker {
   std::vector<std::string> found_;
 };
 
-}  // namespace
-
-Hdf5File Hdf5File::open(const std::string& path) {
-  const Lock lock;
+/// What the library is not needed for.
+void check_is_hdf5(const std::string& path) {
   if (is_folder(path)) throw DataError(fmt::format("cannot read: {}: is a folder; give an HDF5 file", path));
   static_cast<void>(read_bytes(path, 0, 0));  // ENOENT and EACCES as such, before the library hides them
   const htri_t is_hdf5 = H5Fis_hdf5(path.c_str());
@@ -324,6 +341,21 @@ Hdf5File Hdf5File::open(const std::string& path) {
     H5Eclear2(H5E_DEFAULT);
     throw DataError(fmt::format("not an HDF5 file: {}: it has no HDF5 signature; check the path", path));
   }
+}
+
+}  // namespace
+
+Hdf5File Hdf5File::open(const std::string& path) {
+  const Lock lock;
+  check_is_hdf5(path);
+  Hdf5File file(path, -1);
+  file.remote_ = std::make_unique<h5::RemoteFile>(path);
+  return file;
+}
+
+Hdf5File Hdf5File::open_verified(const std::string& path) {
+  const Lock lock;
+  check_is_hdf5(path);
   const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
   if (id < 0)
     throw DataError(
@@ -331,23 +363,28 @@ Hdf5File Hdf5File::open(const std::string& path) {
   return Hdf5File(path, id);
 }
 
+Hdf5File::Hdf5File(std::string path, int64_t id) : path_(std::move(path)), id_(id) {}
+
 Hdf5File::Hdf5File(Hdf5File&& other) noexcept
-    : path_(std::move(other.path_)), id_(std::exchange(other.id_, -1)) {}
+    : path_(std::move(other.path_)), id_(std::exchange(other.id_, -1)), remote_(std::move(other.remote_)) {}
 
 Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(id_, other.id_);
+  std::swap(remote_, other.remote_);
   return *this;
 }
 
 Hdf5File::~Hdf5File() {
-  if (id_ < 0) return;
+  if (id_ < 0 && !remote_) return;
   const Lock lock;
-  H5Fclose(id_);
+  remote_.reset();
+  if (id_ >= 0) H5Fclose(id_);
 }
 
 bool Hdf5File::exists(const std::string& name) const {
   const Lock lock;
+  if (remote_) return remote_->exists(name);
   // H5Lexists needs every group on the way to exist.
   for (size_t slash = name.find('/', 1); slash != std::string::npos; slash = name.find('/', slash + 1))
     if (H5Oexists_by_name(id_, name.substr(0, slash).c_str(), H5P_DEFAULT) <= 0) {
@@ -362,18 +399,21 @@ bool Hdf5File::exists(const std::string& name) const {
 
 std::vector<std::string> Hdf5File::list(const std::string& group) const {
   const Lock lock;
+  if (remote_) return remote_->list(group);
   if (!exists(group)) return {};
   return Walker::children(id_, path_, group);
 }
 
 std::vector<std::string> Hdf5File::list_datasets(const std::string& group) const {
   const Lock lock;
+  if (remote_) return remote_->list_datasets(group);
   if (!exists(group)) return {};
   return Walker(id_, path_).run(group);
 }
 
 Hdf5File::Info Hdf5File::info(const std::string& name) const {
   const Lock lock;
+  if (remote_) return remote_->info(name);
   const Opened opened = open_dataset_handle(id_, path_, name);
   Info info;
   info.shape = shape_of(opened.dims);
@@ -385,6 +425,7 @@ Hdf5File::Info Hdf5File::info(const std::string& name) const {
 
 Tensor Hdf5File::read(const std::string& name, DType dtype) const {
   const Lock lock;
+  if (remote_) return remote_->read(name, dtype);
   const Opened opened = open_dataset_handle(id_, path_, name);
   check_numeric(opened, path_, name);
   Tensor tensor(shape_of(opened.dims), dtype);
@@ -402,21 +443,15 @@ Tensor Hdf5File::read(const std::string& name) const {
 
 void Hdf5File::read_rows(const std::string& name, int64_t begin, TensorView out) const {
   const Lock lock;
+  if (remote_) return remote_->read_rows(name, begin, out);
   const Opened opened = open_dataset_handle(id_, path_, name);
   check_numeric(opened, path_, name);
-  const int64_t count = out.shape.rank() == 0 ? 1 : out.shape[0];
-  if (opened.dims.empty() || begin < 0 || count < 0 || static_cast<uint64_t>(begin) > opened.dims[0] ||
-      static_cast<uint64_t>(count) > opened.dims[0] - static_cast<uint64_t>(begin))
-    throw DataError(fmt::format("too few rows: {}:{}: rows {} to {} asked for, its shape is [{}]", path_,
-                                name, begin, begin + count, fmt::join(opened.dims, ", ")));
+  const std::vector<int64_t> dims(opened.dims.begin(), opened.dims.end());
+  const auto count = static_cast<hsize_t>(h5::check_rows(dims, begin, out.shape, path_, name));
   std::vector<hsize_t> start(opened.dims.size(), 0), size = opened.dims;
   start[0] = static_cast<hsize_t>(begin);
-  size[0] = static_cast<hsize_t>(count);
-  hsize_t elements = 1;
-  for (const hsize_t dim : size) elements *= dim;
-  if (elements != static_cast<hsize_t>(out.numel()))
-    throw DataError(fmt::format("wrong shape: {}:{}: {} rows are wanted as {}, its shape is [{}]", path_,
-                                name, count, out.shape.str(), fmt::join(opened.dims, ", ")));
+  size[0] = count;
+  const auto elements = static_cast<hsize_t>(out.numel());
   if (elements == 0) return;
   const Handle memory_space(H5Screate_simple(1, &elements, nullptr), H5Sclose);
   const Handle memory = h5::memory_type(out.dtype);
@@ -425,8 +460,24 @@ void Hdf5File::read_rows(const std::string& name, int64_t begin, TensorView out)
     h5::fail_read("cannot read rows of dataset", path_, name);
 }
 
+int64_t Hdf5File::data_offset(const std::string& name, DType dtype) const {
+  const Lock lock;
+  if (remote_) return remote_->data_offset(name, dtype);
+  const Opened opened = open_dataset_handle(id_, path_, name);
+  const Handle plist(H5Dget_create_plist(opened.dataset), H5Pclose);
+  const Handle type = h5::file_type(dtype);
+  char file[4096] = {};
+  H5Fget_name(opened.dataset, file, sizeof file);  // behind an external link: another file than `path_`
+  if (H5Pget_layout(plist) != H5D_CONTIGUOUS || H5Tequal(opened.type, type) <= 0 || path_ != file) return -1;
+  const haddr_t offset = H5Dget_offset(opened.dataset);
+  H5Eclear2(H5E_DEFAULT);
+  return offset > static_cast<haddr_t>(std::numeric_limits<int64_t>::max()) ? -1
+                                                                            : static_cast<int64_t>(offset);
+}
+
 std::vector<std::string> Hdf5File::read_strings(const std::string& name) const {
   const Lock lock;
+  if (remote_) return remote_->read_strings(name);
   const Opened opened = open_dataset_handle(id_, path_, name);
   if (H5Tget_class(opened.type) != H5T_STRING)
     throw DataError(fmt::format("cannot read: {}:{}: it holds no strings", path_, name));
@@ -440,6 +491,7 @@ std::vector<std::string> Hdf5File::read_strings(const std::string& name) const {
 
 bool Hdf5File::has_attribute(const std::string& object, const std::string& name) const {
   const Lock lock;
+  if (remote_) return remote_->has_attribute(object, name);
   const bool found = exists(object) && H5Aexists_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT) > 0;
   H5Eclear2(H5E_DEFAULT);
   return found;
@@ -447,6 +499,7 @@ bool Hdf5File::has_attribute(const std::string& object, const std::string& name)
 
 std::vector<std::string> Hdf5File::attributes(const std::string& object) const {
   const Lock lock;
+  if (remote_) return remote_->attributes(object);
   const Handle handle(H5Oopen(id_, object.c_str(), H5P_DEFAULT), H5Oclose);
   if (!handle.ok()) h5::fail_read("cannot open object", path_, object);
   std::vector<std::string> names;
@@ -462,6 +515,7 @@ std::vector<std::string> Hdf5File::attributes(const std::string& object) const {
 
 std::vector<double> Hdf5File::attribute_numbers(const std::string& object, const std::string& name) const {
   const Lock lock;
+  if (remote_) return remote_->attribute_numbers(object, name);
   const auto opened = open_attribute(id_, path_, object, name);
   const auto type_class = H5Tget_class(opened.type);
   if (type_class != H5T_INTEGER && type_class != H5T_FLOAT && type_class != H5T_ENUM)
@@ -483,6 +537,7 @@ double Hdf5File::attribute_number(const std::string& object, const std::string& 
 std::vector<std::string> Hdf5File::attribute_strings(const std::string& object,
                                                      const std::string& name) const {
   const Lock lock;
+  if (remote_) return remote_->attribute_strings(object, name);
   const auto opened = open_attribute(id_, path_, object, name);
   if (H5Tget_class(opened.type) != H5T_STRING)
     throw DataError(fmt::format("bad attribute: {}:{}: '{}' holds no text", path_, object, name));

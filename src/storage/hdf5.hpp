@@ -2,8 +2,8 @@
 #pragma once
 // RAII over the serial HDF5 library. It is not thread-safe: every call here takes one process-wide mutex. All
 // errors are DataError (reading) or IoError (writing) that name the file and the dataset. Datasets read are
-// checked against limits before memory is allocated. The library itself (1.10.8) can crash on a file whose
-// metadata were damaged in place: readers that have a checksum (checkpoints) compare it before they open.
+// checked against limits before memory is allocated, and a file of unknown checksum is read by another
+// process (hdf5_remote.hpp), because the library itself can crash on damaged metadata.
 
 #include <cstdint>
 #include <memory>
@@ -16,9 +16,15 @@
 
 namespace dino {
 
+namespace h5 {
+class RemoteFile;
+}
+
 class Hdf5File {
  public:
-  static Hdf5File open(const std::string& path);    ///< read-only; MissingInputError, DataError
+  static Hdf5File open(const std::string& path);  ///< read-only; MissingInputError, DataError
+  /// For a file whose checksum has just been compared: in this process.
+  static Hdf5File open_verified(const std::string& path);
   static Hdf5File create(const std::string& path);  ///< truncates; IoError
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;
@@ -42,6 +48,8 @@ class Hdf5File {
   [[nodiscard]] Tensor read(const std::string& name) const;  ///< as stored
   /// Rows [begin, begin + count) of the outermost dimension into caller memory of out.shape = [count, ...].
   void read_rows(const std::string& name, int64_t begin, TensorView out) const;
+  /// Where in the file a contiguous dataset of exactly this type begins; -1 for any other.
+  [[nodiscard]] int64_t data_offset(const std::string& name, DType dtype) const;
   [[nodiscard]] std::vector<std::string> read_strings(const std::string& name) const;
   [[nodiscard]] bool has_attribute(const std::string& object, const std::string& name) const;
   [[nodiscard]] std::vector<std::string> attributes(const std::string& object) const;
@@ -72,9 +80,10 @@ class Hdf5File {
   [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
-  explicit Hdf5File(std::string path, int64_t id) : path_(std::move(path)), id_(id) {}
+  explicit Hdf5File(std::string path, int64_t id);
   std::string path_;
-  int64_t id_ = -1;
+  int64_t id_ = -1;  ///< -1 when another process reads it
+  std::unique_ptr<h5::RemoteFile> remote_;
 };
 
 }  // namespace dino

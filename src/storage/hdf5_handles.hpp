@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "tensor/tensor.hpp"
 
@@ -52,5 +53,9 @@ class Handle {
 [[nodiscard]] Handle memory_type(DType dtype);
 /// Little-endian type in files.
 [[nodiscard]] Handle file_type(DType dtype);
+
+/// The number of rows that a view of this shape holds; DataError when the dataset has no such rows.
+[[nodiscard]] int64_t check_rows(const std::vector<int64_t>& dims, int64_t begin, const Shape& wanted,
+                                 const std::string& file, const std::string& object);
 
 }  // namespace dino::h5
