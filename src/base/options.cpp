@@ -95,6 +95,8 @@ std::string read_recipe(const std::string& path) {
   }
   for (const std::string& place : places) {
     std::error_code error;
+    if (std::filesystem::is_directory(place, error))
+      throw MissingInputError(fmt::format("cannot read recipe: {}: it is a folder; name a file", place));
     if (!std::filesystem::is_regular_file(place, error)) continue;
     std::ifstream file(place, std::ios::binary);
     std::ostringstream text;

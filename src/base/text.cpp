@@ -133,6 +133,10 @@ std::vector<IniLine> read_ini(std::string_view text, const std::string& source) 
   int number = 0;
   for (const std::string& raw : split(text, '\n')) {
     ++number;
+    if (std::any_of(raw.begin(), raw.end(),
+                    [](unsigned char c) { return c < 0x20 && c != '\t' && c != '\r'; }))
+      throw UsageError(
+          fmt::format("bad recipe: {}:{}: it holds control characters; give a text file", source, number));
     const std::string line = trim(raw);
     if (line.empty() || line[0] == '#' || line[0] == ';') continue;
     if (line[0] == '[') {

@@ -5,10 +5,13 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <new>
+#include <system_error>
 
 #include "base/log.hpp"
 #include "base/progress.hpp"
@@ -35,10 +38,17 @@ int launcher_rank() {
   return 0;
 }
 
+/// A result that did not reach its reader is a failure, whatever else was done.
+void flush_stdout() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  throw IoError(fmt::format("cannot write: standard output: {}; free some space, or send it elsewhere",
+                            std::system_category().message(errno)));
+}
+
 void print_once(const std::string& text) {
   if (launcher_rank() != 0) return;
   std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  flush_stdout();
 }
 
 /// What an exception means to the user.
@@ -68,13 +78,20 @@ std::string with_place(const Failure& failure, const Communicator& world, bool n
   std::string place;
   if (name_rank && world.size() > 1) place = fmt::format("rank {} of {}", world.rank(), world.size());
   if (*phase != '\0') place += fmt::format("{}phase {}", place.empty() ? "" : ", ", phase);
-  std::string message = failure.message;
-  std::replace(message.begin(), message.end(), '\n', ' ');
-  return place.empty() ? message : fmt::format("{} [{}]", message, place);
+  return place.empty() ? failure.message : fmt::format("{} [{}]", failure.message, place);
+}
+
+/// One line, whatever bytes a file name or a damaged file brought into the message.
+std::string printable(std::string text) {
+  constexpr size_t kLongest = 4000;
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  if (text.size() > kLongest) text.replace(kLongest, std::string::npos, " ...");
+  return text;
 }
 
 void print_error(const std::string& program, const std::string& message) {
-  const std::string line = fmt::format("{}: error: {}\n", program, message);
+  const std::string line = fmt::format("{}: error: {}\n", program, printable(message));
   std::fwrite(line.data(), 1, line.size(), stderr);
   std::fflush(stderr);
 }
@@ -150,7 +167,7 @@ int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** ar
                            prepared.table.to_ini(),
                            {argv, argv + argc}};
     const ExitCode code = prepared.run(context);
-    std::fflush(stdout);
+    flush_stdout();
     // Ranks may differ in what they found (`diff` on rank 0, say); the launcher reports one of them.
     const auto agreed = static_cast<int>(world.max(static_cast<int64_t>(as_int(code))));
     world.barrier();
@@ -194,6 +211,8 @@ bool answer(const ProgramSpec& spec, const std::vector<std::string>& words) {
 int run_program(const ProgramSpec& spec, int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
   log::configure(spec.name, launcher_rank(), 1);
+  // A limit on the size of files (ulimit -f) is then an error of the write, which names the file.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     if (answer(spec, words)) return words.empty() ? as_int(ExitCode::usage) : 0;
     if (words[0].starts_with("-"))
