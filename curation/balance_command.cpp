@@ -72,7 +72,7 @@ ExitCode run(const BalanceConfig& config, CommandContext& context) {
         fmt::format("dry run: would select {} of {} rows", selected.size(), tree.assignments[0].size()));
     return ExitCode::done;
   }
-  const auto lock = open_output(context);
+  const auto lock = open_own_output(context);
   const std::string path = context.common.output + "/selection.h5";
   on_root(context.world, [&] {
     commit_file(path, [&](const std::string& temporary) {

@@ -74,7 +74,7 @@ ExitCode run(const ClusterConfig& config, CommandContext& context) {
     log::info(fmt::format("dry run: would cluster {} rows of width {}", store.rows(), store.width()));
     return ExitCode::done;
   }
-  const auto lock = open_output(context);
+  const auto lock = open_own_output(context);
   const LocalRows local = load_rows(config.embeddings, config.spherical, comm);
   HierarchyConfig hierarchy;
   hierarchy.levels = config.levels;

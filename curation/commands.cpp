@@ -13,6 +13,7 @@
 #include "base/timing.hpp"
 #include "stages.hpp"
 #include "storage/files.hpp"
+#include "storage/output_kind.hpp"
 #include "vector_commands.hpp"
 
 namespace dino::curation {
@@ -62,7 +63,8 @@ bool run_stages(Run& run, const std::string& last) {
       }
       on_root(run.world, [&] {
         const nlohmann::ordered_json done = {{"stage", stage.name}, {"config_hash", run.hash}};
-        write_file_atomically(marker(run, stage.name), done.dump(1) + "\n");
+        write_file_atomically(marker(run, stage.name),
+                              done.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
         log::info(fmt::format("{}: done in {}", stage.name, human_seconds(watch.seconds())));
       });
     }
@@ -75,16 +77,19 @@ void print_summary(const Run& run, const CommandContext& context) {
   if (!context.common.json || !run.world.root()) return;
   const std::string path = run.out + "/manifest.json";
   if (path_exists(path)) {
-    auto manifest = nlohmann::ordered_json::parse(read_text(path));
+    auto manifest = nlohmann::ordered_json::parse(read_text(path), nullptr, false);
+    if (!manifest.is_object())
+      throw DataError(fmt::format("bad manifest: {}: it is not a JSON object; delete {} and run again", path,
+                                  marker(run, "report")));
     manifest["output"] = run.out;
-    std::printf("%s\n", manifest.dump().c_str());
+    std::printf("%s\n", manifest.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     return;
   }
   nlohmann::ordered_json stages = {{"output", run.out}, {"complete", nlohmann::ordered_json::array()}};
   for (const StageEntry& stage : stage_entries()) {
     if (path_exists(marker(run, stage.name))) stages["complete"].push_back(stage.name);
   }
-  std::printf("%s\n", stages.dump().c_str());
+  std::printf("%s\n", stages.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
 void need_output(const CommandContext& context) {
@@ -106,14 +111,26 @@ ExitCode dry_run(const CurateConfig& config, const CommandContext& context) {
   return ExitCode::done;
 }
 
+/// Before anything is written: a mistyped input must not become a setting that the next start has to keep,
+/// nor a mistyped exclusion be found out after hours of embedding.
+void check_references(Run& run) {
+  run.listing = list_inputs(run.config.input);
+  if (!run.config.exclude.empty()) (void)list_inputs(run.config.exclude);
+}
+
 /// A curation begins here: `run` and `ingest` take all settings.
 ExitCode begin(const CurateConfig& given, CommandContext& context, const std::string& last) {
   need_output(context);
   CurateConfig config = given;
   config.seed = context.common.seed;
   if (context.common.dry_run) return dry_run(config, context);
-  const std::unique_ptr<FolderLock> lock = open_output(context);
   Run run{context.world, config, context.common.output, config_hash(config), {}};
+  check_settings(config);
+  on_root(run.world, [&] {
+    refuse_other_output(run.out, output_kind::curation);
+    if (!path_exists(settings_path(run.out))) check_references(run);
+  });
+  const std::unique_ptr<FolderLock> lock = open_output(context);
   on_root(run.world, [&] {
     keep_settings(run);
     make_folders(run.out + "/stages");

@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <limits>
+
+#include "base/error.hpp"
 #include "storage/files.hpp"
 
 namespace dino::curation {
@@ -73,6 +76,22 @@ void add_curate_options(OptionTable& table, CurateConfig& c) {
       .range(1, 1e9)
       .add("shard-bytes", &c.shard_bytes, "A shard is closed before it grows beyond this many bytes.")
       .range(1, 1e15);
+}
+
+void check_settings(const CurateConfig& config) {
+  if (config.max_aspect > 0 && config.max_aspect < 1)
+    throw UsageError(
+        fmt::format("bad option: --max-aspect: {} would drop every image; give 1 or more, or 0 for off",
+                    config.max_aspect));
+  int64_t above = std::numeric_limits<int64_t>::max();
+  for (const int64_t clusters : config.levels) {
+    if (clusters < 1 || clusters > above)
+      throw UsageError(
+          fmt::format("bad option: --levels: {} is not a number of clusters here; give falling "
+                      "numbers from 1 up",
+                      clusters));
+    above = clusters;
+  }
 }
 
 std::string settings_text(const CurateConfig& config) {

@@ -42,6 +42,9 @@ struct CurateConfig {
 
 void add_curate_options(OptionTable& table, CurateConfig& config);
 
+/// UsageError for a setting whose fault the table of options cannot see and a late stage would.
+void check_settings(const CurateConfig& config);
+
 /// All settings that decide the results, as INI text; parse_settings reads it back.
 [[nodiscard]] std::string settings_text(const CurateConfig& config);
 [[nodiscard]] CurateConfig parse_settings(const std::string& text, const std::string& source);

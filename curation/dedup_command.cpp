@@ -55,7 +55,7 @@ ExitCode run(const DedupConfig& config, CommandContext& context) {
     log::info(fmt::format("dry run: would join {} rows of width {}", store.rows(), store.width()));
     return ExitCode::done;
   }
-  const auto lock = open_output(context);
+  const auto lock = open_own_output(context);
   const LocalRows local = load_rows(config.embeddings, true, comm);
   const double reading = whole.seconds();
 

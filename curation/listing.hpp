@@ -31,6 +31,7 @@ struct Listing {
   std::vector<Input> inputs;
   std::vector<Item> items;  ///< rows 0, 1, ...; keys are unique over all inputs
   std::vector<std::string> faults;
+  bool compared = false;  ///< with what ingest saw
 };
 
 /// Opens every reference. With more than one, keys are prefixed by the reference's base name.

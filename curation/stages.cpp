@@ -26,8 +26,9 @@ std::span<const StageEntry> stage_entries() {
 }
 
 void load_listing(Run& run) {
-  if (!run.listing.items.empty()) return;
-  run.listing = list_inputs(run.config.input);
+  if (run.listing.compared) return;
+  if (run.listing.items.empty()) run.listing = list_inputs(run.config.input);
+  run.listing.compared = true;
   for (const std::string& fault : run.listing.faults) log::warning(fault);
   const std::string path = run.stage_file("inputs.json");
   if (!path_exists(path)) {
@@ -47,11 +48,15 @@ void load_listing(Run& run) {
   }
   for (size_t i = 0; i < known.size(); ++i) {
     const Input& input = run.listing.inputs[i];
-    if (known[i].value("hash", "") == input.hash) continue;
+    if (!known[i].is_object() || !known[i].contains("hash") || !known[i].contains("records") ||
+        !known[i]["records"].is_number_integer())
+      throw DataError(
+          fmt::format("bad state: {}: not a list of this run's inputs; use another --output", path));
+    if (known[i]["hash"] == input.hash) continue;
     throw DataError(fmt::format(
         "input changed: {}: it had {} images when this curation began and has {}, or their sizes differ; use "
         "another --output",
-        input.reference, known[i].value("records", int64_t{0}), input.records));
+        input.reference, known[i]["records"].get<int64_t>(), input.records));
   }
 }
 

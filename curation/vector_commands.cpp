@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "storage/output_kind.hpp"
 #include "vectors/embeddings.hpp"
 
 namespace dino {
@@ -56,6 +57,11 @@ std::unique_ptr<FolderLock> open_output(const CommandContext& context) {
     lock = std::make_unique<FolderLock>(folder);
   });
   return lock;
+}
+
+std::unique_ptr<FolderLock> open_own_output(const CommandContext& context) {
+  on_root(context.world, [&] { refuse_other_output(context.common.output, output_kind::none); });
+  return open_output(context);
 }
 
 }  // namespace dino

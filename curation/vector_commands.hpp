@@ -32,5 +32,7 @@ void on_root(const Communicator& comm, const std::function<void()>& work);
 
 /// The output folder: made, and locked by rank 0 until destroyed. UsageError when none is named. Collective.
 [[nodiscard]] std::unique_ptr<FolderLock> open_output(const CommandContext& context);
+/// The same for a command whose files would replace those of a curation or lie among a run's. Collective.
+[[nodiscard]] std::unique_ptr<FolderLock> open_own_output(const CommandContext& context);
 
 }  // namespace dino

@@ -78,7 +78,7 @@ ExitCode run_attention(CommandContext& context, const PictureConfig& config) {
     fmt::print("{}\n",
                nlohmann::ordered_json{
                    {"images", input.images().size()}, {"heads", heads}, {"patch_share", patch_share}}
-                   .dump());
+                   .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   return ExitCode::done;
 }
 

@@ -35,7 +35,7 @@ class Spool {
  public:
   explicit Spool(const std::string& beside)
       : path_(beside + ".rows"), file_(std::fopen(path_.c_str(), "w+b")) {
-    if (file_ == nullptr) throw_errno("writing features", path_);
+    if (file_ == nullptr) fail();
     std::remove(path_.c_str());  // the open file stays usable, and a killed run leaves nothing behind
   }
   ~Spool() { std::fclose(file_); }
@@ -43,12 +43,12 @@ class Spool {
   Spool& operator=(const Spool&) = delete;
   void append(const float* values, int64_t count) {
     if (std::fwrite(values, sizeof(float), static_cast<size_t>(count), file_) != static_cast<size_t>(count))
-      throw_errno("writing features", path_);
+      fail();
   }
   /// Moves all rows into a dataset of `file`.
   void drain(Hdf5File& file, const std::string& name, int64_t rows, Shape shape) {
     file.create_dataset(name, shape, DType::f32);
-    if (std::fflush(file_) != 0) throw_errno("writing features", path_);
+    if (std::fflush(file_) != 0) fail();
     std::rewind(file_);
     const int64_t width = rows == 0 ? 0 : shape.numel() / rows,
                   step = std::max<int64_t>(1, (1 << 22) / std::max<int64_t>(width, 1));
@@ -57,13 +57,17 @@ class Spool {
       const int64_t count = std::min(step, rows - begin);
       if (std::fread(buffer.data(), sizeof(float), static_cast<size_t>(count * width), file_) !=
           static_cast<size_t>(count * width))
-        throw_errno("writing features", path_);
+        fail();
       const Shape part = shape.rank() == 3 ? Shape{count, shape[1], shape[2]} : Shape{count, shape[1]};
       file.write_rows(name, begin, view_of(buffer.data(), part));
     }
   }
 
  private:
+  [[noreturn]] void fail() const {
+    throw IoError(fmt::format("cannot write: {}: {}; free some space, or name another --output", path_,
+                              std::system_category().message(errno)));
+  }
   std::string path_;
   std::FILE* file_;
 };
@@ -186,6 +190,9 @@ FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& 
   std::unique_ptr<Writer> writer;
   std::string failure;
   if (world.root()) {
+    check_replaceable(output);
+    if (const size_t slash = output.rfind('/'); slash != std::string::npos && slash > 0)
+      make_folders(output.substr(0, slash));
     writer = std::make_unique<Writer>(output, width, patch_values);
     writer->set.data = config.data;
     writer->set.model = extractor->identity();
@@ -284,7 +291,7 @@ Command features_command() {
                                                     {"skipped", outcome.skipped},
                                                     {"model", outcome.model.name},
                                                     {"weights", outcome.model.weights}}
-                                 .dump());
+                                 .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
       }
       return ExitCode::done;
     };

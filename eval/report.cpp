@@ -42,8 +42,9 @@ std::string report_html(const ReportInput& input, const std::string& title) {
                "<p class=\"note\">All results are embedded in this page as JSON in the element "
                "<code>results-json</code>; the same rows lie beside it as .jsonl and .csv.</p>"
                "<details><summary>Show the raw rows</summary><pre>" +
-                   report::escape(rows.dump(1)) + "</pre></details>");
-  page.data("results-json", rows.dump());
+                   report::escape(rows.dump(1, ' ', false, nlohmann::json::error_handler_t::replace)) +
+                   "</pre></details>");
+  page.data("results-json", rows.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   return page.html();
 }
 
@@ -158,7 +159,7 @@ ExitCode run_report(CommandContext& context, const ReportConfig& config) {
     for (const Check& c : verdict_checks(input))
       json["checks"].push_back(
           {{"level", levels[static_cast<size_t>(c.level)]}, {"title", c.title}, {"why", c.why}});
-    fmt::print("{}\n", json.dump());
+    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
   return ExitCode::done;
 }

@@ -9,6 +9,7 @@
 #include "base/log.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/output_kind.hpp"
 
 namespace dino::eval {
 
@@ -21,7 +22,9 @@ std::string json_text(std::string_view text) {
 template <class T>
 std::string list(const std::vector<T>& values) {
   std::string out = "[";
-  for (size_t i = 0; i < values.size(); ++i) out += (i == 0 ? "" : ",") + nlohmann::json(values[i]).dump();
+  for (size_t i = 0; i < values.size(); ++i)
+    out += (i == 0 ? "" : ",") +
+           nlohmann::json(values[i]).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   return out + "]";
 }
 
@@ -40,7 +43,7 @@ Card& Card::set(const std::string& name, int64_t value) {
   return *this;
 }
 Card& Card::set(const std::string& name, double value) {
-  fields_[name] = nlohmann::json(value).dump();
+  fields_[name] = nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   return *this;
 }
 Card& Card::set(const std::string& name, bool value) {
@@ -100,7 +103,7 @@ ResultRow parse_result(std::string_view line, const std::string& source) {
     row.metric = json.at("metric").get<std::string>();
     row.estimate = {json.at("value").get<double>(), json.at("low").get<double>(),
                     json.at("high").get<double>(), json.at("n").get<int64_t>()};
-    row.card = json.at("card").dump();
+    row.card = json.at("card").dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     row.card_hash = json.at("card_hash").get<std::string>();
     row.seconds = json.value("seconds", 0.0);
     row.weights = json.value("weights", "");
@@ -131,6 +134,7 @@ std::vector<ResultRow> read_results(const std::string& path) {
 }
 
 ResultStore::ResultStore(std::string folder) : folder_(std::move(folder)), path_(folder_ + "/results.jsonl") {
+  refuse_other_output(folder_, output_kind::results);
   make_folders(folder_);
   rows_ = read_results(path_);
 }

@@ -43,7 +43,8 @@ std::string stage_script(const Chain& chain, const Stage& stage, int64_t ranks) 
 void mark(const Chain& chain, const Stage& stage, const char* file, int code, int64_t restarts) {
   const nlohmann::ordered_json json = {
       {"stage", stage.name}, {"job", 0}, {"restarts", restarts}, {"exit_code", code}, {"time", utc_now()}};
-  write_file_atomically(fmt::format("{}/{}/{}", chain.run, stage.name, file), json.dump() + "\n");
+  write_file_atomically(fmt::format("{}/{}/{}", chain.run, stage.name, file),
+                        json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 /// Runs one stage, again after exit code 75, until it is done. Throws an Error with the stage's own code.
@@ -114,7 +115,8 @@ ExitCode run_local(const LocalConfig& config, const CommandContext& context) {
     run_stage(chain, stage, ranks);
     result["ran"].push_back(stage.name);
   }
-  if (context.common.json) std::printf("%s\n", result.dump().c_str());
+  if (context.common.json)
+    std::printf("%s\n", result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   return ExitCode::done;
 }
 

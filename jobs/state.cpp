@@ -30,7 +30,8 @@ void write_state(const ChainState& state) {
   json["stages"] = nlohmann::ordered_json::array();
   for (const ChainState::Entry& entry : state.stages)
     json["stages"].push_back({{"stage", entry.stage}, {"job", entry.job}, {"script", entry.script}});
-  write_file_atomically(state_path(state.run), json.dump(2) + "\n");
+  write_file_atomically(state_path(state.run),
+                        json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 bool has_state(const std::string& run) {
@@ -45,8 +46,9 @@ ChainState read_state(const std::string& run) {
   try {
     const auto json = nlohmann::json::parse(read_text(path));
     if (json.at("schema") != kSchema)
-      throw DataError(fmt::format("bad chain state: {}: schema {} is not {}; use the version that wrote it",
-                                  path, json.at("schema").dump(), kSchema));
+      throw DataError(fmt::format(
+          "bad chain state: {}: schema {} is not {}; use the version that wrote it", path,
+          json.at("schema").dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), kSchema));
     ChainState state;
     state.name = json.at("name");
     state.run = run;

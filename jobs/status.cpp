@@ -115,7 +115,7 @@ std::string json_text(const ChainState& state, const std::vector<StageStatus>& s
     one["log"] = s.log;
     json["stages"].push_back(one);
   }
-  return json.dump() + "\n";
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 ExitCode show_status(const StatusConfig& config, const CommandContext& context) {

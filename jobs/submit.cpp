@@ -62,7 +62,10 @@ ExitCode render(const std::string& chain_file, const CommandContext& context) {
     written.push_back(path);
     if (!context.common.json) print(path + "\n");
   }
-  if (context.common.json) print(nlohmann::ordered_json{{"files", written}}.dump() + "\n");
+  if (context.common.json)
+    print(nlohmann::ordered_json{{"files", written}}.dump(-1, ' ', false,
+                                                          nlohmann::json::error_handler_t::replace) +
+          "\n");
   return ExitCode::done;
 }
 
@@ -112,7 +115,10 @@ void report(const ChainState& state, bool json) {
     if (!json)
       print(fmt::format("{}: {}\n", entry.stage, entry.job.empty() ? "done already" : "job " + entry.job));
   }
-  if (json) print(nlohmann::ordered_json{{"run", state.run}, {"stages", stages}}.dump() + "\n");
+  if (json)
+    print(nlohmann::ordered_json{{"run", state.run}, {"stages", stages}}.dump(
+              -1, ' ', false, nlohmann::json::error_handler_t::replace) +
+          "\n");
 }
 
 ExitCode submit(const std::string& chain_file, const CommandContext& context) {

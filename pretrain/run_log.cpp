@@ -26,7 +26,8 @@ void drop_lines_after(const std::string& path, int64_t step) {
   bool changed = false;
   while (std::getline(lines, line)) {
     const Json json = Json::parse(line, nullptr, false);
-    if (json.is_discarded() || (json.contains("step") && json["step"].get<int64_t>() > step)) {
+    const bool has_step = json.is_object() && json.contains("step") && json["step"].is_number_integer();
+    if (!json.is_object() || (has_step && json["step"].get<int64_t>() > step)) {
       changed = true;
     } else {
       kept += line + "\n";
@@ -105,7 +106,7 @@ void RunLog::step(const StepLine& line) {
   json["effective_rank"] = number(health.effective_rank);
   json["images_per_second"] = line.images_per_second;
   json["data_wait_seconds"] = line.data_wait_seconds;
-  writer_.write(json.dump());
+  writer_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::start(const TrainConfig& config, const CommandContext& context, int64_t records,
@@ -127,18 +128,19 @@ void RunLog::start(const TrainConfig& config, const CommandContext& context, int
   json["records"] = records;
   json["parameters"] = parameters;
   json["config"] = context.config_ini;
-  writer_.write(json.dump());
+  writer_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::resume(int64_t step, const std::string& checkpoint, int ranks) {
   writer_.write(Json{
       {"event", "resume"}, {"step", step}, {"time", utc_now()}, {"checkpoint", checkpoint}, {"ranks", ranks}}
-                    .dump());
+                    .dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::checkpoint(int64_t step, const std::string& folder, double seconds) {
   writer_.write(
-      Json{{"event", "checkpoint"}, {"step", step}, {"checkpoint", folder}, {"seconds", seconds}}.dump());
+      Json{{"event", "checkpoint"}, {"step", step}, {"checkpoint", folder}, {"seconds", seconds}}.dump(
+          -1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::skip(int64_t step, const SslStepResult& result) {
@@ -146,19 +148,22 @@ void RunLog::skip(int64_t step, const SslStepResult& result) {
                      {"step", step},
                      {"loss", number(result.losses.total)},
                      {"grad_norm_backbone", number(result.grad_norms[0])}}
-                    .dump());
+                    .dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::rollback(int64_t step, const std::string& checkpoint) {
-  writer_.write(Json{{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}.dump());
+  writer_.write(Json{{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}.dump(
+      -1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::knn(int64_t step, double accuracy, int64_t n, int64_t k) {
-  writer_.write(Json{{"event", "knn"}, {"step", step}, {"accuracy", accuracy}, {"n", n}, {"k", k}}.dump());
+  writer_.write(Json{{"event", "knn"}, {"step", step}, {"accuracy", accuracy}, {"n", n}, {"k", k}}.dump(
+      -1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::stop(int64_t step, const std::string& reason) {
-  writer_.write(Json{{"event", "stop"}, {"step", step}, {"time", utc_now()}, {"reason", reason}}.dump());
+  writer_.write(Json{{"event", "stop"}, {"step", step}, {"time", utc_now()}, {"reason", reason}}.dump(
+      -1, ' ', false, Json::error_handler_t::replace));
 }
 
 void check_or_write_config(const std::string& run, const std::string& ini) {
@@ -198,8 +203,9 @@ void write_run_json(const std::string& run, const CommandContext& context, int64
   for (const char* name : {"SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT"}) {
     if (const char* value = std::getenv(name); value != nullptr) start[name] = value;
   }
+  if (!json["starts"].is_array()) json["starts"] = Json::array();
   json["starts"].push_back(start);
-  write_file_atomically(path, json.dump(2) + "\n");
+  write_file_atomically(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace dino::pretrain

@@ -10,6 +10,7 @@
 #include "commands.hpp"
 #include "model/weights.hpp"
 #include "storage/files.hpp"
+#include "storage/output_kind.hpp"
 #include "training/checkpoint.hpp"
 
 namespace dino::pretrain {
@@ -44,7 +45,7 @@ ExitCode inspect(const std::string& path, const CommandContext& context) {
     for (const auto& tensor : header.tensors)
       json["tensors"].push_back(
           {{"store", tensor.store}, {"name", tensor.name}, {"shape", tensor.shape.str()}});
-    fmt::print("{}\n", json.dump());
+    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{}\n  step {}, {} samples, written by {} ranks, dinohpc {} ({})\n  model {}\n", folder,
                header.step, header.samples, header.ranks, header.version, header.commit, header.model_json);
@@ -91,8 +92,8 @@ ExitCode diff(const std::vector<std::string>& paths, const CommandContext& conte
   if (paths.size() != 2) throw UsageError("wrong number of arguments: diff: takes two checkpoints A and B");
   const std::string difference = first_difference(resolve(paths[0]), resolve(paths[1]));
   if (context.common.json) {
-    fmt::print("{}\n",
-               nlohmann::ordered_json{{"equal", difference.empty()}, {"difference", difference}}.dump());
+    fmt::print("{}\n", nlohmann::ordered_json{{"equal", difference.empty()}, {"difference", difference}}.dump(
+                           -1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{}\n", difference.empty() ? "equal" : "differ: " + difference);
   }
@@ -111,6 +112,7 @@ ExitCode import_weights(const std::string& reference, const CommandContext& cont
     log::info("would import " + backbone->description + "; nothing was written");
     return ExitCode::done;
   }
+  refuse_other_output(output, output_kind::training);
   make_folders(output + "/checkpoints");
   CheckpointContent content;
   content.stores = {{"student", &backbone->weights}, {"teacher", &backbone->weights}};

@@ -45,7 +45,7 @@ ExitCode train(const TrainConfig& config, CommandContext& context) {
     json["run"] = context.common.output;
     json["checkpoint"] = checkpoints.empty() ? "" : checkpoints.front();
     json["stopped"] = code == ExitCode::stopped;
-    fmt::print("{}\n", json.dump());
+    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
   return code;
 }

@@ -9,6 +9,7 @@
 #include "base/progress.hpp"
 #include "base/signals.hpp"
 #include "model/weights.hpp"
+#include "storage/output_kind.hpp"
 #include "training/masks.hpp"
 
 namespace dino::pretrain {
@@ -73,6 +74,7 @@ ExitCode Trainer::run() {
   ExitCode code = ExitCode::done;
   if (comm_.root()) {
     try {
+      refuse_other_output(run, output_kind::training);
       make_folders(run + "/checkpoints");
       lock_ = std::make_unique<FolderLock>(run);
       check_or_write_config(run, context_.config_ini);

@@ -342,6 +342,10 @@ Dataset open_dataset(const std::string& given) {
   if (is_folder(reference)) {
     if (path_exists(reference + "/manifest.json"))
       if (auto curated = open_curated(reference)) return std::move(*curated);
+    // Its shards, if any, are those of some ranks: a part that looks like the whole.
+    if (path_exists(reference + "/curate.ini") && !path_exists(reference + "/manifest.json"))
+      throw UpstreamError(fmt::format(
+          "curation not complete: {}: it has no manifest.json yet; run `dino-curate run` again", given));
     return open_folder(reference);
   }
   const std::string extension = lower_extension(reference);

@@ -134,6 +134,7 @@ void fsync_folder(const std::string& path) {
 }
 
 void commit_file(const std::string& path, const std::function<void(const std::string& temporary)>& write) {
+  check_replaceable(path);
   const std::string temporary = fmt::format("{}.tmp.{}", path, ::getpid());
   try {
     write(temporary);
@@ -168,7 +169,18 @@ void write_file_atomically(const std::string& path, std::string_view content) {
 void make_folders(const std::string& path) {
   std::error_code error;
   fs::create_directories(path, error);
-  if (error) throw IoError(fmt::format("cannot make folder: {}: {}", path, error.message()));
+  if (!error) return;
+  const bool in_the_way = error == std::errc::file_exists || error == std::errc::not_a_directory;
+  throw IoError(fmt::format("cannot make folder: {}: {}; {}", path, error.message(),
+                            in_the_way ? "a file or a broken link is in its place: name another"
+                                       : "name a place where it can be made"));
+}
+
+void check_replaceable(const std::string& path) {
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode) || S_ISLNK(status.st_mode)) return;
+  throw UsageError(fmt::format("cannot write: {}: it is {}, not a file; name another output", path,
+                               S_ISDIR(status.st_mode) ? "a folder" : "a device or a pipe"));
 }
 
 void rename_durably(const std::string& from, const std::string& to) {

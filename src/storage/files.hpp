@@ -19,6 +19,8 @@ namespace dino {
 void write_file_atomically(const std::string& path, std::string_view content);
 /// The same with a writer that fills the temporary path itself (an HDF5 file, a tar).
 void commit_file(const std::string& path, const std::function<void(const std::string& temporary)>& write);
+/// UsageError when `path` is there and is not a file: a rename would replace a device, or fail at the end.
+void check_replaceable(const std::string& path);
 void fsync_file(const std::string& path);
 void fsync_folder(const std::string& path);
 void make_folders(const std::string& path);

@@ -77,6 +77,7 @@ int64_t padded(int64_t size) {
 struct Overrides {
   std::string name;
   std::optional<int64_t> size;
+  bool sparse = false;
 };
 
 /// pax records: "<length> <key>=<value>\n". False when they are malformed.
@@ -92,6 +93,7 @@ bool parse_pax(std::string_view text, Overrides& next) {
     const size_t equals = record.find('=');
     if (equals == std::string_view::npos) return false;
     const std::string_view key = record.substr(0, equals), value = record.substr(equals + 1);
+    if (key.starts_with("GNU.sparse.")) next.sparse = true;
     if (key == "path") next.name = std::string(value.substr(0, value.find('\0')));
     if (key == "size") {
       int64_t size = -1;
@@ -142,7 +144,7 @@ class Scanner {
       faults.push_back({0, "the file is empty"});
       return {};
     }
-    while (step()) {
+    while (step(faults)) {
     }
     if (!fault_.empty()) faults.push_back({offset_, fault_});
     return std::move(members_);
@@ -150,7 +152,7 @@ class Scanner {
 
  private:
   /// Reads one header at offset_; false at the end or at a fault.
-  bool step() {
+  bool step(std::vector<TarFault>& faults) {
     Header header{};
     const int64_t got = file_.read_some(offset_, header.data(), kBlock);
     if (got == 0) return fail("no end marker: the archive was cut off between two members");
@@ -173,12 +175,27 @@ class Scanner {
     if (metadata) {
       if (!read_metadata(type, begin, *size)) return false;
     } else {
-      const bool regular = type == '0' || type == '\0' || type == '7';
+      const bool sparse = type == 'S' || next_.sparse;
+      const bool regular = !sparse && (type == '0' || type == '\0' || type == '7');
+      if (sparse)
+        faults.push_back(
+            {offset_, fmt::format("sparse member {}: left out; pack it without --sparse", printable(name))});
       if (regular && !name.empty() && name.back() != '/') members_.push_back(make_member(name, begin, *size));
       next_ = {};
     }
-    offset_ = begin + padded(*size);
+    offset_ = begin + (type == 'S' ? sparse_map_size(header, begin) : 0) + padded(*size);
     return true;
+  }
+
+  /// GNU's old sparse members continue their map in blocks before the data, each saying whether one follows.
+  [[nodiscard]] int64_t sparse_map_size(const Header& header, int64_t begin) const {
+    constexpr size_t kMoreInHeader = 482, kMoreInBlock = 504;
+    int64_t size = 0;
+    Header block{};
+    for (bool more = header[kMoreInHeader] != 0;
+         more && file_.read_some(begin + size, block.data(), kBlock) == kBlock; size += kBlock)
+      more = block[kMoreInBlock] != 0;
+    return size;
   }
 
   bool read_metadata(char type, int64_t begin, int64_t size) {

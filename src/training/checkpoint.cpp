@@ -55,7 +55,7 @@ std::string write_shard(const std::string& folder, const CheckpointContent& cont
   fsync_file(path);
   return Json{
       {"file", file}, {"bytes", file_size(path)}, {"crc32c", hex32(crc32c_file(path))}, {"ranges", ranges}}
-      .dump();
+      .dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 std::string manifest_text(const CheckpointContent& content, const std::vector<std::string>& shards) {
@@ -87,7 +87,7 @@ std::string manifest_text(const CheckpointContent& content, const std::vector<st
   }
   json["shards"] = Json::array();
   for (const std::string& shard : shards) json["shards"].push_back(Json::parse(shard));
-  return json.dump(1) + "\n";
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 /// Renamed first, so that a kill in the middle of the removal leaves no folder that looks like a checkpoint.
@@ -176,6 +176,27 @@ std::string newest_valid_checkpoint(const std::string& run) {
   return newest_sound_checkpoint(run);
 }
 
+namespace {
+
+std::map<std::string, std::vector<double>> read_vectors(const Json& manifest, const std::string& folder) {
+  std::map<std::string, std::vector<double>> vectors;
+  if (!manifest.contains("vectors")) return vectors;
+  try {
+    for (const auto& [name, values] : manifest["vectors"].items())
+      vectors[name] = values.get<std::vector<double>>();
+  } catch (const Json::exception&) {
+    throw DataError("bad checkpoint: " + folder +
+                    "/manifest.json: \"vectors\" are not lists of numbers; use another checkpoint");
+  }
+  return vectors;
+}
+
+std::string text_field(const Json& manifest, const char* name) {
+  return manifest.contains(name) && manifest[name].is_string() ? manifest[name].get<std::string>() : "";
+}
+
+}  // namespace
+
 void load_checkpoint(const std::string& folder, CheckpointContent& content) {
   CheckpointReader reader(read_checkpoint_manifest(folder));
   const CheckpointManifest& manifest = reader.manifest();
@@ -195,12 +216,13 @@ void load_checkpoint(const std::string& folder, CheckpointContent& content) {
     if (!json["integers"].contains(name))
       throw DataError(fmt::format(
           "bad checkpoint: {}/manifest.json: no integer \"{}\"; use another checkpoint", folder, name));
+    if (!json["integers"][name].is_number_integer())
+      throw DataError(
+          fmt::format("bad checkpoint: {}/manifest.json: \"{}\" is not an integer; use another checkpoint",
+                      folder, name));
     value = json["integers"][name].get<int64_t>();
   }
-  content.vectors.clear();
-  const Json vectors = json.value("vectors", Json::object());
-  for (const auto& [name, values] : vectors.items())
-    content.vectors[name] = values.get<std::vector<double>>();
+  content.vectors = read_vectors(json, folder);
   content.model_json = manifest.model_json;
 }
 
@@ -211,10 +233,10 @@ CheckpointHeader read_checkpoint_header(const std::string& folder) {
   header.step = manifest.step;
   header.samples = manifest.samples;
   header.ranks = manifest.ranks;
-  header.version = json.value("version", "");
-  header.commit = json.value("commit", "");
+  header.version = text_field(json, "version");
+  header.commit = text_field(json, "commit");
   header.model_json = manifest.model_json;
-  header.config_ini = json.value("config_ini", "");
+  header.config_ini = text_field(json, "config_ini");
   for (const std::string& store : manifest.stores) {
     for (const auto& unit : manifest.units) {
       for (const auto& parameter : unit.parameters)
