@@ -2,6 +2,7 @@
 #pragma once
 // Image files that the tests make by hand.
 
+#include <cmath>
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>

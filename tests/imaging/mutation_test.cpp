@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every decoder on thousands of damaged images: each has a status, and pixels only when it is `ok`.
+#include "mutation.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <iterator>
+
+#include "imaging/decoders.hpp"
+#include "imaging/sample_files.hpp"
+
+#ifdef DINO_SANITIZE
+// Libraries ask for what a damaged header says; let malloc refuse that as it does without sanitizers.
+extern "C" const char* __asan_default_options() {
+  return "allocator_may_return_null=1:quarantine_size_mb=16";
+}
+#endif
+
+namespace dino {
+namespace {
+
+using testing::MutationPlan;
+
+/// A 16 x 16 picture from tests/imaging/seeds.
+std::string seed(const std::string& name) {
+  std::ifstream file(std::string(DINO_TEST_DATA) + "/imaging/seeds/" + name, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+std::string text_of(const test::Bytes& bytes) {
+  return {bytes.begin(), bytes.end()};
+}
+
+void run(const MutationPlan& plan) {
+  DecodeOptions options;
+  // What the limits allow may be used; they are set for the memory that the test allows.
+  options.limits.max_pixels = 1 << 20;
+  options.limits.max_bytes = 8 << 20;
+  testing::run_mutations(plan, [&](const std::string& bytes, int i) {
+    options.keep_alpha = i % 2 == 0;
+    options.min_short_side = i % 3 == 0 ? 8 : 0;
+    const Decoded decoded =
+        decode_image({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, options);
+    const bool ok = decoded.status == DecodeStatus::ok;
+    const Image& image = decoded.image;
+    EXPECT_EQ(decoded.message.empty(), ok) << i;
+    EXPECT_EQ(static_cast<int64_t>(image.pixels.size()), ok ? image.width * image.height * image.channels : 0)
+        << i;
+    EXPECT_LE(image.pixels.size(), static_cast<size_t>(options.limits.max_bytes)) << i;
+    if (i < 0) {
+      EXPECT_TRUE(ok) << decoded.format << ": " << decoded.message;
+    }
+    return ok;
+  });
+}
+
+TEST(ImageMutation, Jpeg) {
+  const Image image = test::picture(40, 32);
+  const test::Bytes plain = encode_jpeg(image, 85);
+  run({{text_of(plain), text_of(test::with_exif(plain, test::exif_block(6, true))),
+        text_of(test::special_jpeg(24, JCS_CMYK, JCS_YCCK, {10, 20, 30, 40})),
+        text_of(test::special_jpeg(24, JCS_RGB, JCS_YCbCr, {200, 20, 90}, true))},
+       11,
+       {},
+       0.1});
+}
+
+/// Every chunk whose length still fits gets a CRC that fits it.
+void repair_png(std::string& bytes) {
+  const auto big = [&](size_t at) {
+    uint32_t value = 0;
+    for (size_t i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(bytes[at + i]);
+    return value;
+  };
+  for (size_t at = 8; at + 12 <= bytes.size();) {
+    const size_t length = big(at);
+    if (length > bytes.size() - at - 12) return;
+    const auto crc = static_cast<uint32_t>(
+        crc32(0, reinterpret_cast<const Bytef*>(bytes.data()) + at + 4, static_cast<uInt>(length + 4)));
+    for (size_t i = 0; i < 4; ++i) bytes[at + 8 + length + i] = static_cast<char>(crc >> (24 - 8 * i));
+    at += 12 + length;
+  }
+}
+
+TEST(ImageMutation, Png) {
+  const Image image = test::picture(20, 16);
+  const test::Bytes palette_rows = {0, 0x1b, 0, 0xe4};
+  run({{text_of(encode_png(image)), text_of(test::interlaced_png(image)),
+        text_of(test::make_png(4, 2, 2, 3, palette_rows,
+                               {{"PLTE", {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}}, {"tRNS", {0, 128}}})),
+        text_of(test::make_png(2, 2, 16, 0, {0, 1, 2, 3, 4, 0, 5, 6, 7, 8}))},
+       12,
+       repair_png,
+       0.1});
+}
+
+TEST(ImageMutation, Webp) {
+  run({{seed("lossy.webp"), seed("lossless.webp")}, 13, {}, 0.1});
+}
+
+TEST(ImageMutation, Pnm) {
+  const Image image = test::picture(12, 8);
+  const std::string pixels(image.pixels.begin(), image.pixels.end());
+  run({{"P6\n12 8\n255\n" + pixels, "P5 # gray\n16 9\n65535\n" + pixels, "P4\n17 3\nabcdefghi",
+        "P3\n2 2\n15\n1 2 3 4 5 6 7 8 9 10 11 12\n", "P1\n4 2\n0101 1 0 1 0\n"},
+       14,
+       {},
+       0.1});
+}
+
+TEST(ImageMutation, Bmp) {
+  const auto bmp = [](int bits, const std::string& palette, const std::string& pixels) {
+    std::string b = "BM";
+    const auto put = [&](size_t v, int n) {
+      for (int i = 0; i < n; ++i, v >>= 8) b.push_back(static_cast<char>(v));
+    };
+    put(0, 8), put(54 + palette.size(), 4), put(40, 4), put(4, 4), put(3, 4), put(1, 2);
+    put(static_cast<size_t>(bits), 2), put(0, 16), put(palette.size() / 4, 4), put(0, 4);
+    return b + palette + pixels;
+  };
+  const std::string bytes(48, '\1');
+  run({{bmp(24, "", bytes), bmp(32, "", bytes), bmp(16, "", bytes), bmp(8, std::string(16, 'p'), bytes),
+        bmp(1, std::string(8, 'p'), bytes)},
+       15,
+       {},
+       0.1});
+}
+
+/// Formats of libvips, where this libvips has them.
+void run_vips(const std::vector<std::string>& names, uint64_t stream) {
+  MutationPlan plan;
+  plan.stream = stream;
+  for (const std::string& name : names) {
+    const std::string good = seed(name);
+    ASSERT_FALSE(good.empty()) << name;
+    const Decoded decoded = decode_image({reinterpret_cast<const uint8_t*>(good.data()), good.size()});
+    if (decoded.status == DecodeStatus::unsupported)
+      std::printf("%s: %s\n", name.c_str(), decoded.message.c_str());
+    else
+      plan.good.push_back(good);
+  }
+  if (plan.good.empty()) GTEST_SKIP() << "no loader";
+  run(plan);
+}
+
+TEST(ImageMutation, Gif) {
+  run_vips({"rgb.gif", "animated.gif"}, 16);
+}
+
+TEST(ImageMutation, Tiff) {
+  run_vips({"lzw.tif", "jpeg.tif", "tiles.tif"}, 17);
+}
+
+TEST(ImageMutation, HeicAndAvif) {
+  run_vips({"rgb.avif", "rgb.heic"}, 18);
+}
+
+TEST(ImageMutation, JpegXlAnd2000) {
+  // Some builds of libjxl say on stderr where every decode failed: thousands of lines.
+  ::testing::internal::CaptureStderr();
+  run_vips({"rgb.jxl", "rgb.jp2"}, 19);
+  (void)::testing::internal::GetCapturedStderr();
+}
+
+}  // namespace
+}  // namespace dino
