@@ -284,6 +284,14 @@ FolderLock::FolderLock(const std::string& folder) {
     log::warning(fmt::format("cannot write the holder's name into {}: {}", path, last_error()));
 }
 
+bool FolderLock::is_held(const std::string& folder) {
+  const int fd = ::open((folder + "/.lock").c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool held = ::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  ::close(fd);
+  return held;
+}
+
 FolderLock::~FolderLock() {
   if (fd_ >= 0) ::close(fd_);
 }

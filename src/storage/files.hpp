@@ -65,6 +65,8 @@ class FolderLock {
   ~FolderLock();
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
+  /// Does a process hold the folder's lock? Changes nothing.
+  [[nodiscard]] static bool is_held(const std::string& folder);
 
  private:
   int fd_ = -1;

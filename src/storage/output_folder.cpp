@@ -44,9 +44,10 @@ std::unique_ptr<FolderLock> lock_output_folder(const CommandContext& context, st
   int code = 0;
   if (context.world.root()) {
     try {
-      // Who has the folder comes first: a running job explains what lies in it.
+      // Who has the folder comes first: a running job explains what lies in it. A refused folder is not
+      // touched.
+      if (!FolderLock::is_held(folder)) refuse_other_output(folder, kind);
       lock = std::make_unique<FolderLock>(folder);
-      refuse_other_output(folder, kind);
       clear_error_files();
       remove_temporaries(folder, 1);
     } catch (const Error& error) {
