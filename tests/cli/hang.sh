@@ -5,6 +5,8 @@
 . "$(dirname "$0")/lib.sh"
 : "${DINO_FAULTS:?run this through ctest}"
 # A preloaded library comes before the sanitizers' runtime.
+crashed=139                                # the launcher's code for a rank that SIGSEGV ended
+[ -z "${ASAN_OPTIONS:-}" ] || crashed=1 # the address sanitizer reports the signal and exits
 export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0"
 images data 24
 LIMIT=180  # seconds that a case may take on a busy machine; the watchdog's own time is 2 s
@@ -41,8 +43,6 @@ judge throw_in_ingest 2 74 a3 1 "phase ingest" "unit_000002.h5" "[rank 1]"
 
 # -- a rank is killed: at random moments of training, and inside a collective (the other rank stands still, so that this one waits in it)
 count=0
-crashed=139
-[ -z "${ASAN_OPTIONS:-}" ] || crashed=1 # the address sanitizer reports the signal and exits
 for signal in KILL SEGV KILL; do
   name=killed_${signal}_$((++count))
   launch "$name" 2 "${TRAIN[@]}" --output "$name"
