@@ -7,7 +7,7 @@
 The fixture has 2,000 Gaussian clusters in an effective 64-dimensional subspace of 512 dimensions, isotropic noise, and
 one tenth of the rows are copies (10 of each source) at a cosine of 0.97 to 0.99. FAISS (faiss-cpu from PyPI) runs in the
 configurations that were fastest for it: PCA, inverted lists and Panorama pruning (32 levels), L2 range search, queries in
-the order of their lists, for several numbers of lists; the fastest that has the recall counts. Both sides are medians of
+the order of their lists, at the fewest probes that give the recall; the fastest counts. Both sides are medians of
 --repeats runs; FAISS, whose time per query is constant, is timed on a part of the queries. Recall is measured exhaustively
 on sampled rows, and both sides must have it. Without faiss only dino-curate is timed.
 
@@ -26,6 +26,7 @@ import tempfile
 import numpy as np
 
 PHASES = ("train", "assign", "join")
+LEAST_RECALL = 0.99
 
 
 def make_fixture(rows, width=512, seed=0):
@@ -99,10 +100,23 @@ def run_faiss(options, index, probes, by_list, path, audit):
 
 
 def peers(rows, width):
-    """(index, probes, queries by list?): about sqrt(rows) lists, or half of them where that keeps the recall."""
+    """(index, queries by list?): about sqrt(rows) lists, or half of them."""
     lists = 2 ** round(np.log2(max(16.0, np.sqrt(rows))))
-    by_list = [(f"PCA{width},IVF{lists // part},FlatPanorama32", 1, True) for part in (1, 2)]
-    return by_list + [(f"PCA{width},IVF{lists},FlatPanorama8", 1, False)]
+    by_list = [(f"PCA{width},IVF{lists // part},FlatPanorama32", True) for part in (1, 2)]
+    return by_list + [(f"PCA{width},IVF{lists},FlatPanorama8", False)]
+
+
+def measure_faiss(options, path, width, audit, expected):
+    """Every configuration at the fewest probes that give the recall; those that never do are no peers."""
+    measured = []
+    for index, by_list in peers(options.rows, width)[: options.peers]:
+        for probes in (1, 2, 4):
+            peer = run_faiss(options, index, probes, by_list, path, audit)
+            peer["recall"] = recall({tuple(edge) for edge in peer.pop("edges")}, expected)
+            measured.append(peer)
+            if peer["recall"] >= LEAST_RECALL:
+                break
+    return measured
 
 
 def product_rate(threads):
@@ -171,11 +185,10 @@ def main():
         if importlib.util.find_spec("faiss") is None:
             report["faiss"] = "not installed"
         else:
-            measured = [run_faiss(options, *peer, path, audit) for peer in peers(options.rows, x.shape[1])[: options.peers]]
-            for peer in measured:
-                peer["recall"] = recall({tuple(edge) for edge in peer.pop("edges")}, expected)
-            # Same recall: a configuration that misses more than a hundredth of the pairs is no peer.
-            fair = [peer for peer in measured if peer["recall"] >= 0.99] or measured
+            measured = measure_faiss(options, path, x.shape[1], audit, expected)
+            fair = [peer for peer in measured if peer["recall"] >= LEAST_RECALL]
+            if not fair:
+                raise SystemExit(f"no configuration of FAISS has a recall of {LEAST_RECALL}: nothing to compare with")
             best = max(fair, key=lambda peer: peer["points_per_second_search_only"])
             best_whole = max(fair, key=lambda peer: peer["points_per_second"])
             report |= {
@@ -189,8 +202,8 @@ def main():
                 "faiss_configurations": measured,
             }
         print(json.dumps(report, indent=1))
-        if report["dino_recall"] < max(0.99, report.get("faiss_recall", 0) - 0.002):
-            raise SystemExit("the recall is below 0.99 or below FAISS's")
+        if report["dino_recall"] < max(LEAST_RECALL, report.get("faiss_recall", 0) - 0.002):
+            raise SystemExit(f"the recall is below {LEAST_RECALL} or below FAISS's")
 
 
 if __name__ == "__main__":
