@@ -111,7 +111,7 @@ void select(const Run& run, Ledger& ledger, const std::vector<int64_t>& rows,
 void share_kept(const Run& run, const Ledger& ledger, std::vector<int64_t>& rows,
                 std::vector<int64_t>& embedding) {
   on_root(run.world, [&] {
-    const std::vector<int64_t> all = embedded_rows(run);
+    const std::vector<int64_t> all = embedded_rows(run, ledger);
     for (size_t i = 0; i < all.size(); ++i) {
       if (!ledger.kept(all[i])) continue;
       rows.push_back(all[i]);

@@ -147,7 +147,7 @@ bool decontaminate_stage(Run& run) {
   on_root(run.world, [&] {
     Ledger ledger = Ledger::load(run.stage_file("dedup.h5"));
     if (!run.config.exclude.empty()) {
-      const std::vector<int64_t> rows = embedded_rows(run);
+      const std::vector<int64_t> rows = embedded_rows(run, ledger);
       std::map<int64_t, Leak> leaks;
       offer_hash_leaks(leaks, ledger, rows, excluded);
       for (const Edge& edge : edges) {

@@ -38,7 +38,7 @@ void write_dedup(const Run& run, const std::vector<int64_t>& rows, const std::ve
 }
 
 void drop_duplicates(const Run& run, Ledger& ledger, const std::vector<Edge>& edges) {
-  const std::vector<int64_t> rows = embedded_rows(run);
+  const std::vector<int64_t> rows = embedded_rows(run, ledger);
   std::vector<double> quality;
   for (const int64_t row : rows) {
     quality.push_back(representative_quality(ledger.measured[static_cast<size_t>(row)]));

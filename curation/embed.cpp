@@ -19,19 +19,27 @@ namespace {
 
 constexpr int64_t kBatch = 16;  ///< images per forward pass; fixed, so that results do not depend on ranks
 
+/// Row `row` of a block that was read from `path`, which may be damaged.
+const float* row_of(const Tensor& block, int64_t row, int64_t width, const std::string& path) {
+  if (row < 0 || block.numel() / width <= row)
+    throw DataError(
+        fmt::format("bad work unit: {}: row {} of {} values is needed, it holds {}; delete it and run again",
+                    path, row, width, block.numel()));
+  return block.as<float>() + row * width;
+}
+
 /// Reads rows of a column of the ingest units, which lie end to end.
 class UnitRows {
  public:
   UnitRows(const Run& run, std::string name) : run_(run), name_(std::move(name)) {}
   void read(int64_t row, float* out, int64_t width) {
     const int64_t unit = row / run_.config.unit_records;
+    const std::string path = run_.work(fmt::format("ingest/unit_{:06}.h5", unit));
     if (unit != unit_) {
-      const Hdf5File file = Hdf5File::open(run_.work(fmt::format("ingest/unit_{:06}.h5", unit)));
-      rows_ = file.read(name_, DType::f32);
+      rows_ = Hdf5File::open(path).read(name_, DType::f32);
       unit_ = unit;
     }
-    const float* source = rows_.as<float>() + (row - unit * run_.config.unit_records) * width;
-    std::copy_n(source, width, out);
+    std::copy_n(row_of(rows_, row - unit * run_.config.unit_records, width, path), width, out);
   }
 
  private:
@@ -139,9 +147,10 @@ bool embed_by_backbone(Run& run, const std::vector<int64_t>& rows) {
     const int64_t width = embedder.width();
     write_embeddings(run, rows, width, run.config.embedding, [&](size_t index, int64_t /*row*/, float* out) {
       const int64_t unit = static_cast<int64_t>(index) / unit_size;
-      if (unit != loaded) block = Hdf5File::open(embed_unit_path(run, unit)).read("/features", DType::f32);
+      const std::string path = embed_unit_path(run, unit);
+      if (unit != loaded) block = Hdf5File::open(path).read("/features", DType::f32);
       loaded = unit;
-      std::copy_n(block.as<float>() + (static_cast<int64_t>(index) - unit * unit_size) * width, width, out);
+      std::copy_n(row_of(block, static_cast<int64_t>(index) - unit * unit_size, width, path), width, out);
     });
   });
   return true;

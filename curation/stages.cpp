@@ -124,10 +124,15 @@ std::string embeddings_path(const Run& run) {
   return run.out + "/embeddings.h5";
 }
 
-std::vector<int64_t> embedded_rows(const Run& run) {
-  const Hdf5File file = Hdf5File::open(embeddings_path(run));
-  const Tensor rows = file.read("/row", DType::i64);
-  return {rows.as<int64_t>(), rows.as<int64_t>() + rows.numel()};
+std::vector<int64_t> embedded_rows(const Run& run, const Ledger& ledger) {
+  const Tensor rows = Hdf5File::open(embeddings_path(run)).read("/row", DType::i64);
+  const std::span<const int64_t> all(rows.as<int64_t>(), static_cast<size_t>(rows.numel()));
+  for (const int64_t row : all)
+    if (row < 0 || row >= ledger.rows())
+      throw DataError(
+          fmt::format("bad embeddings: {}: row {} of a ledger of {}; delete it and {}, and run again",
+                      embeddings_path(run), row, ledger.rows(), run.stage_file("embed.json")));
+  return {all.begin(), all.end()};
 }
 
 }  // namespace dino::curation

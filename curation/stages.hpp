@@ -62,7 +62,7 @@ bool process_units(const std::string& stage, const Units& units, const Communica
                    const std::function<void(int64_t number, const std::vector<Item>& items)>& work);
 /// The rows of the ledger that have an embedding, and the embedding's file.
 [[nodiscard]] std::string embeddings_path(const Run& run);
-[[nodiscard]] std::vector<int64_t> embedded_rows(const Run& run);
+[[nodiscard]] std::vector<int64_t> embedded_rows(const Run& run, const Ledger& ledger);
 
 // ---- pictures -> vectors (ingest, decontaminate)
 struct MeasuredImage {

@@ -157,6 +157,7 @@ RemoteFile::~RemoteFile() {
 }
 
 void RemoteFile::fail_crashed(const std::string& object) {
+  if (!crash_.empty()) throw DataError(crash_);
   const int status = server().status(process_);
   const std::string place = object.empty() ? "" : " at " + object;
   const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
@@ -165,7 +166,8 @@ void RemoteFile::fail_crashed(const std::string& object) {
       endless       ? fmt::format("the HDF5 library does not come to an end{}", place)
       : signal != 0 ? fmt::format("the HDF5 library crashes{} ({})", place, ::strsignal(signal))
                     : fmt::format("the HDF5 library crashes{} (exit {})", place, WEXITSTATUS(status));
-  throw DataError(fmt::format("damaged HDF5 file: {}: {}; copy it again or write it anew", path_, cause));
+  crash_ = fmt::format("damaged HDF5 file: {}: {}; copy it again or write it anew", path_, cause);
+  throw DataError(crash_);
 }
 
 Message RemoteFile::reply(const std::string& object) {

@@ -54,6 +54,7 @@ class RemoteFile {
   std::string path_;
   int socket_ = -1;
   int64_t process_ = -1;
+  std::string crash_;  ///< what is said of it, once it has crashed
 };
 
 }  // namespace dino::h5

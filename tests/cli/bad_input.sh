@@ -192,6 +192,17 @@ for file in damaged*.h5; do
   [ $rc = 0 ] || [ $rc = 65 ] || { fail "$file: exit $rc"; tail -n 2 err.txt; }
 done
 ok "24 damaged HDF5 files"
+# A name that points far outside its heap: the HDF5 library crashes on it, the program does not.
+"$DINO_PYTHON" - <<'PY'
+import struct
+data = bytearray(open("train.h5", "rb").read())
+at = data.find(struct.pack("<IQ", len("blobs"), data.find(b"GCOL")))
+assert at > 0
+data[at + 12:at + 16] = struct.pack("<I", 1 << 28)
+open("crash.h5", "wb").write(data)
+PY
+bad 65 "crash.h5" "the HDF5 library crashes at /" -- dino-eval knn --json --output OUT --train crash.h5 --test test.h5
+bad 65 "crash.h5" "the HDF5 library crashes at /" -- "${BOTH[@]}" dino-eval knn --json --output OUT --train crash.h5 --test test.h5
 
 # -- weights
 "$DINO_PYTHON" - <<'PY'

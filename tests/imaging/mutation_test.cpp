@@ -10,13 +10,6 @@
 #include "imaging/decoders.hpp"
 #include "imaging/sample_files.hpp"
 
-#ifdef DINO_SANITIZE
-// Libraries ask for what a damaged header says; let malloc refuse that as it does without sanitizers.
-extern "C" const char* __asan_default_options() {
-  return "allocator_may_return_null=1:quarantine_size_mb=16";
-}
-#endif
-
 namespace dino {
 namespace {
 

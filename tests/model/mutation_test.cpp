@@ -12,12 +12,6 @@
 #include "model/tensor_source.hpp"
 #include "storage/files.hpp"
 
-#ifdef DINO_SANITIZE
-extern "C" const char* __asan_default_options() {
-  return "allocator_may_return_null=1:quarantine_size_mb=16";
-}
-#endif
-
 namespace dino {
 namespace {
 

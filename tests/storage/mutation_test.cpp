@@ -13,14 +13,6 @@
 #include "storage/scratch.hpp"
 #include "storage/tar.hpp"
 
-#ifdef DINO_SANITIZE
-// A damaged header makes the HDF5 library ask for 2^52 bytes; let malloc refuse that as it does without
-// sanitizers.
-extern "C" const char* __asan_default_options() {
-  return "allocator_may_return_null=1:quarantine_size_mb=16";
-}
-#endif
-
 namespace dino {
 namespace {
 
