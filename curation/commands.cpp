@@ -141,7 +141,8 @@ ExitCode begin(const CurateConfig& given, CommandContext& context, const std::st
 }
 
 /// A later stage by itself: settings come from the output folder.
-ExitCode resume(CommandContext& context, const std::string& stage, const std::string& needs) {
+ExitCode resume(CommandContext& context, const std::string& stage, const std::string& needs,
+                int64_t max_pairs) {
   need_output(context);
   const std::string& out = context.common.output;
   std::string settings;
@@ -157,7 +158,8 @@ ExitCode resume(CommandContext& context, const std::string& stage, const std::st
     settings = read_text(settings_path(out));
   });
   context.world.broadcast(settings);
-  const CurateConfig config = parse_settings(settings, settings_path(out));
+  CurateConfig config = parse_settings(settings, settings_path(out));
+  config.max_pairs = max_pairs;
   if (context.common.dry_run) {
     if (context.world.root()) log::info(fmt::format("dry run: would run {} in {}", stage, out));
     return ExitCode::done;
@@ -179,6 +181,7 @@ Command beginning(const std::string& name, const std::string& summary, const std
   command.make = [last](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     const auto config = std::make_shared<CurateConfig>();
     add_curate_options(table, *config);
+    if (last != "ingest") add_max_pairs(table, config->max_pairs);
     return [config, last](CommandContext& context) { return begin(*config, context, last); };
   };
   return command;
@@ -191,8 +194,10 @@ Command continuing(const std::string& name, const std::string& summary, const st
   command.summary = summary;
   command.usage = "--output OUT";
   command.description = description;
-  command.make = [name, needs](OptionTable&) -> std::function<ExitCode(CommandContext&)> {
-    return [name, needs](CommandContext& context) { return resume(context, name, needs); };
+  command.make = [name, needs](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
+    const auto max_pairs = std::make_shared<int64_t>(CurateConfig{}.max_pairs);
+    if (name == "decontaminate") add_max_pairs(table, *max_pairs);
+    return [=](CommandContext& context) { return resume(context, name, needs, *max_pairs); };
   };
   return command;
 }

@@ -78,6 +78,14 @@ void add_curate_options(OptionTable& table, CurateConfig& c) {
       .range(1, 1e15);
 }
 
+void add_max_pairs(OptionTable& table, int64_t& max_pairs) {
+  table
+      .add("max-pairs", &max_pairs,
+           "Give up beyond this many pairs of near-duplicates; each takes some 100 bytes of memory on every "
+           "rank.")
+      .range(1, 1e12);
+}
+
 void check_settings(const CurateConfig& config) {
   if (config.max_aspect > 0 && config.max_aspect < 1)
     throw UsageError(

@@ -30,6 +30,7 @@ struct CurateConfig {
   double threshold = 0.95;
   std::string rule = "star";
   int64_t lists = 0, probes = 3;
+  int64_t max_pairs = 100'000'000;  ///< given up beyond; no setting of the folder, as it decides no result
   double leak_threshold = 0.9;
   // balance
   int64_t target = 0;           ///< images to keep; 0 = all
@@ -41,6 +42,8 @@ struct CurateConfig {
 };
 
 void add_curate_options(OptionTable& table, CurateConfig& config);
+/// The memory that near-duplicates may take, which a later start may change.
+void add_max_pairs(OptionTable& table, int64_t& max_pairs);
 
 /// UsageError for a setting whose fault the table of options cannot see and a late stage would.
 void check_settings(const CurateConfig& config);

@@ -67,6 +67,7 @@ bool dedup_stage(Run& run) {
     join.threshold = run.config.threshold;
     join.lists = run.config.lists;
     join.probes = run.config.probes;
+    join.max_edges = run.config.max_pairs;
     join.seed = static_cast<uint64_t>(run.config.seed);
     joined = threshold_self_join(local.rows, local.total, join, run.world);
   }

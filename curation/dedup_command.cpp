@@ -7,6 +7,7 @@
 
 #include "base/log.hpp"
 #include "base/timing.hpp"
+#include "config.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/output_folder.hpp"
 #include "vector_commands.hpp"
@@ -131,10 +132,7 @@ Command dedup_command() {
         .add("probes", &config->probes,
              "Lists that a row is compared with where they may hold a pair, its own included.")
         .range(1, 1e9);
-    table
-        .add("max-pairs", &config->max_pairs,
-             "Give up beyond this many pairs; each takes some 100 bytes of memory on every rank.")
-        .range(1, 1e12);
+    curation::add_max_pairs(table, config->max_pairs);
     return [config](CommandContext& context) { return run(*config, context); };
   };
   return command;

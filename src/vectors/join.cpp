@@ -328,8 +328,8 @@ void join_lists(const Rows& rows, const Lists& lists, const JoinConfig& config, 
         comm.sum(static_cast<int64_t>(edges.size() + pairs.size())) > 2 * config.max_edges)
       throw DataError("cannot join: --threshold " + std::to_string(config.threshold) + ": more than " +
                       std::to_string(config.max_edges) +
-                      " pairs reach it, more than are kept in memory; raise the threshold, or take out "
-                      "rows that repeat");
+                      " pairs reach it, more than are kept in memory; raise the threshold or --max-pairs, or "
+                      "take out rows that repeat");
     if (rows.basis.cuts()) settle(pairs, rows, config.threshold, comm);
     for (const Pair& pair : pairs) {
       if (static_cast<double>(pair.value) >= config.threshold)
