@@ -34,7 +34,7 @@ elif [ "$variant" = showcase ]; then
   # A longer training, on a pool from which the validation parts are kept out too, so that they can be watched.
   DINO_DEMO_NAME=showcase DINO_DEMO_RECIPE=showcase.cfg DINO_DEMO_CURATE_RECIPE=curate_showcase.cfg
   DINO_DEMO_PROBES="--epochs 10" DINO_DEMO_SEGMENT="--size 48 --patch 6"
-  DINO_DEMO_PRETRAIN="--knn-train icons/train --knn-test icons/val --knn-every 100 --knn-limit 4000"
+  DINO_DEMO_PRETRAIN="--knn-train icons/train --knn-test icons/val --knn-every 1000 --knn-limit 4000"
 fi
 export DINO_DEMO_RUN=${output:-$PWD/runs/$DINO_DEMO_NAME}
 mkdir -p "$DINO_DEMO_RUN"

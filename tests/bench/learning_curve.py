@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws runs of share/recipes/learning_curve.cfg beside the reference's learning curve, as far as the runs went.
+"""Draws runs beside the reference's learning curve at the same numbers of images, as far as the runs went.
 
-  learning_curve.py RUN...     (several runs: other seeds; the checks are on their mean)
+  learning_curve.py RUN...            of share/recipes/learning_curve.cfg, the reference's settings
+  learning_curve.py --knn RUN...      of other settings: k-NN alone
 
-Exits with 1 where the mean is below the reference's k-NN by more than KNN_TOLERANCE, or a loss is farther from the reference's than LOSS_TOLERANCE.
+Several runs are other seeds; the checks are on their mean. Exits with 1 where it is below the reference's k-NN by more than KNN_TOLERANCE (with --knn: STANDARD_ERROR), or
+a loss is farther from the reference's than LOSS_TOLERANCE.
 """
 import csv
 import json
@@ -14,9 +16,12 @@ import sys
 # Both sides have a standard error of .011 for their 2,000 images, and seeds differ by more while the curve is steep: two of an independent PyTorch training with these
 # settings had .606 and .574 at step 80 (class token, 10,000 images). A training that learns nothing stays .08 below the end of the curve.
 KNN_TOLERANCE = 0.045
+# Of the difference of two accuracies that have a standard error of .011 each.
+STANDARD_ERROR = 0.0156
 # One batch of the reference against the mean over WINDOW steps of ours: what batches and seeds leave between two runs of the same training.
 LOSS_TOLERANCE = {"dino": 0.03, "ibot": 0.06, "koleo": 0.4, "teacher_entropy": 0.03, "information": 0.20}
 WINDOW = 4
+REFERENCE_BATCH = 128
 
 
 def reference():
@@ -32,12 +37,14 @@ def reference():
 
 
 def read(run):
-    """k-NN by step, and the quantities of the reference's table by step."""
-    knn, losses, weight = {}, {}, 0.1
+    """k-NN and the quantities of the reference's table, each by the reference's step of as many images."""
+    knn, losses, weight, batch = {}, {}, 0.1, REFERENCE_BATCH
     with open(os.path.join(run, "metrics.jsonl")) as file:
         for line in map(json.loads, file):
-            if line.get("event") == "knn":
-                knn[line["step"]] = {"cls": line["accuracy"], "patches": line["accuracy_patches"]}
+            if line.get("event") == "start":
+                batch = line["batch"]
+            elif line.get("event") == "knn":
+                knn[line["step"] * batch / REFERENCE_BATCH] = {"cls": line["accuracy"], "patches": line["accuracy_patches"]}
             elif "event" not in line:
                 losses[line["step"]] = {
                     "dino": line["loss_dino_local"] + line["loss_dino_global"],
@@ -55,45 +62,61 @@ def around(losses, step, name):
     return sum(losses[s][name] for s in steps) / len(steps)
 
 
-def main():
-    runs = [read(run) for run in sys.argv[1:]]
-    if not runs:
-        sys.exit("usage: learning_curve.py RUN...")
-    mean = lambda values: sum(values) / len(values)
-    tables, faults, checked = reference(), [], 0
+def mean(values):
+    return sum(values) / len(values)
+
+
+def compare_knn(table, runs, tolerance):
+    """Prints the k-NN table; the faults, one a comparison, empty where there is none."""
+    found = []
     print(f"k-NN of the teacher, {len(runs)} run(s): ours (reference)")
-    print(f"{'step':>5}{'class token':>20}{'mean of patches':>20}")
-    for step, row in tables["knn"].items():
+    print(f"{'images':>7}{'class token':>20}{'mean of patches':>20}")
+    for step, row in table.items():
         if not all(step in knn for knn, _ in runs):
             continue
-        line = f"{step:5}"
+        line = f"{step * REFERENCE_BATCH:7}"
         for name, theirs in row.items():
             ours = mean([knn[step][name] for knn, _ in runs])
-            low = ours < theirs - KNN_TOLERANCE
-            checked += 1
+            low = ours < theirs - tolerance
             line += f"{ours:11.3f} ({theirs:.3f}){'*' if low else ' '}"
-            if low:
-                faults.append(f"k-NN of {name} at step {step}: {ours:.3f}, below {theirs:.3f} by more than {KNN_TOLERANCE}")
+            found.append(f"k-NN of {name} at step {step}: {ours:.3f}, below {theirs:.3f} by more than {tolerance}" if low else "")
         print(line)
-    print(f"\nlosses and health: ours (reference)\n{'step':>5}" + "".join(f"{name:>18}" for name in LOSS_TOLERANCE))
-    for step, row in tables["loss"].items():
+    return found
+
+
+def compare_losses(table, runs):
+    found = []
+    print(f"\nlosses and health: ours (reference)\n{'step':>7}" + "".join(f"{name:>18}" for name in LOSS_TOLERANCE))
+    for step, row in table.items():
         if not all(step in losses for _, losses in runs):
             continue
-        line = f"{step:5}"
+        line = f"{step:7}"
         for name, theirs in row.items():
             ours = mean([around(losses, step, name) for _, losses in runs])
             far = abs(ours - theirs) > LOSS_TOLERANCE[name] * theirs
-            checked += 1
             line += f"{ours:9.3f} ({theirs:.3f}){'*' if far else ' '}"
-            if far:
-                faults.append(f"{name} at step {step}: {ours:.3f}, reference {theirs:.3f}, tolerance {LOSS_TOLERANCE[name]:.0%}")
+            found.append(f"{name} at step {step}: {ours:.3f}, reference {theirs:.3f}, tolerance {LOSS_TOLERANCE[name]:.0%}" if far else "")
         print(line)
+    return found
+
+
+def main():
+    arguments = sys.argv[1:]
+    knn_alone = arguments[:1] == ["--knn"]
+    runs = [read(run) for run in arguments[knn_alone:]]
+    if not runs:
+        sys.exit("usage: learning_curve.py [--knn] RUN...")
+    tables = reference()
+    found = compare_knn(tables["knn"], runs, STANDARD_ERROR if knn_alone else KNN_TOLERANCE)
+    if not knn_alone:
+        found += compare_losses(tables["loss"], runs)
     print()
+    if not found:
+        sys.exit("FAILED: the runs have no step of the reference's table")
+    faults = [fault for fault in found if fault]
     for fault in faults:
         print("FAILED:", fault)
-    if checked == 0:
-        sys.exit("FAILED: the runs have no step of the reference's table")
-    print(f"{checked} comparisons, {len(faults)} failed")
+    print(f"{len(found)} comparisons, {len(faults)} failed")
     return 1 if faults else 0
 
 
