@@ -55,7 +55,8 @@ void add_curate_options(OptionTable& table, CurateConfig& c) {
       .range(0.0, 1.0)
       .add("rule", &c.rule, "star: each member is tied to its representative; components: chains count.")
       .choices({"star", "components"})
-      .add("lists", &c.lists, "Inverted lists of the join (0 = from the number of images).")
+      .add("lists", &c.lists,
+           "Inverted lists of the join (0 = one up to 32,768 images, then about their square root).")
       .range(0, 1e7)
       .add("probes", &c.probes, "Inverted lists that each image visits.")
       .range(1, 1e4)

@@ -127,7 +127,10 @@ Command dedup_command() {
         .add("rule", &config->rule,
              "Groups: star (each member has an edge to its representative) or components (chains).")
         .choices({"star", "components"});
-    table.add("lists", &config->lists, "Inverted lists; 0 chooses from the number of rows.").range(0, 1e9);
+    table
+        .add("lists", &config->lists,
+             "Inverted lists (0: one up to 32,768 rows, which misses no pair, then about sqrt(rows)).")
+        .range(0, 1e9);
     table
         .add("probes", &config->probes,
              "Lists that a row is compared with where they may hold a pair, its own included.")

@@ -24,7 +24,7 @@ namespace dino {
 namespace {
 
 constexpr int64_t kTile = 256;                         // rows and columns of one product
-constexpr int64_t kOneListRows = 4096;                 // up to here all pairs cost less than training
+constexpr int64_t kOneListRows = 32768;                // up to here all pairs take a second: none is missed
 constexpr int64_t kFetchBytes = int64_t{64} << 20;     // rows fetched at a time to settle candidates
 constexpr uint64_t kBasisSample = 1, kListSample = 2;  // indices of the sampling stream
 

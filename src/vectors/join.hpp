@@ -23,7 +23,7 @@ struct Edge {
 
 struct JoinConfig {
   double threshold = 0.95;
-  int64_t lists = 0;   ///< inverted lists; 0 = chosen from N
+  int64_t lists = 0;   ///< inverted lists; 0 = one up to 32,768 rows (no pair is missed), then about sqrt(N)
   int64_t probes = 3;  ///< lists that a row is compared with where they may hold a pair (1 = its own only)
   int64_t train_per_list = 32;
   int64_t train_iterations = 6;
