@@ -58,7 +58,7 @@ void add_curate_options(OptionTable& table, CurateConfig& c) {
       .add("lists", &c.lists,
            "Inverted lists of the join (0 = one up to 32,768 images, then about their square root).")
       .range(0, 1e7)
-      .add("probes", &c.probes, "Inverted lists that each image visits.")
+      .add("probes", &c.probes, "Inverted lists that each image is compared with where they may hold a pair.")
       .range(1, 1e4)
       .add("leak-threshold", &c.leak_threshold, "Cosine at and above which an image leaks an excluded one.")
       .range(0.0, 1.0);

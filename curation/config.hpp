@@ -29,7 +29,7 @@ struct CurateConfig {
   bool dedup = true;
   double threshold = 0.95;
   std::string rule = "star";
-  int64_t lists = 0, probes = 3;
+  int64_t lists = 0, probes = 8;
   int64_t max_pairs = 100'000'000;  ///< given up beyond; no setting of the folder, as it decides no result
   double leak_threshold = 0.9;
   // balance

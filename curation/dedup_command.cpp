@@ -21,7 +21,7 @@ namespace {
 struct DedupConfig {
   std::string embeddings, rule = "star";
   double threshold = 0.95;
-  int64_t lists = 0, probes = 3, max_pairs = JoinConfig{}.max_edges;
+  int64_t lists = 0, probes = JoinConfig{}.probes, max_pairs = JoinConfig{}.max_edges;
 };
 
 void write_dedup(const std::string& path, const DedupConfig& config, const std::vector<Edge>& edges,

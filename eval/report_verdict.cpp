@@ -97,13 +97,16 @@ void check_raw_floor(const std::vector<Contest>& all, std::vector<Check>& checks
   if (!lost.empty()) why += "Raw pixels win on " + join(lost) + ". ";
   if (!near.empty()) why += "Intervals overlap on " + join(near) + ". ";
   if (!won.empty()) why += "The model wins on " + join(won) + ".";
-  const Level level = !lost.empty() ? Level::red : (near.empty() ? Level::green : Level::amber);
-  checks.push_back({level,
-                    level == Level::green
-                        ? "Beats raw pixels"
-                        : (level == Level::red ? "Raw pixels are better"
-                                               : "No better than raw pixels, as far as the intervals tell"),
-                    why});
+  if (won.empty()) {
+    checks.push_back(
+        {lost.empty() ? Level::amber : Level::red,
+         lost.empty() ? "No better than raw pixels, as far as the intervals tell" : "Raw pixels are better",
+         why});
+    return;
+  }
+  const bool everywhere = lost.empty() && near.empty();
+  checks.push_back({everywhere ? Level::green : Level::amber,
+                    everywhere ? "Beats raw pixels" : "Beats raw pixels on some sets only", why});
 }
 
 void check_leaks(const ReportInput& input, std::vector<Check>& checks) {

@@ -25,6 +25,7 @@ namespace {
 
 constexpr int64_t kTile = 256;                         // rows and columns of one product
 constexpr int64_t kOneListRows = 32768;                // up to here all pairs take a second: none is missed
+constexpr int64_t kCandidates = 10'000'000;            // that may wait to be settled, whatever --max-pairs
 constexpr int64_t kFetchBytes = int64_t{64} << 20;     // rows fetched at a time to settle candidates
 constexpr uint64_t kBasisSample = 1, kListSample = 2;  // indices of the sampling stream
 
@@ -73,10 +74,11 @@ int64_t lists_for(int64_t rows) {
 
 /// The share of all pairs that may pass the bound and fail the threshold before it stops paying. Lists
 /// compare a row with about 2 N / lists others; a pair settled alone costs several times its share of a tile;
-/// and near pairs, which pass, lie in the same list, so that nearly all of them are met.
+/// and near pairs, which pass, lie in the same list, so that nearly all of them are met. Where lists are few,
+/// so many pairs are compared that a small share already fills the memory.
 double pairs_in_vain(int64_t lists) {
-  constexpr double kSettlingCost = 16;
-  return std::min(1.0, 2 / static_cast<double>(lists)) / kSettlingCost;
+  constexpr double kSettlingCost = 16, kMostCompared = 1.0 / 64;
+  return std::min(kMostCompared, 2 / static_cast<double>(lists)) / kSettlingCost;
 }
 
 /// Forgets the visits (probes but the first) that find no pair, or none that the other row does not find.
@@ -310,6 +312,13 @@ std::vector<Edge> gather_edges(const std::vector<Edge>& mine, const Communicator
   return edges;
 }
 
+[[noreturn]] void fail_too_many(const JoinConfig& config) {
+  throw DataError("cannot join: --threshold " + std::to_string(config.threshold) + ": more than " +
+                  std::to_string(config.max_edges) +
+                  " pairs reach it, more than are kept in memory; raise the threshold or --max-pairs, or "
+                  "take out rows that repeat");
+}
+
 void join_lists(const Rows& rows, const Lists& lists, const JoinConfig& config, const Communicator& comm,
                 JoinResult& result) {
   const Keys keys = rows.keys();
@@ -323,21 +332,19 @@ void join_lists(const Rows& rows, const Lists& lists, const JoinConfig& config, 
   for (int32_t round = 0; round < plan.rounds; ++round) {
     const auto gathered = gather_lists(plan, round, lists.members, keys, rows.first, comm);
     bool overflow = false;
-    std::vector<Pair> pairs = join_round(gathered, join, config.max_edges, overflow);
-    if (comm.any(overflow) ||
-        comm.sum(static_cast<int64_t>(edges.size() + pairs.size())) > 2 * config.max_edges)
-      throw DataError("cannot join: --threshold " + std::to_string(config.threshold) + ": more than " +
-                      std::to_string(config.max_edges) +
-                      " pairs reach it, more than are kept in memory; raise the threshold or --max-pairs, or "
-                      "take out rows that repeat");
+    std::vector<Pair> pairs = join_round(gathered, join, std::max(config.max_edges, kCandidates), overflow);
+    if (comm.any(overflow)) fail_too_many(config);
     if (rows.basis.cuts()) settle(pairs, rows, config.threshold, comm);
     for (const Pair& pair : pairs) {
       if (static_cast<double>(pair.value) >= config.threshold)
         edges.push_back({pair.source, pair.target, pair.value});
     }
+    // A pair may have been found twice.
+    if (comm.sum(static_cast<int64_t>(edges.size())) / 2 > config.max_edges) fail_too_many(config);
     progress.add(1);
   }
   result.edges = gather_edges(edges, comm);
+  if (static_cast<int64_t>(result.edges.size()) > config.max_edges) fail_too_many(config);
   result.multiply_adds += plan.pairs * static_cast<double>(keys.stride);
 }
 

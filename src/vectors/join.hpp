@@ -23,8 +23,10 @@ struct Edge {
 
 struct JoinConfig {
   double threshold = 0.95;
-  int64_t lists = 0;   ///< inverted lists; 0 = one up to 32,768 rows (no pair is missed), then about sqrt(N)
-  int64_t probes = 3;  ///< lists that a row is compared with where they may hold a pair (1 = its own only)
+  int64_t lists = 0;  ///< inverted lists; 0 = one up to 32,768 rows (no pair is missed), then about sqrt(N)
+  /// Lists that a row is compared with where they may hold a pair (1 = its own only). Visits that can find
+  /// nothing cost their assignment alone, so that a few too many are cheap; all lists find all pairs.
+  int64_t probes = 8;
   int64_t train_per_list = 32;
   int64_t train_iterations = 6;
   /// DataError beyond: a threshold too low for the data, or rows that repeat. Every rank holds all edges, 24

@@ -144,6 +144,23 @@ TEST_F(ReportTest, TheVerdictSaysWhereRawPixelsWin) {
   EXPECT_NE(skipped->why.find("1 skipped, 0 rolled back, 1 logged"), std::string::npos) << skipped->why;
 }
 
+TEST_F(ReportTest, TheVerdictSaysWhereTheModelBeatsRawPixelsOnSomeSetsOnly) {
+  ResultStore store(folder.path());
+  for (const auto& [model, right] :
+       std::vector<std::pair<std::string, int64_t>>{{"raw-pixels", 400}, {"run/step_<9>", 600}}) {
+    ResultRow other = row(model, right);
+    other.dataset = "fish";
+    store.add(other, false);
+  }
+  const std::vector<Check> checks = verdict_checks(input());
+  EXPECT_EQ(find(checks, "Raw pixels are better"), nullptr);
+  const Check* raw = find(checks, "Beats raw pixels on some sets only");
+  ASSERT_NE(raw, nullptr);
+  EXPECT_EQ(raw->level, Level::amber);
+  EXPECT_NE(raw->why.find("Raw pixels win on"), std::string::npos) << raw->why;
+  EXPECT_NE(raw->why.find("The model wins on"), std::string::npos) << raw->why;
+}
+
 TEST_F(ReportTest, FallingInformationIsCollapse) {
   put(folder / "run/metrics.jsonl", metrics(0.9, 0.3));
   EXPECT_EQ(collapse_check(read_training_run(folder / "run")).level, Level::red);

@@ -267,6 +267,19 @@ TEST(Join, IdenticalAndZeroRowsAreHandled) {
   EXPECT_EQ(join(rows, 64, config).edges.size(), 200u * 199u / 2u);
 }
 
+TEST(Join, TheLimitCountsPairsThatReachTheThresholdOnce) {
+  const auto rows = isotropic_rows(600, 256, 40, 6);
+  for (const int64_t lists : {1, 8}) {
+    JoinConfig config;
+    config.threshold = 0.97;
+    config.lists = config.probes = lists;
+    config.max_edges = 40;
+    EXPECT_EQ(join(rows, 256, config).edges.size(), 40u) << lists;
+    config.max_edges = 39;
+    EXPECT_THROW((void)join(rows, 256, config), DataError) << lists;
+  }
+}
+
 TEST(Join, TooManyPairsAndBadSettingsAreErrors) {
   std::vector<float> rows(300 * 16, 0.25f);
   JoinConfig config;
