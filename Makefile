@@ -53,7 +53,7 @@ peers: build ## checks against PyTorch, transformers and FAISS in a virtual envi
 bench: build
 	tests/bench/run.sh
 
-learning-curve: build ## trains 320 steps and compares with a learning curve of the reference
+learning-curve: build ## trains a tiny model on 40,960 pictures, twice, and compares with a learning curve of the reference
 	tests/bench/learning_curve.sh
 
 format:
