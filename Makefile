@@ -34,7 +34,7 @@ demo: build ## the whole chain on real images; prints where the report is
 demo-short: build ## the same chain, minutes shorter (what CI runs)
 	share/demo/run.sh --short
 
-showcase: build ## the same chain with a longer training; half an hour or more
+showcase: build ## the same chain with a longer training; some twenty minutes on two quiet cores
 	share/demo/run.sh --showcase
 
 test: test-release test-dev

@@ -34,17 +34,17 @@ class UnitRows {
   UnitRows(const Run& run, std::string name) : run_(run), name_(std::move(name)) {}
   void read(int64_t row, float* out, int64_t width) {
     const int64_t unit = row / run_.config.unit_records;
-    const std::string path = run_.work(fmt::format("ingest/unit_{:06}.h5", unit));
     if (unit != unit_) {
-      rows_ = Hdf5File::open(path).read(name_, DType::f32);
+      path_ = run_.work(fmt::format("ingest/unit_{:06}.h5", unit));
+      rows_ = Hdf5File::open(path_).read(name_, DType::f32);
       unit_ = unit;
     }
-    std::copy_n(row_of(rows_, row - unit * run_.config.unit_records, width, path), width, out);
+    std::copy_n(row_of(rows_, row - unit * run_.config.unit_records, width, path_), width, out);
   }
 
  private:
   const Run& run_;
-  std::string name_;
+  std::string name_, path_;
   Tensor rows_;
   int64_t unit_ = -1;
 };
@@ -143,13 +143,16 @@ bool embed_by_backbone(Run& run, const std::vector<int64_t>& rows) {
   if (!finished) return false;
   on_root(run.world, [&] {
     Tensor block;
+    std::string path;
     int64_t loaded = -1;
     const int64_t width = embedder.width();
     write_embeddings(run, rows, width, run.config.embedding, [&](size_t index, int64_t /*row*/, float* out) {
       const int64_t unit = static_cast<int64_t>(index) / unit_size;
-      const std::string path = embed_unit_path(run, unit);
-      if (unit != loaded) block = Hdf5File::open(path).read("/features", DType::f32);
-      loaded = unit;
+      if (unit != loaded) {
+        path = embed_unit_path(run, unit);
+        block = Hdf5File::open(path).read("/features", DType::f32);
+        loaded = unit;
+      }
       std::copy_n(row_of(block, static_cast<int64_t>(index) - unit * unit_size, width, path), width, out);
     });
   });

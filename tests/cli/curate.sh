@@ -90,6 +90,22 @@ expect 0 "" dino-curate ingest $SETTINGS --output partial
 rm -r partial/stages/ingest.json partial/stages/ingest.h5 partial/work/ingest/unit_000003.h5 partial/work/ingest/unit_000007.h5
 expect 0 "work units were already done" ranks 2 dino-curate run $SETTINGS --output partial
 same one partial
+# A unit that lost rows, and embeddings of rows that are none.
+expect 0 "" dino-curate ingest $SETTINGS --output damaged
+"$DINO_PYTHON" - <<'PY'
+import h5py
+with h5py.File("damaged/work/ingest/unit_000002.h5", "r+") as f:
+    values = f["copy"][:3]
+    del f["copy"]
+    f["copy"] = values
+PY
+expect 65 "bad work unit: damaged/work/ingest/unit_000002.h5" ranks 2 dino-curate embed --output damaged
+[ ! -e damaged/embeddings.h5 ] && ok "no embeddings of a damaged unit" || fail "embeddings of a damaged unit"
+rm -r damaged
+expect 0 "" dino-curate ingest $SETTINGS --output damaged
+expect 0 "" dino-curate embed --output damaged
+"$DINO_PYTHON" -c 'import h5py; h5py.File("damaged/embeddings.h5", "r+")["row"][1] = 4000'
+expect 65 "bad embeddings: damaged/embeddings.h5: row 4000" ranks 2 dino-curate decontaminate --output damaged
 
 "$DINO_PYTHON" - <<'PY' || fail "invariants"
 import json, tarfile

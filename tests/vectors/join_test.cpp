@@ -117,6 +117,7 @@ TEST(Join, FindsPlantedCopiesAtThreeProbes) {
   JoinConfig config;
   config.threshold = 0.95;
   config.lists = 80;
+  config.probes = 3;
   const auto result = join(rows, 64, config);
   const auto expected = brute_force_join(view(rows, 64), 0.95);
   ASSERT_GT(expected.size(), 1600u);
