@@ -9,7 +9,7 @@ PACKAGES = build-essential cmake ninja-build ccache lld git pkg-config \
 SLURM_PACKAGES = slurm-wlm slurmctld slurmd slurm-client
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
-.PHONY: deps slurm-deps build demo demo-short showcase test test-release test-dev peers bench learning-curve format lint install clean
+.PHONY: deps slurm-deps build demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install clean
 
 deps: ## Debian packages (asks for root through sudo where needed); skipped when all are there
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
@@ -46,6 +46,10 @@ test-dev: deps ## the same tests under the address and undefined-behaviour sanit
 	cmake --preset dev
 	cmake --build --preset dev
 	ctest --preset dev -j2
+
+test-long: build ## what make test has no time for: label long, and 20,000 damaged files per reader of another seed
+	DINO_MUTATIONS=20000 DINO_MUTATION_SEED=$${DINO_MUTATION_SEED:-$$(date +%s)} ctest --test-dir $(BUILD) -R mutation --output-on-failure -V -j2
+	ctest --test-dir $(BUILD) -L long --output-on-failure --no-tests=ignore
 
 peers: build ## checks against PyTorch, transformers and FAISS in a virtual environment
 	tests/peers/run.sh

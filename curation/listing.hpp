@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
-#include "storage/dataset.hpp"
+#include "datasets/dataset.hpp"
 
 namespace dino::curation {
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "base/random.hpp"
+#include "datasets/dataset.hpp"
 #include "imaging/image.hpp"
-#include "storage/dataset.hpp"
 
 namespace dino::eval {
 

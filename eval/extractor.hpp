@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "datasets/dataset.hpp"
 #include "feature_file.hpp"
 #include "imaging/image.hpp"
-#include "storage/dataset.hpp"
 
 namespace dino::eval {
 

@@ -6,10 +6,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "datasets/dataset.hpp"
 #include "feature_file.hpp"
 #include "imaging/image.hpp"
 #include "results.hpp"
-#include "storage/dataset.hpp"
 
 namespace dino::eval {
 

@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "datasets/dataset.hpp"
 #include "report_data.hpp"
-#include "storage/dataset.hpp"
 #include "storage/files.hpp"
 
 namespace dino::eval {

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
+#include "datasets/dataset.hpp"
 #include "imaging/augment.hpp"
-#include "storage/dataset.hpp"
 #include "tensor/tensor.hpp"
 
 namespace dino::pretrain {

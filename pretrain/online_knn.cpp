@@ -8,8 +8,8 @@
 #include <cstring>
 
 #include "base/log.hpp"
+#include "datasets/dataset.hpp"
 #include "imaging/image.hpp"
-#include "storage/dataset.hpp"
 #include "vectors/embeddings.hpp"
 #include "vectors/neighbours.hpp"
 

@@ -8,8 +8,8 @@
 #include <string>
 
 #include "comm/program.hpp"
+#include "datasets/dataset.hpp"
 #include "online_knn.hpp"
-#include "storage/dataset.hpp"
 #include "storage/files.hpp"
 #include "train_config.hpp"
 

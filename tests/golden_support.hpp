@@ -21,12 +21,13 @@
 #include "base/error.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "test_data.hpp"
 
 namespace dino::golden {
 
 inline std::string golden_dir() {
   const char* folder = std::getenv("DINO_GOLDEN_DIR");
-  return folder != nullptr && *folder != '\0' ? folder : std::string(DINO_TEST_DATA) + "/golden";
+  return folder != nullptr && *folder != '\0' ? folder : dino::test::data_folder() + "/golden";
 }
 
 inline std::string file_name(const std::string& path) {

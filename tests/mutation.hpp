@@ -39,6 +39,12 @@ inline int mutation_count() {
   return more == nullptr ? kMutations : std::atoi(more);
 }
 
+/// DINO_MUTATION_SEED makes a hunt after other cases.
+inline uint64_t mutation_seed() {
+  const char* seed = std::getenv("DINO_MUTATION_SEED");
+  return seed == nullptr ? 0 : std::strtoull(seed, nullptr, 10);
+}
+
 namespace mutation {
 
 /// Values that size and offset fields are attacked with.
@@ -132,7 +138,7 @@ struct MutationPlan {
 };
 
 inline std::string mutated(const MutationPlan& plan, int index) {
-  Random random(plan.stream, Stream::test, static_cast<uint64_t>(index));
+  Random random(plan.stream + (mutation_seed() << 16), Stream::test, static_cast<uint64_t>(index));
   std::string bytes = plan.good[static_cast<size_t>(index) % plan.good.size()];
   const std::string& other = plan.good[random.below(plan.good.size())];
   for (uint64_t edits = 1 + random.below(4); edits > 0 && !bytes.empty(); --edits)

@@ -8,6 +8,11 @@
 #include <string_view>
 
 #include "storage/hdf5_server.hpp"
+#include "test_data.hpp"
+
+std::string dino::test::data_folder() {
+  return DINO_TEST_DATA;
+}
 
 int main(int argc, char** argv) {
   if (dino::h5::serves_hdf5(argc, argv)) return dino::h5::serve_hdf5();

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <map>
 
-#include "stages.hpp"
+#include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/tar.hpp"

@@ -9,6 +9,7 @@
 #include "report/markup.hpp"
 #include "report_parts.hpp"
 #include "storage/files.hpp"
+#include "test_data.hpp"
 
 namespace dino::eval {
 namespace {
@@ -228,7 +229,7 @@ TEST_F(ReportTest, BrokenInputsAreNamed) {
 }
 
 TEST(ReferenceRows, TheShippedFileReads) {
-  const auto rows = read_reference_rows(std::string(DINO_TEST_DATA) + "/../share/report/reference_rows.csv");
+  const auto rows = read_reference_rows(dino::test::data_folder() + "/../share/report/reference_rows.csv");
   ASSERT_GT(rows.size(), 10U);
   for (const ReferenceRow& r : rows) {
     EXPECT_GT(r.value, 0);

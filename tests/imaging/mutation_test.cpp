@@ -9,6 +9,7 @@
 
 #include "imaging/decoders.hpp"
 #include "imaging/sample_files.hpp"
+#include "test_data.hpp"
 
 namespace dino {
 namespace {
@@ -17,7 +18,7 @@ using testing::MutationPlan;
 
 /// A 16 x 16 picture from tests/imaging/seeds.
 std::string seed(const std::string& name) {
-  std::ifstream file(std::string(DINO_TEST_DATA) + "/imaging/seeds/" + name, std::ios::binary);
+  std::ifstream file(dino::test::data_folder() + "/imaging/seeds/" + name, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 

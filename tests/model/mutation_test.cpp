@@ -11,6 +11,7 @@
 #include "model/temporary_folder.hpp"
 #include "model/tensor_source.hpp"
 #include "storage/files.hpp"
+#include "test_data.hpp"
 
 namespace dino {
 namespace {
@@ -46,7 +47,7 @@ TEST(WeightsMutation, HuggingFaceConfig) {
   const TemporaryFolder folder;
   MutationPlan plan;
   for (const char* name : {"dinov2", "dinov2_swiglu", "dinov2_with_registers"})
-    plan.good.push_back(read_text(std::string(DINO_TEST_DATA) + "/golden/hf/" + name + "/config.json"));
+    plan.good.push_back(read_text(dino::test::data_folder() + "/golden/hf/" + name + "/config.json"));
   plan.stream = 42;
   run_file_mutations(plan, folder.path() + "/config.json",
                      [](const std::string& path) { (void)read_hugging_face_config(path); });

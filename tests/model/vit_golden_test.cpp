@@ -3,6 +3,7 @@
 // and the gradients of every parameter and of the images.
 #include "model/golden_model.hpp"
 #include "tensor/tensor.hpp"
+#include "test_data.hpp"
 
 namespace dino::golden {
 namespace {
@@ -188,7 +189,7 @@ VitFiles vit_files() {
 
 /// Another set may have other models; which of the shipped ones it lacks is said.
 void name_absent_files() {
-  for (const auto& entry : std::filesystem::directory_iterator(std::string(DINO_TEST_DATA) + "/golden")) {
+  for (const auto& entry : std::filesystem::directory_iterator(dino::test::data_folder() + "/golden")) {
     const std::string name = entry.path().filename().string();
     if (name.starts_with("vit_") && !std::filesystem::exists(golden_dir() + "/" + name))
       std::printf("golden  %s  not compared: not in %s\n", name.c_str(), golden_dir().c_str());

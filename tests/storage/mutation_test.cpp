@@ -7,8 +7,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "datasets/dataset.hpp"
 #include "storage/array_file.hpp"
-#include "storage/dataset.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/scratch.hpp"
 #include "storage/tar.hpp"

@@ -21,9 +21,9 @@
 
 #include "base/error.hpp"
 #include "base/version.hpp"
-#include "storage/dataset_builder.hpp"
+#include "datasets/dataset_builder.hpp"
+#include "datasets/prepare.hpp"
 #include "storage/files.hpp"
-#include "storage/prepare.hpp"
 
 namespace dino {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "stages.hpp"
+#include "pipeline.hpp"
 
 #include <fmt/format.h>
 

@@ -8,7 +8,7 @@
 #include <unordered_set>
 
 #include "commands.hpp"
-#include "storage/dataset.hpp"
+#include "datasets/dataset.hpp"
 #include "storage/files.hpp"
 #include "storage/tar.hpp"
 

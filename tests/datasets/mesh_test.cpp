@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "storage/mesh.hpp"
+#include "datasets/mesh.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "storage/dataset.hpp"
+#include "datasets/dataset.hpp"
 
 #include <gtest/gtest.h>
 

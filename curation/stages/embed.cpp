@@ -8,7 +8,7 @@
 #include "base/log.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
-#include "stages.hpp"
+#include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "vector_commands.hpp"

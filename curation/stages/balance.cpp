@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/log.hpp"
-#include "stages.hpp"
+#include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "vector_commands.hpp"

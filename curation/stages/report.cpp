@@ -11,7 +11,7 @@
 
 #include "base/log.hpp"
 #include "base/version.hpp"
-#include "stages.hpp"
+#include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "vector_commands.hpp"
 

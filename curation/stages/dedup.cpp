@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/log.hpp"
-#include "stages.hpp"
+#include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "vector_commands.hpp"

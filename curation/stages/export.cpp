@@ -7,7 +7,7 @@
 #include <unordered_set>
 
 #include "base/log.hpp"
-#include "stages.hpp"
+#include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/tar.hpp"
 #include "vector_commands.hpp"

@@ -8,8 +8,8 @@
 #include <set>
 
 #include "base/version.hpp"
-#include "storage/dataset.hpp"
-#include "storage/dataset_builder.hpp"
+#include "datasets/dataset.hpp"
+#include "datasets/dataset_builder.hpp"
 #include "storage/scratch.hpp"
 
 namespace dino {

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "storage/dataset.hpp"
+#include "datasets/dataset.hpp"
 
 namespace dino {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "storage/dataset.hpp"
+#include "datasets/dataset.hpp"
 
 #include <dirent.h>
 #include <fmt/format.h>
@@ -16,7 +16,7 @@
 #include <unordered_set>
 
 #include "base/error.hpp"
-#include "storage/dataset_builder.hpp"
+#include "datasets/dataset_builder.hpp"
 #include "storage/files.hpp"
 #include "storage/tar.hpp"
 

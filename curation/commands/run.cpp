@@ -11,7 +11,7 @@
 
 #include "base/log.hpp"
 #include "base/timing.hpp"
-#include "stages.hpp"
+#include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/output_folder.hpp"
 #include "vector_commands.hpp"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "storage/prepare.hpp"
+#include "datasets/prepare.hpp"
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -24,8 +24,8 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/random.hpp"
+#include "datasets/mesh.hpp"
 #include "storage/files.hpp"
-#include "storage/mesh.hpp"
 #include "storage/tar.hpp"
 
 namespace dino {

@@ -7,7 +7,7 @@
 #include <unordered_map>
 
 #include "base/log.hpp"
-#include "stages.hpp"
+#include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "vector_commands.hpp"
 #include "vectors/join.hpp"
