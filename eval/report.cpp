@@ -50,14 +50,12 @@ std::string report_html(const ReportInput& input, const std::string& title) {
 
 namespace {
 
-std::string cell(std::string text) {
-  for (size_t i = text.find('|'); i != std::string::npos; i = text.find('|', i + 2))
-    text.replace(i, 1, "\\|");
-  return text;
-}
-
-std::string csv_cell(const std::string& text) {
-  if (text.find_first_of(",\"\n") == std::string::npos) return text;
+/// RFC 4180. A spreadsheet takes a cell that begins with one of =+-@ for a formula: a quote in front keeps it
+/// text.
+std::string csv_cell(std::string text) {
+  if (!text.empty() && std::string_view("=+-@\t\r").find(text[0]) != std::string_view::npos)
+    text = "'" + text;
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
   std::string out = "\"";
   for (const char c : text) out += c == '"' ? "\"\"" : std::string(1, c);
   return out + "\"";
@@ -66,17 +64,20 @@ std::string csv_cell(const std::string& text) {
 }  // namespace
 
 std::string report_markdown(const ReportInput& input, const std::string& title) {
-  std::string out = "# " + title + "\n\n## Verdict\n\n";
+  using report::escape_markdown;
+  std::string out = "# " + escape_markdown(title) + "\n\n## Verdict\n\n";
   constexpr const char* words[] = {"good", "attention", "problem"};
   for (const Check& c : verdict_checks(input))
-    out += fmt::format("- **{}: {}.** {}\n", words[static_cast<size_t>(c.level)], c.title, c.why);
+    out += fmt::format("- **{}: {}.** {}\n", words[static_cast<size_t>(c.level)], escape_markdown(c.title),
+                       escape_markdown(c.why));
   out +=
       "\n## Results\n\n| task | data set | model | metric | variant | value [95 %] | n | oracle | card "
       "|\n|---|---|---|---|---|---|---|---|---|\n";
   for (const LocatedRow& located : all_rows(input)) {
     const ResultRow& r = *located.row;
-    out += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", cell(r.task), cell(r.dataset),
-                       cell(r.model), cell(r.metric), variant_of(r), with_interval(r.estimate), r.estimate.n,
+    out += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", escape_markdown(r.task),
+                       escape_markdown(r.dataset), escape_markdown(r.model), escape_markdown(r.metric),
+                       escape_markdown(variant_of(r)), with_interval(r.estimate), r.estimate.n,
                        r.oracle ? fmt::format("{:.3f}", *r.oracle) : "", r.card_hash.substr(0, 8));
   }
   if (!input.references.empty()) {
@@ -84,8 +85,9 @@ std::string report_markdown(const ReportInput& input, const std::string& title) 
         "\n## Published figures (other data, not comparable)\n\n| task | data set | model | metric | value | "
         "source |\n|---|---|---|---|---|---|\n";
     for (const ReferenceRow& r : input.references)
-      out += fmt::format("| {} | {} | {} | {} | {:.3f} | {} |\n", cell(r.task), cell(r.dataset),
-                         cell(r.model), cell(r.metric), r.value, cell(r.source));
+      out += fmt::format("| {} | {} | {} | {} | {:.3f} | {} |\n", escape_markdown(r.task),
+                         escape_markdown(r.dataset), escape_markdown(r.model), escape_markdown(r.metric),
+                         r.value, escape_markdown(r.source));
   }
   return out;
 }

@@ -69,16 +69,21 @@ std::string leak_table(const CurationData& c) {
                             report::table({{"image"}, {"like"}, {"similarity", true}}, rows) + "</details>\n";
 }
 
+/// What stands under a member of a group; the first stands for the others, whatever became of it later.
+std::string caption_of(const DuplicateGroup::Member& m, bool representative) {
+  const std::string name = m.key.substr(m.key.rfind('/') + 1) + ", ";
+  if (!representative) return name + fmt::format("{:.3f}", m.similarity);
+  return name + (m.reason == "kept" ? "kept" : "stands for these, dropped later: " + m.reason);
+}
+
 std::string duplicate_groups(const CurationData& c) {
   std::string out;
   for (const DuplicateGroup& group : c.groups) {
     std::vector<report::Picture> pictures;
-    for (const DuplicateGroup::Member& m : group.members) {
-      if (m.image.width == 0) continue;
-      pictures.push_back(
-          {m.image,
-           m.key.substr(m.key.rfind('/') + 1) + (m.kept ? ", kept" : fmt::format(", {:.3f}", m.similarity)),
-           m.kept ? "kept" : "dropped"});
+    for (size_t i = 0; i < group.members.size(); ++i) {
+      const DuplicateGroup::Member& m = group.members[i];
+      if (m.image.width > 0)
+        pictures.push_back({m.image, caption_of(m, i == 0), m.reason == "kept" ? "kept" : "dropped"});
     }
     if (!pictures.empty())
       out += fmt::format("<div class=\"strip\"><p class=\"note\">group of {}{}</p>{}</div>\n", group.size,
@@ -86,8 +91,9 @@ std::string duplicate_groups(const CurationData& c) {
                          report::gallery(pictures));
   }
   return out.empty() ? ""
-                     : "<h3>Largest groups of near-duplicates</h3><p class=\"note\">The kept image in a "
-                       "solid frame, dropped ones in dashed frames; similarity to the kept one.</p>" +
+                     : "<h3>Largest groups of near-duplicates</h3><p class=\"note\">The first of a group "
+                       "stands for it: in a solid frame where it was kept; dropped ones in dashed frames, "
+                       "with their similarity to the first.</p>" +
                            out;
 }
 

@@ -59,8 +59,8 @@ Image thumbnail(const Json& picture) {
 }
 
 DuplicateGroup::Member member_of(const Json& picture) {
-  return {picture.at("key").get<std::string>(), picture.value("similarity", 1.0),
-          picture.value("reason", "") == "kept", thumbnail(picture)};
+  return {picture.at("key").get<std::string>(), picture.value("similarity", 1.0), picture.value("reason", ""),
+          thumbnail(picture)};
 }
 
 void read_galleries(const std::string& path, CurationData& data) {

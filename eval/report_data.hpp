@@ -52,9 +52,9 @@ struct SimilarityHistogram {
 struct DuplicateGroup {
   struct Member {
     std::string key;
-    double similarity = 1;
-    bool kept = false;
-    Image image;  ///< empty when it could not be read
+    double similarity = 1;  ///< to the representative
+    std::string reason;     ///< "kept", or why it was dropped: a representative can be, by a later stage
+    Image image;            ///< empty when it could not be read
   };
   int64_t size = 0;
   std::vector<Member> members;  ///< the representative first

@@ -2,6 +2,7 @@
 #pragma once
 // The parts of the report, each a function from data to HTML.
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,10 @@ struct Check {
 [[nodiscard]] std::string report_csv(const ReportInput& input);
 [[nodiscard]] std::string report_jsonl(const ReportInput& input);
 
+/// McNemar's test of two models on the same images; nothing where a row has no predictions or other images.
+[[nodiscard]] std::optional<PairedTest> paired_test(const LocatedRow& a, const LocatedRow& b);
+/// "p = 0.0312" or "p < 0.0001".
+[[nodiscard]] std::string p_text(double p);
 /// "0.812 [0.795, 0.828]".
 [[nodiscard]] std::string with_interval(const Estimate& estimate);
 /// "k = 20" and the like, from the card.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "report/html.hpp"
 #include "report_parts.hpp"
@@ -23,9 +24,7 @@ Predictions load(const LocatedRow& located) {
   return read_predictions(located.folder + "/" + located.row->predictions);
 }
 
-std::vector<std::string> compare(const LocatedRow& a, const LocatedRow& b, const Predictions& pa,
-                                 const Predictions& pb) {
-  const PairedTest t = mcnemar(pa.right(), pb.right());
+std::vector<std::string> compare(const LocatedRow& a, const LocatedRow& b, const PairedTest& t) {
   const char* words = t.within_noise() ? "<span class=\"within\">within noise</span>"
                                        : (t.difference > 0 ? "<span class=\"up\">better</span>"
                                                            : "<span class=\"down\">worse</span>");
@@ -36,7 +35,7 @@ std::vector<std::string> compare(const LocatedRow& a, const LocatedRow& b, const
           fmt::format("{:+.3f}", t.difference),
           fmt::format("[{:+.3f}, {:+.3f}]", t.low, t.high),
           fmt::format("{} / {}", t.only_first, t.only_second),
-          t.p < 1e-4 ? "&lt; 0.0001" : fmt::format("{:.4f}", t.p),
+          escape(p_text(t.p)),
           words};
 }
 
@@ -91,6 +90,17 @@ std::string worst_pairs(const std::vector<int64_t>& matrix, const std::vector<st
 
 }  // namespace
 
+std::optional<PairedTest> paired_test(const LocatedRow& a, const LocatedRow& b) {
+  if (!has_predictions(a) || !has_predictions(b)) return std::nullopt;
+  const Predictions first = load(a), second = load(b);
+  if (first.keys != second.keys) return std::nullopt;
+  return mcnemar(first.right(), second.right());
+}
+
+std::string p_text(double p) {
+  return p < 1e-4 ? "p < 0.0001" : fmt::format("p = {:.4f}", p);
+}
+
 std::string comparisons_html(const ReportInput& input) {
   std::map<std::string, std::vector<LocatedRow>> by_card;
   std::vector<std::string> order;
@@ -106,12 +116,10 @@ std::string comparisons_html(const ReportInput& input) {
     std::stable_sort(rows.begin(), rows.end(), [](const LocatedRow& a, const LocatedRow& b) {
       return is_floor(a.row->model) < is_floor(b.row->model);
     });
-    std::vector<Predictions> predictions;
-    for (const LocatedRow& located : rows) predictions.push_back(load(located));
     for (size_t a = 0; a < rows.size(); ++a)
       for (size_t b = a + 1; b < rows.size(); ++b)
-        if (predictions[a].keys == predictions[b].keys)
-          cells.push_back(compare(rows[a], rows[b], predictions[a], predictions[b]));
+        if (const std::optional<PairedTest> test = paired_test(rows[a], rows[b]))
+          cells.push_back(compare(rows[a], rows[b], *test));
   }
   if (cells.empty()) return {};
   return report::table(

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <cctype>
+
 #include "report/html.hpp"
 
 namespace dino::report {
@@ -31,6 +33,27 @@ std::string escape(std::string_view text) {
           out += "\xEF\xBF\xBD";
         else
           out += c;
+    }
+  }
+  return out;
+}
+
+std::string escape_markdown(std::string_view text) {
+  const auto in_word = [&](size_t i) {
+    return i < text.size() && std::isalnum(static_cast<unsigned char>(text[i])) != 0;
+  };
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      out += ' ';
+    } else if (c == '<' || c == '>' || c == '&') {
+      out += escape(text.substr(i, 1));  // raw HTML is markup too
+    } else {
+      // An underscore after a letter opens nothing: near_duplicate stays readable.
+      const bool plain = c == '_' && i > 0 && in_word(i - 1);
+      if (!plain && std::string_view("\\`*_[]|~").find(c) != std::string_view::npos) out += '\\';
+      out += c;
     }
   }
   return out;

@@ -13,6 +13,8 @@
 namespace dino::report {
 
 [[nodiscard]] std::string escape(std::string_view text);
+/// Text as it is in Markdown, also inside a cell of a table: on one line, and nothing in it is markup.
+[[nodiscard]] std::string escape_markdown(std::string_view text);
 /// data:image/png;base64,... or image/jpeg for large pictures.
 [[nodiscard]] std::string data_uri(const Image& image);
 

@@ -131,10 +131,10 @@ TEST_F(ReportTest, ThePageIsCompleteBalancedAndSelfContained) {
 
 TEST_F(ReportTest, TheVerdictSaysWhereRawPixelsWin) {
   const std::vector<Check> checks = verdict_checks(input());
-  const Check* raw = find(checks, "Raw pixels are better");
+  const Check* raw = find(checks, "Does not beat raw pixels");
   ASSERT_NE(raw, nullptr);
   EXPECT_EQ(raw->level, Level::red);
-  EXPECT_NE(raw->why.find("0.700 against 0.900"), std::string::npos) << raw->why;
+  EXPECT_NE(raw->why.find("0.700 against 0.900, p < 0.0001"), std::string::npos) << raw->why;
   const Check* random = find(checks, "Beats random weights");
   ASSERT_NE(random, nullptr);
   EXPECT_EQ(random->level, Level::green);
@@ -154,12 +154,13 @@ TEST_F(ReportTest, TheVerdictSaysWhereTheModelBeatsRawPixelsOnSomeSetsOnly) {
     store.add(other, false);
   }
   const std::vector<Check> checks = verdict_checks(input());
-  EXPECT_EQ(find(checks, "Raw pixels are better"), nullptr);
+  EXPECT_EQ(find(checks, "Does not beat raw pixels"), nullptr);
   const Check* raw = find(checks, "Beats raw pixels on some sets only");
   ASSERT_NE(raw, nullptr);
   EXPECT_EQ(raw->level, Level::amber);
-  EXPECT_NE(raw->why.find("Raw pixels win on"), std::string::npos) << raw->why;
-  EXPECT_NE(raw->why.find("The model wins on"), std::string::npos) << raw->why;
+  EXPECT_NE(raw->why.find("Worse on knn birds"), std::string::npos) << raw->why;
+  EXPECT_NE(raw->why.find("Better on knn fish (0.600 against 0.400, intervals apart)"), std::string::npos)
+      << raw->why;
 }
 
 TEST_F(ReportTest, FallingInformationIsCollapse) {
@@ -172,11 +173,46 @@ TEST_F(ReportTest, FallingInformationIsCollapse) {
 TEST_F(ReportTest, OverlappingIntervalsAreNotAWin) {
   ReportInput in = input();
   in.results[0].rows = {row("random-weights", 690), row("raw-pixels", 690), row("m", 700)};
-  EXPECT_NE(find(verdict_checks(in), "Does not beat random weights"), nullptr);
-  EXPECT_NE(find(verdict_checks(in), "No better than raw pixels, as far as the intervals tell"), nullptr);
+  EXPECT_NE(find(verdict_checks(in), "No better than random weights, as far as the tests tell"), nullptr);
+  EXPECT_NE(find(verdict_checks(in), "No better than raw pixels, as far as the tests tell"), nullptr);
   in.results[0].rows = {row("m", 700, 20, "knn", 3)};
   EXPECT_NE(find(verdict_checks(in), "No random-weights floor"), nullptr);
   EXPECT_NE(find(verdict_checks(in), "Test images are in the training set"), nullptr);
+}
+
+TEST_F(ReportTest, ThePairedTestDecidesWhereIntervalsOverlap) {
+  // 700 and 680 of 1,000: Wilson's intervals overlap, but the second is right nowhere where the first is not.
+  ResultRow random = row("random-weights", 680);
+  random.predictions = "predictions/random.h5";
+  Predictions p = read_predictions(folder / predictions_name(row("run/step_<9>", 700)));
+  for (size_t i = 680; i < 700; ++i) p.predicted[i] = 1 - p.labels[i];
+  write_predictions(folder / random.predictions, p);
+  ReportInput in = input();
+  ResultRow trained = row("run/step_<9>", 700);
+  trained.predictions = predictions_name(trained);
+  in.results[0].rows = {random, trained};
+  const std::vector<Check> checks = verdict_checks(in);
+  const Check* beats = find(checks, "Beats random weights");
+  ASSERT_NE(beats, nullptr);
+  EXPECT_NE(beats->why.find("Better on knn birds <b> (0.700 against 0.680, p < 0.0001)"),
+            std::string::npos)
+      << beats->why;
+  // Other images: nothing is paired, and the intervals decide.
+  p.keys[0] = "another";
+  write_predictions(folder / random.predictions, p);
+  EXPECT_EQ(find(verdict_checks(in), "Beats random weights"), nullptr);
+}
+
+TEST_F(ReportTest, ARepresentativeThatWasDroppedLaterIsNotCalledKept) {
+  ReportInput in = input();
+  DuplicateGroup& group = in.curation->groups.at(0);
+  group.members[0].image = group.members[1].image;
+  EXPECT_NE(curation_html(*in.curation).find("x, kept"), std::string::npos);
+  group.members[0].reason = "leak";
+  const std::string html = curation_html(*in.curation);
+  EXPECT_EQ(html.find("x, kept"), std::string::npos);
+  EXPECT_NE(html.find("x, stands for these, dropped later: leak"), std::string::npos);
+  EXPECT_NE(html.find("y, 0.970"), std::string::npos);
 }
 
 TEST_F(ReportTest, ModelsOnOtherCardsAreNotCompared) {
@@ -201,7 +237,8 @@ TEST_F(ReportTest, LedgersThatDoNotAddUpAreRed) {
 }
 
 TEST_F(ReportTest, OtherFormsHoldTheSameRows) {
-  EXPECT_NE(report_markdown(input(), "T").find("| knn | birds <b> | run/step_<9> | top1 | k = 20 | 0.700 ["),
+  EXPECT_NE(report_markdown(input(), "T")
+                .find("| knn | birds &lt;b&gt; | run/step_&lt;9&gt; | top1 | k = 20 | 0.700 ["),
             std::string::npos);
   EXPECT_NE(report_csv(input()).find("knn,birds <b>,run/step_<9>,top1,k = 20,0.7,"), std::string::npos);
   EXPECT_EQ(report_jsonl(input()), read_text(folder / "results.jsonl"));

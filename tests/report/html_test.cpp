@@ -36,6 +36,14 @@ TEST(Html, EscapesEveryCharacterThatMarkupUses) {
             "b\n");
 }
 
+TEST(Markdown, TextFromOutsideIsNoMarkup) {
+  EXPECT_EQ(escape_markdown("a|b\n| c"), "a\\|b \\| c");
+  EXPECT_EQ(escape_markdown("<img src=x> & [x](y) `c` **b** ~~d~~"),
+            "&lt;img src=x&gt; &amp; \\[x\\](y) \\`c\\` \\*\\*b\\*\\* \\~\\~d\\~\\~");
+  EXPECT_EQ(escape_markdown("near_duplicate _em_ step_9 a\\b"), "near_duplicate \\_em_ step_9 a\\\\b");
+  EXPECT_EQ(escape_markdown("\x1b[31mred"), " \\[31mred");
+}
+
 TEST(Html, TextFromOutsideCannotOpenTags) {
   const std::string html = sample_page().html();
   EXPECT_EQ(html.find("<script>alert"), std::string::npos);
