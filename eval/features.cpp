@@ -237,6 +237,20 @@ FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& 
   return outcome;
 }
 
+namespace {
+
+/// A name that promises another format would be found out by whoever opens the file.
+void require_hdf5_name(const std::string& output) {
+  if (output.ends_with(".h5") || output.ends_with(".hdf5")) return;
+  throw UsageError(
+      fmt::format("extracting features: --output {}: must end in .h5: the file holds labels and keys beside "
+                  "the features, and "
+                  "an .npy has no room for them; every command that reads embeddings takes the .h5",
+                  output));
+}
+
+}  // namespace
+
 Command features_command() {
   Command command;
   command.name = "features";
@@ -268,7 +282,8 @@ Command features_command() {
     table.add("store-patches", &config->store_patches, "Also write every patch token of the last block.");
     table.add("batch", &config->batch, "Images per forward pass.").range(1, 4096);
     return [config](CommandContext& context) {
-      require_output(context, "feature file to write");
+      require_output(context, "feature file to write, ending in .h5");
+      require_hdf5_name(context.common.output);
       config->seed = context.common.seed;
       (void)parse_colour(config->protocol.background, "--background");
       if (context.common.dry_run) {

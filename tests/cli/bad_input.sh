@@ -116,9 +116,9 @@ for path in file/x /proc/x; do
   bad 74 "${path%/x}" -- dino-eval report --results results --json --output $path.html
 done
 bad 74 "file" -- "${BOTH[@]}" dino-curate dedup --embeddings ok.npy --json --progress off --output file
-bad 64 "empty" "a folder" -- dino-eval features --weights raw-pixels --data lab/test --size 32 --json --output empty
+mkdir empty.h5; bad 64 "empty.h5" "a folder" -- dino-eval features --weights raw-pixels --data lab/test --size 32 --json --output empty.h5
 mkdir d.html; bad 64 "d.html" "a folder" -- dino-eval report --results results --json --output d.html
-mkfifo pipe; bad 64 "pipe" "not a file" -- dino-eval features --weights raw-pixels --data lab/test --size 32 --output pipe
+mkfifo pipe.h5; bad 64 "pipe.h5" "not a file" -- dino-eval features --weights raw-pixels --data lab/test --size 32 --output pipe.h5
 find run curated results -type f -exec sha256sum {} + | sort >before.txt
 for folder in run curated results; do
   bad 64 "$folder" "another --output" -- dino-curate dedup --embeddings ok.npy --json --progress off --output $folder

@@ -117,6 +117,8 @@ assert all(r[k] > 0 for k in ('images_per_second', 'achieved_gflops', 'gemm_peak
 expect 64 "is not a multiple of the patch side 8; use 32 or 40" dino-eval features --weights random:vit_micro --data data/test --size 33 --output x.h5
 expect 64 "--layers 9" dino-eval features --weights random:vit_micro --data data/test --size 32 --layers 9 --output x.h5
 expect 64 "" dino-eval features --weights random:vit_nothing --data data/test --size 32 --output x.h5
+expect 64 "x.npy: must end in .h5" dino-eval features --weights raw-pixels --data data/test --size 32 --output x.npy
+[ -e x.npy ] && fail "x.npy was written"
 expect 64 "is not a colour" dino-eval features --weights raw-pixels --data data/test --background red --output x.h5
 expect 64 "--output" dino-eval knn --train train.h5 --test test1.h5
 expect 64 "must end in .html" dino-eval report R --output report.pdf
