@@ -194,8 +194,7 @@ TEST_F(ReportTest, ThePairedTestDecidesWhereIntervalsOverlap) {
   const std::vector<Check> checks = verdict_checks(in);
   const Check* beats = find(checks, "Beats random weights");
   ASSERT_NE(beats, nullptr);
-  EXPECT_NE(beats->why.find("Better on knn birds <b> (0.700 against 0.680, p < 0.0001)"),
-            std::string::npos)
+  EXPECT_NE(beats->why.find("Better on knn birds <b> (0.700 against 0.680, p < 0.0001)"), std::string::npos)
       << beats->why;
   // Other images: nothing is paired, and the intervals decide.
   p.keys[0] = "another";
