@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "commands.hpp"
 #include "picture_input.hpp"
@@ -75,11 +76,8 @@ ExitCode run_attention(CommandContext& context, const PictureConfig& config) {
   patch_share /= static_cast<double>(input.images().size() * static_cast<size_t>(heads));
   log::info(fmt::format("{} strips in {}; {:.0f} % of the class token's attention goes to patches",
                         input.images().size(), context.common.output, 100 * patch_share));
-  if (context.common.json)
-    fmt::print("{}\n",
-               nlohmann::ordered_json{
-                   {"images", input.images().size()}, {"heads", heads}, {"patch_share", patch_share}}
-                   .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  context.result =
+      json_line({{"images", input.images().size()}, {"heads", heads}, {"patch_share", patch_share}});
   return ExitCode::done;
 }
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"
@@ -123,7 +124,7 @@ ExitCode run_bench(CommandContext& context, const BenchConfig& config) {
   log::info(fmt::format("{:.1f} images/s, {:.1f} of {:.1f} GFLOP/s that matrix products reach, {} resident",
                         result["images_per_second"].get<double>(), result["achieved_gflops"].get<double>(),
                         peak, human_bytes(memory)));
-  if (context.common.json) fmt::print("{}\n", result.dump());
+  context.result = json_line(result);
   return ExitCode::done;
 }
 

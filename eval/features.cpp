@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
@@ -300,13 +301,11 @@ Command features_command() {
       if (context.world.root()) {
         log::info(
             fmt::format("{}: {} rows, {} skipped", context.common.output, outcome.rows, outcome.skipped));
-        if (context.common.json)
-          fmt::print("{}\n", nlohmann::ordered_json{{"output", context.common.output},
-                                                    {"rows", outcome.rows},
-                                                    {"skipped", outcome.skipped},
-                                                    {"model", outcome.model.name},
-                                                    {"weights", outcome.model.weights}}
-                                 .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+        context.result = json_line({{"output", context.common.output},
+                                    {"rows", outcome.rows},
+                                    {"skipped", outcome.skipped},
+                                    {"model", outcome.model.name},
+                                    {"weights", outcome.model.weights}});
       }
       return ExitCode::done;
     };

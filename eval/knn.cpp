@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "base/error.hpp"
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"
@@ -221,8 +222,7 @@ Command knn_command() {
       }
       const auto lock = lock_output_folder(context, output_kind::results);
       const auto lines = run_knn(context.world, *config, context.common.output);
-      if (context.common.json && context.world.root())
-        fmt::print("{{\"results\":[{}]}}\n", fmt::join(lines, ","));
+      context.result = fmt::format("{{\"results\":[{}]}}", fmt::join(lines, ","));
       return ExitCode::done;
     };
   };

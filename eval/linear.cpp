@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "base/error.hpp"
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/progress.hpp"
 #include "base/random.hpp"
@@ -212,8 +213,7 @@ Command linear_command() {
       }
       const auto lock = lock_output_folder(context, output_kind::results);
       const auto lines = run_linear(context.world, *config, context.common.output);
-      if (context.common.json && context.world.root())
-        fmt::print("{{\"results\":[{}]}}\n", fmt::join(lines, ","));
+      context.result = fmt::format("{{\"results\":[{}]}}", fmt::join(lines, ","));
       return ExitCode::done;
     };
   };

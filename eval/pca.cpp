@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "commands.hpp"
 #include "picture_input.hpp"
@@ -123,8 +124,7 @@ ExitCode run_pca(CommandContext& context, const PictureConfig& config) {
       std::max(pca.components.total_variance, 1e-300);
   log::info(fmt::format("{} pictures in {}; three components hold {:.1f} % of the foreground's variance",
                         images, context.common.output, 100 * share));
-  if (context.common.json)
-    fmt::print("{}\n", nlohmann::ordered_json{{"images", images}, {"explained", share}}.dump());
+  context.result = json_line({{"images", images}, {"explained", share}});
   return ExitCode::done;
 }
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/version.hpp"
 #include "commands.hpp"
@@ -154,15 +155,13 @@ ExitCode run_report(CommandContext& context, const ReportConfig& config) {
   write_file_atomically(stem + ".jsonl", report_jsonl(input));
   log::info(fmt::format("{} ({:.1f} MB), and {}.md, .csv, .jsonl", output,
                         static_cast<double>(html.size()) * 1e-6, stem));
-  if (context.common.json) {
-    nlohmann::ordered_json json{
-        {"report", output}, {"results", all_rows(input).size()}, {"checks", nlohmann::ordered_json::array()}};
-    constexpr const char* levels[] = {"green", "amber", "red"};
-    for (const Check& c : verdict_checks(input))
-      json["checks"].push_back(
-          {{"level", levels[static_cast<size_t>(c.level)]}, {"title", c.title}, {"why", c.why}});
-    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-  }
+  nlohmann::ordered_json json{
+      {"report", output}, {"results", all_rows(input).size()}, {"checks", nlohmann::ordered_json::array()}};
+  constexpr const char* levels[] = {"green", "amber", "red"};
+  for (const Check& c : verdict_checks(input))
+    json["checks"].push_back(
+        {{"level", levels[static_cast<size_t>(c.level)]}, {"title", c.title}, {"why", c.why}});
+  context.result = json_line(json);
   return ExitCode::done;
 }
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
@@ -251,7 +252,7 @@ ExitCode run_segment(CommandContext& context, const SegmentConfig& config) {
   }
   row.seconds = watch.seconds();
   if (!store.add(row, config.force)) row = *store.find(row);
-  if (context.common.json) fmt::print("{{\"results\":[{}]}}\n", to_json_line(row));
+  context.result = fmt::format("{{\"results\":[{}]}}", to_json_line(row));
   return ExitCode::done;
 }
 

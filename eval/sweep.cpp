@@ -65,6 +65,7 @@ std::vector<std::string> models_of(const SweepConfig& config) {
 
 ExitCode run_sweep(CommandContext& context, SweepConfig config) {
   const std::string& output = context.common.output;
+  std::vector<std::string> lines;
   config.features.seed = config.linear.input.seed = context.common.seed;
   for (const std::string& weights : models_of(config)) {
     bool stopped = false;
@@ -79,13 +80,13 @@ ExitCode run_sweep(CommandContext& context, SweepConfig config) {
       ProbeInput& input = task == "knn" ? config.knn.input : config.linear.input;
       input.train = train;
       input.test = test;
-      if (task == "knn")
-        (void)run_knn(context.world, config.knn, output);
-      else
-        (void)run_linear(context.world, config.linear, output);
+      for (std::string& line : task == "knn" ? run_knn(context.world, config.knn, output)
+                                             : run_linear(context.world, config.linear, output))
+        lines.push_back(std::move(line));
       context.world.barrier();
     }
   }
+  context.result = fmt::format("{{\"results\":[{}]}}", fmt::join(lines, ","));
   return ExitCode::done;
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/json_line.hpp"
 #include "base/random.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"
@@ -211,9 +212,8 @@ ExitCode bench(const BenchConfig& bench_config, CommandContext& context) {
   json["page_faults"] = timings.page_faults;
   json["loss"] = timings.loss;
   json["phases"] = timings.phases;
-  if (context.common.json) {
-    fmt::print("{}\n", json.dump());
-  } else {
+  context.result = json_line(json);
+  if (!context.common.json) {
     fmt::print(
         "{} batch {} {}: {:.3f} images/s, {:.3f} s a step, {:.1f} GFLOP/s of {:.1f} (GEMM), peak memory {}, "
         "{} allocated "

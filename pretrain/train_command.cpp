@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "commands.hpp"
@@ -39,13 +40,11 @@ ExitCode train(const TrainConfig& config, CommandContext& context) {
   install_stop_handlers();
   Trainer trainer(context, config);
   const ExitCode code = trainer.run();
-  if (context.common.json && context.world.root()) {
+  if (context.world.root()) {
     const auto checkpoints = list_checkpoints(context.common.output);
-    nlohmann::ordered_json json;
-    json["run"] = context.common.output;
-    json["checkpoint"] = checkpoints.empty() ? "" : checkpoints.front();
-    json["stopped"] = code == ExitCode::stopped;
-    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    context.result = json_line({{"run", context.common.output},
+                                {"checkpoint", checkpoints.empty() ? "" : checkpoints.front()},
+                                {"stopped", code == ExitCode::stopped}});
   }
   return code;
 }

@@ -52,6 +52,13 @@ void print_once(const std::string& text) {
   flush_stdout();
 }
 
+/// --json: the result is the only thing on stdout.
+void print_result(const CommandContext& context) {
+  if (!context.common.json || !context.world.root() || context.result.empty()) return;
+  std::fwrite(context.result.data(), 1, context.result.size(), stdout);
+  std::fputc('\n', stdout);
+}
+
 /// What an exception means to the user.
 struct Failure {
   int code = 0;
@@ -159,6 +166,18 @@ double watchdog_limit(const Prepared& prepared) {
   return seconds;
 }
 
+/// A result that was found before a failure (a damaged checkpoint, say) is printed all the same.
+ExitCode run_and_print(const Prepared& prepared, CommandContext& context) {
+  try {
+    const ExitCode code = prepared.run(context);
+    print_result(context);
+    return code;
+  } catch (...) {
+    print_result(context);
+    throw;
+  }
+}
+
 int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** argv) {
   set_error_folder(prepared.common.output);
   start_watchdog(watchdog_limit(prepared), launcher_rank());
@@ -187,8 +206,9 @@ int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** ar
                            spec.name,
                            prepared.command->name,
                            prepared.table.to_ini(),
-                           {argv, argv + argc}};
-    const ExitCode code = prepared.run(context);
+                           {argv, argv + argc},
+                           {}};
+    const ExitCode code = run_and_print(prepared, context);
     flush_stdout();
     // Ranks may differ in what they found (`diff` on rank 0, say); the launcher reports one of them.
     const auto agreed = static_cast<int>(world.max(static_cast<int64_t>(as_int(code))));
