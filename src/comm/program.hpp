@@ -22,8 +22,8 @@ struct CommandContext {
   std::string command;     ///< "dedup"
   std::string config_ini;  ///< all settings in force (OptionTable::to_ini)
   std::vector<std::string> argv;
-  std::string
-      result;  ///< one JSON object, set on rank 0: what --json prints, after success and failure alike
+  /// One JSON object, set on rank 0: what --json prints, after success and failure alike.
+  std::string result{};
 };
 
 /// One sub-command. `make` builds a fresh config struct bound to the table and returns what runs it; it is
