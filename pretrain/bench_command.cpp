@@ -157,10 +157,8 @@ Timings time_steps(const BenchConfig& bench, const TrainConfig& config, CommandC
     batch.masks = view_of(masks.masks.data(), Shape{2 * n, grid * grid});
     batch.masked_bound = masks.upper_bound;
     DropPathPlan plan;
-    const std::array<int64_t, 2> entries = {2 * n, locals * n};
     if (bench.drop_path > 0)
-      plan = draw_drop_path(ssl.vit, std::span<const int64_t>(entries.data(), locals > 0 ? 2 : 1), 0,
-                            static_cast<uint64_t>(step), comm.rank());
+      plan = draw_drop_path(ssl.vit, drop_path_entries(config, images), 0, static_cast<uint64_t>(step));
     comm.barrier();
     const int64_t allocated = Tensor::bytes_allocated(), faults = page_faults();
     const Stopwatch watch;

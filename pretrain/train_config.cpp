@@ -244,6 +244,13 @@ SslConfig make_ssl_config(const TrainConfig& c) {
   return s;
 }
 
+std::vector<DropPathEntry> drop_path_entries(const TrainConfig& c, Range images) {
+  std::vector<DropPathEntry> entries{{2, c.batch, images.begin, images.size()}};
+  if (c.augment.local_count > 0)
+    entries.push_back({c.augment.local_count, c.batch, images.begin, images.size()});
+  return entries;
+}
+
 MaskConfig make_mask_config(const TrainConfig& c) {
   return {c.ibot_weight > 0 ? c.mask_probability : 0.0, c.mask_ratio_min, c.mask_ratio_max,
           c.mask_exact_count, c.mask_min_patches};

@@ -72,6 +72,8 @@ void declare_train_options(OptionTable& table, TrainConfig& config);
 /// options.
 void validate(const TrainConfig& config);
 [[nodiscard]] SslConfig make_ssl_config(const TrainConfig& config);
+/// What stochastic depth draws over: the crops of the global batch, of which `images` are this rank's.
+[[nodiscard]] std::vector<DropPathEntry> drop_path_entries(const TrainConfig& config, Range images);
 [[nodiscard]] MaskConfig make_mask_config(const TrainConfig& config);
 
 /// The schedules of a run at one step.

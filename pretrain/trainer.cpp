@@ -253,12 +253,7 @@ bool Trainer::train_step(DataLoader& loader) {
   // Over several ranks the masked views fall where they fall, and no useful bound holds for one of them.
   if (comm_.size() == 1) batch.masked_bound = masks.upper_bound;
   DropPathPlan plan;
-  if (ssl.vit.drop_path > 0) {
-    const std::array<int64_t, 2> entries = {2 * images.size(), config_.augment.local_count * images.size()};
-    plan = draw_drop_path(ssl.vit,
-                          std::span<const int64_t>(entries.data(), config_.augment.local_count > 0 ? 2 : 1),
-                          seed, step, comm_.rank());
-  }
+  if (ssl.vit.drop_path > 0) plan = draw_drop_path(ssl.vit, drop_path_entries(config_, images), seed, step);
 
   StepLine line;
   line.schedule = schedules_.at(step_);

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "base/random.hpp"
+#include "model/drop_path.hpp"
 #include "model/parameters.hpp"
 #include "ops/ops.hpp"
 #include "tensor/tensor.hpp"
@@ -71,19 +71,6 @@ struct CropBatch {
   ConstTensorView images;  ///< f32 [B, C, H, W]; H, W multiples of the patch
   ConstTensorView masks;   ///< u8 [B, N], 1 = replaced by the mask token; empty = none
 };
-
-/// Which rows a residual branch keeps (stochastic depth by batch subsets). kept[block][0 = attn, 1 =
-/// ffn][entry] = image indices in the order drawn; an empty plan drops nothing. keep = max(int(B (1 - rate)),
-/// 1); the branch is scaled by B / keep.
-struct DropPathPlan {
-  std::vector<std::array<std::vector<std::vector<int64_t>>, 2>> kept;
-  [[nodiscard]] bool empty() const { return kept.empty(); }
-};
-/// Draws a plan. Every image's place in the draw depends on (seed, step, block, branch, entry) only.
-/// `batches[entry]` = images of each entry on this rank; `first[entry]` offsets the stream so that ranks draw
-/// differently.
-[[nodiscard]] DropPathPlan draw_drop_path(const VitConfig& config, std::span<const int64_t> batches,
-                                          uint64_t seed, uint64_t step, int rank);
 
 struct TokenEntry {
   int64_t first_row = 0;  ///< in the packed matrix

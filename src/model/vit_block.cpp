@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two residual branches of a block, x += scale LayerScale(f(norm(x))), over all rows or over a kept
-// subset (stochastic depth: the branch runs on the kept images only, and is scaled by B / keep).
+// subset, of which this rank may have no row (stochastic depth: model/drop_path.hpp).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -57,6 +57,12 @@ void enter_branch(TensorView x, std::shared_ptr<const BranchRows> rows, Arena& a
     saved.mean = arena.make({saved.rows->count});
     saved.rstd = arena.make({saved.rows->count});
   }
+}
+
+/// A branch that stochastic depth left no row of: nothing is added, and no gradient comes back.
+bool is_left_out(const std::shared_ptr<const BranchRows>& rows, BranchSaved& saved) {
+  saved.rows = rows;
+  return rows->count == 0;
 }
 
 void begin_branch(const VitContext& context, TensorView x, std::shared_ptr<const BranchRows> rows,
@@ -143,21 +149,21 @@ std::shared_ptr<const BranchRows> all_rows(std::span<const TokenEntry> entries) 
 }
 
 std::shared_ptr<const BranchRows> kept_rows(std::span<const TokenEntry> entries,
-                                            std::span<const std::vector<int64_t>> kept) {
+                                            std::span<const KeptRows> kept) {
   DINO_CHECK(kept.size() == entries.size(), "a stochastic depth plan has one list per entry");
   bool complete = true;
   for (size_t e = 0; e < entries.size(); ++e)
-    complete = complete && static_cast<int64_t>(kept[e].size()) == entries[e].batch;
+    complete =
+        complete && kept[e].scale == 1 && static_cast<int64_t>(kept[e].rows.size()) == entries[e].batch;
   if (complete) return all_rows(entries);
   auto rows = std::make_shared<BranchRows>();
   rows->all = false;
   rows->starts.push_back(0);
   for (size_t e = 0; e < entries.size(); ++e) {
     const TokenEntry& entry = entries[e];
-    const auto keep = static_cast<int64_t>(kept[e].size());
-    rows->parts.push_back({rows->count, keep * entry.tokens,
-                           static_cast<float>(static_cast<double>(entry.batch) / static_cast<double>(keep))});
-    for (const int64_t image : kept[e]) {
+    rows->parts.push_back({rows->count, static_cast<int64_t>(kept[e].rows.size()) * entry.tokens,
+                           static_cast<float>(kept[e].scale)});
+    for (const int64_t image : kept[e].rows) {
       DINO_CHECK(image >= 0 && image < entry.batch, "a kept image of the stochastic depth plan");
       for (int64_t t = 0; t < entry.tokens; ++t) rows->rows.push_back(entry.cls_row(image) + t);
       rows->starts.push_back(rows->count += entry.tokens);
@@ -200,6 +206,7 @@ std::shared_ptr<const BranchRows> read_rows(const BranchRows& branch, std::span<
 void attention_forward(const VitContext& context, int64_t block, const ParameterStore& weights, TensorView x,
                        std::shared_ptr<const BranchRows> rows, Arena& arena, AttentionSaved& saved,
                        bool keep) {
+  if (is_left_out(rows, saved)) return;
   const VitConfig& config = context.config;
   const auto w = of_block(context, block, weights);
   ops::Backend& ops = ops::backend();
@@ -222,6 +229,7 @@ void attention_forward(const VitContext& context, int64_t block, const Parameter
 
 void attention_backward(const VitContext& context, int64_t block, const ParameterStore& weights,
                         const AttentionSaved& saved, TensorView dx, ParameterStore& gradients, Arena& arena) {
+  if (saved.rows->count == 0) return;
   const VitConfig& config = context.config;
   const auto w = of_block(context, block, weights);
   const auto d = of_block(context, block, gradients);
@@ -243,6 +251,7 @@ void query_attention_forward(const VitContext& context, int64_t block, const Par
                              TensorView x, std::shared_ptr<const BranchRows> keys,
                              std::shared_ptr<const BranchRows> queries, Arena& arena,
                              QueryAttentionSaved& saved, bool keep) {
+  if (is_left_out(queries, saved.queries)) return;
   const VitConfig& config = context.config;
   const int64_t width = config.width;
   const auto w = of_block(context, block, weights);
@@ -272,6 +281,7 @@ void query_attention_forward(const VitContext& context, int64_t block, const Par
 void query_attention_backward(const VitContext& context, int64_t block, const ParameterStore& weights,
                               const QueryAttentionSaved& saved, TensorView dx, ParameterStore& gradients,
                               Arena& arena) {
+  if (saved.queries.rows->count == 0) return;
   const VitConfig& config = context.config;
   const int64_t width = config.width;
   const auto w = of_block(context, block, weights);
@@ -301,6 +311,7 @@ void query_attention_backward(const VitContext& context, int64_t block, const Pa
 
 void ffn_forward(const VitContext& context, int64_t block, const ParameterStore& weights, TensorView x,
                  std::shared_ptr<const BranchRows> rows, Arena& arena, FfnSaved& saved, bool keep) {
+  if (is_left_out(rows, saved)) return;
   const VitConfig& config = context.config;
   const bool mlp = config.ffn == FfnKind::mlp;
   const auto w = of_block(context, block, weights);
@@ -327,6 +338,7 @@ void ffn_forward(const VitContext& context, int64_t block, const ParameterStore&
 
 void ffn_backward(const VitContext& context, int64_t block, const ParameterStore& weights,
                   const FfnSaved& saved, TensorView dx, ParameterStore& gradients, Arena& arena) {
+  if (saved.rows->count == 0) return;
   const VitConfig& config = context.config;
   const bool mlp = config.ffn == FfnKind::mlp;
   const auto w = of_block(context, block, weights);

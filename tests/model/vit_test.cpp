@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/random.hpp"
 #include "golden_support.hpp"
 #include "model/head.hpp"
 
@@ -113,8 +114,8 @@ TEST(Vit, ReadingFewRowsChangesNothing) {
       const Tensor large = random_tensor({5, 3, 40, 48}, 1), small = random_tensor({6, 3, 24, 16}, 2);
       const Tensor mask = random_mask(5, 30);
       const CropBatch crops[] = {{large, mask}, {small, {}}};
-      const int64_t batches[] = {5, 6};
-      const DropPathPlan plan = draw_drop_path(config, batches, 1, 2, 0);
+      const DropPathEntry batches[] = {{1, 5, 0, 5}, {1, 6, 0, 6}};
+      const DropPathPlan plan = draw_drop_path(config, batches, 1, 2);
       const std::vector<TokenEntry> entries = token_entries(config, crops);
       std::vector<int64_t> read;
       for (const TokenEntry& entry : entries)
@@ -156,6 +157,62 @@ TEST(Vit, ReadingFewRowsChangesNothing) {
   }
 }
 
+/// Of a branch of which stochastic depth keeps no row nothing is added, and its parameters get no gradient;
+/// the rows of another entry are as if they were alone.
+TEST(Vit, BranchesWithoutRows) {
+  for (const FfnKind ffn : {FfnKind::mlp, FfnKind::swiglu}) {
+    const VitConfig config = small_config(ffn, 1);
+    ParameterLayout layout;
+    append_vit_layout(layout, config);
+    const ParameterStore weights = random_weights(layout);
+    const Vit vit(config, Precision::f32);
+    const Tensor large = random_tensor({2, 3, 40, 48}, 1), small = random_tensor({3, 3, 24, 16}, 2);
+    const CropBatch crops[] = {{large, {}}, {small, {}}};
+    const KeptRows nothing{{}, 2.0}, both{{0, 1}, 1.0};
+    DropPathPlan none, first;
+    for (int64_t block = 0; block < config.depth; ++block) {
+      none.kept.push_back({std::vector{nothing, nothing}, std::vector{nothing, nothing}});
+      first.kept.push_back({std::vector{both, nothing}, std::vector{both, nothing}});
+    }
+    const std::vector<TokenEntry> entries = token_entries(config, crops);
+    const std::vector<int64_t> read{entries[0].cls_row(0), entries[0].cls_row(1), entries[1].cls_row(2)};
+    Arena arena;
+    const VitOutput alone = vit.forward(weights, std::span(crops, 1), {}, arena);
+    for (const bool few : {false, true}) {
+      VitForwardOptions options;
+      if (few) options.read_rows = read;
+      std::shared_ptr<VitSaved> saved;
+      options.drop_path = &first;
+      const VitOutput mixed = vit.forward(weights, crops, options, arena, &saved);
+      options.drop_path = &none;
+      const VitOutput output = vit.forward(weights, crops, options, arena, &saved);
+      for (const int64_t row : {read[0], read[1]})
+        EXPECT_LE(relative_error(std::span<const float>(mixed.prenorm.rows(row, 1).f32()),
+                                 std::span<const float>(alone.prenorm.rows(row, 1).f32())),
+                  3e-6);
+      EXPECT_EQ(relative_error(std::span<const float>(mixed.prenorm.rows(read[2], 1).f32()),
+                               std::span<const float>(output.prenorm.rows(read[2], 1).f32())),
+                0.0);
+      Tensor d_norm(output.norm.shape);
+      for (const int64_t row : read)
+        for (float& g : d_norm.view().rows(row, 1).f32()) g = 0.5F + static_cast<float>(row % 3);
+      ParameterStore gradients(layout);
+      vit.backward(weights, *saved, d_norm, {}, gradients, arena);
+      for (const ParameterInfo& info : layout.parameters()) {
+        double sum = 0;
+        for (const float g : gradients.view(info).f32()) sum += static_cast<double>(std::abs(g));
+        const bool in_block = info.name.find(".blocks.") != std::string::npos;
+        if (in_block) {
+          EXPECT_EQ(sum, 0.0) << info.name;
+        }
+        if (info.name.ends_with("cls_token") || info.name == "backbone.norm.weight") {
+          EXPECT_GT(sum, 0.0) << info.name;
+        }
+      }
+    }
+  }
+}
+
 /// The directional derivative of sum(cotangent * norm) + sum(cotangent2 * prenorm) along a random direction
 /// of all parameters and the images, against central differences, with masks, registers and stochastic depth.
 TEST(Vit, GradientsMatchFiniteDifferences) {
@@ -169,8 +226,8 @@ TEST(Vit, GradientsMatchFiniteDifferences) {
   const Tensor mask = random_mask(4, 12);
   const Tensor d_norm = random_tensor({4 * 15, 64}, 2);
   const Tensor d_prenorm = random_tensor({4 * 15, 64}, 3);
-  const int64_t batches[] = {4};
-  const DropPathPlan plan = draw_drop_path(config, batches, 1, 2, 0);
+  const DropPathEntry batches[] = {{1, 4, 0, 4}};
+  const DropPathPlan plan = draw_drop_path(config, batches, 1, 2);
   VitForwardOptions options;
   options.drop_path = &plan;
   Arena arena;

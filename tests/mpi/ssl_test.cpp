@@ -118,6 +118,13 @@ void expect_same_result(const SslStepResult& a, const SslStepResult& b) {
   EXPECT_EQ(a.finite, b.finite);
 }
 
+/// Crops of `images` of `total` images, as stochastic depth draws over them.
+DropPathPlan draw(const SslConfig& config, int64_t total, Range images, uint64_t step) {
+  std::vector<DropPathEntry> entries{{2, total, images.begin, images.size()}};
+  if (config.local_crops > 0) entries.push_back({config.local_crops, total, images.begin, images.size()});
+  return draw_drop_path(config.vit, entries, 11, step);
+}
+
 /// Steps with this communicator's split against the same steps in one process.
 void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0) {
   const Communicator world = Communicator::world();
@@ -131,8 +138,9 @@ void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0
     const Data part(config, total, own.begin, own.size(), step, few_masks);
     const Data all(config, total, 0, total, step, few_masks);
     const SslSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04, 0.99, 0.05};
-    const SslStepResult a = split.forward_backward(part.batch, schedule, {});
-    const SslStepResult b = whole.forward_backward(all.batch, schedule, {});
+    const SslStepResult a = split.forward_backward(part.batch, schedule, draw(config, total, own, step));
+    const SslStepResult b =
+        whole.forward_backward(all.batch, schedule, draw(config, total, {0, total}, step));
     EXPECT_TRUE(a.finite);
     if (step == 0) {
       expect_same_result(a, b);
@@ -185,6 +193,40 @@ TEST(SslWorldSize, WithoutLocalCrops) {
   SslConfig config = small_config();
   config.local_crops = 0;
   compare(config);
+}
+
+/// Ranks that share a stratum of images, ranks of whole ones, and ranks of different sizes.
+TEST(SslWorldSize, StochasticDepth) {
+  SslConfig config = small_config();
+  config.vit.drop_path = 0.3;
+  const Communicator world = Communicator::world();
+  for (const int64_t images : {int64_t{0}, int64_t{8} * world.size(), int64_t{13}})
+    compare(config, images == 13, images);
+  config.vit.drop_path = 0.5;
+  config.vit.drop_path_uniform = false;
+  config.vit.ffn = FfnKind::swiglu;
+  config.vit.hidden = swiglu_hidden(config.vit.width);
+  config.local_crops = 0;
+  compare(config, false, 9);
+}
+
+/// One image a rank and few rows kept: of some branches a rank has none.
+TEST(SslWorldSize, RanksWithoutRowsOfABranch) {
+  const Communicator world = Communicator::world();
+  for (const FfnKind ffn : {FfnKind::mlp, FfnKind::swiglu}) {
+    SslConfig config = small_config();
+    config.vit.ffn = ffn;
+    config.vit.drop_path = 0.95;
+    const int64_t total = std::max(world.size(), 2);
+    bool without = false;
+    for (uint64_t step = 0; step < 3; ++step)
+      for (int rank = 0; rank < world.size(); ++rank)
+        for (const auto& block : draw(config, total, even_range(total, rank, world.size()), step).kept)
+          for (const auto& branch : block)
+            without = without || (branch[0].rows.empty() && branch[1].rows.empty());
+    EXPECT_EQ(without, world.size() > 1);
+    compare(config, false, total);
+  }
 }
 
 TEST(SslRanks, StayBitIdenticalAndRepeatable) {

@@ -3,9 +3,11 @@
 // is left are index lists and names of some kilobytes, and what oneDNN keeps per call.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <set>
 
 #include "base/random.hpp"
 #include "training/masks.hpp"
@@ -91,6 +93,40 @@ TEST(Allocation, AStepOfKnownShapesAllocatesNothingAfterTheFirstTwo) {
       EXPECT_EQ(large_allocations - large, 0) << "step " << step;
     }
   }
+}
+
+/// One rank's part of a larger batch under stochastic depth: how many rows it keeps changes a little from
+/// step to step.
+TEST(Allocation, NorDoesAStepWithStochasticDepthOnOneOfSeveralRanks) {
+  constexpr int64_t kImages = 8, kTotal = 24, kSide = 96, kGrid = 12;
+  const Communicator self = Communicator::self();
+  const Tensor global = crops(2 * kImages, kSide, 1), local = crops(8 * kImages, 40, 2);
+  BlockMaskSettings blocks;
+  blocks.grid_h = blocks.grid_w = kGrid;
+  blocks.max_patches = default_max_mask_patches(kSide, 8);
+  SslConfig config = config_of(Centering::sinkhorn, true);
+  config.vit.drop_path = 0.3;
+  SslModel model(config, self);
+  model.initialize(1);
+  const std::array<DropPathEntry, 2> entries{DropPathEntry{2, kTotal, 8, kImages}, {8, kTotal, 8, kImages}};
+  std::set<size_t> counts;
+  for (int64_t step = 1; step <= 10; ++step) {
+    const BatchMasks masks = batch_masks({}, blocks, 2 * kImages, 4, static_cast<uint64_t>(step));
+    SslBatch batch{kImages, global, local, view_of(masks.masks.data(), Shape{2 * kImages, kGrid * kGrid}), 0};
+    batch.masked_bound = masks.upper_bound;
+    const SslSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
+    const DropPathPlan plan = draw_drop_path(config.vit, entries, 5, static_cast<uint64_t>(step));
+    for (const auto& block : plan.kept)
+      for (const auto& branch : block) counts.insert(branch[1].rows.size());
+    const int64_t tensors = Tensor::bytes_allocated(), large = large_allocations;
+    const SslStepResult result = model.forward_backward(batch, schedule, plan);
+    ASSERT_TRUE(result.finite);
+    model.update(schedule, result, step);
+    if (step <= 2) continue;
+    EXPECT_EQ(Tensor::bytes_allocated() - tensors, 0) << "step " << step;
+    EXPECT_EQ(large_allocations - large, 0) << "step " << step;
+  }
+  EXPECT_EQ(counts, (std::set<size_t>{44, 45}));  // of 64 local crops, int(192 * 0.7) of 192 in all
 }
 
 }  // namespace

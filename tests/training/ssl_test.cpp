@@ -170,9 +170,9 @@ TEST_F(SslUpdate, StochasticDepthIsThatOfThePlan) {
   config.vit.drop_path = 0.4;
   SslModel model(config, self_);
   model.initialize(2);
-  const std::array<int64_t, 2> entries{6, 6};
+  const std::array<DropPathEntry, 2> entries{DropPathEntry{2, 3, 0, 3}, {2, 3, 0, 3}};
   const auto total = [&](uint64_t step) {
-    const DropPathPlan plan = draw_drop_path(config.vit, entries, 1, step, 0);
+    const DropPathPlan plan = draw_drop_path(config.vit, entries, 1, step);
     return model.forward_backward(data_.batch, schedule_, plan).losses.total;
   };
   EXPECT_EQ(total(1), total(1));
