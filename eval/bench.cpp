@@ -8,6 +8,7 @@
 #include "base/error.hpp"
 #include "base/json_line.hpp"
 #include "base/log.hpp"
+#include "base/random.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"
 #include "model/vit.hpp"
