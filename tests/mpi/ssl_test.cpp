@@ -217,6 +217,7 @@ TEST(SslWorldSize, RanksWithoutRowsOfABranch) {
     SslConfig config = small_config();
     config.vit.ffn = ffn;
     config.vit.drop_path = 0.95;
+    config.koleo_weight = 0;  // images of which no branch keeps a row have equal class tokens: no nearest one
     const int64_t total = std::max(world.size(), 2);
     bool without = false;
     for (uint64_t step = 0; step < 3; ++step)
