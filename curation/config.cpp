@@ -45,6 +45,8 @@ void add_curate_options(OptionTable& table, CurateConfig& c) {
       .range(1, 1e7);
   table.section("Embeddings")
       .add("embedding", &c.embedding, "copy = the built-in training-free descriptor, or a weights reference.")
+      .add("heads", &c.heads, "Attention heads, where the weights do not tell (0: they do).")
+      .range(0, 1024)
       .add("embeddings", &c.embeddings,
            "An embeddings reference with one row per input image, in input order, used instead.")
       .add("image-size", &c.image_size, "Side of the picture that a backbone sees.")

@@ -23,6 +23,7 @@ struct CurateConfig {
   int64_t unit_records = 2048;  ///< images per work unit, the grain of restart
   // embed
   std::string embedding = "copy";  ///< "copy" or a weights reference
+  int64_t heads = 0;               ///< of its attention, where the weights do not tell; 0 = not given
   std::string embeddings;          ///< rows in input order, instead of `embedding`
   int64_t image_size = 224;        ///< what a backbone sees
   // near-duplicates

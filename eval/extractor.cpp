@@ -274,8 +274,9 @@ std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const Fea
     const std::string source = w.substr(7);
     const auto names = vit_preset_names();
     const bool preset = std::find(names.begin(), names.end(), source) != names.end();
-    VitConfig config =
-        preset || !path_exists(source) ? vit_preset(source) : load_backbone(source, options.which)->config;
+    VitConfig config = preset || !path_exists(source)
+                           ? vit_preset(source)
+                           : load_backbone(source, LoadOptions{options.which, options.heads})->config;
     // With the published LayerScale of 1e-5 the class token of fresh weights is the same for every image, and
     // the floor would be chance. Blocks at full strength make the stronger, honest floor.
     if (config.layerscale > 0) config.layerscale = 1;
@@ -283,7 +284,7 @@ std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const Fea
     identity.name = "random-weights";
     if (!preset) normalisation = normalisation_of(source);
   } else {
-    backbone = load_backbone(w, options.which);
+    backbone = load_backbone(w, LoadOptions{options.which, options.heads});
     identity.name = model_name(w);
     normalisation = normalisation_of(w);
   }

@@ -19,6 +19,7 @@ struct ModelOptions {
   std::string weights;            ///< weights reference, random:<preset or weights reference>, or raw-pixels
   std::string name;               ///< name in results; empty = from the reference
   std::string which = "teacher";  ///< where a checkpoint holds both
+  int64_t heads = 0;              ///< attention heads, where the weights do not tell; 0 = not given
   std::string precision = "fp32";
   int64_t patch = 14;  ///< of raw-pixels only
 };

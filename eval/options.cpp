@@ -12,8 +12,13 @@ void add_model_options(OptionTable& table, ModelOptions& model) {
   table.add("name", &model.name, "The model's name in results (default: from the reference).");
   table.add("which", &model.which, "Network of a checkpoint that holds both.")
       .choices({"teacher", "student"});
+  add_heads_option(table, model.heads);
   table.add("precision", &model.precision, "Arithmetic of the forward pass.")
       .choices({"auto", "fp32", "bf16"});
+}
+
+void add_heads_option(OptionTable& table, int64_t& heads) {
+  table.add("heads", &heads, "Attention heads, where the weights do not tell (0: they do).").range(0, 1024);
 }
 
 void add_input_options(OptionTable& table, FeatureProtocol& protocol) {

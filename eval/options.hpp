@@ -10,6 +10,8 @@
 namespace dino::eval {
 
 void add_model_options(OptionTable& table, ModelOptions& model);
+/// --heads, part of add_model_options.
+void add_heads_option(OptionTable& table, int64_t& heads);
 void add_input_options(OptionTable& table, FeatureProtocol& protocol);
 
 /// UsageError when --output is missing.

@@ -121,6 +121,7 @@ Command sweep_command() {
     table.add("floors", &config->floors, "Also raw pixels, and fresh weights of the first model's shape.");
     table.add("precision", &config->features.model.precision, "Arithmetic of the forward pass.")
         .choices({"auto", "fp32", "bf16"});
+    add_heads_option(table, config->features.model.heads);
     add_input_options(table, config->features.protocol);
     table.section("features and probes");
     table.add("tokens", &config->features.protocol.tokens, "Tokens to keep.")

@@ -100,14 +100,23 @@ ExitCode diff(const std::vector<std::string>& paths, const CommandContext& conte
   return difference.empty() ? ExitCode::done : ExitCode::differ;
 }
 
-ExitCode import_weights(const std::string& reference, const CommandContext& context) {
+/// Options of every command that reads weights.
+void add_load_options(OptionTable& table, LoadOptions& options) {
+  table.add("which", &options.which, "Which network, where the weights hold both.")
+      .choices({"teacher", "student"});
+  table.add("heads", &options.heads, "Attention heads, where the weights do not tell (0: they do).")
+      .range(0, 1024);
+}
+
+ExitCode import_weights(const std::string& reference, const LoadOptions& options,
+                        const CommandContext& context) {
   const std::string& output = context.common.output;
   if (output.empty())
     throw UsageError("missing option: --output: where to write the checkpoint; give --output RUN");
   if (!list_checkpoints(output).empty())
     throw UsageError("output exists: --output " + output +
                      ": holds checkpoints already; choose a new folder");
-  auto backbone = load_backbone(reference);
+  auto backbone = load_backbone(reference, options);
   if (context.common.dry_run) {
     log::info("would import " + backbone->description + "; nothing was written");
     return ExitCode::done;
@@ -125,11 +134,11 @@ ExitCode import_weights(const std::string& reference, const CommandContext& cont
   return ExitCode::done;
 }
 
-ExitCode export_weights(const std::string& reference, const std::string& format, const std::string& which,
+ExitCode export_weights(const std::string& reference, const std::string& format, const LoadOptions& options,
                         const CommandContext& context) {
   if (context.common.output.empty())
     throw UsageError("missing option: --output: the folder to write; give --output DIR");
-  const auto backbone = load_backbone(reference, which);
+  const auto backbone = load_backbone(reference, options);
   if (context.common.dry_run) {
     log::info("would export " + backbone->description + "; nothing was written");
     return ExitCode::done;
@@ -187,15 +196,19 @@ Command import_command() {
       {}};
   command.make = [](OptionTable& table) {
     auto weights = std::make_shared<std::string>();
+    auto options = std::make_shared<LoadOptions>();
     table.add("weights", weights.get(), "Weights reference.").required();
-    return [weights](CommandContext& context) { return import_weights(*weights, context); };
+    add_load_options(table, *options);
+    return
+        [weights, options](CommandContext& context) { return import_weights(*weights, *options, context); };
   };
   return command;
 }
 
 Command export_command() {
   struct Options {
-    std::string checkpoint, format = "hf", which = "teacher";
+    std::string checkpoint, format = "hf";
+    LoadOptions load;
   };
   Command command{"export",
                   "write weights for other software",
@@ -209,9 +222,9 @@ Command export_command() {
     table.add("checkpoint", &options->checkpoint, "Weights reference (checkpoint, run, or other weights).")
         .required();
     table.add("format", &options->format, "Layout to write.").choices({"hf", "hub"});
-    table.add("which", &options->which, "Which network of the checkpoint.").choices({"teacher", "student"});
+    add_load_options(table, options->load);
     return [options](CommandContext& context) {
-      return export_weights(options->checkpoint, options->format, options->which, context);
+      return export_weights(options->checkpoint, options->format, options->load, context);
     };
   };
   return command;

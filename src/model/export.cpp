@@ -87,8 +87,11 @@ void add_split(NamedTensors& tensors, const std::string& name, ConstTensorView j
                     joint.rows(rows * third++, rows));
 }
 
-void write_tensors(const NamedTensors& tensors, const std::string& folder) {
-  write_safetensors(folder + "/model.safetensors", {tensors.begin(), tensors.end()});
+/// Tensors do not tell the number of heads.
+void write_tensors(const NamedTensors& tensors, const VitConfig& config, const std::string& folder,
+                   std::map<std::string, std::string> metadata = {}) {
+  metadata.emplace("heads", std::to_string(config.heads));
+  write_safetensors(folder + "/model.safetensors", {tensors.begin(), tensors.end()}, metadata);
 }
 
 std::string plain_name(const ParameterInfo& info) {
@@ -119,7 +122,7 @@ void export_hugging_face(const Backbone& backbone, const std::string& folder) {
       for (const char* part : {"ls1", "ls2"})
         tensors.emplace(hugging_face_name(fmt::format("blocks.{}.{}.gamma", i, part)), ones.view());
   }
-  write_tensors(tensors, folder);
+  write_tensors(tensors, config, folder);
   write_file_atomically(folder + "/config.json", hugging_face_config(config).dump(2) + "\n");
 }
 
@@ -128,7 +131,8 @@ void export_hub(const Backbone& backbone, const std::string& folder) {
   NamedTensors tensors;
   for (const ParameterInfo& info : backbone.layout.parameters())
     tensors.emplace(plain_name(info), backbone.weights.view(info));
-  write_tensors(tensors, folder);
+  // Nor do they tell the epsilon of the norms and how positions are resampled.
+  write_tensors(tensors, backbone.config, folder, {{kConfigFact, vit_config_to_json(backbone.config)}});
 }
 
 }  // namespace dino

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // torch.save's archive: a zip of stored members <top>/data.pkl, <top>/data/<key>, <top>/byteorder. torch
-// always writes zip64 records; sizes and offsets below come from the file and are checked against it.
+// always writes zip64 records; sizes and offsets below come from the file and are checked against it. Before
+// 1.6 it wrote pickles and the bytes of the storages one after another.
 #include <fmt/format.h>
 
 #include <bit>
 #include <cstring>
 #include <limits>
-#include <set>
 
 #include "base/half.hpp"
 #include "model/pickle.hpp"
@@ -17,6 +17,8 @@ namespace dino {
 namespace {
 
 constexpr int64_t kMaxPickle = int64_t{256} << 20;
+constexpr int64_t kMaxDirectory = int64_t{64} << 20;
+constexpr int64_t kMaxLegacyPickles = int64_t{64} << 20;
 constexpr uint64_t kNarrow = 0xffffffffu;  ///< a 32-bit field that says "see the zip64 record"
 
 [[noreturn]] void fail(const std::string& path, const std::string& why) {
@@ -76,13 +78,15 @@ class ZipArchive {
       }
       return directory;
     }
-    fail(path_, "not a zip archive; files of PyTorch before 1.6 must be saved again by a newer one");
+    fail(path_,
+         "neither a zip archive nor the format of PyTorch 0.2 to 1.5; it must be saved again by a newer one");
   }
 
   void read_directory(const Directory& directory) {
     const auto limit = static_cast<uint64_t>(size_);
     if (directory.offset > limit || directory.size > limit - directory.offset)
       fail(path_, "its directory lies outside the file; copy it again");
+    if (directory.size > kMaxDirectory) fail(path_, "its directory is implausibly large");
     const std::vector<uint8_t> all =
         bytes(static_cast<int64_t>(directory.offset), static_cast<int64_t>(directory.size));
     size_t at = 0;
@@ -98,14 +102,15 @@ class ZipArchive {
     if (end > all.size()) fail(path_, "its directory is damaged");
     const std::string name(reinterpret_cast<const char*>(all.data()) + at + 46, name_size);
     if (little(all, at + 10, 2) != 0 || (little(all, at + 8, 2) & 1) != 0)
-      fail(path_, fmt::format("member {} is compressed or encrypted, which torch.save never does", name));
+      fail(path_, fmt::format("member {} is compressed or encrypted, which torch.save never does",
+                              shown_name(name)));
     uint64_t stored = little(all, at + 24, 4);
     uint64_t packed = little(all, at + 20, 4);
     uint64_t header = little(all, at + 42, 4);
     read_wide(all.subspan(at + 46 + name_size, extra_size), stored, packed, header);
     const auto limit = static_cast<uint64_t>(size_);
     if (stored != packed || header > limit || stored > limit - header)
-      fail(path_, fmt::format("member {} lies outside the file; copy it again", name));
+      fail(path_, fmt::format("member {} lies outside the file; copy it again", shown_name(name)));
     members_[name] = {static_cast<int64_t>(header), static_cast<int64_t>(stored)};
     return end;
   }
@@ -133,10 +138,12 @@ class ZipArchive {
   std::map<std::string, Member> members_;
 };
 
-struct StorageType {
-  const char* name;
+struct ElementType {
+  const char* name;   ///< as typed storages are called
+  const char* dtype;  ///< as torch.dtype is called
+  const char* shown;  ///< as safetensors calls it
   int64_t bytes;
-  float (*convert)(const uint8_t*);
+  float (*convert)(const uint8_t*);  ///< null: not floating point
 };
 
 template <class T>
@@ -146,13 +153,32 @@ T load(const uint8_t* p) {
   return value;
 }
 
-constexpr StorageType kStorageTypes[] = {
-    {"FloatStorage", 4, [](const uint8_t* p) { return load<float>(p); }},
-    {"DoubleStorage", 8, [](const uint8_t* p) { return static_cast<float>(load<double>(p)); }},
-    {"HalfStorage", 2, [](const uint8_t* p) { return half_to_float(load<uint16_t>(p)); }},
-    {"BFloat16Storage", 2,
+constexpr ElementType kElementTypes[] = {
+    {"FloatStorage", "float32", "F32", 4, [](const uint8_t* p) { return load<float>(p); }},
+    {"DoubleStorage", "float64", "F64", 8,
+     [](const uint8_t* p) { return static_cast<float>(load<double>(p)); }},
+    {"HalfStorage", "float16", "F16", 2, [](const uint8_t* p) { return half_to_float(load<uint16_t>(p)); }},
+    {"BFloat16Storage", "bfloat16", "BF16", 2,
      [](const uint8_t* p) { return std::bit_cast<float>(static_cast<uint32_t>(load<uint16_t>(p)) << 16); }},
+    {"LongStorage", "int64", "I64", 8, nullptr},
+    {"IntStorage", "int32", "I32", 4, nullptr},
+    {"ShortStorage", "int16", "I16", 2, nullptr},
+    {"CharStorage", "int8", "I8", 1, nullptr},
+    {"ByteStorage", "uint8", "U8", 1, nullptr},
+    {"BoolStorage", "bool", "BOOL", 1, nullptr},
+    {"UntypedStorage", "untyped", "U8", 1, nullptr},
+    {"QInt8Storage", "qint8", "I8", 1, nullptr},
+    {"QUInt8Storage", "quint8", "U8", 1, nullptr},
+    {"QInt32Storage", "qint32", "I32", 4, nullptr},
+    {"ComplexFloatStorage", "complex64", "C64", 8, nullptr},
+    {"ComplexDoubleStorage", "complex128", "C128", 16, nullptr},
 };
+
+const ElementType* element_type(const std::string& type) {
+  for (const ElementType& known : kElementTypes)
+    if (type == known.name || type == known.dtype) return &known;
+  return nullptr;
+}
 
 /// Elements of a tensor, -1 for sizes that no file can hold.
 int64_t elements(const std::vector<int64_t>& shape) {
@@ -164,54 +190,113 @@ int64_t elements(const std::vector<int64_t>& shape) {
   return count;
 }
 
-bool is_contiguous(const PickledTensor& tensor) {
-  int64_t expected = 1;
-  for (size_t i = tensor.shape.size(); i-- > 0;) {
-    if (tensor.shape[i] != 1 && tensor.stride[i] != expected) return false;
-    expected *= tensor.shape[i];
+/// Distance of the last element from the first, -1 where that is no place in a file.
+int64_t extent(const PickledTensor& tensor) {
+  int64_t last = 0;
+  for (size_t i = 0; i < tensor.shape.size(); ++i) {
+    int64_t step = 0;
+    if (tensor.stride[i] < 0 || __builtin_mul_overflow(tensor.shape[i] - 1, tensor.stride[i], &step) ||
+        __builtin_add_overflow(last, step, &last))
+      return -1;
   }
-  return true;
+  return last;
 }
 
+/// Bytes of a storage in the file.
+struct Place {
+  int64_t offset = 0, size = 0;
+};
+
 struct PthFile {
-  ZipArchive archive;
-  std::string path, top;
+  std::string path;
+  std::map<std::string, Place> storages;
   std::map<std::string, PickledTensor> tensors;
 
+  /// Any strides: a channels_last copy, a transposed view, a slice of a larger tensor.
   [[nodiscard]] Tensor read(const std::string& name) const {
     const PickledTensor& tensor = tensors.at(name);
-    const StorageType* type = nullptr;
-    for (const StorageType& known : kStorageTypes)
-      if (tensor.type == known.name) type = &known;
-    if (type == nullptr) fail(path, fmt::format("{} is a {}, not floating point", name, tensor.type));
-    const auto member = archive.members().find(top + "data/" + tensor.storage);
-    if (member == archive.members().end()) fail(path, fmt::format("the data of {} are missing", name));
+    const ElementType* type = element_type(tensor.type);
+    if (type == nullptr || type->convert == nullptr)
+      fail(path, fmt::format("{} is of {}, not floating point", shown_name(name), shown_name(tensor.type)));
+    const auto storage = storages.find(tensor.storage);
+    if (storage == storages.end()) fail(path, fmt::format("the data of {} are missing", shown_name(name)));
     const int64_t count = elements(tensor.shape);
-    if (tensor.shape.size() > Shape::kMaxRank || tensor.stride.size() != tensor.shape.size() || count < 0 ||
-        tensor.offset < 0)
-      fail(path, fmt::format("{} has impossible sizes", name));
-    if (!is_contiguous(tensor)) fail(path, fmt::format("{} is not contiguous; save a contiguous copy", name));
-    if (tensor.offset > member->second.size / type->bytes ||
-        count > member->second.size / type->bytes - tensor.offset)
-      fail(path, fmt::format("{} needs more values than its data hold", name));
+    const int64_t there = storage->second.size / type->bytes;
+    if (tensor.shape.size() > Shape::kMaxRank || count < 0 || tensor.offset < 0)
+      fail(path, fmt::format("{} has impossible sizes", shown_name(name)));
+    if (count == 0) return Tensor{Shape(tensor.shape)};
+    const int64_t last = extent(tensor);
+    // Strides of zero repeat values; a file may not ask for more memory than it takes itself.
+    if (last < 0 || tensor.offset >= there || last > there - 1 - tensor.offset || count > there)
+      fail(path, fmt::format("{} needs more values than its data hold", shown_name(name)));
     const std::vector<uint8_t> raw =
-        archive.bytes(archive.data_offset(member->second) + tensor.offset * type->bytes, count * type->bytes);
+        read_bytes(path, storage->second.offset + tensor.offset * type->bytes, (last + 1) * type->bytes);
+    if (static_cast<int64_t>(raw.size()) != (last + 1) * type->bytes)
+      fail(path, "the file is cut off; copy it again");
     Tensor result{Shape(tensor.shape)};
+    std::vector<int64_t> index(tensor.shape.size(), 0);
     float* out = result.as<float>();
-    for (int64_t i = 0; i < count; ++i) out[i] = type->convert(raw.data() + i * type->bytes);
+    int64_t at = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      out[i] = type->convert(raw.data() + at * type->bytes);
+      for (size_t axis = index.size(); axis-- > 0;) {
+        at += tensor.stride[axis];
+        if (++index[axis] < tensor.shape[axis]) break;
+        at -= tensor.stride[axis] * tensor.shape[axis];
+        index[axis] = 0;
+      }
+    }
     return result;
   }
 };
 
-}  // namespace
+TensorSource source_of(PthFile file, PickledFile content) {
+  TensorSource source;
+  source.path = file.path;
+  source.bytes = file_size(file.path);
+  source.facts = std::move(content.facts);
+  source.opaque = std::move(content.opaque);
+  source.classes = std::move(content.classes);
+  for (const auto& [name, tensor] : content.tensors) {
+    const ElementType* type = element_type(tensor.type);
+    source.tensors.emplace(name, TensorInfo{tensor.shape, type == nullptr ? tensor.type : type->shown});
+  }
+  file.tensors = std::move(content.tensors);
+  source.read = [file = std::make_shared<PthFile>(std::move(file))](const std::string& name) {
+    return file->read(name);
+  };
+  return source;
+}
 
-TensorSource open_pth(const std::string& path) {
-  ZipArchive archive(path);
+/// Before PyTorch 1.6: pickles one after another, then every storage as its element count and its bytes.
+TensorSource open_legacy(const std::string& path) {
+  const int64_t size = file_size(path);
+  LegacyFile legacy = read_legacy_file(read_bytes(path, 0, std::min(size, kMaxLegacyPickles)), path);
+  PthFile file{path, {}, {}};
+  auto at = static_cast<int64_t>(legacy.end);
+  for (const LegacyStorage& storage : legacy.storages) {
+    const ElementType* type = element_type(storage.type);
+    if (type == nullptr)
+      fail(path, fmt::format("it has a {}; it must be saved again", shown_name(storage.type)));
+    if (at > size - 8) fail(path, "the file is cut off; copy it again");
+    const std::vector<uint8_t> header = read_bytes(path, at, 8);
+    const uint64_t count = little(header, 0, 8);
+    at += 8;
+    if (count > static_cast<uint64_t>(size - at) / static_cast<uint64_t>(type->bytes))
+      fail(path, "its data end past the end of the file; copy it again");
+    file.storages.emplace(storage.key, Place{at, static_cast<int64_t>(count) * type->bytes});
+    at += static_cast<int64_t>(count) * type->bytes;
+  }
+  return source_of(std::move(file), std::move(legacy.content));
+}
+
+TensorSource open_archive(const std::string& path) {
+  const ZipArchive archive(path);
   std::string top;
   for (const auto& [name, member] : archive.members())
     if (name.ends_with("/data.pkl")) top = name.substr(0, name.size() - std::strlen("data.pkl"));
   const auto pickle = archive.members().find(top + "data.pkl");
-  if (top.empty() || pickle == archive.members().end())
+  if (pickle == archive.members().end())
     fail(path, "the archive has no data.pkl, so torch.save did not write it");
   if (pickle->second.size > kMaxPickle) fail(path, "its pickle is implausibly large");
   if (const auto order = archive.members().find(top + "byteorder"); order != archive.members().end()) {
@@ -220,16 +305,21 @@ TensorSource open_pth(const std::string& path) {
     if (std::string(text.begin(), text.end()) != "little") fail(path, "its numbers are not little endian");
   }
   const std::vector<uint8_t> bytes = archive.bytes(archive.data_offset(pickle->second), pickle->second.size);
-  auto file = std::make_shared<PthFile>(PthFile{std::move(archive), path, top, {}});
-  for (PickledTensor& tensor : read_pickled_tensors(bytes, path)) {
-    const std::string name = tensor.name;
-    file->tensors.emplace(name, std::move(tensor));
+  PickledFile content = read_pickled_file(bytes, path);
+  PthFile file{path, {}, {}};
+  for (const auto& [name, tensor] : content.tensors) {
+    const auto member = archive.members().find(top + "data/" + tensor.storage);
+    if (member == archive.members().end() || file.storages.contains(tensor.storage)) continue;
+    file.storages.emplace(tensor.storage, Place{archive.data_offset(member->second), member->second.size});
   }
-  TensorSource source;
-  source.path = path;
-  for (const auto& [name, tensor] : file->tensors) source.shapes.emplace(name, tensor.shape);
-  source.read = [file](const std::string& name) { return file->read(name); };
-  return source;
+  return source_of(std::move(file), std::move(content));
+}
+
+}  // namespace
+
+TensorSource open_pth(const std::string& path) {
+  const std::vector<uint8_t> head = read_bytes(path, 0, std::min<int64_t>(file_size(path), 16));
+  return is_legacy_file(head) ? open_legacy(path) : open_archive(path);
 }
 
 }  // namespace dino

@@ -5,6 +5,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,35 +15,68 @@
 
 namespace dino {
 
+struct TensorInfo {
+  std::vector<int64_t> shape;
+  std::string dtype;  ///< as safetensors calls it: "F32", "BF16", "I64", ...
+  [[nodiscard]] bool is_floating() const { return dtype.starts_with("F") || dtype == "BF16"; }
+};
+
 struct TensorSource {
   std::string path;
-  std::map<std::string, std::vector<int64_t>> shapes;
-  std::function<Tensor(const std::string&)> read;  ///< a name of `shapes` -> f32
-  [[nodiscard]] bool has(const std::string& name) const { return shapes.contains(name); }
+  int64_t bytes = 0;  ///< of all its files: no tensor asks for more values
+  std::map<std::string, TensorInfo> tensors;
+  std::map<std::string, std::string> facts;   ///< beside them: metadata, arguments of the training
+  std::map<std::string, std::string> opaque;  ///< name -> class of what a pickle holds and is not read
+  std::set<std::string> classes;
+  std::string held;                                     ///< what the file holds, for messages
+  std::function<Tensor(const std::string&)> read = {};  ///< a name of `tensors` -> f32
+  [[nodiscard]] bool has(const std::string& name) const { return tensors.contains(name); }
 };
+
+/// A name from outside in a one-line message: escaped, and cut after 100 bytes.
+[[nodiscard]] std::string shown_name(const std::string& name);
+/// "bad weights: PATH: WHY; it holds ...".
+[[noreturn]] void fail_weights(const TensorSource& source, const std::string& why);
+
+// ---- files
 [[nodiscard]] TensorSource open_safetensors(const std::string& path);
-/// A PyTorch zip archive of a dict (nested ones are joined by dots) whose leaves are tensors. The pickle is
-/// read as data: only the few names that rebuild tensors are known, and anything else is DataError.
+/// A file that torch.save wrote, read as data; strides are honoured.
 [[nodiscard]] TensorSource open_pth(const std::string& path);
+/// The shards that a *.index.json names, as one.
+[[nodiscard]] TensorSource open_index(const std::string& path);
+/// Any of them by content; DataError says what a file is that is none (a Git LFS pointer, a web page, ...).
+[[nodiscard]] TensorSource open_tensors(const std::string& path);
+/// DataError when the text is what Git LFS leaves in place of a file.
+void refuse_lfs_pointer(const std::string& path, std::string_view text);
 
-/// The source under the reference's backbone names: outer names ("model.", `which`, "module.", "backbone.",
-/// "dinov2.") are taken off, what does not belong to the backbone is left out, and chunked block names
-/// ("blocks.2.13.") lose their chunk.
+// ---- names
+/// The tensors of one backbone under its own names: those below the stem that the patch embedding has,
+/// without the names that wrappers add. `which` ("teacher", "student") decides between several.
 [[nodiscard]] TensorSource backbone_tensors(TensorSource source, const std::string& which);
-
 [[nodiscard]] bool has_hugging_face_names(const TensorSource& source);
-/// config.json of Dinov2Model or Dinov2WithRegistersModel; DataError for another model or an option that the
-/// backbone does not have.
-[[nodiscard]] VitConfig read_hugging_face_config(const std::string& path);
-/// The configuration that shapes alone tell, for either naming.
-[[nodiscard]] VitConfig infer_config(const TensorSource& source);
 /// Presents tensors of Hugging Face's names (query, key and value apart) under the reference's names.
-[[nodiscard]] TensorSource with_reference_names(TensorSource source);
+[[nodiscard]] TensorSource from_hugging_face_names(TensorSource source);
+/// timm's names and shapes where they differ from the reference's: reg_token, packed SwiGLU, positions
+/// without the class token's or with the registers'.
+[[nodiscard]] TensorSource from_timm_names(TensorSource source);
 /// Reference names to Hugging Face's, "blocks.0.norm1.weight" -> "encoder.layer.0.norm1.weight"; not for
 /// attn.qkv, which is split.
 [[nodiscard]] std::string hugging_face_name(const std::string& name);
 
-/// A bundle of this configuration with every parameter taken from the source (reference names).
+// ---- configurations
+/// config.json of transformers (DINOv2, with registers, ViT); nullopt for one of timm's, whose facts are
+/// added to the source; DataError for another model or an option that the backbone does not have.
+[[nodiscard]] std::optional<VitConfig> read_hugging_face_config(const std::string& path,
+                                                                TensorSource& source);
+/// Among the facts of our own files: the whole configuration, as vit_config_to_json writes it.
+constexpr const char* kConfigFact = "dinohpc.vit";
+/// What the file tells; UsageError where the user says otherwise (0 = nothing).
+[[nodiscard]] int64_t settled_heads(const std::string& path, int64_t told, int64_t asked);
+/// The configuration that shapes and facts tell (reference names). `heads` as given by the user, 0 = not.
+[[nodiscard]] VitConfig infer_config(const TensorSource& source, int64_t heads);
+
+/// A bundle of this configuration with every parameter taken from the source (reference names). A tensor that
+/// the model has no use for is DataError unless it is known to be no part of a backbone.
 [[nodiscard]] std::unique_ptr<Backbone> backbone_of(const VitConfig& config, const TensorSource& source);
 
 }  // namespace dino

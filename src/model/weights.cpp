@@ -3,10 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/log.hpp"
 #include "model/checkpoint_reader.hpp"
 #include "model/tensor_source.hpp"
 #include "storage/files.hpp"
@@ -28,7 +30,8 @@ std::string digest(const Backbone& backbone) {
   return sha256_hex(std::as_bytes(std::span<const char>(lines)));
 }
 
-std::unique_ptr<Backbone> from_checkpoint(const std::string& folder, const std::string& which) {
+std::unique_ptr<Backbone> from_checkpoint(const std::string& folder, const LoadOptions& options) {
+  const std::string& which = options.which;
   CheckpointReader reader(read_checkpoint_manifest(folder));
   const CheckpointManifest& manifest = reader.manifest();
   const std::string path = folder + "/manifest.json";
@@ -39,6 +42,7 @@ std::unique_ptr<Backbone> from_checkpoint(const std::string& folder, const std::
     throw DataError(fmt::format("bad checkpoint: {}: no configuration of the backbone", path));
   auto backbone = std::make_unique<Backbone>();
   backbone->config = vit_config_from_json(model.at("vit").dump(), path);
+  (void)settled_heads(path, backbone->config.heads, options.heads);
   append_vit_layout(backbone->layout, backbone->config);
   backbone->weights = ParameterStore(backbone->layout);
   reader.read_store(which, backbone->weights);
@@ -47,72 +51,108 @@ std::unique_ptr<Backbone> from_checkpoint(const std::string& folder, const std::
   return backbone;
 }
 
-std::unique_ptr<Backbone> from_hugging_face(const std::string& config, const TensorSource& source) {
-  auto backbone = backbone_of(read_hugging_face_config(config), with_reference_names(source));
-  backbone->description = fmt::format("Hugging Face model, {}", millions(*backbone));
+/// What transformers does where no config.json says otherwise.
+void set_hugging_face_defaults(VitConfig& config, const TensorSource& source) {
+  if (config.registers == 0) config.position_kernel = PositionKernel::target_size;
+  config.interpolate_offset = 0;
+  const auto naming = source.facts.find("naming");
+  if (naming != source.facts.end() && naming->second == "vit") config.norm_eps = 1e-12;
+}
+
+void report_classes(const TensorSource& source) {
+  if (source.classes.empty()) return;
+  std::string names;
+  size_t shown = 0;
+  for (const std::string& name : source.classes)
+    if (++shown <= 4) names += (shown == 1 ? "" : ", ") + shown_name(name);
+  log::info(fmt::format("weights: {}: its pickle also names {}{}; none of it was executed", source.path,
+                        names, shown > 4 ? ", ..." : ""));
+}
+
+/// `config` is a config.json, "" where there is none.
+std::unique_ptr<Backbone> from_tensors(TensorSource all, const LoadOptions& options,
+                                       const std::string& config, const char* format) {
+  report_classes(all);
+  TensorSource source = backbone_tensors(std::move(all), options.which);
+  std::optional<VitConfig> told;
+  if (!config.empty()) told = read_hugging_face_config(config, source);
+  const bool theirs = has_hugging_face_names(source);
+  if (theirs) source = from_hugging_face_names(std::move(source));
+  source = from_timm_names(std::move(source));
+  VitConfig vit;
+  if (told) {
+    vit = *told;
+    vit.heads = settled_heads(config, vit.heads, options.heads);
+  } else {
+    vit = infer_config(source, options.heads);
+    if (theirs) set_hugging_face_defaults(vit, source);
+  }
+  auto backbone = backbone_of(vit, source);
+  backbone->description =
+      told ? fmt::format("Hugging Face model, {}", millions(*backbone))
+           : fmt::format("{}{}, {}", format, theirs ? " with Hugging Face names" : "", millions(*backbone));
   return backbone;
 }
 
-std::unique_ptr<Backbone> from_tensors(TensorSource all, const std::string& which, const char* format) {
-  TensorSource source = backbone_tensors(std::move(all), which);
-  if (has_hugging_face_names(source)) {
-    const auto config = std::filesystem::path(source.path).parent_path() / "config.json";
-    if (path_exists(config.string())) return from_hugging_face(config.string(), source);
-    source = with_reference_names(std::move(source));
-    VitConfig inferred = infer_config(source);
-    if (inferred.registers == 0) inferred.position_kernel = PositionKernel::target_size;
-    inferred.interpolate_offset = 0;
-    auto backbone = backbone_of(inferred, source);
-    backbone->description = fmt::format("{} with Hugging Face names, {}", format, millions(*backbone));
-    return backbone;
-  }
-  auto backbone = backbone_of(infer_config(source), source);
-  backbone->description = fmt::format("{}, {}", format, millions(*backbone));
-  return backbone;
+std::string config_beside(const std::string& file) {
+  const std::string path = (std::filesystem::path(file).parent_path() / "config.json").string();
+  return path_exists(path) ? path : "";
+}
+
+/// A file of weights; one of Hugging Face's by its name or its tensors' has its configuration beside it.
+std::unique_ptr<Backbone> from_file(const std::string& path, const LoadOptions& options) {
+  TensorSource source = open_tensors(path);
+  const std::string name = std::filesystem::path(path).filename().string();
+  const bool hub_file = name.starts_with("model.safetensors") || name.starts_with("pytorch_model.bin") ||
+                        std::any_of(source.tensors.begin(), source.tensors.end(), [](const auto& entry) {
+                          return entry.first.ends_with("embeddings.patch_embeddings.projection.weight");
+                        });
+  const char* format = name.find(".safetensors") != std::string::npos ? "safetensors" : "PyTorch file";
+  return from_tensors(std::move(source), options, hub_file ? config_beside(path) : "", format);
 }
 
 /// A checkpoint given by its folder is verified here; a run's newest sound one has been already.
-std::unique_ptr<Backbone> from_folder(const std::string& folder, const std::string& which) {
+std::unique_ptr<Backbone> from_folder(const std::string& folder, const LoadOptions& options) {
   if (path_exists(folder + "/manifest.json")) {
     if (const std::string fault = find_shard_fault(read_checkpoint_manifest(folder)); !fault.empty())
       throw DataError(fmt::format("bad checkpoint: {}; use another checkpoint", fault));
-    return from_checkpoint(folder, which);
+    return from_checkpoint(folder, options);
   }
   if (is_folder(folder + "/checkpoints")) {
     const std::string newest = newest_sound_checkpoint(folder);
     if (newest.empty())
       throw MissingInputError(fmt::format("no weights: {}: the run has no complete checkpoint yet", folder));
-    return from_checkpoint(newest, which);
+    return from_checkpoint(newest, options);
   }
-  const std::string tensors = folder + "/model.safetensors";
-  if (!path_exists(tensors))
-    throw MissingInputError(fmt::format(
-        "no weights: {}: a folder without manifest.json, checkpoints/ or model.safetensors; give a run, a "
-        "checkpoint, a Hugging Face folder, a .safetensors or a .pth file",
-        folder));
-  if (!path_exists(folder + "/config.json"))
-    return from_tensors(open_safetensors(tensors), which, "safetensors");
-  return from_hugging_face(folder + "/config.json", backbone_tensors(open_safetensors(tensors), which));
+  for (const char* name : {"/model.safetensors", "/model.safetensors.index.json", "/pytorch_model.bin",
+                           "/pytorch_model.bin.index.json"})
+    if (path_exists(folder + name)) return from_file(folder + name, options);
+  if (path_exists(folder + "/.metadata"))
+    throw DataError(
+        fmt::format("bad weights: {}: a distributed checkpoint of PyTorch; save a full state dict (python -m "
+                    "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth)",
+                    folder));
+  throw MissingInputError(fmt::format(
+      "no weights: {}: a folder without manifest.json, checkpoints/, model.safetensors or pytorch_model.bin "
+      "(whole or with their .index.json); give a run, a checkpoint, a Hugging Face folder, a .safetensors or "
+      "a "
+      ".pth file",
+      folder));
 }
 
 }  // namespace
 
-std::unique_ptr<Backbone> load_backbone(const std::string& reference, const std::string& which) {
-  std::unique_ptr<Backbone> backbone;
+std::unique_ptr<Backbone> load_backbone(const std::string& reference, const LoadOptions& options) {
   if (!path_exists(reference))
     throw MissingInputError(fmt::format("no weights: {}: no such file or folder", reference));
-  if (is_folder(reference)) {
-    backbone = from_folder(reference, which);
-  } else if (reference.ends_with(".safetensors")) {
-    backbone = from_tensors(open_safetensors(reference), which, "safetensors");
-  } else if (reference.ends_with(".pth") || reference.ends_with(".pt")) {
-    backbone = from_tensors(open_pth(reference), which, "PyTorch file");
-  } else {
-    throw DataError(fmt::format("bad weights: {}: not a .safetensors or .pth file, nor a folder", reference));
-  }
+  auto backbone = is_folder(reference) ? from_folder(reference, options) : from_file(reference, options);
   backbone->source = reference;
   backbone->sha256 = digest(*backbone);
   return backbone;
+}
+
+std::unique_ptr<Backbone> load_backbone(const std::string& reference, const std::string& which) {
+  return load_backbone(reference, LoadOptions{which, 0});
 }
 
 std::unique_ptr<Backbone> random_backbone(const VitConfig& config, uint64_t seed) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // Weights references: a checkpoint folder, a run folder (its newest valid checkpoint), a Hugging Face folder
-// (config.json + model.safetensors), a .safetensors file or a .pth file (PyTorch zip archive, read without
-// executing its pickle).
+// (config.json + model.safetensors or pytorch_model.bin, whole or in shards), a .safetensors file or a .pth
+// file (of any PyTorch from 0.4 on, read without executing its pickle).
 
 #include <memory>
 #include <string>
@@ -24,8 +24,14 @@ struct Backbone {
       sha256;  ///< of the lines "name sha256(bytes)" in name order (identifies the model in protocol cards)
 };
 
-/// Throws MissingInputError, DataError (file, cause). `which`: "teacher" or "student" where a checkpoint
-/// holds both.
+struct LoadOptions {
+  std::string which = "teacher";  ///< or "student", where a file or checkpoint holds both
+  int64_t heads = 0;              ///< attention heads, where the file does not tell; 0 = not given
+};
+
+/// Throws MissingInputError, DataError (file, cause); UsageError where `heads` contradicts the file.
+[[nodiscard]] std::unique_ptr<Backbone> load_backbone(const std::string& reference,
+                                                      const LoadOptions& options);
 [[nodiscard]] std::unique_ptr<Backbone> load_backbone(const std::string& reference,
                                                       const std::string& which = "teacher");
 /// A backbone with fresh random weights (the floor of evaluations).

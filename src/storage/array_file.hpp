@@ -35,14 +35,17 @@ class SafetensorsFile {
   };
   [[nodiscard]] const std::map<std::string, Entry>& entries() const { return entries_; }
   [[nodiscard]] Tensor read_f32(const std::string& name) const;  ///< converts F16, BF16, F64
+  [[nodiscard]] const std::map<std::string, std::string>& metadata() const { return metadata_; }
   [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
   std::string path_;
   std::map<std::string, Entry> entries_;
+  std::map<std::string, std::string> metadata_;
 };
-/// F32 tensors in name order; metadata {"format":"pt"}. Atomic.
+/// F32 tensors in name order; metadata {"format":"pt"} and the given. Atomic.
 void write_safetensors(const std::string& path,
-                       const std::vector<std::pair<std::string, ConstTensorView>>& tensors);
+                       const std::vector<std::pair<std::string, ConstTensorView>>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace dino

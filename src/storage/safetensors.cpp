@@ -17,8 +17,9 @@ namespace {
 
 using nlohmann::json;
 
-/// The limit of the reference implementation.
-constexpr uint64_t kMaxHeader = 100'000'000;
+/// 100,000 tensors fit. The reference implementation takes 100 MB, which JSON makes some GB of.
+constexpr uint64_t kMaxHeader = uint64_t{16} << 20;
+constexpr int64_t kMaxValues = 1'500'000;
 
 [[noreturn]] void fail(const std::string& path, const std::string& why) {
   throw DataError(fmt::format("bad .safetensors file: {}: {}", path, why));
@@ -119,7 +120,9 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   file.read_exactly(8, text.data(), static_cast<int64_t>(length));
   // A repeated name would make two readers see two different tensors.
   std::vector<std::string> names;
+  int64_t values = 0;
   const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
+    if (++values > kMaxValues) fail(path, "its header has implausibly many values");
     if (depth > 8) fail(path, "its header is nested too deeply");
     if (depth == 1 && event == json::parse_event_t::key) names.push_back(parsed.get<std::string>());
     return true;
@@ -137,9 +140,13 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   SafetensorsFile result;
   result.path_ = path;
   const int64_t data_at = 8 + static_cast<int64_t>(length);
-  for (const auto& [name, value] : header.items())
+  for (const auto& [name, value] : header.items()) {
+    if (name == "__metadata__" && value.is_object())
+      for (const auto& [key, entry] : value.items())
+        if (entry.is_string()) result.metadata_.emplace(key, entry.get<std::string>());
     if (name != "__metadata__")
       result.entries_.emplace(name, parse_entry(path, name, value, data_at, file.size() - data_at));
+  }
   std::vector<std::pair<int64_t, std::string>> order;
   for (const auto& [name, entry] : result.entries_)
     if (entry.end > entry.begin) order.emplace_back(entry.begin, name);
@@ -179,11 +186,13 @@ Tensor SafetensorsFile::read_f32(const std::string& name) const {
 }
 
 void write_safetensors(const std::string& path,
-                       const std::vector<std::pair<std::string, ConstTensorView>>& tensors) {
+                       const std::vector<std::pair<std::string, ConstTensorView>>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
   auto sorted = tensors;
   std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   json header = json::object();
   header["__metadata__"] = {{"format", "pt"}};
+  for (const auto& [key, value] : metadata) header["__metadata__"][key] = value;
   int64_t offset = 0;
   for (const auto& [name, tensor] : sorted) {
     DINO_CHECK(tensor.dtype == DType::f32 && !header.contains(name),

@@ -39,7 +39,7 @@ TEST(WeightsMutation, Pth) {
   run_file_mutations({{small_pth(true), small_pth(false)}, 41, {}, 0.1}, folder.path() + "/x.pth",
                      [](const std::string& path) {
                        const TensorSource source = open_pth(path);
-                       for (const auto& [name, shape] : source.shapes) (void)source.read(name);
+                       for (const auto& [name, info] : source.tensors) (void)source.read(name);
                      });
 }
 
@@ -50,7 +50,10 @@ TEST(WeightsMutation, HuggingFaceConfig) {
     plan.good.push_back(read_text(dino::test::data_folder() + "/golden/hf/" + name + "/config.json"));
   plan.stream = 42;
   run_file_mutations(plan, folder.path() + "/config.json",
-                     [](const std::string& path) { (void)read_hugging_face_config(path); });
+                     [](const std::string& path) {
+                       TensorSource source;
+                       (void)read_hugging_face_config(path, source);
+                     });
 }
 
 TEST(WeightsMutation, ModelJson) {
