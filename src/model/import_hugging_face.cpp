@@ -273,12 +273,13 @@ TensorSource from_hugging_face_names(TensorSource source) {
       const std::string inner = name.substr(dot + 1);
       if (const auto known = translated(inner, kBlockNames, false)) ours = block + *known;
       if (const auto known = translated(inner, kVitNames, false)) ours = block + *known;
-      const std::string tail = inner.substr(std::min(inner.rfind('.') + 1, inner.size()));
+      const std::string tail = inner.substr(inner.rfind('.') + 1);
       const auto part = [&](const char* which) {
         return name.substr(0, dot + 1) + kAttention + which + "." + tail;
       };
       const std::array<std::string, 3> parts{part("query"), part("key"), part("value")};
-      if (std::find(parts.begin(), parts.end(), name) != parts.end()) {
+      if ((tail == "weight" || tail == "bias") &&
+          std::find(parts.begin(), parts.end(), name) != parts.end()) {
         for (const std::string& needed : parts)
           if (!source.has(needed)) fail_weights(source, fmt::format("no {} beside {}", needed, name));
         if (name != parts[0]) continue;

@@ -7,9 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "model/checkpoint_reader.hpp"
-#include "model/pth_writer.hpp"
 #include "model/temporary_folder.hpp"
 #include "model/tensor_source.hpp"
+#include "model/weights_writer.hpp"
 #include "storage/files.hpp"
 #include "test_data.hpp"
 
@@ -43,17 +43,74 @@ TEST(WeightsMutation, Pth) {
                      });
 }
 
+/// A checkpoint with all that trainings put beside the tensors.
+PthWriter small_checkpoint() {
+  PthWriter file;
+  file.pickle.raw("}(").string("args").global("argparse", "Namespace").raw(")\x81}(").string("num_heads");
+  file.pickle.integer(4).string("lr").raw("G" + std::string(8, '\x3f') + "ub").string("size");
+  file.pickle.global("torch", "Size").raw("](").integer(2).raw("e\x85R").string("bytes").raw("C\x03xyz");
+  file.pickle.string("optimizer").raw("}").integer(0).raw("(").integer(1).raw("\x8a\x02\xff\x7fts");
+  file.pickle.string("set").raw("\x8f(").integer(5).raw("\x90").string("model");
+  file.dict({{"module.a.weight", filled({3, 4}, 1)}, {"module.a.bias", filled({4}, 2)}}).pickle.raw("u");
+  return file;
+}
+
+TEST(WeightsMutation, CheckpointsOfBothFormats) {
+  const TemporaryFolder folder;
+  const PthWriter file = small_checkpoint();
+  run_file_mutations({{file.finish(), file.finish_legacy()}, 48, {}, 0.1}, folder.path() + "/x.pth",
+                     [](const std::string& path) {
+                       const TensorSource source = open_tensors(path);
+                       for (const auto& [name, info] : source.tensors) (void)source.read(name);
+                     });
+}
+
+/// Names, shapes and metadata of a whole backbone, up to the last check.
+TEST(WeightsMutation, NamesOfABackbone) {
+  const TemporaryFolder folder;
+  VitConfig config = vit_preset("vit_micro");
+  config.width = 16;
+  config.hidden = 16;
+  config.depth = 1;
+  config.position_grid = 2;
+  config.patch = 2;
+  const Named named = tensors_of(*random_backbone(config, 1));
+  MutationPlan plan;
+  for (const char* prefix : {"", "teacher.backbone."}) {
+    save_safetensors(folder.path() + "/good", prefixed(named, prefix), {{"heads", "2"}});
+    plan.good.push_back(read_text(folder.path() + "/good"));
+  }
+  plan.stream = 49;
+  run_file_mutations(plan, folder.path() + "/x.safetensors",
+                     [](const std::string& path) { (void)load_backbone(path); });
+}
+
+TEST(WeightsMutation, IndexOfShards) {
+  const TemporaryFolder folder;
+  nlohmann::json map;
+  for (const char* shard : {"a", "b"}) {
+    const std::string file = std::string(shard) + ".safetensors";
+    save_safetensors(folder.path() + "/" + file, {{std::string(shard) + ".w", filled({2}, 1)}});
+    map[std::string(shard) + ".w"] = file;
+  }
+  const nlohmann::json index = {{"metadata", {{"total_size", 16}}}, {"weight_map", map}};
+  run_file_mutations({{index.dump(), index.dump(1)}, 50, {}, 0.1}, folder.path() + "/x.index.json",
+                     [](const std::string& path) {
+                       const TensorSource source = open_tensors(path);
+                       for (const auto& [name, info] : source.tensors) (void)source.read(name);
+                     });
+}
+
 TEST(WeightsMutation, HuggingFaceConfig) {
   const TemporaryFolder folder;
   MutationPlan plan;
   for (const char* name : {"dinov2", "dinov2_swiglu", "dinov2_with_registers"})
     plan.good.push_back(read_text(dino::test::data_folder() + "/golden/hf/" + name + "/config.json"));
   plan.stream = 42;
-  run_file_mutations(plan, folder.path() + "/config.json",
-                     [](const std::string& path) {
-                       TensorSource source;
-                       (void)read_hugging_face_config(path, source);
-                     });
+  run_file_mutations(plan, folder.path() + "/config.json", [](const std::string& path) {
+    TensorSource source;
+    (void)read_hugging_face_config(path, source);
+  });
 }
 
 TEST(WeightsMutation, ModelJson) {
