@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "base/error.hpp"
+#include "model/normalisation.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
 #include "storage/files.hpp"
@@ -62,33 +63,6 @@ LoadedImage load_image(const Record& record, const FeatureProtocol& protocol) {
 }
 
 namespace {
-
-/// `key = a,b,c` of an INI file, if it has that key.
-bool three_numbers(const std::string& ini, const std::string& key, std::array<float, 3>& out) {
-  for (size_t begin = 0; begin < ini.size();) {
-    const size_t end = std::min(ini.find('\n', begin), ini.size());
-    const std::string line = ini.substr(begin, end - begin);
-    begin = end + 1;
-    const size_t equals = line.find('=');
-    if (equals == std::string::npos || line.substr(0, line.find_last_not_of(" \t", equals - 1) + 1) != key)
-      continue;
-    return std::sscanf(line.c_str() + equals + 1, " %f , %f , %f", &out[0], &out[1], &out[2]) == 3;
-  }
-  return false;
-}
-
-bool from_hugging_face(const std::string& path, Normalisation& out) {
-  const auto json = nlohmann::json::parse(read_text(path), nullptr, false);
-  for (const char* name : {"image_mean", "image_std"})
-    if (!json.is_object() || !json.contains(name) || !json[name].is_array() || json[name].size() != 3)
-      return false;
-  for (size_t c = 0; c < 3; ++c) {
-    if (!json["image_mean"][c].is_number() || !json["image_std"][c].is_number()) return false;
-    out.mean[c] = json["image_mean"][c].get<float>();
-    out.std[c] = json["image_std"][c].get<float>();
-  }
-  return true;
-}
 
 std::string model_name(const std::string& reference) {
   std::string path = reference;
@@ -243,22 +217,6 @@ void check_size(const FeatureProtocol& p, int64_t patch, int64_t depth) {
 }
 
 }  // namespace
-
-Normalisation normalisation_of(const std::string& weights) {
-  Normalisation n;
-  for (const char* place : {"/config.ini", "/../config.ini", "/../../config.ini"}) {
-    if (!is_folder(weights) || !path_exists(weights + place)) continue;
-    Normalisation read;
-    const std::string ini = read_text(weights + place);
-    if (three_numbers(ini, "mean", read.mean) && three_numbers(ini, "std", read.std)) return read;
-    break;
-  }
-  Normalisation read;
-  if (path_exists(weights + "/preprocessor_config.json") &&
-      from_hugging_face(weights + "/preprocessor_config.json", read))
-    return read;
-  return n;
-}
 
 std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const FeatureProtocol& protocol,
                                           uint64_t seed) {

@@ -58,8 +58,4 @@ class Extractor {
 [[nodiscard]] std::unique_ptr<Extractor> make_extractor(const ModelOptions& options,
                                                         const FeatureProtocol& protocol, uint64_t seed);
 
-/// Mean and standard deviation that the weights were trained with: `mean` and `std` of the run's config.ini,
-/// image_mean and image_std of a Hugging Face preprocessor_config.json, else ImageNet's.
-[[nodiscard]] Normalisation normalisation_of(const std::string& weights);
-
 }  // namespace dino::eval

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "base/log.hpp"
+#include "model/normalisation.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
 #include "pipeline.hpp"
@@ -164,12 +165,14 @@ bool embed_by_backbone(Run& run, const std::vector<int64_t>& rows) {
 struct Embedder::Backend {
   std::unique_ptr<Backbone> backbone;  ///< null = the copy descriptor
   std::unique_ptr<Vit> vit;
+  Normalisation normalisation;
   int64_t size = 0;
 };
 
 Embedder::Embedder(const CurateConfig& config) : backend_(std::make_unique<Backend>()) {
   if (config.embedding == "copy") return;
   backend_->backbone = load_backbone(config.embedding, LoadOptions{"teacher", config.heads});
+  backend_->normalisation = normalisation_of(config.embedding);
   const VitConfig& vit = backend_->backbone->config;
   // fp32, so that the same bytes come from machines with and without bf16 instructions.
   backend_->vit = std::make_unique<Vit>(vit, Precision::f32);
@@ -195,7 +198,7 @@ void Embedder::embed(std::span<const Image> images, float* out) const {
   for (int64_t i = 0; i < n; ++i) {
     // The whole picture, squeezed into a square: near-copies of another aspect must meet.
     const Image small = resize(images[static_cast<size_t>(i)], side, side);
-    normalize_to(small, Normalisation{}, pixels.as<float>() + i * 3 * side * side);
+    normalize_to(small, backend_->normalisation, pixels.as<float>() + i * 3 * side * side);
   }
   Arena arena;
   const CropBatch batch{pixels, {}};

@@ -56,7 +56,9 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 const std::vector<int64_t>& shape_of(const TensorSource& source, const std::string& name, size_t rank) {
   const auto found = source.tensors.find(name);
   if (found == source.tensors.end())
-    fail_weights(source, fmt::format("no tensor {}, so it is not a DINOv2 or ViT backbone", name));
+    fail_weights(source,
+                 fmt::format("no tensor {}, so it is not a DINOv2 or ViT backbone{}", name,
+                             name == "pos_embed" ? " (rotary positions, as of DINOv3, are not read)" : ""));
   if (found->second.shape.size() != rank)
     fail_weights(source, fmt::format("{} does not have {} dimensions", name, rank));
   return found->second.shape;
@@ -79,7 +81,14 @@ int64_t depth_of(const TensorSource& source) {
   return expected;
 }
 
-/// Head counts that divide the width, as the facts beside the tensors tell them.
+int64_t published_heads(int64_t width) {
+  for (const auto& [known, heads] : kPublishedHeads)
+    if (known == width) return heads;
+  return 0;
+}
+
+/// Head counts that divide the width, as the facts beside the tensors tell them. Arguments of a training may
+/// mean another network's: where they differ from what is published for the width, both count.
 std::set<int64_t> told_heads(const TensorSource& source, int64_t width) {
   std::set<int64_t> counts;
   for (const auto& [name, value] : source.facts) {
@@ -88,8 +97,13 @@ std::set<int64_t> told_heads(const TensorSource& source, int64_t width) {
     if (key != "heads" && key != "num_heads" && key != "num_attention_heads" && key != "n_heads") continue;
     int64_t count = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), count);
-    if (error == std::errc{} && end == value.data() + value.size() && count > 0 && width % count == 0)
-      counts.insert(count);
+    if (error != std::errc{} || end != value.data() + value.size() || count < 1 || width % count != 0)
+      continue;
+    counts.insert(count);
+    const bool certain = name == "heads" || name.starts_with("model_args.") ||
+                         name.find("attn.") != std::string::npos ||
+                         name.find("attention.") != std::string::npos;
+    if (!certain && published_heads(width) != 0) counts.insert(published_heads(width));
   }
   if (!counts.empty()) return counts;
   for (const auto& [name, value] : source.facts) {
@@ -121,8 +135,7 @@ int64_t heads_of(const TensorSource& source, int64_t width, int64_t asked) {
   const bool moco = stem != source.facts.end() && width == 384 &&
                     (stem->second.find("momentum_encoder") != std::string::npos ||
                      stem->second.find("base_encoder") != std::string::npos);
-  for (const auto& [known, heads] : kPublishedHeads)
-    if (known == width && !moco && told.empty()) return heads;
+  if (published_heads(width) != 0 && !moco && told.empty()) return published_heads(width);
   if (width == 64 && told.empty()) {
     log::warning(fmt::format("weights: {}: nothing tells the number of heads; one of 64 is taken (--heads)",
                              source.path));

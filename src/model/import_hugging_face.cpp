@@ -122,6 +122,9 @@ void add_timm_facts(const Fields& fields, TensorSource& source) {
   const std::string architecture = fields.text("architecture", "");
   if (architecture.find("quickgelu") != std::string::npos)
     fail(fields.path, fmt::format("{} computes another GELU (QuickGELU)", shown_name(architecture)));
+  for (const char* later : {"dinov3", "siglip", "eva"})
+    if (architecture.find(later) != std::string::npos)
+      fail(fields.path, fmt::format("a model {}, which is not read yet", shown_name(architecture)));
   source.facts.insert_or_assign("architecture", architecture);
   if (!fields.has("model_args") || !fields.json.at("model_args").is_object()) return;
   const Json& arguments = fields.json.at("model_args");

@@ -105,9 +105,11 @@ std::string choose(const TensorSource& source, const Words& stems, const std::st
                        : !of(other).empty()         ? of(other)
                                                     : of(Role::aside);
   if (&found == &of(other))
-    fail_weights(source, fmt::format("it holds a {} but no {}", name_of(other), name_of(asked)));
+    fail_weights(source, fmt::format("it holds a {0} but no {1}; ask for --which {0}", name_of(other),
+                                     name_of(asked)));
   if (&found == &of(Role::neutral) && asked == Role::teacher && !of(Role::student).empty())
-    fail_weights(source, fmt::format("it holds a student ({}) but no teacher", listed(of(Role::student))));
+    fail_weights(source, fmt::format("it holds a student ({}) but no teacher; ask for --which student",
+                                     listed(of(Role::student))));
   if (found.size() > 1)
     fail_weights(source, fmt::format("several networks could be the {}: {}; save the one that is meant alone",
                                      which, listed(found)));

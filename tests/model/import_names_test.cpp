@@ -216,6 +216,10 @@ TEST_F(ImportNames, Heads) {
                                          {128, 2, Facts{}, 0, 0},
                                          {192, 3, Facts{}, 0, 3},
                                          {192, 6, Facts{}, 6, 6},
+                                         {192, 6, Facts{{"args.num_heads", "6"}}, 0, 0},
+                                         {192, 6, Facts{{"args.num_heads", "6"}}, 6, 6},
+                                         {192, 3, Facts{{"args.num_heads", "3"}}, 0, 3},
+                                         {192, 6, Facts{{"blocks.0.attn.num_heads", "6"}}, 0, 6},
                                          {320, 5, Facts{{"model", "vit_little_patch16_reg4_gap_256"}}, 0, 5},
                                          {256, 4, Facts{{"heads", "three"}}, 0, 0}}) {
     const auto made = random_backbone(narrow(c.width, c.heads), 3);
