@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kMaxPickle = int64_t{256} << 20;
 constexpr int64_t kMaxDirectory = int64_t{64} << 20;
+constexpr int64_t kMaxExpanded = int64_t{1} << 20;  ///< values that strides of zero may make of fewer
 constexpr int64_t kMaxLegacyPickles = int64_t{64} << 20;
 constexpr uint64_t kNarrow = 0xffffffffu;  ///< a 32-bit field that says "see the zip64 record"
 
@@ -226,8 +227,9 @@ struct PthFile {
       fail(path, fmt::format("{} has impossible sizes", shown_name(name)));
     if (count == 0) return Tensor{Shape(tensor.shape)};
     const int64_t last = extent(tensor);
-    // Strides of zero repeat values; a file may not ask for more memory than it takes itself.
-    if (last < 0 || tensor.offset >= there || last > there - 1 - tensor.offset || count > there)
+    // A file may not ask for much more memory than it takes itself.
+    if (last < 0 || tensor.offset >= there || last > there - 1 - tensor.offset ||
+        count > std::max(there, kMaxExpanded))
       fail(path, fmt::format("{} needs more values than its data hold", shown_name(name)));
     const std::vector<uint8_t> raw =
         read_bytes(path, storage->second.offset + tensor.offset * type->bytes, (last + 1) * type->bytes);

@@ -40,7 +40,7 @@ class Collector {
     if (++visits_ > kMaxVisits) machine_.fail("its pickle has implausibly many values");
     switch (value->kind) {
       case Kind::tensor:
-        add(file_.tensors, name, *value->tensor);
+        add(file_.tensors, name.empty() ? "tensor" : name, *value->tensor);
         return;
       case Kind::text:
         if (value->text.size() <= kMaxFact) add_fact(name, std::string(value->text));

@@ -17,6 +17,14 @@ constexpr size_t kMaxMemory = size_t{192} << 20;
 constexpr size_t kMaxName = 4096;
 constexpr size_t kMaxRank = 32;
 constexpr size_t kMaxClasses = 1000;
+/// What else stands for a tensor, in words.
+constexpr std::pair<std::string_view, std::string_view> kTensorKinds[] = {
+    {"torch._utils._rebuild_qtensor", "torch.Tensor of quantised values"},
+    {"torch._utils._rebuild_sparse_tensor", "torch.Tensor in a sparse layout"},
+    {"torch._utils._rebuild_meta_tensor_no_storage", "torch.Tensor without data (device meta)"},
+    {"multiarray._reconstruct", "numpy.ndarray"},
+    {"multiarray.scalar", "numpy scalar (numpy.generic)"},
+};
 
 }  // namespace
 
@@ -459,6 +467,8 @@ void Machine::call(Ref function, Ref arguments) {
   if (name == "torch._utils._rebuild_wrapper_subclass" && !arguments->items.empty() &&
       arguments->items[0]->kind == Kind::global)
     name = arguments->items[0]->text;
+  for (const auto& [called, words] : kTensorKinds)
+    if (name.ends_with(called)) name = words;
   push_opaque(name);
   if (function->kind == Kind::global && classes_.size() < kMaxClasses) classes_.emplace(name);
 }

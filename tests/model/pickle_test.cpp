@@ -235,9 +235,9 @@ TEST_F(PickledWeights, ClassesInPlaceOfTensors) {
                   }),
                   "ShardedTensor");
   expect_contains(save([](PickleWriter& p) { p.global("numpy.core.multiarray", "_reconstruct").raw(")R"); }),
-                  "numpy.core.multiarray._reconstruct");
+                  "numpy.ndarray");
   expect_contains(save([](PickleWriter& p) { p.global("torch._utils", "_rebuild_qtensor").raw(")R"); }),
-                  "torch._utils._rebuild_qtensor");
+                  "quantised values");
 }
 
 /// Ends in an error of ours with little memory and time.
