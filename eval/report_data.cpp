@@ -67,13 +67,6 @@ bool TrainingRun::has(const std::string& column) const {
   return it != columns.end() &&
          std::any_of(it->second.begin(), it->second.end(), [](double v) { return std::isfinite(v); });
 }
-double TrainingRun::early(const std::string& column, double share) const {
-  const auto it = columns.find(column);
-  if (it == columns.end() || it->second.empty()) return kNan;
-  const size_t n = it->second.size(),
-               count = std::max<size_t>(1, static_cast<size_t>(share * static_cast<double>(n)));
-  return mean_of(it->second, 0, count);
-}
 double TrainingRun::late(const std::string& column, double share) const {
   const auto it = columns.find(column);
   if (it == columns.end() || it->second.empty()) return kNan;

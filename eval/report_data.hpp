@@ -31,8 +31,7 @@ struct TrainingRun {
   [[nodiscard]] const TrainingEvent* start() const;  ///< the first `start` event, or null
   [[nodiscard]] int64_t count(const std::string& event) const;
   [[nodiscard]] bool has(const std::string& column) const;
-  /// Mean of the finite values in the first or last `share` of the lines (at least one).
-  [[nodiscard]] double early(const std::string& column, double share) const;
+  /// Mean of the finite values in the last `share` of the lines (at least one).
   [[nodiscard]] double late(const std::string& column, double share) const;
 };
 /// MissingInputError without metrics.jsonl; DataError for a broken line other than the last.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "report_data.hpp"
+#include "training/collapse.hpp"
 
 namespace dino::eval {
 
@@ -16,7 +17,9 @@ struct Check {
   std::string title, why;  ///< text
 };
 [[nodiscard]] std::vector<Check> verdict_checks(const ReportInput& input);
-/// Did the features collapse? From information and prototype usage at the start and at the end.
+/// The columns and settings that tell a collapse.
+[[nodiscard]] HealthHistory health_history(const TrainingRun& run);
+/// Did the features collapse? As training/collapse.hpp judges it.
 [[nodiscard]] Check collapse_check(const TrainingRun& run);
 
 [[nodiscard]] std::string verdict_html(const ReportInput& input, const std::vector<Check>& checks);

@@ -70,6 +70,14 @@ std::string loss_figures(const TrainingRun& run) {
 }
 
 std::string health_figures(const TrainingRun& run) {
+  const HealthHistory history = health_history(run);
+  const HealthLimits limits = health_limits(history.batch, history.prototypes, history.width);
+  const std::string rows = fmt::format("most that {} rows can have", 2 * history.batch);
+  // A curve with the most that a step of this batch can measure.
+  const auto limited = [&](LinePlot plot, const std::string& name, double limit) {
+    if (history.batch > 0 && !plot.series.empty()) add_baseline(plot, run, name, limit);
+    return drawn(plot);
+  };
   LinePlot entropy =
       plot_of(run, "Teacher entropy", "nats", {{"teacher_entropy", "mean entropy of the targets"}});
   if (const TrainingEvent* start = run.start();
@@ -78,11 +86,16 @@ std::string health_figures(const TrainingRun& run) {
   return figures(
       "Health",
       "Information is the entropy of the mean target minus the mean entropy of the targets: what the "
-      "prototypes tell about an image. It is the earliest sign of collapse.",
-      drawn(plot_of(run, "Information", "nats", {{"information", "information"}})) + drawn(entropy) +
+      "prototypes tell about an image. It is the earliest sign of collapse. A step measures no more than its "
+      "batch allows: the usage of prototypes, capped by it, tells no collapse.",
+      limited(plot_of(run, "Information", "nats", {{"information", "information"}}), rows,
+              limits.information) +
+          drawn(entropy) +
           drawn(plot_of(run, "KL divergence of student from teacher", "nats", {{"kl", "KL"}})) +
-          drawn(plot_of(run, "Prototype usage", "share", {{"prototype_usage", "usage"}})) +
-          drawn(plot_of(run, "Effective rank of the features", "dimensions", {{"effective_rank", "rank"}})) +
+          limited(plot_of(run, "Prototype usage", "share", {{"prototype_usage", "usage"}}), rows,
+                  limits.prototype_usage) +
+          limited(plot_of(run, "Effective rank of the features", "dimensions", {{"effective_rank", "rank"}}),
+                  "most that its images can have", limits.effective_rank) +
           drawn(plot_of(run, "Standard deviation of the features", "", {{"feature_std", "std"}})));
 }
 
@@ -119,6 +132,30 @@ std::string event_table(const TrainingRun& run) {
 }
 
 }  // namespace
+
+HealthHistory health_history(const TrainingRun& run) {
+  const auto column = [&](const char* name) {
+    return run.has(name) ? run.columns.at(name) : std::vector<double>{};
+  };
+  HealthHistory history{run.step,
+                        column("information"),
+                        column("teacher_entropy"),
+                        column("prototype_usage"),
+                        column("effective_rank"),
+                        0,
+                        0,
+                        0,
+                        0};
+  const TrainingEvent* start = run.start();
+  const auto setting = [&](const char* name) {
+    return start != nullptr && start->numbers.count(name) > 0 ? start->numbers.at(name) : 0.0;
+  };
+  history.batch = static_cast<int64_t>(setting("batch"));
+  history.prototypes = static_cast<int64_t>(setting("prototypes"));
+  history.width = static_cast<int64_t>(setting("width"));
+  history.warmup = setting("warmup");
+  return history;
+}
 
 std::string training_html(const TrainingRun& run) {
   const Check collapse = collapse_check(run);

@@ -171,19 +171,9 @@ std::string fact(const std::string& name, const std::string& value, const std::s
 }  // namespace
 
 Check collapse_check(const TrainingRun& run) {
-  if (!run.has("information") || !run.has("prototype_usage"))
-    return {Level::amber, "Collapse cannot be judged",
-            "metrics.jsonl has no information or prototype_usage."};
-  const double info0 = run.early("information", 0.05), info1 = run.late("information", 0.1);
-  const double usage0 = run.early("prototype_usage", 0.05), usage1 = run.late("prototype_usage", 0.1);
-  // Usage that is nearly complete from the start cannot rise any further.
-  const bool healthy = info1 > info0 && (usage1 > usage0 || usage1 >= 0.95);
-  const std::string why = fmt::format(
-      "Teacher information went from {:.3f} to {:.3f} nats, prototype usage from {:.1f} % to {:.1f} %.",
-      info0, info1, 100 * usage0, 100 * usage1);
-  if (healthy) return {Level::green, "No sign of collapse", why};
-  return {Level::red, "Signs of collapse",
-          why + " Both should rise: see the curves, and the teacher temperature first."};
+  const CollapseVerdict verdict = judge_collapse(health_history(run));
+  constexpr Level levels[] = {Level::green, Level::amber, Level::red};
+  return {levels[static_cast<size_t>(verdict.level)], verdict.title, verdict.why};
 }
 
 std::vector<Check> verdict_checks(const ReportInput& input) {

@@ -15,6 +15,7 @@
 #include "base/timing.hpp"
 #include "base/version.hpp"
 #include "training/checkpoint.hpp"
+#include "training/collapse.hpp"
 
 namespace dino::pretrain {
 namespace {
@@ -39,8 +40,7 @@ void drop_lines_after(const std::string& path, int64_t step) {
   if (changed) write_file_atomically(path, kept);
 }
 
-std::string prepare(const std::string& run, int64_t step) {
-  std::string path = run + "/metrics.jsonl";
+const std::string& prepare(const std::string& path, int64_t step) {
   drop_lines_after(path, step);
   return path;
 }
@@ -96,7 +96,8 @@ std::string data_hash(const Dataset& dataset) {
 
 }  // namespace
 
-RunLog::RunLog(const std::string& run, int64_t step) : writer_(prepare(run, step)) {}
+RunLog::RunLog(const std::string& run, int64_t step)
+    : path_(run + "/metrics.jsonl"), writer_(prepare(path_, step)) {}
 
 void RunLog::step(const StepLine& line) {
   const SslLosses& losses = line.result.losses;
@@ -143,6 +144,8 @@ void RunLog::start(const TrainConfig& config, const CommandContext& context, int
   json["preset"] = config.preset;
   json["batch"] = config.batch;
   json["steps"] = config.steps;
+  json["warmup"] = config.warmup;
+  json["width"] = make_ssl_config(config).vit.width;
   json["prototypes"] = config.prototypes;
   json["ln_k"] = std::log(static_cast<double>(config.prototypes));
   json["ibot_prototypes"] = config.ibot_prototypes > 0 ? config.ibot_prototypes : config.prototypes;
@@ -190,8 +193,17 @@ void RunLog::knn(int64_t step, const OnlineKnn::Score& score, int64_t k) {
 }
 
 void RunLog::stop(int64_t step, const std::string& reason) {
-  writer_.write(Json{{"event", "stop"}, {"step", step}, {"time", utc_now()}, {"reason", reason}}.dump(
-      -1, ' ', false, Json::error_handler_t::replace));
+  Json json{{"event", "stop"}, {"step", step}, {"time", utc_now()}, {"reason", reason}};
+  if (reason == "done") {
+    const CollapseVerdict verdict = judge_collapse(read_health_history(path_, static_cast<double>(step)));
+    const std::string text = fmt::format("health: {}: {}", verdict.title, verdict.why);
+    if (verdict.level == CollapseVerdict::Level::problem)
+      log::warning(text);
+    else
+      log::info(text);
+    json["health"] = verdict.title;
+  }
+  writer_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void check_or_write_config(const std::string& run, const std::string& ini) {

@@ -36,9 +36,11 @@ class RunLog {
   void skip(int64_t step, const SslStepResult& result);
   void rollback(int64_t step, const std::string& checkpoint);
   void knn(int64_t step, const OnlineKnn::Score& score, int64_t k);
+  /// A run that is done gets a line on its health (training/collapse.hpp).
   void stop(int64_t step, const std::string& reason);
 
  private:
+  std::string path_;
   LineWriter writer_;
 };
 

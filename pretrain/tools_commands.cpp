@@ -4,7 +4,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/log.hpp"
 #include "commands.hpp"
@@ -12,6 +14,7 @@
 #include "storage/files.hpp"
 #include "storage/output_kind.hpp"
 #include "training/checkpoint.hpp"
+#include "training/collapse.hpp"
 
 namespace dino::pretrain {
 namespace {
@@ -30,10 +33,20 @@ std::string resolve(const std::string& path) {
   return newest;
 }
 
+/// What the run's log says of its health up to a checkpoint, RUN/checkpoints/step_N; nothing for one that was
+/// imported or moved.
+std::optional<CollapseVerdict> health_of(const std::string& folder, int64_t step) {
+  const std::string metrics =
+      (std::filesystem::absolute(folder) / "../../metrics.jsonl").lexically_normal().string();
+  if (step == 0 || !path_exists(metrics)) return std::nullopt;
+  return judge_collapse(read_health_history(metrics, static_cast<double>(step)));
+}
+
 ExitCode inspect(const std::string& path, const CommandContext& context) {
   const std::string folder = resolve(path);
   const CheckpointHeader header = read_checkpoint_header(folder);
   const std::string fault = verify_checkpoint(folder);
+  const std::optional<CollapseVerdict> health = health_of(folder, header.step);
   if (context.common.json) {
     nlohmann::ordered_json json{{"checkpoint", folder},      {"step", header.step},
                                 {"samples", header.samples}, {"ranks", header.ranks},
@@ -45,6 +58,8 @@ ExitCode inspect(const std::string& path, const CommandContext& context) {
     for (const auto& tensor : header.tensors)
       json["tensors"].push_back(
           {{"store", tensor.store}, {"name", tensor.name}, {"shape", tensor.shape.str()}});
+    if (health)
+      json["health"] = {{"level", name_of(health->level)}, {"title", health->title}, {"why", health->why}};
     fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{}\n  step {}, {} samples, written by {} ranks, dinohpc {} ({})\n  model {}\n", folder,
@@ -53,6 +68,7 @@ ExitCode inspect(const std::string& path, const CommandContext& context) {
       fmt::print("  shard {} {} bytes crc32c {}\n", shard.file, shard.bytes, shard.crc32c);
     for (const auto& tensor : header.tensors)
       fmt::print("  {:<10} {} {}\n", tensor.store, tensor.name, tensor.shape.str());
+    if (health) fmt::print("  health: {}: {}\n", health->title, health->why);
     fmt::print("  {}\n", fault.empty() ? "all checksums match" : "INVALID: " + fault);
   }
   if (!fault.empty()) throw DataError("checkpoint is damaged: " + folder + ": " + fault);
@@ -159,7 +175,9 @@ Command inspect_command() {
   Command command{"inspect",
                   "show what a checkpoint holds and verify it",
                   "CHECKPOINT [--json]",
-                  "Prints header, tensors and shards, and checks every checksum (exit 65 if one fails).",
+                  "Prints header, tensors, shards and what the run's log says of its health, and checks "
+                  "every checksum (exit "
+                  "65 if one fails).",
                   false,
                   {}};
   command.make = [](OptionTable& table) {

@@ -4,8 +4,8 @@
 . "$(dirname "$0")/lib.sh"
 images data 64
 RECIPE=$DINO_SHARE/recipes/tiny.cfg
-train() { dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress off --seed 3 "$@"; }
-train2() { ranks 2 dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress off --seed 3 "$@"; }
+train() { dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress off --seed 3 --drop-path 0.3 "$@"; }
+train2() { ranks 2 dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress off --seed 3 --drop-path 0.3 "$@"; }
 
 # An uninterrupted run at 2 ranks is the truth.
 train2 --output full --steps 30 --checkpoint-every 10 --knn-train "$WORK/data" --knn-test "$WORK/data" --knn-every 15 --knn-limit 40 --knn-test-limit 20 --knn-k 1 >log.txt 2>&1 || { fail "uninterrupted run"; tail -n 20 log.txt; finish; }
@@ -33,6 +33,29 @@ train2 --output stopped --steps 30 --checkpoint-every 10 >log.txt 2>&1 || fail "
 dino-pretrain diff full stopped || fail "a stopped and resumed run differs"
 cut -d, -f1-6 full/metrics.jsonl | grep -v event >a.txt; cut -d, -f1-6 stopped/metrics.jsonl | grep -v event >b.txt
 cmp -s a.txt b.txt || fail "metrics of the resumed run differ"
+
+# Ranks do not change a training, with stochastic depth and images that they cannot share evenly.
+train --output ranks1 --steps 4 --warmup 0 >log.txt 2>&1 || fail "4 steps at 1 rank"
+ranks 3 dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress off --seed 3 --drop-path 0.3 --output ranks3 --steps 4 --warmup 0 >log.txt 2>&1 || fail "16 images at 3 ranks"
+"$DINO_PYTHON" - <<'PY' || fail "losses at 1 and 3 ranks"
+import json
+a, b = ([l for l in map(json.loads, open(f"ranks{n}/metrics.jsonl")) if "event" not in l] for n in (1, 3))
+for x, y in zip(a, b):
+    for name in ("loss", "loss_dino_local", "loss_dino_global", "loss_ibot", "loss_koleo", "grad_norm"):
+        assert abs(x[name] - y[name]) <= 1e-4 * abs(x[name]), (x["step"], name, x[name], y[name])
+    assert x["batch_crc"] == y["batch_crc"]
+assert abs(a[0]["loss"] - b[0]["loss"]) <= 1e-6 * a[0]["loss"], (a[0]["loss"], b[0]["loss"])
+PY
+
+# A verdict of collapse: not where the batch alone keeps the usage of prototypes low, but for a teacher without contrast.
+level() { dino-pretrain inspect "$1" --json | "$DINO_PYTHON" -c 'import json,sys; print(json.load(sys.stdin)["health"]["level"])'; }
+train --output few --batch 4 --prototypes 4096 --steps 60 --warmup 5 >few.txt 2>&1 || fail "a small batch"
+[ "$(level few)" != problem ] || fail "8 rows of 4096 prototypes are a collapse: $(dino-pretrain inspect few | grep health)"
+grep -q "8 rows can reach" few.txt || fail "the end of a training says nothing of its health"
+train --output flat --teacher-temperature-start 5 --teacher-temperature 5 --steps 60 --warmup 5 >flat.txt 2>&1 || fail "a uniform teacher"
+[ "$(level flat)" = problem ] || fail "a uniform teacher is no collapse: $(dino-pretrain inspect flat | grep health)"
+grep -q "Signs of collapse.*uniform" flat.txt || fail "the end of a training does not name its collapse"
+grep -q '"health":"Signs of collapse"' flat/metrics.jsonl || fail "the stop event does not name the collapse"
 
 # What inspect says of damage; resume.sh trains on from it.
 cp -r full damaged; printf '\x01' | dd of=damaged/checkpoints/step_00000030/rank_0001.h5 bs=1 seek=5000 conv=notrunc 2>/dev/null

@@ -170,6 +170,27 @@ TEST_F(ReportTest, FallingInformationIsCollapse) {
   EXPECT_EQ(collapse_check(read_training_run(folder / "run")).level, Level::amber);
 }
 
+/// 16 images in two views reach 32 of 128 prototypes, and no more however healthy the run is.
+TEST_F(ReportTest, AUsageThatTheBatchCapsIsNoCollapse) {
+  std::string text =
+      R"({"event":"start","step":0,"batch":16,"prototypes":128,"ln_k":4.852,"width":64,"warmup":10,"steps":100})"
+      "\n";
+  for (int s = 1; s <= 100; ++s)
+    text += "{\"step\":" + std::to_string(s) +
+            ",\"loss\":5,\"information\":" + std::to_string(1.6 - 0.001 * s) +
+            ",\"prototype_usage\":" + std::to_string(s > 50 ? 0.2 : 0.25) + ",\"effective_rank\":8}\n";
+  put(folder / "run/metrics.jsonl", text);
+  const ReportInput in = input();
+  EXPECT_EQ(collapse_check(*in.training).level, Level::green) << collapse_check(*in.training).why;
+  const std::string html = report_html(in, "T"), markdown = report_markdown(in, "T");
+  for (const std::string& page : {html, markdown}) {
+    EXPECT_EQ(page.find("Signs of collapse"), std::string::npos);
+    EXPECT_NE(page.find("No sign of collapse"), std::string::npos);
+    EXPECT_NE(page.find("where its 32 rows can reach 25 %"), std::string::npos);
+  }
+  EXPECT_NE(html.find("most that 32 rows can have"), std::string::npos) << "drawn beside the curves";
+}
+
 TEST_F(ReportTest, OverlappingIntervalsAreNotAWin) {
   ReportInput in = input();
   in.results[0].rows = {row("random-weights", 690), row("raw-pixels", 690), row("m", 700)};
