@@ -20,7 +20,7 @@ using Level = CollapseVerdict::Level;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 /// `steps` steps whose values go from the first to the second number in a straight line.
-struct Run {
+struct Log {
   int64_t batch = 16, prototypes = 128, width = 64;
   std::array<double, 2> information{0.5, 1.5}, entropy{4, 3}, usage{0.2, 0.2}, rank{4, 8};
   int64_t steps = 200, every = 1;
@@ -66,7 +66,7 @@ TEST(Collapse, NeverFollowsFromUsage) {
        {std::pair<int64_t, int64_t>{16, 128}, {2, 65536}, {4, 131072}, {64, 1024}, {512, 64}, {2048, 16}}) {
     const double cap = health_limits(batch, prototypes, 64).prototype_usage;
     for (const auto& usage : {std::array{cap, cap}, {cap, 0.8 * cap}, {cap, 0.3 * cap}, {0.0, 0.0}}) {
-      Run run;
+      Log run;
       run.batch = batch;
       run.prototypes = prototypes;
       run.usage = usage;
@@ -85,11 +85,11 @@ TEST(Collapse, NeverFollowsFromUsage) {
 }
 
 TEST(Collapse, TheWordsHoldUsageAgainstWhatTheBatchCanReach) {
-  const CollapseVerdict verdict = Run{}.verdict();
+  const CollapseVerdict verdict = Log{}.verdict();
   EXPECT_NE(verdict.why.find("where its 32 rows can reach 25 %"), std::string::npos) << verdict.why;
   EXPECT_NE(verdict.why.find("of at most 3.466"), std::string::npos) << verdict.why;
   EXPECT_NE(verdict.why.find("of at most 16"), std::string::npos) << verdict.why;
-  Run large;
+  Log large;
   large.batch = 1024;
   EXPECT_EQ(large.verdict().why.find("can reach"), std::string::npos) << "nothing is capped there";
 }
@@ -97,7 +97,7 @@ TEST(Collapse, TheWordsHoldUsageAgainstWhatTheBatchCanReach) {
 TEST(Collapse, TrueOnesAreCaughtAndNamed) {
   for (const auto& [batch, prototypes] : {std::pair<int64_t, int64_t>{4, 65536}, {16, 128}, {1024, 512}}) {
     const double uniform = std::log(static_cast<double>(prototypes));
-    Run run;
+    Log run;
     run.batch = batch;
     run.prototypes = prototypes;
     run.rank = {2, 2};
@@ -114,12 +114,12 @@ TEST(Collapse, TrueOnesAreCaughtAndNamed) {
       EXPECT_NE(run.verdict().why.find("the same for every image"), std::string::npos) << run.verdict().why;
     }
   }
-  Run constant;  // features, while the numbers of the targets still look well
+  Log constant;  // features, while the numbers of the targets still look well
   constant.rank = {6, 1};
   constant.steps = 1000;
   EXPECT_EQ(constant.verdict().level, Level::problem);
   EXPECT_NE(constant.verdict().why.find("nearly the same"), std::string::npos);
-  Run both;
+  Log both;
   both.information = {2.4, 0.8};
   both.rank = {9, 3};
   EXPECT_EQ(both.verdict().level, Level::problem);
@@ -131,7 +131,7 @@ TEST(Collapse, TrueOnesAreCaughtAndNamed) {
 
 /// With the published LayerScale a network is constant until it has been trained a little.
 TEST(Collapse, FewStepsAreNotJudged) {
-  Run run;
+  Log run;
   run.information = {0, 0};
   run.rank = {1, 1};
   run.steps = 20;
@@ -153,12 +153,12 @@ TEST(Collapse, FewStepsAreNotJudged) {
 }
 
 TEST(Collapse, WhatALogLacksIsNotJudged) {
-  Run run;
+  Log run;
   run.batch = 1;  // nothing can be told apart
   run.information = {0, 0};
   EXPECT_EQ(run.verdict().title, "Collapse cannot be judged");
   EXPECT_EQ(judge_collapse({}).title, "Collapse cannot be judged");
-  HealthHistory history = Run{}.history();
+  HealthHistory history = Log{}.history();
   history.information.clear();
   history.batch = history.prototypes = history.width = 0;
   history.prototype_usage.assign(history.step.size(), kNan);
