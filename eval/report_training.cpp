@@ -148,12 +148,13 @@ HealthHistory health_history(const TrainingRun& run) {
                         0};
   const TrainingEvent* start = run.start();
   const auto setting = [&](const char* name) {
-    return start != nullptr && start->numbers.count(name) > 0 ? start->numbers.at(name) : 0.0;
+    const bool known = start != nullptr && start->numbers.count(name) > 0;
+    return known ? static_cast<int64_t>(std::clamp(start->numbers.at(name), 0.0, 1e12)) : 0;
   };
-  history.batch = static_cast<int64_t>(setting("batch"));
-  history.prototypes = static_cast<int64_t>(setting("prototypes"));
-  history.width = static_cast<int64_t>(setting("width"));
-  history.warmup = setting("warmup");
+  history.batch = setting("batch");
+  history.prototypes = setting("prototypes");
+  history.width = setting("width");
+  history.warmup = static_cast<double>(setting("warmup"));
   return history;
 }
 

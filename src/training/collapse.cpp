@@ -21,6 +21,8 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kNothing = 0.02;
 /// Less than this share of the best value so far is a fall, not the noise of small batches.
 constexpr double kFall = 0.5;
+/// So little is no matter of a hotter teacher.
+constexpr double kFallFar = 0.2;
 /// Training may lower the rank of a network that was drawn with a high one: alone, less is a sign.
 constexpr double kRankFallAlone = 0.25;
 /// Before that many steps, or the end of the warm-up, a network is still what it was drawn as: with the
@@ -62,8 +64,8 @@ std::string at_most(double limit, const char* format = " of at most {:.3f}") {
 struct Signs {
   Course information, rank;  ///< rank: less 1, so that constant features have 0
   HealthLimits limits;
-  bool no_information = false, no_rank = false, information_fell = false, rank_fell = false,
-       rank_fell_far = false;
+  bool no_information = false, information_fell = false, information_fell_far = false;
+  bool no_rank = false, rank_fell = false, rank_fell_far = false;
   bool rising = false;
 };
 
@@ -79,6 +81,7 @@ Signs signs_of(const HealthHistory& history) {
   s.no_information = s.information.last < kNothing * information;
   s.no_rank = s.rank.last < kNothing * rank;
   s.information_fell = s.information.last < kFall * s.information.best;
+  s.information_fell_far = s.information.last < kFallFar * s.information.best;
   s.rank_fell = s.rank.last < kFall * s.rank.best;
   s.rank_fell_far = s.rank.last < kRankFallAlone * s.rank.best;
   s.rising = s.information.last > 2 * s.information.first &&
@@ -154,11 +157,14 @@ HealthHistory read_health_history(const std::string& path, double last_step) {
       const auto it = json.find(name);
       return it != json.end() && it->is_number() ? it->get<double>() : 0.0;
     };
+    const auto setting = [&](const char* name) {
+      return static_cast<int64_t>(std::clamp(number(name), 0.0, 1e12));
+    };
     if (json.contains("event")) {
       if (json["event"] != "start") continue;
-      history.batch = static_cast<int64_t>(number("batch"));
-      history.prototypes = static_cast<int64_t>(number("prototypes"));
-      history.width = static_cast<int64_t>(number("width"));
+      history.batch = setting("batch");
+      history.prototypes = setting("prototypes");
+      history.width = setting("width");
       history.warmup = number("warmup");
     } else if (json.contains("step") && json["step"].is_number() && number("step") <= last_step) {
       Json line;
@@ -205,8 +211,9 @@ CollapseVerdict judge_collapse(const HealthHistory& history) {
     cause = targets_in_words(history);
   else if (s.no_rank)
     cause = "the features of all images are nearly the same";
-  else if (s.information_fell && (s.rank_fell || !s.rank.known()))
-    cause = "information fell to less than half of its best";
+  else if (s.information_fell_far || (s.information_fell && (s.rank_fell || !s.rank.known())))
+    cause = fmt::format("information fell to {:.0f} % of its best",
+                        100 * s.information.last / s.information.best);
   if (!cause.empty())
     return {Level::problem, "Signs of collapse",
             seen + " That is a collapse: " + cause + ". See the curves, and the teacher temperature first."};

@@ -101,10 +101,8 @@ TEST(Collapse, TrueOnesAreCaughtAndNamed) {
     run.batch = batch;
     run.prototypes = prototypes;
     run.rank = {2, 2};
-    run.information = {0.0, 0.0};  // from the beginning, or after a good start
-    for (const double start : {0.0, 1.0}) {
-      run.information = {start, 0};
-      if (start > 0) run.steps = 2000;
+    for (const double start : {0.0, 1.0}) {  // from the beginning, or after a good start
+      run.information = {start, start > 0 ? -0.1 : 0.0};
       run.entropy = {uniform, uniform};
       EXPECT_EQ(run.verdict().level, Level::problem);
       EXPECT_NE(run.verdict().why.find("uniform"), std::string::npos) << run.verdict().why;
@@ -125,6 +123,9 @@ TEST(Collapse, TrueOnesAreCaughtAndNamed) {
   EXPECT_EQ(both.verdict().level, Level::problem);
   both.rank = {9, 9};  // a hotter teacher alone may do that
   EXPECT_EQ(both.verdict().level, Level::attention);
+  both.information = {2.4, 0.1};  // but not this
+  EXPECT_EQ(both.verdict().level, Level::problem);
+  both.information = {2.4, 0.8};
   both.rank = {kNan, kNan};
   EXPECT_EQ(both.verdict().level, Level::problem);
 }
