@@ -105,7 +105,8 @@ struct KoLeoResult {
 /// `gathered`: the normalised features of all ranks. d_unit f32 [views, local rows, D] (=): gradient with
 /// respect to this rank's normalised features, times weight; a row collects the terms of all anchors, of any
 /// rank, whose neighbour it is, as in a single process with the whole batch.
-/// With fewer than two rows in all there is no neighbour: loss and gradient are 0.
+/// With fewer than two rows in all there is no neighbour: loss and gradient are 0. Rows that are equal but
+/// for rounding (nearer than 1e-6) count as that far apart and push each other nowhere.
 KoLeoResult koleo(const GatheredRows& gathered, double weight, TensorView d_unit, const Communicator& comm,
                   Arena& arena, ops::Backend& backend);
 

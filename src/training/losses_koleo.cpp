@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.hpp"
@@ -10,6 +11,10 @@ namespace {
 /// Added to each component of the difference, and again to the distance, as torch.nn.PairwiseDistance and the
 /// reference do.
 constexpr float kEps = 1e-8F;
+/// Unit rows in f32 are told apart no further than this. Class tokens that saw no image (stochastic depth
+/// left out all attention, or LayerScale is tiny) are equal but for rounding; 1 / distance would turn that
+/// into a gradient of any size and direction, other ones on other numbers of ranks.
+constexpr double kResolution = 1e-6;
 
 /// Where a row of the global batch lives.
 struct Place {
@@ -121,10 +126,11 @@ KoLeoResult koleo(const GatheredRows& gathered, double weight, TensorView d_unit
       const float* b = features(neighbour);
       const double d = distance(a, b, width);
       if (anchor.rank == me) {
-        result.loss -= std::log(d + static_cast<double>(kEps)) * share;
+        result.loss -= std::log(std::max(d, kResolution) + static_cast<double>(kEps)) * share;
         result.neighbour[static_cast<size_t>(v * own_rows + anchor.row)] = nn;
-        add_gradient(a, b, width, d, weight * share, gradient + anchor.row * width);
       }
+      if (d < kResolution) continue;
+      if (anchor.rank == me) add_gradient(a, b, width, d, weight * share, gradient + anchor.row * width);
       if (neighbour.rank == me)
         add_gradient(a, b, width, d, -weight * share, gradient + neighbour.row * width);
     }

@@ -233,9 +233,17 @@ TEST_P(Losses, KoLeoWithoutNeighboursIsNothingAndOfDuplicatesFinite) {
 
   Tensor same(Shape{1, 1, 3, 4}), d(Shape{1, 3, 4});
   for (float& value : same.f32()) value = 0.5F;
-  const KoLeoResult result = koleo({same, {3}}, 1.0, d, self_, arena_, backend());
-  EXPECT_NEAR(result.loss, -std::log(3e-8), 1e-3);  // |(eps, eps, eps, eps)| + eps
-  for (const float value : d.f32()) EXPECT_TRUE(std::isfinite(value));
+  // Equal, and equal but for rounding: told apart no further than f32 can, and pushed nowhere.
+  for (const float difference : {0.0F, 6e-8F}) {
+    same.as<float>()[1] += difference;
+    for (float& value : d.f32()) value = 1;
+    const KoLeoResult result = koleo({same, {3}}, 1.0, d, self_, arena_, backend());
+    EXPECT_NEAR(result.loss, -std::log(1e-6), 0.02);
+    for (const float value : d.f32()) EXPECT_EQ(value, 0.0F);
+  }
+  same.as<float>()[1] += 1e-4F;
+  (void)koleo({same, {3}}, 1.0, d, self_, arena_, backend());
+  EXPECT_GT(std::abs(d.as<float>()[1]), 1.0F);
 }
 
 /// CE - ln K of a student with weight-normed random prototypes (drawn uniformly, as torch.nn.Linear does)
