@@ -25,6 +25,8 @@ constexpr double kFall = 0.5;
 constexpr double kFallFar = 0.2;
 /// Training may lower the rank of a network that was drawn with a high one: alone, less is a sign.
 constexpr double kRankFallAlone = 0.25;
+/// Information that rises and is above this is on its way.
+constexpr double kSomeNats = 1e-3;
 /// Before that many steps, or the end of the warm-up, a network is still what it was drawn as: with the
 /// published LayerScale of 1e-5 its features are constant then.
 constexpr double kFirstSteps = 50;
@@ -84,8 +86,7 @@ Signs signs_of(const HealthHistory& history) {
   s.information_fell_far = s.information.last < kFallFar * s.information.best;
   s.rank_fell = s.rank.last < kFall * s.rank.best;
   s.rank_fell_far = s.rank.last < kRankFallAlone * s.rank.best;
-  s.rising = s.information.last > 2 * s.information.first &&
-             s.information.last > 0.2 * kNothing * information && !s.no_rank &&
+  s.rising = s.information.last > std::max(2 * s.information.first, kSomeNats) && !s.no_rank &&
              s.information.last >= s.information.best;
   return s;
 }

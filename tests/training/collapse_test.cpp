@@ -148,6 +148,11 @@ TEST(Collapse, FewStepsAreNotJudged) {
   run.information = {0.001, 0.05};
   run.rank = {1, 3};
   EXPECT_EQ(run.verdict().level, Level::attention) << "it is rising";
+  run.information = {0.0, 0.004};  // 150 steps from LayerScale 1e-5
+  run.rank = {1.4, 8.2};
+  EXPECT_EQ(run.verdict().level, Level::attention);
+  run.information = {0.0, 1e-5};
+  EXPECT_EQ(run.verdict().level, Level::problem);
   run = {};
   run.steps = 3;
   EXPECT_EQ(run.verdict().level, Level::good);
