@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.hpp"
+#include "imaging/decode_options.hpp"
 #include "storage/files.hpp"
 
 namespace dino::curation {
@@ -32,8 +33,9 @@ void add_curate_options(OptionTable& table, CurateConfig& c) {
       .add("max-pixels", &c.max_pixels, "Do not decode images above this many pixels.")
       .range(1, 1e11)
       .add("max-bytes", &c.max_bytes, "Do not decode files, or pictures in memory, above this many bytes.")
-      .range(1, 1e12)
-      .add("max-aspect", &c.max_aspect, "Drop images whose sides differ by more than this factor (0 = off).")
+      .range(1, 1e12);
+  add_decode_memory(table, &c.decode_memory);
+  table.add("max-aspect", &c.max_aspect, "Drop images whose sides differ by more than this factor (0 = off).")
       .range(0, 1e6)
       .add("min-blur", &c.min_blur, "Drop images whose Laplacian variance is below this (0 = off).")
       .range(0, 1e9)
@@ -90,6 +92,7 @@ void add_max_pairs(OptionTable& table, int64_t& max_pairs) {
 }
 
 void check_settings(const CurateConfig& config) {
+  (void)parse_decode_memory(config.decode_memory);
   if (config.max_aspect > 0 && config.max_aspect < 1)
     throw UsageError(
         fmt::format("bad option: --max-aspect: {} would drop every image; give 1 or more, or 0 for off",

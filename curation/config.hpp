@@ -17,6 +17,7 @@ struct CurateConfig {
   // ingest
   int64_t min_size = 0;  ///< shorter side in pixels; 0 = off
   int64_t max_pixels = 178'956'970, max_bytes = int64_t{1} << 30;
+  std::string decode_memory = "1G";      ///< of one thread
   double max_aspect = 0;                 ///< longer / shorter side; 0 = off
   double min_blur = 0, min_entropy = 0;  ///< 0 = off
   bool exact_duplicates = true, hash_duplicates = false;

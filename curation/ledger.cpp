@@ -49,6 +49,8 @@ void write_measured(Hdf5File& file, const std::vector<Measured>& rows) {
   write_column<int64_t>(file, "/bytes", rows, [](const Measured& m) { return m.bytes; });
   write_column<int64_t>(file, "/width", rows, [](const Measured& m) { return m.width; });
   write_column<int64_t>(file, "/height", rows, [](const Measured& m) { return m.height; });
+  write_column<uint8_t>(file, "/note", rows, [](const Measured& m) { return m.note; });
+  file.write_attribute("/note", "names", note_names());
   write_text_column(file, "/format", rows, [](const Measured& m) { return m.format; });
   write_text_column(file, "/sha256", rows, [](const Measured& m) { return hex(m.sha256); });
   write_column<int64_t>(file, "/phash", rows, [](const Measured& m) { return m.phash; });
@@ -107,6 +109,14 @@ void load_measured(const Hdf5File& file, std::vector<Measured>& rows) {
   load_column<int64_t>(file, "/height", DType::i64, rows, [](Measured& m, int64_t v) { m.height = v; });
   load_column<int64_t>(file, "/phash", DType::i64, rows,
                        [](Measured& m, int64_t v) { m.phash = static_cast<uint64_t>(v); });
+  if (file.exists("/note"))
+    load_column<uint8_t>(file, "/note", DType::u8, rows, [&](Measured& m, uint8_t code) {
+      if (code >= note_names().size()) {
+        throw DataError(
+            fmt::format("bad ledger: {}: unknown note {}; run the stage again", file.path(), code));
+      }
+      m.note = static_cast<DecodeNote>(code);
+    });
   for (const QualityColumn& column : kQuality) {
     load_column<float>(file, column.name, DType::f32, rows,
                        [&](Measured& m, float v) { m.quality.*column.field = v; });

@@ -24,6 +24,7 @@ struct Measured {
   std::array<uint8_t, 32> sha256{};
   uint64_t phash = 0;
   QualityMeasures quality;  ///< NaN where there are no pixels
+  DecodeNote note = DecodeNote::none;
 };
 
 struct Verdict {

@@ -77,7 +77,9 @@ class Embedder {
   explicit Embedder(const CurateConfig& config);
   ~Embedder();
   [[nodiscard]] int64_t width() const;
-  /// out f32 [images, width], unit rows.
+  /// The picture that the backbone sees; of the copy descriptor, the picture itself.
+  [[nodiscard]] Image input(const Image& image) const;
+  /// out f32 [images, width], unit rows. `images` may be whole or inputs.
   void embed(std::span<const Image> images, float* out) const;
 
  private:

@@ -7,7 +7,7 @@ const std::vector<std::string>& reason_names() {
   static const std::vector<std::string> names = {
       "kept",           "unreadable",     "not_an_image", "truncated",  "corrupt", "too_large",
       "unsupported",    "too_small",      "aspect",       "blur",       "entropy", "exact_duplicate",
-      "hash_duplicate", "near_duplicate", "leak",         "leak_group", "balance"};
+      "hash_duplicate", "near_duplicate", "leak",         "leak_group", "balance", "decode_memory"};
   return names;
 }
 
@@ -35,6 +35,8 @@ Reason reason_of(DecodeStatus status) {
       return Reason::too_large;
     case DecodeStatus::unsupported:
       return Reason::unsupported;
+    case DecodeStatus::memory:
+      return Reason::decode_memory;
   }
   return Reason::corrupt;
 }

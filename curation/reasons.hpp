@@ -25,9 +25,10 @@ enum class Reason : uint8_t {
   exact_duplicate = 11,
   hash_duplicate = 12,
   near_duplicate = 13,
-  leak = 14,        ///< near-copy of an excluded image
-  leak_group = 15,  ///< represents a group of near-duplicates of which a member leaks
-  balance = 16,     ///< not drawn by balanced sampling
+  leak = 14,           ///< near-copy of an excluded image
+  leak_group = 15,     ///< represents a group of near-duplicates of which a member leaks
+  balance = 16,        ///< not drawn by balanced sampling
+  decode_memory = 17,  ///< decoding would need more than decode-memory, or the machine had no more
 };
 
 enum class Stage : uint8_t { none = 0, ingest = 1, embed = 2, dedup = 3, decontaminate = 4, balance = 5 };

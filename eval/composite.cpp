@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <new>
 
 #include "base/error.hpp"
 #include "storage/files.hpp"
@@ -12,9 +13,9 @@ namespace dino::eval {
 
 namespace {
 
-using Colour = std::array<double, 3>;
+using Mixed = std::array<double, 3>;
 
-Colour draw_colour(Random& random) {
+Mixed draw_colour(Random& random) {
   return {random.uniform(0, 255), random.uniform(0, 255), random.uniform(0, 255)};
 }
 
@@ -44,7 +45,7 @@ class Noise {
 Image draw_background(int64_t size, Random& random) {
   enum class Kind : uint8_t { plain, gradient, stripes, checks, noise };
   const auto kind = static_cast<Kind>(random.below(5));
-  const Colour first = draw_colour(random), second = draw_colour(random);
+  const Mixed first = draw_colour(random), second = draw_colour(random);
   const double angle = random.uniform(0, 3.141592653589793), period = random.uniform(0.08, 0.4),
                phase = random.uniform_double();
   const Noise noise(static_cast<int64_t>(3 + random.below(10)), random);
@@ -76,18 +77,19 @@ Composite composite_on_background(const Image& rgba, int64_t size, Random& rando
     return out;
   }
   // Colours are multiplied by alpha before resampling, so that transparent pixels do not bleed into the edge.
-  const int64_t side = std::max(rgba.width, rgba.height), left = (side - rgba.width) / 2,
-                top = (side - rgba.height) / 2;
-  Image colours{side, side, 3, std::vector<uint8_t>(static_cast<size_t>(side * side * 3))};
+  Image colours{rgba.width, rgba.height, 3,
+                std::vector<uint8_t>(static_cast<size_t>(rgba.width * rgba.height * 3))};
   Image alpha = colours;  // three equal channels
   for (int64_t y = 0; y < rgba.height; ++y)
     for (int64_t x = 0; x < rgba.width; ++x) {
       const uint8_t* from = rgba.at(x, y);
       for (int c = 0; c < 3; ++c) {
-        colours.at(x + left, y + top)[c] = static_cast<uint8_t>((from[c] * from[3] + 127) / 255);
-        alpha.at(x + left, y + top)[c] = from[3];
+        colours.at(x, y)[c] = static_cast<uint8_t>((from[c] * from[3] + 127) / 255);
+        alpha.at(x, y)[c] = from[3];
       }
     }
+  colours = pad_to_square(colours, {0, 0, 0});
+  alpha = pad_to_square(alpha, {0, 0, 0});
   colours = resize(colours, size, size, Resampling::bilinear);
   alpha = resize(alpha, size, size, Resampling::bilinear);
   out.image = draw_background(size, random);
@@ -107,11 +109,12 @@ Composite composite_on_background(const Image& rgba, int64_t size, Random& rando
   return out;
 }
 
-Composite load_composite(const Record& record, int64_t size, uint64_t seed) {
+Composite load_composite(const Record& record, int64_t size, int64_t decode_memory, uint64_t seed) {
   Composite out;
   try {
     DecodeOptions options;
     options.keep_alpha = true;
+    options.limits.max_memory = decode_memory;
     const Decoded decoded = decode_image(read_record(record), options);
     if (decoded.status == DecodeStatus::ok) {
       Random random(seed, Stream::render, xxh3(std::as_bytes(std::span(record.key))));
@@ -122,6 +125,8 @@ Composite load_composite(const Record& record, int64_t size, uint64_t seed) {
     }
   } catch (const Error& e) {
     out.fault = e.what();
+  } catch (const std::bad_alloc&) {
+    out.fault = std::string(name_of(DecodeStatus::memory)) + ": the machine has not enough memory for it";
   }
   if (!out.fault.empty()) {
     out.image = {size, size, 3, std::vector<uint8_t>(static_cast<size_t>(size * size * 3))};

@@ -4,11 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.hpp"
+#include "imaging/decode_options.hpp"
 #include "model/normalisation.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
@@ -16,46 +17,38 @@
 
 namespace dino::eval {
 
-std::array<uint8_t, 3> parse_colour(const std::string& text, const std::string& option) {
-  std::array<uint8_t, 3> colour{};
-  const char* at = text.data();
-  const char* const end = at + text.size();
-  for (size_t c = 0; c < 3; ++c) {
-    int value = -1;
-    const auto [next, error] = std::from_chars(at, end, value);
-    const bool last = c == 2;
-    if (error != std::errc{} || value < 0 || value > 255 ||
-        (last ? next != end : next == end || *next != ','))
-      throw UsageError("reading options: " + option + ": '" + text +
-                       "' is not a colour; give R,G,B with values from 0 to 255");
-    colour[c] = static_cast<uint8_t>(value);
-    at = next + 1;
-  }
-  return colour;
+namespace {
+
+Image prepare_on(const Image& image, Colour background, const FeatureProtocol& protocol) {
+  return resize_center_crop(protocol.pad ? pad_to_square(image, background) : image, protocol.resize_to(),
+                            protocol.size);
 }
 
+}  // namespace
+
 Image prepare_image(const Image& image, const FeatureProtocol& protocol) {
-  if (!protocol.pad) return resize_center_crop(image, protocol.resize_to(), protocol.size);
-  const Image square = pad_to_square(image, parse_colour(protocol.background, "--background"));
-  return resize_center_crop(square, protocol.resize_to(), protocol.size);
+  return prepare_on(image, parse_background(protocol.background).value_or(Colour{255, 255, 255}), protocol);
 }
 
 LoadedImage load_image(const Record& record, const FeatureProtocol& protocol) {
   LoadedImage out;
   try {
     DecodeOptions options;
-    options.background = parse_colour(protocol.background, "--background");
+    options.background = parse_background(protocol.background);
     options.limits.max_pixels = protocol.max_pixels;
+    options.limits.max_memory = parse_decode_memory(protocol.decode_memory);
     const std::vector<uint8_t> bytes = read_record(record);
     const Decoded decoded = decode_image(bytes, options);
     if (decoded.status == DecodeStatus::ok) {
-      out.image = prepare_image(decoded.image, protocol);
+      out.image = prepare_on(decoded.image, decoded.background, protocol);
       return out;
     }
     out.fault =
         std::string(name_of(decoded.status)) + (decoded.message.empty() ? "" : ": " + decoded.message);
   } catch (const Error& e) {
     out.fault = e.what();
+  } catch (const std::bad_alloc&) {
+    out.fault = std::string(name_of(DecodeStatus::memory)) + ": the machine has not enough memory for it";
   }
   out.image = {protocol.size, protocol.size, 3,
                std::vector<uint8_t>(static_cast<size_t>(protocol.size * protocol.size * 3))};

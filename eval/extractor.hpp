@@ -24,9 +24,6 @@ struct ModelOptions {
   int64_t patch = 14;  ///< of raw-pixels only
 };
 
-/// Parses "R,G,B"; UsageError names the option.
-[[nodiscard]] std::array<uint8_t, 3> parse_colour(const std::string& text, const std::string& option);
-
 /// Decoded image -> the model's square input.
 [[nodiscard]] Image prepare_image(const Image& image, const FeatureProtocol& protocol);
 

@@ -18,8 +18,9 @@ struct FeatureProtocol {
   int64_t size = 224;  ///< side of the square input in pixels
   int64_t resize = 0;  ///< shorter side before the central crop; 0 = size * 256 / 224, with pad = size
   bool pad = false;    ///< pad to a square instead of cropping
-  std::string background = "255,255,255";          ///< behind transparent pixels and padding
+  std::string background = "auto";                 ///< behind transparent pixels and padding: auto, or R,G,B
   int64_t max_pixels = DecodeLimits{}.max_pixels;  ///< larger images are left out
+  std::string decode_memory = "1G";                ///< of one thread; images that need more are left out
   std::string tokens = "cls";                      ///< cls | patch | both
   int64_t layers = 1;                              ///< class tokens of the last N blocks
   std::string split = "all";                       ///< all | train | test, by hash of the group

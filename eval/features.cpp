@@ -14,6 +14,7 @@
 #include "base/progress.hpp"
 #include "base/signals.hpp"
 #include "commands.hpp"
+#include "imaging/decode_options.hpp"
 #include "options.hpp"
 #include "storage/files.hpp"
 
@@ -286,7 +287,8 @@ Command features_command() {
       require_output(context, "feature file to write, ending in .h5");
       require_hdf5_name(context.common.output);
       config->seed = context.common.seed;
-      (void)parse_colour(config->protocol.background, "--background");
+      (void)parse_background(config->protocol.background);
+      (void)parse_decode_memory(config->protocol.decode_memory);
       if (context.common.dry_run) {
         const auto n = open_dataset(config->data).records.size();
         log::info(fmt::format("{} records of {} would be read, {} written", n, config->data,

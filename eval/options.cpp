@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "options.hpp"
 
+#include "imaging/decode_options.hpp"
+
 namespace dino::eval {
 
 void add_model_options(OptionTable& table, ModelOptions& model) {
@@ -31,7 +33,11 @@ void add_input_options(OptionTable& table, FeatureProtocol& protocol) {
   table.add("pad", &protocol.pad,
             "Pad to a square with the background colour instead of cropping (sprites, icons).");
   table.add("max-pixels", &protocol.max_pixels, "Leave out images above this many pixels.").range(1, 1e12);
-  table.add("background", &protocol.background, "Colour R,G,B behind transparent pixels and padding.");
+  add_decode_memory(table, &protocol.decode_memory);
+  table.add(
+      "background", &protocol.background,
+      "Colour R,G,B behind transparent pixels and padding; auto: white, or black behind what white would "
+      "hide.");
 }
 
 void require_output(const CommandContext& context, const char* what) {

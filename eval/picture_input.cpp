@@ -7,6 +7,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "imaging/decode_options.hpp"
 
 namespace dino::eval {
 
@@ -21,7 +22,8 @@ void add_picture_options(OptionTable& table, PictureConfig& config) {
 
 ExitCode check_pictures(const PictureConfig& config) {
   (void)open_dataset(config.data);
-  (void)parse_colour(config.protocol.background, "--background");
+  (void)parse_background(config.protocol.background);
+  (void)parse_decode_memory(config.protocol.decode_memory);
   return ExitCode::done;
 }
 

@@ -85,7 +85,9 @@ LoadedPictures read_set(const std::string& results, const std::string& path) {
       LoadedStrip loaded{strip.at("title"), {}};
       for (const auto& p : strip.at("pictures")) {
         const std::string file = results + "/" + p.at("file").get<std::string>();
-        const Decoded decoded = decode_image(read_bytes(file), {.limits = {}, .keep_alpha = true});
+        DecodeOptions options;
+        options.keep_alpha = true;
+        const Decoded decoded = decode_image(read_bytes(file), options);
         if (decoded.status != DecodeStatus::ok)
           throw DataError("reading pictures: " + file + ": " + name_of(decoded.status) +
                           "; run the task again with --force");

@@ -15,6 +15,7 @@
 #include "base/timing.hpp"
 #include "commands.hpp"
 #include "composite.hpp"
+#include "imaging/decode_options.hpp"
 #include "options.hpp"
 #include "pictures.hpp"
 #include "segment_head.hpp"
@@ -27,7 +28,7 @@ namespace {
 
 struct SegmentConfig {
   ModelOptions model;
-  std::string train, test, dataset;
+  std::string train, test, dataset, decode_memory = "1G";
   int64_t size = 224, batch = 16, epochs = 20, limit = 500, resamples = 2000, seed = 0;
   double lr = 1e-3;
   bool force = false;
@@ -58,6 +59,7 @@ Tokens extract_tokens(Extractor& extractor, const SegmentConfig& config, std::sp
                       Range mine, const char* stage) {
   FeatureProtocol protocol;
   protocol.size = protocol.resize = config.size;
+  const int64_t decode_memory = parse_decode_memory(config.decode_memory);
   const int64_t grid = config.size / extractor.patch_side(), values = grid * grid * extractor.patch_width();
   Tokens out;
   std::vector<float> features, patches;
@@ -70,7 +72,7 @@ Tokens extract_tokens(Extractor& extractor, const SegmentConfig& config, std::sp
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < count; ++i)
       made[static_cast<size_t>(i)] = load_composite(records[static_cast<size_t>(begin + i)], config.size,
-                                                    static_cast<uint64_t>(config.seed));
+                                                    decode_memory, static_cast<uint64_t>(config.seed));
     std::vector<Image> images;
     for (const Composite& c : made) images.push_back(c.image);
     features.resize(static_cast<size_t>(count * extractor.columns(protocol).width()));
@@ -278,6 +280,7 @@ Command segment_command() {
     table.add("dataset", &config->dataset, "Name of the data set in results (default: from --test).");
     table.add("limit", &config->limit, "At most this many images of each, spread evenly.").range(1, 1e7);
     table.add("size", &config->size, "Side of the input in pixels.").range(8, 4096);
+    add_decode_memory(table, &config->decode_memory);
     table.add("patch", &config->model.patch, "Patch side of raw-pixels.").range(1, 256);
     table.add("force", &config->force,
               "Append the result even if RESULTS already has one with the same card.");
@@ -289,6 +292,7 @@ Command segment_command() {
     return [config](CommandContext& context) {
       require_output(context, "results folder");
       config->seed = context.common.seed;
+      (void)parse_decode_memory(config->decode_memory);
       if (context.common.dry_run) {
         (void)open_dataset(config->train);
         (void)open_dataset(config->test);

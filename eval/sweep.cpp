@@ -9,6 +9,7 @@
 #include "base/signals.hpp"
 #include "commands.hpp"
 #include "features.hpp"
+#include "imaging/decode_options.hpp"
 #include "options.hpp"
 #include "probe.hpp"
 #include "storage/files.hpp"
@@ -96,7 +97,8 @@ void check(const SweepConfig& config) {
       throw UsageError("sweep: --tasks: '" + task + "' is not a task of a sweep; use knn, linear");
   if (config.knn.k.empty() || config.linear.lr.empty())
     throw UsageError("sweep: --k, --lr: must name at least one value each");
-  (void)parse_colour(config.features.protocol.background, "--background");
+  (void)parse_background(config.features.protocol.background);
+  (void)parse_decode_memory(config.features.protocol.decode_memory);
 }
 
 }  // namespace

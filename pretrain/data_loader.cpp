@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <new>
 #include <numeric>
 #include <span>
 
@@ -18,13 +19,14 @@ namespace dino::pretrain {
 namespace {
 
 /// What is done to every image before it is cut into crops.
-Image prepare(Image image, const LoaderConfig& config) {
+Image prepare(Decoded decoded, const LoaderConfig& config) {
+  Image image = std::move(decoded.image);
   const int64_t side = std::max(image.width, image.height);
   if (config.max_side > 0 && side > config.max_side) {
     const auto scaled = [&](int64_t length) { return std::max<int64_t>(1, length * config.max_side / side); };
     image = resize(image, scaled(image.width), scaled(image.height), Resampling::bicubic);
   }
-  return config.pad ? pad_to_square(image, config.background) : image;
+  return config.pad ? pad_to_square(image, decoded.background) : image;
 }
 
 }  // namespace
@@ -47,11 +49,14 @@ std::shared_ptr<const Image> ImageCache::get(int64_t record) {
   const Record& source = dataset_.records[index];
   DecodeOptions options;
   options.background = config_.background;
+  options.limits.max_memory = config_.decode_memory;
   std::string fault;
-  Decoded decoded;
+  std::shared_ptr<const Image> image;
   try {
-    decoded = decode_image(read_record(source), options);
-    if (decoded.status != DecodeStatus::ok)
+    Decoded decoded = decode_image(read_record(source), options);
+    if (decoded.status == DecodeStatus::ok)
+      image = std::make_shared<const Image>(prepare(std::move(decoded), config_));
+    else
       fault = std::string(name_of(decoded.status)) + ": " + decoded.message;
   } catch (const IoError&) {
     // The file system failed, not the image. To leave it out here, while another rank or a later start can
@@ -59,9 +64,9 @@ std::shared_ptr<const Image> ImageCache::get(int64_t record) {
     throw;
   } catch (const Error& error) {
     fault = error.what();
+  } catch (const std::bad_alloc&) {
+    fault = std::string(name_of(DecodeStatus::memory)) + ": the machine has not enough memory for it";
   }
-  std::shared_ptr<const Image> image;
-  if (fault.empty()) image = std::make_shared<const Image>(prepare(std::move(decoded.image), config_));
   const std::lock_guard lock(mutex_);
   if (!fault.empty()) {
     if (bad_[index] == 0) {

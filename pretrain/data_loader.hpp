@@ -9,6 +9,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,7 +25,8 @@ struct LoaderConfig {
   AugmentConfig augment;
   int64_t max_side = 0;  ///< larger images are reduced to it after decoding; 0 = off
   bool pad = false;
-  std::array<uint8_t, 3> background = {255, 255, 255};
+  std::optional<Colour> background;  ///< none: visible_background decides
+  int64_t decode_memory = DecodeLimits{}.max_memory;
   int64_t batch = 64;  ///< images per step over all ranks
   int64_t workers = 1, prefetch = 3;
   int64_t cache_bytes = 0;

@@ -4,11 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
+#include <new>
 
 #include "base/log.hpp"
 #include "datasets/dataset.hpp"
+#include "imaging/decode_options.hpp"
 #include "imaging/image.hpp"
 #include "vectors/embeddings.hpp"
 #include "vectors/neighbours.hpp"
@@ -19,12 +20,10 @@ namespace {
 constexpr int64_t kBatch = 64;
 constexpr double kTemperature = 0.07;
 
-Image prepare(Image image, const TrainConfig& config) {
-  const std::array<uint8_t, 3> colour = {static_cast<uint8_t>(config.background[0]),
-                                         static_cast<uint8_t>(config.background[1]),
-                                         static_cast<uint8_t>(config.background[2])};
-  if (config.pad) image = pad_to_square(image, colour);
-  return resize_center_crop(image, config.augment.global_size, config.augment.global_size);
+Image prepare(const Decoded& decoded, const TrainConfig& config) {
+  const int64_t side = config.augment.global_size;
+  if (!config.pad) return resize_center_crop(decoded.image, side, side);
+  return resize_center_crop(pad_to_square(decoded.image, decoded.background), side, side);
 }
 
 /// Columns [begin, begin + width) of `features`, each row at length 1.
@@ -54,7 +53,8 @@ OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
   const int64_t side = config_.augment.global_size;
   const int64_t values = 3 * side * side;
   DecodeOptions options;
-  for (size_t i = 0; i < 3; ++i) options.background[i] = static_cast<uint8_t>(config_.background[i]);
+  options.background = parse_background(config_.background);
+  options.limits.max_memory = parse_decode_memory(config_.decode_memory);
   std::vector<float> pixels(static_cast<size_t>(range.size() * values));
   std::vector<int32_t> labels(static_cast<size_t>(range.size()), -1);
 #pragma omp parallel for schedule(dynamic)
@@ -66,12 +66,14 @@ OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
       decoded = decode_image(read_record(record), options);
     } catch (const Error& error) {
       decoded.message = error.what();
+    } catch (const std::bad_alloc&) {
+      decoded.message = "the machine has not enough memory for it";
     }
     if (decoded.status != DecodeStatus::ok) {
       log::warning(fmt::format("k-NN image left out: {}: {}", record.path, decoded.message));
       continue;
     }
-    normalize_to(prepare(std::move(decoded.image), config_), config_.augment.normalisation,
+    normalize_to(prepare(decoded, config_), config_.augment.normalisation,
                  pixels.data() + (i - range.begin) * values);
     labels[static_cast<size_t>(i - range.begin)] = record.label;
   }

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/error.hpp"
+#include "imaging/decode_options.hpp"
 
 namespace dino::pretrain {
 namespace {
@@ -121,7 +122,11 @@ void declare_crops(OptionTable& table, TrainConfig& c) {
            "off.")
       .range(0, 1e6);
   table.add("pad", &c.pad, "Pad images to a square with the background colour first (sprites).");
-  table.add("background", &c.background, "Colour behind transparent pixels: r,g,b.").range(0, 255);
+  table.add(
+      "background", &c.background,
+      "Colour r,g,b behind transparent pixels and padding; auto: white, or black behind what white would "
+      "hide.");
+  add_decode_memory(table, &c.decode_memory);
   table.add("mean", &c.mean, "Per-channel mean that pixels are normalised with.");
   table.add("std", &c.std, "Per-channel standard deviation that pixels are normalised with.");
 }
@@ -187,7 +192,8 @@ void validate(const TrainConfig& c) {
   if (vit.width % vit.heads != 0)
     throw UsageError(
         fmt::format("bad model: --heads: width {} is not divisible by {} heads", vit.width, vit.heads));
-  if (c.background.size() != 3) throw UsageError("bad colour: --background: takes three numbers r,g,b");
+  (void)parse_background(c.background);
+  (void)parse_decode_memory(c.decode_memory);
   if (c.mean.size() != 3 || c.std.size() != 3)
     throw UsageError("bad normalisation: --mean, --std: take three numbers each");
   if (c.mask_ratio_min > c.mask_ratio_max)

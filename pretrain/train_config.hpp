@@ -52,7 +52,7 @@ struct TrainConfig {
   std::string blur = "paper", resampling = "bicubic";
   int64_t max_side = 0;  ///< larger images are reduced once after decoding; 0 = off
   bool pad = false;
-  std::vector<int64_t> background = {255, 255, 255};
+  std::string background = "auto", decode_memory = "1G";
   std::vector<double> mean = {0.485, 0.456, 0.406}, std = {0.229, 0.224, 0.225};
   // the run
   std::string resume = "auto";

@@ -8,6 +8,7 @@
 #include "base/log.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
+#include "imaging/decode_options.hpp"
 #include "model/weights.hpp"
 #include "storage/output_folder.hpp"
 #include "training/masks.hpp"
@@ -20,7 +21,8 @@ LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int th
   loader.augment = config.augment;
   loader.max_side = config.max_side;
   loader.pad = config.pad;
-  for (size_t i = 0; i < 3; ++i) loader.background[i] = static_cast<uint8_t>(config.background[i]);
+  loader.background = parse_background(config.background);
+  loader.decode_memory = parse_decode_memory(config.decode_memory);
   loader.batch = config.batch;
   loader.workers = config.workers > 0 ? config.workers : threads;
   loader.prefetch = config.prefetch;

@@ -66,6 +66,7 @@ void print_text(const Ledger& ledger, int64_t row) {
   fmt::print("file        {}, {} x {}, {} bytes\nsha256      {}\nphash       {:016x}\n",
              m.format.empty() ? "unknown format" : m.format, m.width, m.height, m.bytes, hex(m.sha256),
              m.phash);
+  if (m.note != DecodeNote::none) fmt::print("note        {}\n", note_names()[static_cast<size_t>(m.note)]);
   if (std::isfinite(m.quality.blur)) {
     const QualityMeasures& q = m.quality;
     fmt::print(
@@ -111,6 +112,7 @@ void print_json(const Ledger& ledger, int64_t row) {
                                 {"reason", name_of(v.reason)},
                                 {"stage", stage_names()[static_cast<size_t>(v.stage)]},
                                 {"explanation", verdict_text(ledger, row)}};
+  if (m.note != DecodeNote::none) out["note"] = note_names()[static_cast<size_t>(m.note)];
   if (std::isfinite(m.quality.blur)) {
     out["measures"] = {{"blur", m.quality.blur},
                        {"entropy", m.quality.entropy},

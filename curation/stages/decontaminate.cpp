@@ -41,7 +41,11 @@ Excluded measure_excluded(const Run& run, const Listing& listing, const Embedder
   process_units("decontaminate", units, run.world, [&](int64_t /*unit*/, const std::vector<Item>& items) {
     for (const Item& item : items) {
       const MeasuredImage one = measure_record(item.record, run.config);
-      if (one.image.pixels.empty()) continue;
+      if (one.image.pixels.empty()) {
+        log::warning(fmt::format("excluded image left out: {}: {}: {}", item.record.key,
+                                 name_of(one.measured.reason), one.measured.message));
+        continue;
+      }
       mine.row.push_back(item.row);
       mine.sha256.push_back(one.measured.sha256);
       mine.phash.push_back(one.measured.phash);

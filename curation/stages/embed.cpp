@@ -111,7 +111,7 @@ void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const st
                           "another --output",
                           record.path));
         }
-        images[static_cast<size_t>(i)] = std::move(one.image);
+        images[static_cast<size_t>(i)] = embedder.input(one.image);  // a batch of whole pictures has no bound
       } catch (...) {
 #pragma omp critical
         failure = std::current_exception();
@@ -185,6 +185,11 @@ int64_t Embedder::width() const {
   return backend_->backbone ? backend_->backbone->config.width : kCopyDescriptorSize;
 }
 
+Image Embedder::input(const Image& image) const {
+  // The whole picture, squeezed into a square: near-copies of another aspect must meet.
+  return backend_->backbone ? resize(image, backend_->size, backend_->size) : image;
+}
+
 void Embedder::embed(std::span<const Image> images, float* out) const {
   const auto n = static_cast<int64_t>(images.size());
   if (!backend_->backbone) {
@@ -196,9 +201,8 @@ void Embedder::embed(std::span<const Image> images, float* out) const {
   const int64_t side = backend_->size;
   Tensor pixels(Shape{n, 3, side, side});
   for (int64_t i = 0; i < n; ++i) {
-    // The whole picture, squeezed into a square: near-copies of another aspect must meet.
-    const Image small = resize(images[static_cast<size_t>(i)], side, side);
-    normalize_to(small, backend_->normalisation, pixels.as<float>() + i * 3 * side * side);
+    normalize_to(input(images[static_cast<size_t>(i)]), backend_->normalisation,
+                 pixels.as<float>() + i * 3 * side * side);
   }
   Arena arena;
   const CropBatch batch{pixels, {}};

@@ -6,8 +6,10 @@
 #include <exception>
 #include <limits>
 #include <map>
+#include <new>
 
 #include "base/log.hpp"
+#include "imaging/decode_options.hpp"
 #include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
@@ -22,17 +24,6 @@ std::string unit_path(const Run& run, int64_t unit) {
 
 bool copy_embedding(const CurateConfig& config) {
   return config.embeddings.empty() && config.embedding == "copy";
-}
-
-/// What the picture looks like: over white, as most programs show it, unless nothing can be seen there (a
-/// white glow); then over black.
-Image visible(Image image) {
-  constexpr float kFlat = 4;  // standard deviation in gray levels
-  if (image.channels != 4) return image;
-  Image light = composite(image, {255, 255, 255});
-  if (measure_quality(light).contrast >= kFlat) return light;
-  Image dark = composite(image, {0, 0, 0});
-  return measure_quality(dark).contrast >= kFlat ? dark : light;
 }
 
 uint8_t hex_value(char c) {
@@ -173,9 +164,7 @@ void drop_equal_hashes(Ledger& ledger) {
   }
 }
 
-}  // namespace
-
-MeasuredImage measure_record(const Record& record, const CurateConfig& config) {
+MeasuredImage read_and_measure(const Record& record, const CurateConfig& config) {
   MeasuredImage one;
   Measured& m = one.measured;
   m.quality = no_quality();
@@ -196,20 +185,35 @@ MeasuredImage measure_record(const Record& record, const CurateConfig& config) {
   m.bytes = static_cast<int64_t>(bytes.size());
   m.sha256 = sha256(bytes);
   DecodeOptions options;
-  options.keep_alpha = true;
   options.limits.max_pixels = config.max_pixels;
   options.limits.max_bytes = config.max_bytes;
+  options.limits.max_memory = parse_decode_memory(config.decode_memory);
   Decoded decoded = decode_image(bytes, options);
   m.format = decoded.format;
   m.width = decoded.file_width;
   m.height = decoded.file_height;
   m.reason = reason_of(decoded.status);
   m.message = decoded.message;
+  m.note = decoded.note;
   if (decoded.status != DecodeStatus::ok) return one;
-  one.image = visible(std::move(decoded.image));
+  one.image = std::move(decoded.image);
   m.quality = measure_quality(one.image);
   m.phash = perceptual_hash(one.image);
   return one;
+}
+
+}  // namespace
+
+MeasuredImage measure_record(const Record& record, const CurateConfig& config) {
+  try {
+    return read_and_measure(record, config);
+  } catch (const std::bad_alloc&) {
+    MeasuredImage none;
+    none.measured.quality = no_quality();
+    none.measured.reason = Reason::decode_memory;
+    none.measured.message = "the machine has not enough memory for it; use fewer --threads";
+    return none;
+  }
 }
 
 bool ingest_stage(Run& run) {

@@ -23,8 +23,21 @@ const char* name_of(DecodeStatus status) {
       return "too_large";
     case DecodeStatus::unsupported:
       return "unsupported";
+    case DecodeStatus::memory:
+      return "decode_memory";
   }
   return "unknown";
+}
+
+const std::vector<std::string>& note_names() {
+  static const std::vector<std::string> names = {"none",
+                                                 "end_marker_missing",
+                                                 "scaled_by_declared_range",
+                                                 "scaled_by_unit_range",
+                                                 "scaled_by_measured_range",
+                                                 "extra_bands_left_out",
+                                                 "dark_background"};
+  return names;
 }
 
 namespace imaging {
@@ -59,32 +72,21 @@ bool accept_size(int64_t width, int64_t height, int64_t bytes_per_pixel, const D
   return true;
 }
 
-int exif_orientation(Bytes tiff) {
-  if (tiff.size() < 14) return 1;
-  const bool little = tiff[0] == 'I' && tiff[1] == 'I';
-  if (!little && !(tiff[0] == 'M' && tiff[1] == 'M')) return 1;
-  const auto u16 = [&](size_t at) -> uint32_t {
-    return little ? tiff[at] | static_cast<uint32_t>(tiff[at + 1]) << 8
-                  : static_cast<uint32_t>(tiff[at]) << 8 | tiff[at + 1];
-  };
-  const auto u32 = [&](size_t at) -> uint32_t {
-    return little ? u16(at) | u16(at + 2) << 16 : u16(at) << 16 | u16(at + 2);
-  };
-  if (u16(2) != 42) return 1;
-  const size_t ifd = u32(4);
-  // Only the first directory is read: a chain of directories may loop.
-  if (ifd < 8 || ifd > tiff.size() - 2) return 1;
-  const size_t entries = u16(ifd);
-  for (size_t i = 0; i < entries; ++i) {
-    const size_t at = ifd + 2 + 12 * i;
-    if (at + 12 > tiff.size()) return 1;
-    if (u16(at) != 0x0112) continue;
-    const uint32_t type = u16(at + 2);
-    if ((type != 3 && type != 4) || u32(at + 4) < 1) return 1;
-    const uint32_t value = type == 3 ? u16(at + 8) : u32(at + 8);
-    return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
-  }
-  return 1;
+bool accept_memory(double decoder, int64_t channels, bool turned, const DecodeOptions& options,
+                   Decoded& out) {
+  const int64_t shown = options.keep_alpha ? channels : 3;
+  int64_t each = channels + (channels == 4 && !options.keep_alpha ? 3 : 0);
+  if (turned && options.apply_orientation) each = std::max(each, 2 * shown);
+  const double needed = decoder + static_cast<double>(out.file_width) * static_cast<double>(out.file_height) *
+                                      static_cast<double>(each);
+  if (needed <= static_cast<double>(options.limits.max_memory)) return true;
+  const auto mib = [](double bytes) { return std::to_string(static_cast<int64_t>(bytes / 1048576)); };
+  fail(out, DecodeStatus::memory,
+       "decoding its " + std::to_string(out.file_width) + " x " + std::to_string(out.file_height) +
+           " pixels needs " + mib(needed) + " MiB of memory and " +
+           mib(std::max(0.0, static_cast<double>(options.limits.max_memory))) +
+           " MiB are left beside the file; raise --decode-memory");
+  return false;
 }
 
 Image apply_orientation(const Image& image, int orientation) {
@@ -128,7 +130,16 @@ Image apply_orientation(const Image& image, int orientation) {
 }
 
 void finish(Decoded& out, const DecodeOptions& options, int orientation) {
-  if (out.image.channels == 4 && !options.keep_alpha) out.image = composite(out.image, options.background);
+  if (out.image.channels == 4 && !options.keep_alpha) {
+    out.background = options.background.value_or(Colour{});
+    if (!options.background) {
+      out.background = visible_background(out.image);
+      if (out.background[0] == 0 && out.note == DecodeNote::none) out.note = DecodeNote::dark_background;
+    }
+    out.image = composite(out.image, out.background);
+  } else if (options.background) {
+    out.background = *options.background;
+  }
   if (options.apply_orientation && orientation > 1) {
     out.image = apply_orientation(out.image, orientation);
     if (orientation >= 5) std::swap(out.file_width, out.file_height);
@@ -168,11 +179,11 @@ Sniffed sniff(Bytes bytes) {
   if (has(bytes, 0, "GIF87a"sv) || has(bytes, 0, "GIF89a"sv)) return {"gif", decode_vips};
   if (has(bytes, 0, "II*\0"sv) || has(bytes, 0, "MM\0*"sv) || has(bytes, 0, "II+\0"sv) ||
       has(bytes, 0, "MM\0+"sv)) {
-    return {"tiff", decode_vips};
+    return {"tiff", decode_tiff};
   }
   // "BM" alone also begins English text: the size of the information header must be a known one.
   if (has(bytes, 0, "BM"sv) && bytes.size() >= 18 && bytes[15] == 0 && bytes[16] == 0 && bytes[17] == 0 &&
-      (bytes[14] == 12 || (bytes[14] >= 40 && bytes[14] <= 124))) {
+      (bytes[14] == 12 || bytes[14] == 16 || (bytes[14] >= 40 && bytes[14] <= 124))) {
     return {"bmp", decode_bmp};
   }
   if (bytes.size() >= 3 && bytes[0] == 'P' && bytes[1] >= '1' && bytes[1] <= '6' &&
@@ -190,21 +201,6 @@ Sniffed sniff(Bytes bytes) {
 
 }  // namespace
 }  // namespace imaging
-
-Image composite(const Image& image, std::array<uint8_t, 3> background) {
-  Image out{image.width, image.height, 3, {}};
-  const size_t pixels = static_cast<size_t>(image.width * image.height);
-  out.pixels.resize(pixels * 3);
-  for (size_t i = 0; i < pixels; ++i) {
-    const uint8_t* p = image.pixels.data() + 4 * i;
-    const unsigned alpha = p[3];
-    for (size_t c = 0; c < 3; ++c) {
-      out.pixels[3 * i + c] =
-          static_cast<uint8_t>((alpha * p[c] + (255U - alpha) * background[c] + 127U) / 255U);
-    }
-  }
-  return out;
-}
 
 Decoded decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options) {
   Decoded out;
@@ -224,10 +220,14 @@ Decoded decode_image(std::span<const uint8_t> bytes, const DecodeOptions& option
                       std::to_string(options.limits.max_bytes));
     return out;
   }
+  // The file's bytes are held by the thread that decodes them.
+  DecodeOptions rest = options;
+  rest.limits.max_memory -= static_cast<int64_t>(bytes.size());
   try {
-    sniffed.decoder(bytes, options, out);
+    sniffed.decoder(bytes, rest, out);
   } catch (const std::bad_alloc&) {
-    imaging::fail(out, DecodeStatus::too_large, "not enough memory for its pixels");
+    imaging::fail(out, DecodeStatus::memory,
+                  "the machine has not enough memory for its pixels; use fewer --threads");
   }
   return out;
 }

@@ -9,6 +9,7 @@
 #include <jpeglib.h>
 
 #include <algorithm>
+#include <string_view>
 #include <vector>
 
 #include "imaging/decoders.hpp"
@@ -24,7 +25,9 @@ struct JpegReader {
   jpeg_decompress_struct info{};
   jpeg_progress_mgr progress{};
   std::jmp_buf jump{};
-  bool truncated = false, corrupt = false, unsupported = false, too_many_scans = false;
+  bool truncated = false, corrupt = false, unsupported = false, too_many_scans = false, memory = false;
+  bool incomplete = false;   ///< a scan is missing, if the bytes ended early
+  bool ended_early = false;  ///< the bytes ended where a marker or more data was looked for
   char message[JMSG_LENGTH_MAX] = {};
   char warning[JMSG_LENGTH_MAX] = {};
   std::vector<uint8_t> row;
@@ -43,6 +46,10 @@ JpegReader& reader_of(j_common_ptr info) {
     case JERR_INPUT_EMPTY:
     case JERR_INPUT_EOF:
       reader.truncated = true;
+      break;
+    case JERR_OUT_OF_MEMORY:
+    case JERR_NO_BACKING_STORE:
+      reader.memory = true;
       break;
     case JERR_BAD_PRECISION:
     case JERR_SOF_UNSUPPORTED:
@@ -65,6 +72,8 @@ void on_message(j_common_ptr info, int level) {
   bool fatal = true;
   switch (info->err->msg_code) {
     case JWRN_JPEG_EOF:
+      reader.ended_early = true;  // the scan may be whole all the same: see `incomplete`
+      return;
     case JWRN_HIT_MARKER:
       reader.truncated = true;
       break;
@@ -91,11 +100,43 @@ void on_progress(j_common_ptr info) {
 void quiet(j_common_ptr /*info*/) {}
 
 int marker_orientation(const jpeg_decompress_struct& info) {
+  using namespace std::string_view_literals;
+  constexpr auto exif_name = "Exif\0\0"sv, xmp_name = "http://ns.adobe.com/xap/1.0/\0"sv;
+  int exif = 0, xmp = 0;
   for (const jpeg_marker_struct* m = info.marker_list; m != nullptr; m = m->next) {
-    if (m->marker != JPEG_APP0 + 1 || m->data_length < 6 || std::memcmp(m->data, "Exif\0", 6) != 0) continue;
-    return exif_orientation(Bytes(m->data + 6, m->data_length - 6));
+    const Bytes data(m->data, m->data_length);
+    const auto begins = [&](std::string_view name) {
+      return data.size() >= name.size() && std::memcmp(data.data(), name.data(), name.size()) == 0;
+    };
+    if (m->marker != JPEG_APP0 + 1) continue;
+    if (exif == 0 && begins(exif_name)) exif = exif_orientation(data.subspan(exif_name.size()));
+    if (xmp == 0 && begins(xmp_name)) xmp = xmp_orientation(data.subspan(xmp_name.size()));
   }
-  return 1;
+  return exif > 0 ? exif : xmp;
+}
+
+/// Coefficients of the whole picture are held where it comes in several scans.
+double scan_memory(jpeg_decompress_struct& info) {
+  double bytes = static_cast<double>(info.image_width) * 64;  // rows in progress
+  if (jpeg_has_multiple_scans(&info) == FALSE) return bytes;
+  for (int c = 0; c < info.num_components; ++c) {
+    const jpeg_component_info& component = info.comp_info[c];
+    bytes += static_cast<double>(component.width_in_blocks + 8) *
+             static_cast<double>(component.height_in_blocks + 8) * sizeof(JBLOCK);
+  }
+  return bytes;
+}
+
+/// Of a file that ended without its end marker: is a scan missing?
+bool incomplete(const jpeg_decompress_struct& info) {
+  for (int c = 0; c < info.num_components; ++c) {
+    if (info.comp_info[c].quant_table == nullptr) return true;  // no scan of this component was begun
+    if (info.progressive_mode == FALSE) continue;
+    for (int i = 0; i < DCTSIZE2; ++i) {
+      if (info.coef_bits[c][i] != 0) return true;  // the last bits of this coefficient never came
+    }
+  }
+  return false;
 }
 
 /// Largest reduction (1/8, 1/4, 1/2) that keeps the short side at `wanted` pixels or more.
@@ -107,20 +148,12 @@ unsigned scale_eighths(int64_t short_side, int64_t wanted) {
   return 8;
 }
 
-/// a * b / 255, rounded.
-unsigned scale_255(unsigned a, unsigned b) {
-  const unsigned t = a * b + 128U;
-  return ((t >> 8) + t) >> 8;
-}
-
-/// One row of CMYK -> RGB. Adobe writes inks inverted (255 = none).
-void convert_cmyk_row(const uint8_t* cmyk, size_t pixels, bool inverted, uint8_t* rgb) {
+/// One row of CMYK -> RGB. Files hold inks inverted (255 = none), with Adobe's marker or without: every
+/// program reads them so.
+void convert_cmyk_row(const uint8_t* cmyk, size_t pixels, uint8_t* rgb) {
   for (size_t x = 0; x < pixels; ++x) {
-    const unsigned paper = inverted ? cmyk[4 * x + 3] : 255U - cmyk[4 * x + 3];
-    for (size_t c = 0; c < 3; ++c) {
-      const unsigned ink = inverted ? 255U - cmyk[4 * x + c] : cmyk[4 * x + c];
-      rgb[3 * x + c] = static_cast<uint8_t>(paper - scale_255(ink, paper));
-    }
+    cmyk_to_rgb(255U - cmyk[4 * x], 255U - cmyk[4 * x + 1], 255U - cmyk[4 * x + 2], 255U - cmyk[4 * x + 3],
+                rgb + 3 * x);
   }
 }
 
@@ -142,6 +175,8 @@ bool read_header(JpegReader& reader, Bytes bytes, const DecodeOptions& options, 
   info.scale_num = scale_eighths(std::min(info.image_width, info.image_height), options.min_short_side);
   info.scale_denom = 8;
   jpeg_calc_output_dimensions(&info);
+  if (!accept_memory(scan_memory(info), 3, reader.orientation > 1, options, out)) return false;
+  info.mem->max_memory_to_use = static_cast<long>(options.limits.max_memory);
   return true;
 }
 
@@ -155,18 +190,24 @@ bool read_pixels(JpegReader& reader, Image& image) {
     uint8_t* target = image.pixels.data() + info.output_scanline * width * 3;
     JSAMPROW row = cmyk ? reader.row.data() : target;
     jpeg_read_scanlines(&info, &row, 1);
-    if (cmyk) convert_cmyk_row(row, width, info.saw_Adobe_marker != 0, target);
+    if (cmyk) convert_cmyk_row(row, width, target);
   }
+  // jpeg_finish_decompress forgets the scans, and looks for the end marker in the first place.
+  reader.incomplete = incomplete(info);
   jpeg_finish_decompress(&info);
   return true;
 }
 
+constexpr const char* kEndsEarly = "the file ends early";
+
 void report(const JpegReader& reader, Decoded& out) {
   const char* text = reader.warning[0] != 0 ? reader.warning : reader.message;
-  if (reader.too_many_scans) {
+  if (reader.memory) {
+    fail(out, DecodeStatus::memory, text);
+  } else if (reader.too_many_scans) {
     fail(out, DecodeStatus::too_large, "more than " + std::to_string(kMaxScans) + " scans");
-  } else if (reader.truncated) {
-    fail(out, DecodeStatus::truncated, text);
+  } else if (reader.truncated || reader.ended_early) {
+    fail(out, DecodeStatus::truncated, reader.truncated ? text : kEndsEarly);
   } else {
     fail(out, reader.unsupported ? DecodeStatus::unsupported : DecodeStatus::corrupt, text);
   }
@@ -181,7 +222,7 @@ void decode_jpeg(Bytes bytes, const DecodeOptions& options, Decoded& out) {
   reader.errors.emit_message = on_message;
   reader.errors.output_message = quiet;
   if (!read_header(reader, bytes, options, out)) {
-    if (out.status != DecodeStatus::too_large) report(reader, out);
+    if (out.message.empty()) report(reader, out);
     return;
   }
   const auto width = static_cast<size_t>(reader.info.output_width);
@@ -194,6 +235,10 @@ void decode_jpeg(Bytes bytes, const DecodeOptions& options, Decoded& out) {
   if (!read_pixels(reader, out.image) || reader.truncated || reader.corrupt) {
     report(reader, out);
     return;
+  }
+  if (reader.ended_early) {
+    if (reader.incomplete) return fail(out, DecodeStatus::truncated, kEndsEarly);
+    out.note = DecodeNote::end_missing;
   }
   finish(out, options, reader.orientation);
 }

@@ -15,9 +15,10 @@ struct PngReader {
   png_infop info = nullptr;
   Bytes bytes;
   size_t position = 0;
-  bool truncated = false;
+  bool truncated = false, memory = false;
+  bool whole = false;  ///< every pixel has been read
   char message[160] = {};
-  int orientation = 1;
+  int orientation = 0;
   int64_t channels = 3;
   std::vector<png_bytep> rows;
 
@@ -27,6 +28,7 @@ struct PngReader {
 [[noreturn]] void on_error(png_structp png, png_const_charp text) {
   auto& reader = *static_cast<PngReader*>(png_get_error_ptr(png));
   std::strncpy(reader.message, text, sizeof(reader.message) - 1);
+  if (std::strstr(text, "memory") != nullptr) reader.memory = true;
   png_longjmp(png, 1);
 }
 
@@ -42,7 +44,7 @@ void on_read(png_structp png, png_bytep target, size_t count) {
   reader.position += count;
 }
 
-/// Texts and profiles may inflate to any size and are not used.
+/// Texts and profiles may inflate to any size; what is used of them, png_text_orientation reads.
 void skip_unused_chunks(png_structp png) {
   static constexpr png_byte names[] = "tEXt\0zTXt\0iTXt\0iCCP\0sPLT\0hIST";
   png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, names, 6);
@@ -74,6 +76,10 @@ bool read_header(PngReader& reader, const DecodeOptions& options, Decoded& out) 
     reader.orientation = exif_orientation(Bytes(exif, length));
   }
 #endif
+  if (reader.orientation == 0) reader.orientation = png_text_orientation(reader.bytes);
+  // A pointer per row; libpng holds two rows of up to 8 bytes a pixel.
+  const double held = 8.0 * png_get_image_height(png, info) + 64.0 * png_get_image_width(png, info);
+  if (!accept_memory(held, reader.channels, reader.orientation > 1, options, out)) return false;
   png_read_update_info(png, info);
   return true;
 }
@@ -81,12 +87,17 @@ bool read_header(PngReader& reader, const DecodeOptions& options, Decoded& out) 
 bool read_pixels(PngReader& reader) {
   if (setjmp(png_jmpbuf(reader.png)) != 0) return false;
   png_read_image(reader.png, reader.rows.data());
+  reader.whole = true;
   png_read_end(reader.png, nullptr);
   return true;
 }
 
 void report(const PngReader& reader, Decoded& out) {
-  fail(out, reader.truncated ? DecodeStatus::truncated : DecodeStatus::corrupt, reader.message);
+  fail(out,
+       reader.memory      ? DecodeStatus::memory
+       : reader.truncated ? DecodeStatus::truncated
+                          : DecodeStatus::corrupt,
+       reader.message);
 }
 
 }  // namespace
@@ -96,9 +107,9 @@ void decode_png(Bytes bytes, const DecodeOptions& options, Decoded& out) {
   reader.bytes = bytes;
   reader.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &reader, on_error, on_warning);
   if (reader.png != nullptr) reader.info = png_create_info_struct(reader.png);
-  if (reader.info == nullptr) return fail(out, DecodeStatus::too_large, "not enough memory");
+  if (reader.info == nullptr) return fail(out, DecodeStatus::memory, "not enough memory");
   if (!read_header(reader, options, out)) {
-    if (out.status != DecodeStatus::too_large) report(reader, out);
+    if (out.message.empty()) report(reader, out);
     return;
   }
   const auto row_bytes = static_cast<size_t>(out.file_width * reader.channels);
@@ -111,7 +122,10 @@ void decode_png(Bytes bytes, const DecodeOptions& options, Decoded& out) {
   out.image.pixels.resize(row_bytes * static_cast<size_t>(out.file_height));
   reader.rows.resize(static_cast<size_t>(out.file_height));
   for (size_t y = 0; y < reader.rows.size(); ++y) reader.rows[y] = out.image.pixels.data() + y * row_bytes;
-  if (!read_pixels(reader)) return report(reader, out);
+  if (!read_pixels(reader)) {
+    if (!reader.whole) return report(reader, out);
+    out.note = DecodeNote::end_missing;
+  }
   finish(out, options, reader.orientation);
 }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// TIFF, GIF, HEIC, AVIF, JPEG XL and JPEG 2000 through libvips: the first page or frame, upright, as 8-bit
-// sRGB.
+// GIF, HEIC, AVIF, JPEG XL and JPEG 2000 through libvips: the first page or frame, upright, as 8-bit sRGB.
 #include "imaging/decoders.hpp"
 
 #if DINO_HAVE_VIPS
@@ -70,6 +69,8 @@ void report(Decoded& out) {
     return fail(out, DecodeStatus::unsupported,
                 "this libvips has no loader for " + out.format + "; install the libvips42 build with it");
   }
+  if (says("out of memory") || says("emory allocation") || says("ot enough memory"))
+    return fail(out, DecodeStatus::memory, text);
   const bool truncated = says("truncat") || says("end of file") || says("end-of-file") || says("EOF") ||
                          says("Read error") || says("premature") || says("nexpected end");
   fail(out, truncated ? DecodeStatus::truncated : DecodeStatus::corrupt, text);
@@ -108,6 +109,14 @@ bool to_srgb(VipsHolder& image) {
   return true;
 }
 
+/// What a loader and libvips hold per pixel beside the picture, at most: whole frames of 4 bytes for GIF,
+/// planes of up to 16 bits and their RGB for HEIC and AVIF, 4 bytes a sample and more than one copy for the
+/// rest.
+double loader_bytes(const std::string& format) {
+  if (format == "gif") return 12;
+  return format == "heic" || format == "avif" ? 24 : 40;
+}
+
 }  // namespace
 
 void decode_vips(Bytes bytes, const DecodeOptions& options, Decoded& out) {
@@ -125,6 +134,8 @@ void decode_vips(Bytes bytes, const DecodeOptions& options, Decoded& out) {
     return;
   }
   const int orientation = stored_orientation(image.get());
+  const double held = loader_bytes(out.format) * static_cast<double>(out.file_width * out.file_height);
+  if (!accept_memory(held, 4, orientation > 1, options, out)) return;
   if (!to_srgb(image)) return report(out);
   size_t size = 0;
   void* memory = vips_image_write_to_memory(image.get(), &size);

@@ -22,22 +22,30 @@ void report(VP8StatusCode code, Decoded& out) {
     case VP8_STATUS_UNSUPPORTED_FEATURE:
       return fail(out, DecodeStatus::unsupported, "an unsupported WebP feature");
     case VP8_STATUS_OUT_OF_MEMORY:
-      return fail(out, DecodeStatus::too_large, "not enough memory");
+      return fail(out, DecodeStatus::memory, "not enough memory");
     default:
       return fail(out, DecodeStatus::corrupt, "the WebP bitstream is broken");
   }
 }
 
-int orientation_of(const WebPDemuxer* demuxer) {
+/// What `read` finds in a chunk; 0 where the file has none.
+template <class Read>
+int from_chunk(const WebPDemuxer* demuxer, const char* name, const Read& read) {
   WebPChunkIterator chunk;
-  int orientation = 1;
-  if (WebPDemuxGetChunk(demuxer, "EXIF", 1, &chunk) != 0) {
-    Bytes exif(chunk.chunk.bytes, chunk.chunk.size);
-    if (exif.size() > 6 && std::memcmp(exif.data(), "Exif\0", 6) == 0) exif = exif.subspan(6);
-    orientation = exif_orientation(exif);
+  int found = 0;
+  if (WebPDemuxGetChunk(demuxer, name, 1, &chunk) != 0) {
+    found = read(Bytes(chunk.chunk.bytes, chunk.chunk.size));
   }
   WebPDemuxReleaseChunkIterator(&chunk);
-  return orientation;
+  return found;
+}
+
+int orientation_of(const WebPDemuxer* demuxer) {
+  const int exif = from_chunk(demuxer, "EXIF", [](Bytes block) {
+    if (block.size() > 6 && std::memcmp(block.data(), "Exif\0", 6) == 0) block = block.subspan(6);
+    return exif_orientation(block);
+  });
+  return exif > 0 ? exif : from_chunk(demuxer, "XMP ", xmp_orientation);
 }
 
 /// Decodes one frame into its place on the (transparent) canvas.
@@ -75,14 +83,21 @@ void decode_webp(Bytes bytes, const DecodeOptions& options, Decoded& out) {
   if (!demuxer || WebPDemuxGetFrame(demuxer.get(), 1, &frame) == 0) {
     return fail(out, DecodeStatus::corrupt, "the WebP container is broken");
   }
+  const int orientation = orientation_of(demuxer.get());
+  // Beside the canvas: the decoder's own picture, and its alpha plane.
+  const double held = 5.0 * features.width * features.height;
+  if (!accept_memory(held, 4, orientation > 1, options, out)) {
+    WebPDemuxReleaseIterator(&frame);
+    return;
+  }
   Image canvas{features.width, features.height, 4, {}};
   canvas.pixels.resize(static_cast<size_t>(canvas.width * canvas.height * 4));
   const VP8StatusCode decoded = decode_frame(frame, canvas);
   WebPDemuxReleaseIterator(&frame);
   if (decoded != VP8_STATUS_OK) return report(decoded, out);
-  if (features.has_alpha == 0) canvas = composite(canvas, options.background);
+  if (features.has_alpha == 0) canvas = composite(canvas, {255, 255, 255});
   out.image = std::move(canvas);
-  finish(out, options, orientation_of(demuxer.get()));
+  finish(out, options, orientation);
 }
 
 }  // namespace dino::imaging

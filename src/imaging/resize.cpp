@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pillow 12.3's resampling of 8-bit images: filter weights are scaled by 2^22 and rounded, the horizontal
-// pass comes first, and each pass rounds to 8 bits.
+// pass comes first, and each pass rounds to 8 bits. Only what is asked for is computed.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -51,18 +51,19 @@ struct Taps {
   std::vector<int32_t> weights;
 };
 
-Taps make_taps(int64_t in, int64_t out, const Filter& filter) {
+/// Of outputs [begin, begin + count) of `out`.
+Taps make_taps(int64_t in, int64_t out, const Filter& filter, int64_t begin, int64_t count) {
   const double scale = static_cast<double>(in) / static_cast<double>(out);
   const double filter_scale = std::max(scale, 1.0);  // the support widens only when shrinking
   const double support = filter.support * filter_scale;
   Taps taps;
   taps.stride = static_cast<int64_t>(std::ceil(support)) * 2 + 1;
-  taps.first.resize(static_cast<size_t>(out));
-  taps.count.resize(static_cast<size_t>(out));
-  taps.weights.assign(static_cast<size_t>(out * taps.stride), 0);
+  taps.first.resize(static_cast<size_t>(count));
+  taps.count.resize(static_cast<size_t>(count));
+  taps.weights.assign(static_cast<size_t>(count * taps.stride), 0);
   std::vector<double> row(static_cast<size_t>(taps.stride));
-  for (int64_t i = 0; i < out; ++i) {
-    const double center = (static_cast<double>(i) + 0.5) * scale;
+  for (int64_t i = 0; i < count; ++i) {
+    const double center = (static_cast<double>(begin + i) + 0.5) * scale;
     const int64_t low = std::max<int64_t>(static_cast<int64_t>(center - support + 0.5), 0);
     const int64_t high = std::min<int64_t>(static_cast<int64_t>(center + support + 0.5), in);
     double sum = 0;
@@ -90,37 +91,17 @@ uint8_t round_to_8_bits(int32_t sum) {
 }
 
 template <int kChannels>
-void horizontal(const Image& image, Box box_, const Taps& taps, Image& out) {
-  for (int64_t y = 0; y < box_.height; ++y) {
-    const uint8_t* row = image.at(box_.left, box_.top + y);
-    uint8_t* target = out.at(0, y);
-    for (int64_t x = 0; x < out.width; ++x, target += kChannels) {
-      const int32_t* k = taps.weights.data() + x * taps.stride;
-      const uint8_t* source = row + taps.first[static_cast<size_t>(x)] * kChannels;
-      const int64_t count = taps.count[static_cast<size_t>(x)];
-      int32_t sums[kChannels];
-      for (int32_t& sum : sums) sum = 1 << (kPrecision - 1);
-      for (int64_t i = 0; i < count; ++i, source += kChannels) {
-        for (int c = 0; c < kChannels; ++c) sums[c] += source[c] * k[i];
-      }
-      for (int c = 0; c < kChannels; ++c) target[c] = round_to_8_bits(sums[c]);
+void horizontal(const uint8_t* row, const Taps& taps, uint8_t* target) {
+  for (size_t x = 0; x < taps.first.size(); ++x, target += kChannels) {
+    const int32_t* k = taps.weights.data() + static_cast<int64_t>(x) * taps.stride;
+    const uint8_t* source = row + taps.first[x] * kChannels;
+    const int64_t count = taps.count[x];
+    int32_t sums[kChannels];
+    for (int32_t& sum : sums) sum = 1 << (kPrecision - 1);
+    for (int64_t i = 0; i < count; ++i, source += kChannels) {
+      for (int c = 0; c < kChannels; ++c) sums[c] += source[c] * k[i];
     }
-  }
-}
-
-void vertical(const Image& image, const Taps& taps, Image& out) {
-  const size_t samples = static_cast<size_t>(out.width * out.channels);
-  std::vector<int32_t> sums(samples);
-  for (int64_t y = 0; y < out.height; ++y) {
-    std::fill(sums.begin(), sums.end(), 1 << (kPrecision - 1));
-    const int32_t* k = taps.weights.data() + y * taps.stride;
-    for (int64_t i = 0; i < taps.count[static_cast<size_t>(y)]; ++i) {
-      const uint8_t* source = image.at(0, taps.first[static_cast<size_t>(y)] + i);
-      const int32_t weight = k[i];
-      for (size_t x = 0; x < samples; ++x) sums[x] += source[x] * weight;
-    }
-    uint8_t* target = out.at(0, y);
-    for (size_t x = 0; x < samples; ++x) target[x] = round_to_8_bits(sums[x]);
+    for (int c = 0; c < kChannels; ++c) target[c] = round_to_8_bits(sums[c]);
   }
 }
 
@@ -130,18 +111,84 @@ Image empty_image(int64_t width, int64_t height, int64_t channels) {
   return out;
 }
 
-Image cut(const Image& image, Box box_) {
-  Image out = empty_image(box_.width, box_.height, image.channels);
-  for (int64_t y = 0; y < box_.height; ++y) {
-    std::memcpy(out.at(0, y), image.at(box_.left, box_.top + y),
-                static_cast<size_t>(box_.width * image.channels));
-  }
-  return out;
-}
-
 /// Python's round(): halves go to the even number.
 int64_t round_even(double value) {
   return static_cast<int64_t>(std::nearbyint(value));
+}
+
+/// The rows of a box after the horizontal pass, made when they are asked for, in rising order, and kept while
+/// the vertical pass may still read them: a tall picture never has all its rows widened at once.
+class WideRows {
+ public:
+  /// Columns [left, left + count) of the box at `width`; `kept` rows are held.
+  WideRows(const Image& image, Box from, int64_t width, const Filter& filter, int64_t left, int64_t count,
+           int64_t kept)
+      : image_(image), box_(from), left_(left), same_(width == from.width), bytes_(count * image.channels) {
+    if (same_) return;
+    taps_ = make_taps(from.width, width, filter, left, count);
+    kept_ = std::max<int64_t>(kept, 1);
+    ring_.resize(static_cast<size_t>(kept_ * bytes_));
+  }
+  const uint8_t* at(int64_t y) {
+    if (same_) return image_.at(box_.left + left_, box_.top + y);
+    if (y >= next_) {
+      next_ = std::max(next_, y);  // rows that nothing reads are not made
+      for (; next_ <= y; ++next_) make(next_);
+    }
+    return ring_.data() + y % kept_ * bytes_;
+  }
+
+ private:
+  void make(int64_t y) {
+    const uint8_t* source = image_.at(box_.left, box_.top + y);
+    uint8_t* target = ring_.data() + y % kept_ * bytes_;
+    switch (image_.channels) {
+      case 1:
+        return horizontal<1>(source, taps_, target);
+      case 3:
+        return horizontal<3>(source, taps_, target);
+      case 4:
+        return horizontal<4>(source, taps_, target);
+      default:
+        DINO_CHECK(false, "channels");
+    }
+  }
+  const Image& image_;
+  Box box_;
+  int64_t left_;
+  bool same_;
+  int64_t bytes_, kept_ = 0, next_ = 0;
+  Taps taps_;
+  std::vector<uint8_t> ring_;
+};
+
+/// The part `window` of box_ resized to width x height: the same bytes as cutting it out of the whole.
+Image resize_window(const Image& image, Box box_, int64_t width, int64_t height, Box window,
+                    Resampling filter) {
+  const Filter chosen = filter_of(filter);
+  Image out = empty_image(window.width, window.height, image.channels);
+  const auto samples = static_cast<size_t>(window.width * image.channels);
+  if (height == box_.height) {
+    WideRows rows(image, box_, width, chosen, window.left, window.width, 1);
+    for (int64_t y = 0; y < window.height; ++y) std::memcpy(out.at(0, y), rows.at(window.top + y), samples);
+    return out;
+  }
+  const Taps taps = make_taps(box_.height, height, chosen, window.top, window.height);
+  WideRows rows(image, box_, width, chosen, window.left, window.width,
+                *std::max_element(taps.count.begin(), taps.count.end()));
+  std::vector<int32_t> sums(samples);
+  for (int64_t y = 0; y < out.height; ++y) {
+    std::fill(sums.begin(), sums.end(), 1 << (kPrecision - 1));
+    const int32_t* k = taps.weights.data() + y * taps.stride;
+    for (int64_t i = 0; i < taps.count[static_cast<size_t>(y)]; ++i) {
+      const uint8_t* source = rows.at(taps.first[static_cast<size_t>(y)] + i);
+      const int32_t weight = k[i];
+      for (size_t x = 0; x < samples; ++x) sums[x] += source[x] * weight;
+    }
+    uint8_t* target = out.at(0, y);
+    for (size_t x = 0; x < samples; ++x) target[x] = round_to_8_bits(sums[x]);
+  }
+  return out;
 }
 
 }  // namespace
@@ -151,31 +198,7 @@ Image resize(const Image& image, Box box_, int64_t width, int64_t height, Resamp
   DINO_CHECK(box_.left >= 0 && box_.top >= 0 && box_.width > 0 && box_.height > 0 &&
                  box_.left + box_.width <= image.width && box_.top + box_.height <= image.height,
              "the box leaves the image");
-  const Filter chosen = filter_of(filter);
-  Image wide;
-  if (width == box_.width) {
-    wide = cut(image, box_);
-  } else {
-    wide = empty_image(width, box_.height, image.channels);
-    const Taps taps = make_taps(box_.width, width, chosen);
-    switch (image.channels) {
-      case 1:
-        horizontal<1>(image, box_, taps, wide);
-        break;
-      case 3:
-        horizontal<3>(image, box_, taps, wide);
-        break;
-      case 4:
-        horizontal<4>(image, box_, taps, wide);
-        break;
-      default:
-        DINO_CHECK(false, "channels");
-    }
-  }
-  if (height == box_.height) return wide;
-  Image out = empty_image(width, height, image.channels);
-  vertical(wide, make_taps(box_.height, height, chosen), out);
-  return out;
+  return resize_window(image, box_, width, height, Box{0, 0, height, width}, filter);
 }
 
 Image resize(const Image& image, int64_t width, int64_t height, Resampling filter) {
@@ -190,18 +213,19 @@ Image resize_center_crop(const Image& image, int64_t resize_to, int64_t crop) {
                               : static_cast<int64_t>(static_cast<double>(resize_to * side) /
                                                      static_cast<double>(short_side));
   };
-  const Image small = resize(image, scaled(image.width), scaled(image.height));
-  const int64_t left = round_even(static_cast<double>(small.width - crop) / 2.0);
-  const int64_t top = round_even(static_cast<double>(small.height - crop) / 2.0);
-  if (left >= 0 && top >= 0) return cut(small, Box{top, left, crop, crop});
+  const int64_t width = scaled(image.width), height = scaled(image.height);
+  const int64_t left = round_even(static_cast<double>(width - crop) / 2.0);
+  const int64_t top = round_even(static_cast<double>(height - crop) / 2.0);
+  const Box window{std::max<int64_t>(0, top), std::max<int64_t>(0, left), std::min(crop, height),
+                   std::min(crop, width)};
+  const Image shown =
+      resize_window(image, Box{0, 0, image.height, image.width}, width, height, window, Resampling::bicubic);
+  if (left >= 0 && top >= 0) return shown;
   // CenterCrop pads with black where the image is smaller than the crop.
   Image out = empty_image(crop, crop, image.channels);
-  const int64_t x0 = std::max<int64_t>(0, left), y0 = std::max<int64_t>(0, top);
-  const int64_t to_x = left < 0 ? (crop - small.width) / 2 : 0,
-                to_y = top < 0 ? (crop - small.height) / 2 : 0;
-  const int64_t w = std::min(crop, small.width), h = std::min(crop, small.height);
-  for (int64_t y = 0; y < h; ++y) {
-    std::memcpy(out.at(to_x, to_y + y), small.at(x0, y0 + y), static_cast<size_t>(w * image.channels));
+  const int64_t to_x = left < 0 ? (crop - width) / 2 : 0, to_y = top < 0 ? (crop - height) / 2 : 0;
+  for (int64_t y = 0; y < shown.height; ++y) {
+    std::memcpy(out.at(to_x, to_y + y), shown.at(0, y), static_cast<size_t>(shown.width * image.channels));
   }
   return out;
 }
@@ -216,8 +240,13 @@ Image flip_horizontal(const Image& image) {
   return out;
 }
 
-Image pad_to_square(const Image& image, std::array<uint8_t, 3> colour) {
+Image pad_to_square(const Image& image, Colour colour) {
+  constexpr int64_t kSide = 1 << 13;
   const int64_t side = std::max(image.width, image.height);
+  if (side > kSide && side > 2 * std::min(image.width, image.height)) {
+    const auto reduced = [&](int64_t length) { return std::max<int64_t>(1, length * kSide / side); };
+    return pad_to_square(resize(image, reduced(image.width), reduced(image.height)), colour);
+  }
   Image out = empty_image(side, side, image.channels);
   for (size_t i = 0; i < out.pixels.size(); ++i) {
     const size_t channel = i % static_cast<size_t>(image.channels);

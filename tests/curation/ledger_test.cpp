@@ -40,7 +40,8 @@ Ledger sample() {
   ledger.source = {"in", "in", "in"};
   ledger.path = {"/x/one.png", "/x/two.png", "/x/three.tar"};
   ledger.offset = {0, 0, 512};
-  ledger.measured[0] = {10, 4, 5, "png", Reason::kept, "", {}, 0xfedcba9876543210U, {1, 2, 3, 4, 5, 6}};
+  ledger.measured[0] = {
+      10, 4, 5, "png", Reason::kept, "", {}, 0xfedcba9876543210U, {1, 2, 3, 4, 5, 6}, DecodeNote::unit_range};
   ledger.measured[0].sha256[0] = 0xab;
   ledger.measured[1].message = "the file ends early";
   ledger.measured[1].quality.blur = NAN;
@@ -68,6 +69,7 @@ TEST_F(CurationFiles, LedgerRoundTrip) {
   EXPECT_EQ(back.measured[0].phash, ledger.measured[0].phash);
   EXPECT_EQ(back.measured[0].sha256, ledger.measured[0].sha256);
   EXPECT_EQ(back.measured[0].quality.border, 6);
+  EXPECT_EQ(back.measured[0].note, DecodeNote::unit_range);
   EXPECT_EQ(back.measured[1].message, "the file ends early");
   EXPECT_TRUE(std::isnan(back.measured[1].quality.blur));
   EXPECT_EQ(back.verdict[2].representative, 0);

@@ -7,6 +7,7 @@
 #include "composite.hpp"
 #include "eval/temporary.hpp"
 #include "features.hpp"
+#include "imaging/decode_options.hpp"
 #include "linear_head.hpp"
 #include "probe.hpp"
 #include "segment_head.hpp"
@@ -240,9 +241,9 @@ TEST(Composite, BlendsByAlphaAndRefusesWhatHasNoObject) {
 }
 
 TEST(Options, ColoursAreChecked) {
-  EXPECT_EQ(parse_colour("1,2,255", "--background"), (std::array<uint8_t, 3>{1, 2, 255}));
+  EXPECT_EQ(*parse_background("1,2,255"), (std::array<uint8_t, 3>{1, 2, 255}));
   for (const char* bad : {"", "1,2", "1,2,256", "1,2,3,4", "a,b,c", "1,2,3x"})
-    EXPECT_THROW((void)parse_colour(bad, "--background"), UsageError) << bad;
+    EXPECT_THROW((void)parse_background(bad), UsageError) << bad;
 }
 
 }  // namespace

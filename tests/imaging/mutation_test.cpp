@@ -8,7 +8,7 @@
 #include <iterator>
 
 #include "imaging/decoders.hpp"
-#include "imaging/sample_files.hpp"
+#include "imaging/sample_odd_files.hpp"
 #include "test_data.hpp"
 
 namespace dino {
@@ -31,6 +31,7 @@ void run(const MutationPlan& plan) {
   // What the limits allow may be used; they are set for the memory that the test allows.
   options.limits.max_pixels = 1 << 20;
   options.limits.max_bytes = 8 << 20;
+  options.limits.max_memory = 64 << 20;
   testing::run_mutations(plan, [&](const std::string& bytes, int i) {
     options.keep_alpha = i % 2 == 0;
     options.min_short_side = i % 3 == 0 ? 8 : 0;
@@ -54,7 +55,8 @@ TEST(ImageMutation, Jpeg) {
   const test::Bytes plain = encode_jpeg(image, 85);
   run({{text_of(plain), text_of(test::with_exif(plain, test::exif_block(6, true))),
         text_of(test::special_jpeg(24, JCS_CMYK, JCS_YCCK, {10, 20, 30, 40})),
-        text_of(test::special_jpeg(24, JCS_RGB, JCS_YCbCr, {200, 20, 90}, true))},
+        text_of(test::special_jpeg(24, JCS_RGB, JCS_YCbCr, {200, 20, 90}, true)),
+        text_of(test::without_segment(test::special_jpeg(24, JCS_CMYK, JCS_CMYK, {10, 20, 30, 40}), 0xee))},
        11,
        {},
        0.1});
@@ -77,13 +79,32 @@ void repair_png(std::string& bytes) {
   }
 }
 
+/// EXIF as ImageMagick packs it into a text chunk.
+test::Bytes packed_profile() {
+  std::string text = "\nexif\n      26\n";
+  for (const uint8_t byte : test::exif_block(6, true)) {
+    text += "0123456789abcdef"[byte >> 4];
+    text += "0123456789abcdef"[byte & 15];
+  }
+  test::Bytes data = test::bytes_of("Raw profile type exif");
+  data.insert(data.end(), 2, 0);
+  const size_t head = data.size();
+  uLongf size = compressBound(text.size());
+  data.resize(head + size);
+  compress(data.data() + head, &size, reinterpret_cast<const Bytef*>(text.data()), text.size());
+  data.resize(head + size);
+  return data;
+}
+
 TEST(ImageMutation, Png) {
   const Image image = test::picture(20, 16);
   const test::Bytes palette_rows = {0, 0x1b, 0, 0xe4};
   run({{text_of(encode_png(image)), text_of(test::interlaced_png(image)),
         text_of(test::make_png(4, 2, 2, 3, palette_rows,
                                {{"PLTE", {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}}, {"tRNS", {0, 128}}})),
-        text_of(test::make_png(2, 2, 16, 0, {0, 1, 2, 3, 4, 0, 5, 6, 7, 8}))},
+        text_of(test::make_png(2, 2, 16, 0, {0, 1, 2, 3, 4, 0, 5, 6, 7, 8})),
+        text_of(test::make_png(2, 1, 8, 2, {0, 1, 2, 3, 4, 5, 6}, {{"iTXt", test::xmp_chunk(6)}})),
+        text_of(test::make_png(2, 1, 8, 2, {0, 1, 2, 3, 4, 5, 6}, {{"zTXt", packed_profile()}}))},
        12,
        repair_png,
        0.1});
@@ -115,7 +136,13 @@ TEST(ImageMutation, Bmp) {
   };
   const std::string bytes(48, '\1');
   run({{bmp(24, "", bytes), bmp(32, "", bytes), bmp(16, "", bytes), bmp(8, std::string(16, 'p'), bytes),
-        bmp(1, std::string(8, 'p'), bytes)},
+        bmp(1, std::string(8, 'p'), bytes),
+        text_of(test::make_odd_bmp(4, 3, 8, 1, {4, 1, 0, 0, 0, 3, 1, 0, 1, 0, 0, 2, 1, 0, 2, 1, 0, 1},
+                                   test::Bytes(16, 9))),
+        text_of(
+            test::make_odd_bmp(4, 3, 4, 2, {4, 0x10, 0, 0, 0, 3, 0x01, 0x10, 0, 0, 0, 1}, test::Bytes(8, 9))),
+        text_of(test::make_odd_bmp(4, 3, 32, 3, test::Bytes(48, 7), {}, {0xff0000, 0xff00, 0xff, 0xff000000},
+                                   124))},
        15,
        {},
        0.1});
@@ -140,6 +167,29 @@ void run_vips(const std::vector<std::string>& names, uint64_t stream) {
 
 TEST(ImageMutation, Gif) {
   run_vips({"rgb.gif", "animated.gif"}, 16);
+}
+
+/// What libtiff hands over as samples: bands, planes, floating point, inks, palettes, declared ranges.
+TEST(ImageMutation, TiffSamples) {
+  using test::make_tiff;
+  const test::Bytes pixels(768, 60);
+  const std::vector<double> colours(768, 3000);
+  const std::vector<test::Bytes> good = {
+      make_tiff({8, 8, 4, 8, 2, 1, 1, {{338, 3, {0}}}}, pixels),
+      make_tiff({8, 8, 4, 8, 2, 1, 1, {{338, 3, {1}}}}, pixels),
+      make_tiff({8, 8, 3, 32, 2, 3, 2, {{340, 12, {-1, -1, -1}}, {341, 12, {5, 5, 5}}}}, pixels),
+      make_tiff({8, 8, 1, 64, 1, 3, 1, {{42113, 2, {'-', '9', 0}}}}, pixels),
+      make_tiff({8, 8, 1, 16, 0, 2, 1, {{281, 3, {4095}}}}, pixels),
+      make_tiff({8, 8, 5, 8, 1, 1, 2, {{338, 3, {0, 2, 0, 0}}}}, pixels),
+      make_tiff({8, 8, 4, 16, 5, 1, 1, {}}, pixels),
+      make_tiff({8, 8, 1, 8, 3, 1, 1, {{320, 3, colours}}}, pixels),
+      make_tiff({8, 8, 3, 8, 8, 1, 1, {}}, pixels),
+      make_tiff({8, 8, 3, 8, 6, 1, 1, {{530, 3, {1, 1}}}}, pixels)};
+  if (decode_image(good[0]).status == DecodeStatus::unsupported) GTEST_SKIP() << "no libtiff";
+  MutationPlan plan;
+  plan.stream = 110;
+  for (const test::Bytes& bytes : good) plan.good.push_back(text_of(bytes));
+  run(plan);
 }
 
 TEST(ImageMutation, Tiff) {
