@@ -20,8 +20,8 @@ namespace dino::eval {
 namespace {
 
 Image prepare_on(const Image& image, Colour background, const FeatureProtocol& protocol) {
-  return resize_center_crop(protocol.pad ? pad_to_square(image, background) : image, protocol.resize_to(),
-                            protocol.size);
+  if (!protocol.pad) return resize_center_crop(image, protocol.resize_to(), protocol.size);
+  return resize_center_crop(pad_to_square(image, background), protocol.resize_to(), protocol.size);
 }
 
 }  // namespace

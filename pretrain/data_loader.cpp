@@ -26,7 +26,8 @@ Image prepare(Decoded decoded, const LoaderConfig& config) {
     const auto scaled = [&](int64_t length) { return std::max<int64_t>(1, length * config.max_side / side); };
     image = resize(image, scaled(image.width), scaled(image.height), Resampling::bicubic);
   }
-  return config.pad ? pad_to_square(image, decoded.background) : image;
+  if (config.pad) image = pad_to_square(image, decoded.background);
+  return image;
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -72,6 +74,24 @@ bool accept_size(int64_t width, int64_t height, int64_t bytes_per_pixel, const D
   return true;
 }
 
+namespace {
+
+constexpr const char* kNoMemory = "the machine has not enough memory for its pixels; use fewer --threads";
+
+/// GLib ends the process, and some decoders crash, where memory is short: the address space is asked for
+/// before they are.
+bool obtainable(double bytes) {
+  if (bytes < 1 << 20) return true;
+  const auto size = static_cast<size_t>(bytes);
+  void* probe =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (probe == MAP_FAILED) return false;
+  ::munmap(probe, size);
+  return true;
+}
+
+}  // namespace
+
 bool accept_memory(double decoder, int64_t channels, bool turned, const DecodeOptions& options,
                    Decoded& out) {
   const int64_t shown = options.keep_alpha ? channels : 3;
@@ -79,13 +99,17 @@ bool accept_memory(double decoder, int64_t channels, bool turned, const DecodeOp
   if (turned && options.apply_orientation) each = std::max(each, 2 * shown);
   const double needed = decoder + static_cast<double>(out.file_width) * static_cast<double>(out.file_height) *
                                       static_cast<double>(each);
-  if (needed <= static_cast<double>(options.limits.max_memory)) return true;
-  const auto mib = [](double bytes) { return std::to_string(static_cast<int64_t>(bytes / 1048576)); };
-  fail(out, DecodeStatus::memory,
-       "decoding its " + std::to_string(out.file_width) + " x " + std::to_string(out.file_height) +
-           " pixels needs " + mib(needed) + " MiB of memory and " +
-           mib(std::max(0.0, static_cast<double>(options.limits.max_memory))) +
-           " MiB are left beside the file; raise --decode-memory");
+  if (needed > static_cast<double>(options.limits.max_memory)) {
+    const auto mib = [](double bytes) { return std::to_string(static_cast<int64_t>(bytes / 1048576)); };
+    fail(out, DecodeStatus::memory,
+         "decoding its " + std::to_string(out.file_width) + " x " + std::to_string(out.file_height) +
+             " pixels needs " + mib(needed) + " MiB of memory and " +
+             mib(std::max(0.0, static_cast<double>(options.limits.max_memory))) +
+             " MiB are left beside the file; raise --decode-memory");
+    return false;
+  }
+  if (obtainable(needed)) return true;
+  fail(out, DecodeStatus::memory, kNoMemory);
   return false;
 }
 
@@ -226,8 +250,7 @@ Decoded decode_image(std::span<const uint8_t> bytes, const DecodeOptions& option
   try {
     sniffed.decoder(bytes, rest, out);
   } catch (const std::bad_alloc&) {
-    imaging::fail(out, DecodeStatus::memory,
-                  "the machine has not enough memory for its pixels; use fewer --threads");
+    imaging::fail(out, DecodeStatus::memory, imaging::kNoMemory);
   }
   return out;
 }

@@ -109,12 +109,13 @@ bool to_srgb(VipsHolder& image) {
   return true;
 }
 
-/// What a loader and libvips hold per pixel beside the picture, at most: whole frames of 4 bytes for GIF,
-/// planes of up to 16 bits and their RGB for HEIC and AVIF, 4 bytes a sample and more than one copy for the
-/// rest.
+/// What a loader and libvips hold per pixel beside the picture, at most: whole frames of 4 bytes for GIF;
+/// planes of up to 16 bits and their RGB for HEIC and AVIF, 32 bits a sample for the others; and libvips' own
+/// copy.
 double loader_bytes(const std::string& format) {
   if (format == "gif") return 12;
-  return format == "heic" || format == "avif" ? 24 : 40;
+  if (format == "jxl") return 32;
+  return format == "jp2" ? 20 : 16;
 }
 
 }  // namespace
@@ -135,7 +136,8 @@ void decode_vips(Bytes bytes, const DecodeOptions& options, Decoded& out) {
   }
   const int orientation = stored_orientation(image.get());
   const double held = loader_bytes(out.format) * static_cast<double>(out.file_width * out.file_height);
-  if (!accept_memory(held, 4, orientation > 1, options, out)) return;
+  if (!accept_memory(held, vips_image_hasalpha(image.get()) != 0 ? 4 : 3, orientation > 1, options, out))
+    return;
   if (!to_srgb(image)) return report(out);
   size_t size = 0;
   void* memory = vips_image_write_to_memory(image.get(), &size);
