@@ -18,6 +18,8 @@
 namespace dino {
 namespace {
 
+constexpr size_t kLongestName = 100;
+
 [[noreturn]] void bad(const std::string& place, const std::string& why, const std::string& action) {
   throw UsageError(fmt::format("bad chain: {}: {}; {}", place, why, action));
 }
@@ -26,6 +28,34 @@ bool is_name(const std::string& text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
     return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.';
   });
+}
+
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+/// Why `name` cannot be a stage's, or empty. It becomes a folder of the run, a log file and a part of a job's
+/// name.
+std::string stage_name_fault(const std::string& name, const std::vector<Stage>& earlier) {
+  if (!is_name(name)) return "is not a stage name; use letters, digits, '_', '-', '.'";
+  if (name.front() == '.' || name.front() == '-')
+    return "is not a stage name; begin it with a letter, a digit or '_'";
+  if (name.size() > kLongestName)
+    return fmt::format("has {} letters; give a stage a name of at most {}", name.size(), kLongestName);
+  for (const char* own : {"chain", "chain.json", "logs", "slurm"}) {
+    if (lower(name) == own)
+      return fmt::format("is not a stage name: '{}' is the chain's own; give the stage another one", own);
+  }
+  for (const Stage& other : earlier) {
+    if (other.name == name) return "stands twice; give each stage its own name";
+    if (lower(other.name) == lower(name))
+      return fmt::format(
+          "differs from [{}] only in capitals, which some file systems do not tell apart; rename one",
+          other.name);
+  }
+  return "";
 }
 
 /// Paths go into #SBATCH lines and shell words as they stand, and '%' means something to sbatch.
@@ -65,6 +95,12 @@ std::string expand(const std::string& text, const std::string& place) {
 
 using Setters = std::map<std::string, std::function<void(const std::string& word, const std::string& place)>>;
 
+/// A line of a shell script or an #SBATCH line must not become two.
+bool is_one_line(const std::string& word) {
+  return std::none_of(word.begin(), word.end(),
+                      [](unsigned char c) { return c == 0x7f || (c < 0x20 && c != '\t'); });
+}
+
 void add_text(Setters& setters, const std::string& key, std::string& field) {
   setters[key] = [&field](const std::string& word, const std::string&) { field = word; };
 }
@@ -72,7 +108,7 @@ void add_text(Setters& setters, const std::string& key, std::string& field) {
 /// A value of an #SBATCH line: one word.
 void add_word(Setters& setters, const std::string& key, std::string& field) {
   setters[key] = [&field, key](const std::string& word, const std::string& place) {
-    if (word.find_first_of(" \t\"'\n") != std::string::npos)
+    if (!is_one_line(word) || word.find_first_of(" \t\"'") != std::string::npos)
       bad(place, fmt::format("{} = '{}' is more than one word", key, word), "give one value");
     field = word;
   };
@@ -95,12 +131,16 @@ void add_resources(Setters& setters, Resources& r) {
   add_count(setters, "cpus-per-task", r.cpus_per_task, 1);
   add_count(setters, "signal-seconds", r.signal_seconds, 1);
   add_count(setters, "max-restarts", r.max_restarts, 0);
-  add_text(setters, "setup", r.setup);
+  // Several lines are one set-up; the first in a section replaces that of [chain].
+  setters["setup"] = [&r, first = true](const std::string& word, const std::string&) mutable {
+    r.setup = first ? word : r.setup + "\n" + word;
+    first = false;
+  };
   setters["sbatch-extra"] = [&r](const std::string& word, const std::string& place) {
     r.sbatch_extra.clear();
     for (const std::string& option : split(word, ' ')) {
       if (option.empty()) continue;
-      if (option[0] != '-')
+      if (option[0] != '-' || !is_one_line(option))
         bad(place, fmt::format("'{}' is not an sbatch option", option), "write --name=value");
       r.sbatch_extra.push_back(option);
     }
@@ -114,8 +154,9 @@ Setters chain_setters(Chain& chain, Resources& defaults) {
   };
   add_count(setters, "ranks", chain.ranks, 1);
   setters["name"] = [&chain](const std::string& word, const std::string& place) {
-    if (!is_name(word))
-      bad(place, fmt::format("'{}' is not a name", word), "use letters, digits, '_', '-', '.'");
+    if (!is_name(word) || word.size() > kLongestName)
+      bad(place, fmt::format("'{}' is not a name", word),
+          fmt::format("use at most {} letters, digits, '_', '-', '.'", kLongestName));
     chain.name = word;
   };
   add_resources(setters, defaults);
@@ -124,7 +165,11 @@ Setters chain_setters(Chain& chain, Resources& defaults) {
 
 Setters stage_setters(Stage& stage, const Chain& chain) {
   Setters setters;
-  add_word(setters, "program", stage.program);
+  setters["program"] = [&stage](const std::string& word, const std::string& place) {
+    if (!is_one_line(word) || word.empty() || word[0] == '-')
+      bad(place, fmt::format("program = '{}' is not a program", word), "name one, or its path");
+    stage.program = word;
+  };
   add_text(setters, "command", stage.command);
   // Long argument lists may be written over several `args` lines.
   setters["args"] = [&stage](const std::string& word, const std::string&) {
@@ -188,6 +233,7 @@ void refuse_empty_sections(std::string_view text, const std::string& source, con
 Chain parse_chain(std::string_view text, const std::string& source) {
   const std::vector<IniLine> lines = read_ini(text, source);
   Chain chain;
+  chain.source = source;
   Resources defaults;
   const Setters settings = chain_setters(chain, defaults);
   const auto place_of = [&](const IniLine& line) { return fmt::format("{}:{}", source, line.number); };
@@ -211,13 +257,8 @@ Chain parse_chain(std::string_view text, const std::string& source) {
     if (line.section == "chain") continue;
     if (line.section != section) {
       section = line.section;
-      if (!is_name(section))
-        bad(place_of(line), fmt::format("[{}] is not a stage name", section),
-            "use letters, digits, '_', '-', '.'");
-      for (const Stage& other : chain.stages) {
-        if (other.name == section)
-          bad(place_of(line), fmt::format("[{}] stands twice", section), "give each stage its own name");
-      }
+      if (const std::string fault = stage_name_fault(section, chain.stages); !fault.empty())
+        throw UsageError(fmt::format("bad chain: {}: [{}] {}", place_of(line), section, fault));
       Stage stage;
       stage.name = section;
       stage.resources = defaults;
@@ -248,14 +289,6 @@ std::string program_path(const std::string& program) {
 std::string programs_folder() {
   std::error_code error;
   return std::filesystem::read_symlink("/proc/self/exe", error).parent_path().string();
-}
-
-std::string done_path(const std::string& run, const std::string& stage) {
-  return fmt::format("{}/{}/done.json", run, stage);
-}
-
-bool is_done(const std::string& run, const std::string& stage) {
-  return path_exists(done_path(run, stage));
 }
 
 }  // namespace dino

@@ -18,7 +18,7 @@ struct Resources {
   std::vector<std::string> sbatch_extra;  ///< further sbatch options, one a word
   int64_t signal_seconds = 180;           ///< USR2 comes this long before the time limit
   int64_t max_restarts = 20;              ///< starts again after exit code 75, at most
-  std::string setup;                      ///< shell line before the program, e.g. "module load openmpi"
+  std::string setup;                      ///< shell lines before the program, e.g. "module load openmpi"
 };
 
 struct Stage {
@@ -32,6 +32,7 @@ struct Stage {
 };
 
 struct Chain {
+  std::string source;  ///< the chain file, for messages
   std::string name;
   std::string run;    ///< absolute path of the run folder
   int64_t ranks = 2;  ///< of `local`
@@ -47,8 +48,5 @@ struct Chain {
 
 /// The folder of the running dino-jobs; stages have it first on their PATH.
 [[nodiscard]] std::string programs_folder();
-
-[[nodiscard]] std::string done_path(const std::string& run, const std::string& stage);
-[[nodiscard]] bool is_done(const std::string& run, const std::string& stage);
 
 }  // namespace dino

@@ -16,27 +16,20 @@ namespace dino {
 [[nodiscard]] Command status_command();
 [[nodiscard]] Command local_command();
 
-/// RUN/chain.json: what was submitted. `job` is empty where nothing was.
+/// RUN/chain.json: what was submitted. Of `local`, `job` and `name` are empty.
 struct ChainState {
   struct Entry {
     std::string stage, job, script;
+    std::string name;  ///< of the job
   };
   std::string name, run, chain_file, submitted;
   std::vector<Entry> stages;
+  /// False between the first sbatch and the release of the jobs, which are on hold until all are in.
+  bool released = true;
 };
 void write_state(const ChainState& state);
 /// Throws MissingInputError when RUN has none, DataError when it is broken.
 [[nodiscard]] ChainState read_state(const std::string& run);
 [[nodiscard]] bool has_state(const std::string& run);
-
-/// What Slurm says about a job, e.g. "RUNNING", "PENDING", or empty when it does not know it or is not there.
-struct JobHint {
-  std::string state, reason;
-};
-[[nodiscard]] JobHint ask_slurm(const std::string& job);
-[[nodiscard]] bool is_live(const JobHint& hint);
-/// Throws UsageError when Slurm still has a job of an unfinished stage: a second one would write the same
-/// files.
-void refuse_live_stages(const std::string& run);
 
 }  // namespace dino

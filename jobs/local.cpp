@@ -3,14 +3,21 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
 
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"
 #include "base/version.hpp"
 #include "commands.hpp"
+#include "markers.hpp"
+#include "queue.hpp"
 #include "render.hpp"
 #include "shell.hpp"
 #include "storage/files.hpp"
@@ -23,59 +30,81 @@ struct LocalConfig {
   int64_t ranks = 0;
 };
 
-/// The bash text of one stage. ${run} and ${stage} mean what they mean in the sbatch script.
+/// The bash script of one stage. ${run} and ${stage} mean what they mean in the sbatch script; its argument
+/// is the number of restarts.
 std::string stage_script(const Chain& chain, const Stage& stage, int64_t ranks) {
-  std::string line = stage.command;
-  if (stage.command.empty()) {
-    const std::string launcher = stage.mpi
-                                     ? fmt::format("mpirun {}--oversubscribe --bind-to none -n {} ",
-                                                   ::geteuid() == 0 ? "--allow-run-as-root " : "", ranks)
-                                     : "";
-    line = fmt::format("exec {}{} {}", launcher, shell_quote(program_path(stage.program)), stage.args);
-  }
-  std::string setup = stage.resources.setup.empty() ? "" : stage.resources.setup + "\n";
-  if (::isatty(STDERR_FILENO) != 0) setup = "export DINO_LIVE_PROGRESS=1\n" + setup;
-  return fmt::format("set -uo pipefail\nrun={}\nstage={}\nexport PATH={}:$PATH\nexport DINO_SHARE={}\n{}{}\n",
-                     chain.run, stage.name, shell_quote(programs_folder()), shell_quote(share_dir()), setup,
-                     line);
+  const std::string launcher = fmt::format("mpirun {}--oversubscribe --bind-to none -n {} ",
+                                           ::geteuid() == 0 ? "--allow-run-as-root " : "", ranks);
+  return fmt::format(
+      "#!/bin/bash\nset -uo pipefail\nrun={}\nstage={}\nfolder=$run/$stage\nrestarts=${{1:-0}}\n"
+      "dino_failed() {{ dino_say \"$1\"; }}\n{}{}exit \"$dino_code\"\n",
+      chain.run, stage.name, ::isatty(STDERR_FILENO) != 0 ? "export DINO_LIVE_PROGRESS=1\n" : "",
+      render_runner(chain, stage, launcher));
 }
 
 void mark(const Chain& chain, const Stage& stage, const char* file, int code, int64_t restarts) {
-  const nlohmann::ordered_json json = {
-      {"stage", stage.name}, {"job", 0}, {"restarts", restarts}, {"exit_code", code}, {"time", utc_now()}};
-  write_file_atomically(fmt::format("{}/{}/{}", chain.run, stage.name, file),
-                        json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  write_marker(chain.run, stage.name, file, {0, restarts, code, utc_now()});
+}
+
+/// What the script has written of its restarts: how many since there was progress, and how long to wait.
+struct Restarts {
+  int64_t tries = 0;
+  double delay = 0;
+};
+Restarts read_restarts(const Chain& chain, const Stage& stage) {
+  std::istringstream text(read_text(fmt::format("{}/{}/.restarts", chain.run, stage.name)));
+  Restarts restarts;
+  if (!(text >> restarts.tries >> restarts.delay) || restarts.tries < 1)
+    throw DataError(fmt::format("bad record of restarts: {}/{}/.restarts: it is not two numbers; delete it",
+                                chain.run, stage.name));
+  return restarts;
+}
+
+void wait_or_stop(double seconds) {
+  const Stopwatch watch;
+  while (watch.seconds() < seconds && !stop_requested())
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
 }
 
 /// Runs one stage, again after exit code 75, until it is done. Throws an Error with the stage's own code.
-void run_stage(const Chain& chain, const Stage& stage, int64_t ranks) {
+void run_stage(const Chain& chain, const Stage& stage, const std::string& script) {
   for (const std::string& other : stage.after) {
     if (!is_done(chain.run, other))
       throw UpstreamError(fmt::format("upstream stage is not complete: {}: not there; finish {} first",
-                                      done_path(chain.run, other), other));
+                                      marker_path(chain.run, other, "done.json"), other));
   }
   make_folders(chain.run + "/" + stage.name);
-  const std::string failed = fmt::format("{}/{}/failed.json", chain.run, stage.name);
-  ::unlink(failed.c_str());
+  const std::string script_file = fmt::format("{}/slurm/{}.sh", chain.run, stage.name);
   const std::string log_file = fmt::format("{}/logs/{}.log", chain.run, stage.name);
-  const std::string script = stage_script(chain, stage, ranks);
+  const std::string lock_file = fmt::format("{}/slurm/.{}.lock", chain.run, stage.name);
+  write_file_atomically(script_file, script);
+  ::unlink(marker_path(chain.run, stage.name, "failed.json").c_str());
+  ::unlink(marker_path(chain.run, stage.name, "done.json").c_str());  // a broken one
+  const int64_t most = stage.resources.max_restarts;
+  log::info(fmt::format("{}: starts", stage.name));
   for (int64_t restarts = 0;; ++restarts) {
-    log::info(fmt::format(
-        "{}: {}", stage.name,
-        restarts == 0 ? "starts"
-                      : fmt::format("restart {} of at most {}", restarts, stage.resources.max_restarts)));
     mark(chain, stage, "started.json", 0, restarts);
     const Stopwatch watch;
-    const int code = run_stage_command(script, log_file);
+    const int code = run_stage_script({"bash", script_file, std::to_string(restarts)}, log_file, lock_file);
     if (code == 0) {
       mark(chain, stage, "done.json", 0, restarts);
       log::info(fmt::format("{}: done in {}", stage.name, human_seconds(watch.seconds())));
       return;
     }
     const bool resumable = code == static_cast<int>(ExitCode::stopped);
-    if (resumable && !stop_requested() && restarts < stage.resources.max_restarts) continue;
-    mark(chain, stage, "failed.json", code, restarts);
-    if (resumable && stop_requested())
+    if (resumable && !stop_requested()) {
+      const Restarts again = read_restarts(chain, stage);
+      if (again.tries <= most) {
+        log::info(fmt::format("{}: restart {} ({} of at most {} since there was progress){}", stage.name,
+                              restarts + 1, again.tries, most,
+                              again.delay > 0 ? fmt::format(", in {:g} s", again.delay) : ""));
+        wait_or_stop(again.delay);
+        if (!stop_requested()) continue;
+      }
+    }
+    const bool asked = stop_requested() && (resumable || code > 128);
+    mark(chain, stage, "failed.json", asked ? static_cast<int>(ExitCode::stopped) : code, restarts);
+    if (asked)
       throw Error(
           ExitCode::stopped,
           fmt::format("stopped: stage {}: as asked; run the same command again to go on", stage.name));
@@ -84,14 +113,30 @@ void run_stage(const Chain& chain, const Stage& stage, int64_t ranks) {
   }
 }
 
+/// A run folder that was submitted may still have jobs that write the same files.
+void refuse_jobs_of(const std::string& run) {
+  if (!has_state(run)) return;
+  const ChainState known = read_state(run);
+  const bool submitted = !known.released || std::any_of(known.stages.begin(), known.stages.end(),
+                                                        [](const auto& entry) { return !entry.job.empty(); });
+  if (!submitted) return;
+  const StageJobs live = live_jobs(known, {});
+  if (!live.empty()) refuse_live(run, live);
+}
+
 ExitCode run_local(const LocalConfig& config, const CommandContext& context) {
   const Chain chain = read_chain(config.chain);
   const int64_t ranks = config.ranks > 0 ? config.ranks : chain.ranks;
+  std::map<std::string, std::string> scripts;
+  for (const Stage& stage : chain.stages) {
+    scripts[stage.name] = stage_script(chain, stage, ranks);
+    check_shell(chain, stage, scripts[stage.name]);
+  }
   if (context.common.dry_run) {
     for (const Stage& stage : chain.stages) {
-      const std::string text = fmt::format("### {}{}\n{}\n", stage.name,
-                                           is_done(chain.run, stage.name) ? ": done already, not run" : "",
-                                           stage_script(chain, stage, ranks));
+      const std::string text =
+          fmt::format("### {}{}\n{}\n", stage.name,
+                      is_done(chain.run, stage.name) ? ": done already, not run" : "", scripts[stage.name]);
       std::fwrite(text.data(), 1, text.size(), stdout);
     }
     return ExitCode::done;
@@ -99,9 +144,9 @@ ExitCode run_local(const LocalConfig& config, const CommandContext& context) {
   make_folders(chain.run + "/logs");
   make_folders(chain.run + "/slurm");
   const FolderLock lock(chain.run + "/slurm");
-  refuse_live_stages(chain.run);
-  ChainState state{chain.name, chain.run, config.chain, utc_now(), {}};
-  for (const Stage& stage : chain.stages) state.stages.push_back({stage.name, "", ""});
+  refuse_jobs_of(chain.run);
+  ChainState state{chain.name, chain.run, config.chain, utc_now(), {}, true};
+  for (const Stage& stage : chain.stages) state.stages.push_back({stage.name, "", "", ""});
   write_state(state);
   nlohmann::ordered_json result = {{"run", chain.run},
                                    {"ran", nlohmann::ordered_json::array()},
@@ -112,7 +157,12 @@ ExitCode run_local(const LocalConfig& config, const CommandContext& context) {
       result["skipped"].push_back(stage.name);
       continue;
     }
-    run_stage(chain, stage, ranks);
+    if (stop_requested())
+      throw Error(ExitCode::stopped,
+                  fmt::format("stopped: before stage {}: as asked; run the same command again to "
+                              "go on",
+                              stage.name));
+    run_stage(chain, stage, scripts[stage.name]);
     result["ran"].push_back(stage.name);
   }
   if (context.common.json)
@@ -132,7 +182,9 @@ Command local_command() {
       "the same command "
       "goes on after a failure. Ends at the first stage that fails, with its exit code. A stage that ends "
       "with code 75 "
-      "is started again, max-restarts times at most; Ctrl-C asks the running stage to save and stop.";
+      "is started again, max-restarts times at most without progress (files in RUN/<stage> that are new or "
+      "have "
+      "changed), and later each time; Ctrl-C asks the running stage to save and stop (exit code 75).";
   command.uses_mpi = false;
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     auto config = std::make_shared<LocalConfig>();

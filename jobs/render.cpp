@@ -3,13 +3,19 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
+#include <map>
+#include <set>
+#include <span>
 
 #include "base/error.hpp"
 #include "base/text.hpp"
 #include "base/version.hpp"
+#include "shell.hpp"
 #include "storage/files.hpp"
 
 namespace dino {
@@ -30,12 +36,49 @@ std::string sbatch_lines(const Resources& r) {
   return lines.empty() ? "#" : lines;
 }
 
-std::string command_line(const Stage& stage) {
-  if (!stage.command.empty()) return stage.command;
-  // exec: the signals that the script passes on reach srun or the program, not a shell around it.
-  const std::string launcher =
-      stage.mpi ? R"(srun --mpi=pmix -K1 --unbuffered -c "${SLURM_CPUS_PER_TASK:-1}" )" : "";
-  return fmt::format("exec {}{} {}", launcher, shell_quote(program_path(stage.program)), stage.args);
+/// The lines that start the stage's program, indented as in the template.
+std::string command_lines(const Stage& stage, const std::string& launcher) {
+  // Once the stage was asked to stop, no further command of a list is started.
+  if (!stage.command.empty())
+    return "trap : USR2\n  trap - TERM\n  trap 'dino_status=$?; ! read -t 0 -u \"$dino_pipe\" || exit "
+           "$((dino_status ? "
+           "dino_status : 75))' DEBUG\n  " +
+           stage.command;
+  // exec: no shell is left around srun or the program.
+  const std::string start =
+      fmt::format("exec {}{}", stage.mpi ? launcher : "", shell_quote(program_path(stage.program)));
+  // A line break between words must not end the command.
+  if (stage.args.find('\n') != std::string::npos)
+    return fmt::format("dino_args=({})\n  {} \"${{dino_args[@]}}\"", stage.args, start);
+  return start + " " + stage.args;
+}
+
+/// What bash says about the text, or empty when it can read it.
+std::string shell_fault(const std::string& text) {
+  const int fd = ::memfd_create("script", 0);  // inherited: bash reads it through /proc
+  if (fd < 0) throw_errno("cannot check", "a script");
+  size_t written = 0;
+  while (written < text.size()) {
+    const ssize_t n = ::write(fd, text.data() + written, text.size() - written);
+    if (n <= 0) throw_errno("cannot check", "a script");
+    written += static_cast<size_t>(n);
+  }
+  const std::string path = fmt::format("/proc/self/fd/{}", fd);
+  const ShellResult result = run_tool({"/bin/bash", "-n", path}, 60);
+  ::close(fd);
+  // A here-document that nothing ends swallows the rest of the script; bash only warns.
+  if (result.code == 0 && result.err.find("here-document") == std::string::npos) return "";
+  std::string words;
+  for (std::string line : split(trim(result.err), '\n')) {
+    if (line.starts_with(path + ": ")) line = line.substr(path.size() + 2);
+    words += (words.empty() ? "" : "; ") + line;
+  }
+  return words.empty() ? fmt::format("bash -n ended with code {}", result.code) : words;
+}
+
+bool ends_in_backslash(const std::string& text) {
+  const size_t last = text.find_last_not_of('\\');
+  return (text.size() - (last == std::string::npos ? 0 : last + 1)) % 2 == 1;
 }
 
 }  // namespace
@@ -84,17 +127,52 @@ std::string shell_quote(const std::string& word) {
 std::string template_folder() {
   const std::string share = share_dir();
   for (const std::string& folder : {share + "/slurm", share + "/../slurm"}) {
-    if (path_exists(folder + "/stage.sbatch.in")) return folder;
+    if (path_exists(folder + "/run.bash.in")) return folder;
   }
   throw MissingInputError(fmt::format(
       "cannot find the sbatch template: {}/slurm/stage.sbatch.in: not there; set DINO_SHARE or reinstall",
       share));
 }
 
+std::string job_name(const Chain& chain, const Stage& stage) {
+  const std::string where = chain.run + "\n" + stage.name;
+  return fmt::format("{}.{}.{}", chain.name, stage.name, hex32(crc32c(std::as_bytes(std::span(where)))));
+}
+
+void check_shell(const Chain& chain, const Stage& stage, const std::string& script) {
+  const auto refuse = [&](const char* key, const std::string& why) {
+    throw UsageError(fmt::format("bad chain: {}: [{}] {}: bash cannot read it: {}; correct it there",
+                                 chain.source, stage.name, key, why));
+  };
+  const auto check = [&](const char* key, const std::string& text, const std::string& piece) {
+    if (piece.empty()) return;
+    if (ends_in_backslash(piece)) refuse(key, "it ends in a backslash, which takes in the next line");
+    if (const std::string fault = shell_fault(text); !fault.empty()) refuse(key, fault);
+  };
+  check("setup", stage.resources.setup + "\n", stage.resources.setup);
+  check("command", stage.command + "\n", stage.command);
+  const bool lines = stage.args.find('\n') != std::string::npos;
+  check("args", lines ? fmt::format("x=({})\n", stage.args) : fmt::format("x {}\n", stage.args), stage.args);
+  if (const std::string fault = shell_fault(script); !fault.empty())
+    refuse(stage.command.empty() ? "setup and args" : "setup and command", fault);
+}
+
+std::string render_runner(const Chain& chain, const Stage& stage, const std::string& launcher) {
+  const std::string& setup = stage.resources.setup;
+  return fill_template(read_text(template_folder() + "/run.bash.in"),
+                       {{"PROGRAMS", shell_quote(programs_folder())},
+                        {"SHARE", shell_quote(share_dir())},
+                        {"SETUP", setup.empty() ? ":" : setup},
+                        {"RUN", chain.run},
+                        {"STAGE", stage.name},
+                        {"COMMAND", command_lines(stage, launcher)}});
+}
+
 std::string render_stage(const Chain& chain, const Stage& stage, const std::string& script) {
   const Resources& r = stage.resources;
+  const char* launcher = R"(srun --mpi=pmix -K1 --unbuffered -c "${SLURM_CPUS_PER_TASK:-1}" --export=ALL )";
   return fill_template(read_text(template_folder() + "/stage.sbatch.in"),
-                       {{"JOB_NAME", fmt::format("{}.{}", chain.name, stage.name)},
+                       {{"JOB_NAME", job_name(chain, stage)},
                         {"RUN", chain.run},
                         {"STAGE", stage.name},
                         {"NODES", std::to_string(r.nodes)},
@@ -104,11 +182,8 @@ std::string render_stage(const Chain& chain, const Stage& stage, const std::stri
                         {"MAX_RESTARTS", std::to_string(r.max_restarts)},
                         {"SITE_OPTIONS", sbatch_lines(r)},
                         {"UPSTREAM", fmt::format("{}", fmt::join(stage.after, " "))},
-                        {"PROGRAMS", shell_quote(programs_folder())},
-                        {"SHARE", shell_quote(share_dir())},
                         {"SCRIPT", shell_quote(script)},
-                        {"SETUP", r.setup.empty() ? ":" : r.setup},
-                        {"COMMAND", command_line(stage)}});
+                        {"RUNNER", render_runner(chain, stage, launcher)}});
 }
 
 std::vector<std::string> sbatch_words(const std::string& script,
@@ -128,18 +203,18 @@ std::string render_submit_script(const Chain& chain) {
       "cd \"$(dirname \"$0\")\"\nfor name in $(compgen -e SLURM_) $(compgen -e SBATCH_); do [ \"$name\" = "
       "SLURM_CONF ] || unset \"$name\"; done\n";
   text += fmt::format("mkdir -p {}/logs\n", chain.run);
-  const auto variable = [](const std::string& stage) {
-    std::string name = "job_" + stage;
+  std::map<std::string, std::string> variables;  // stage -> the shell variable with its job
+  std::set<std::string> taken;
+  for (const Stage& stage : chain.stages) {
+    std::string name = "job_" + stage.name;
     std::replace_if(
         name.begin(), name.end(), [](char c) { return c == '-' || c == '.'; }, '_');
-    return name;
-  };
-  for (const Stage& stage : chain.stages) {
+    while (!taken.insert(name).second) name += "_";  // a-b, a.b and a_b
+    variables[stage.name] = name;
     std::vector<std::string> dependencies;
-    for (const std::string& other : stage.after) dependencies.push_back("$" + variable(other));
-    text += fmt::format("{}=$({})\necho \"{}: job ${}\"\n", variable(stage.name),
-                        fmt::join(sbatch_words(stage.name + ".sbatch", dependencies), " "), stage.name,
-                        variable(stage.name));
+    for (const std::string& other : stage.after) dependencies.push_back("$" + variables.at(other));
+    text += fmt::format("{0}=$({1})\necho \"{2}: job ${0}\"\n", name,
+                        fmt::join(sbatch_words(stage.name + ".sbatch", dependencies), " "), stage.name);
   }
   return text;
 }

@@ -16,6 +16,17 @@ namespace dino {
 [[nodiscard]] std::string fill_template(std::string_view text,
                                         const std::vector<std::pair<std::string, std::string>>& values);
 
+/// What sbatch, squeue and sacct call the stage's job. It tells the stages of all run folders apart, so that
+/// a job that chain.json does not know is found by its name.
+[[nodiscard]] std::string job_name(const Chain& chain, const Stage& stage);
+
+/// UsageError when bash could not read the stage's set-up, arguments or command, or what they make of
+/// `script`: names the stage, the key and bash's words.
+void check_shell(const Chain& chain, const Stage& stage, const std::string& script);
+
+/// The part of a stage's script that is the same under Slurm and on this machine, from slurm/run.bash.in.
+[[nodiscard]] std::string render_runner(const Chain& chain, const Stage& stage, const std::string& launcher);
+
 /// The sbatch script of one stage, from slurm/stage.sbatch.in. `script` is the path it will have.
 [[nodiscard]] std::string render_stage(const Chain& chain, const Stage& stage, const std::string& script);
 

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -46,6 +47,7 @@ class Pipe {
   std::array<int, 2> ends_{-1, -1};
 };
 
+/// This process's, without what Slurm set for a job around it.
 std::vector<std::string> clean_environment() {
   std::vector<std::string> kept;
   for (char** entry = environ; *entry != nullptr; ++entry) {
@@ -56,6 +58,16 @@ std::vector<std::string> clean_environment() {
   return kept;
 }
 
+/// For tools whose words we read.
+std::vector<std::string> tool_environment() {
+  std::vector<std::string> kept = clean_environment();
+  std::erase_if(kept, [](const std::string& entry) {
+    return entry.starts_with("LC_ALL=") || entry.starts_with("BASH_ENV=");
+  });
+  kept.emplace_back("LC_ALL=C");
+  return kept;
+}
+
 std::vector<char*> pointers(std::vector<std::string>& words) {
   std::vector<char*> result;
   for (std::string& word : words) result.push_back(word.data());
@@ -63,21 +75,25 @@ std::vector<char*> pointers(std::vector<std::string>& words) {
   return result;
 }
 
-/// fork and exec; stdin is empty. Everything is prepared before the fork.
-pid_t start(std::vector<std::string> words, int out, int err, bool own_group) {
-  std::vector<std::string> environment = clean_environment();
+/// fork and exec in a process group of its own; stdin is empty, `kept` stays open. Everything is prepared
+/// before the fork. The child gets SIGTERM when this process dies.
+pid_t start(std::vector<std::string> words, std::vector<std::string> environment, int out, int err,
+            int kept = -1) {
   const std::vector<char*> argv = pointers(words);
   const std::vector<char*> envp = pointers(environment);
+  const pid_t parent = ::getpid();
   const pid_t child = ::fork();
   if (child < 0) throw_errno("cannot start", words.front());
   if (child > 0) return child;
-  if (own_group) ::setpgid(0, 0);
+  ::setpgid(0, 0);
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (::getppid() != parent) _exit(127);  // it died before it could be watched
   for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) std::signal(signal, SIG_DFL);
   const int null = ::open("/dev/null", O_RDONLY);
   ::dup2(null, 0);
   ::dup2(out, 1);
   ::dup2(err, 2);
+  if (kept >= 0) ::fcntl(kept, F_SETFD, 0);
   ::execvpe(argv.front(), argv.data(), envp.data());
   _exit(127);
 }
@@ -96,11 +112,31 @@ void put(int fd, const char* data, ssize_t size) {
   }
 }
 
+/// Opened and locked. The lock belongs to the open file, which the script inherits: it ends with both of us.
+int lock_for_script(const std::string& path) {
+  constexpr double kPatience = 10;
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (fd < 0) throw_errno("cannot lock", path);
+  const Stopwatch watch;
+  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) break;  // a file system without locks
+    if (watch.seconds() > kPatience || stop_requested()) {
+      ::close(fd);
+      throw UsageError(
+          fmt::format("stage still running: {}: one of a killed dino-jobs is still saving its work; start "
+                      "again when it is over",
+                      path));
+    }
+    ::usleep(100000);
+  }
+  return fd;
+}
+
 }  // namespace
 
 ShellResult run_tool(const std::vector<std::string>& words, double seconds) {
   Pipe out, err;
-  const pid_t child = start(words, out.write_end(), err.write_end(), true);
+  const pid_t child = start(words, tool_environment(), out.write_end(), err.write_end());
   out.close_end(1);
   err.close_end(1);
   ShellResult result;
@@ -128,11 +164,13 @@ ShellResult run_tool(const std::vector<std::string>& words, double seconds) {
   return result;
 }
 
-int run_stage_command(const std::string& command, const std::string& log) {
+int run_stage_script(const std::vector<std::string>& words, const std::string& log, const std::string& lock) {
   const int log_fd = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (log_fd < 0) throw_errno("cannot write log", log);
+  const int lock_fd = lock_for_script(lock);
   Pipe output;
-  const pid_t child = start({"bash", "-c", command}, output.write_end(), output.write_end(), true);
+  const pid_t child = start(words, clean_environment(), output.write_end(), output.write_end(), lock_fd);
+  ::close(lock_fd);
   output.close_end(1);
   bool asked = false;
   bool open = true;
@@ -140,7 +178,7 @@ int run_stage_command(const std::string& command, const std::string& log) {
   bool ended = false;
   while (open || !ended) {
     if (stop_requested() && !asked) {
-      ::kill(-child, SIGUSR2);
+      ::kill(child, SIGTERM);  // the script knows whom to tell
       asked = true;
     }
     pollfd poll_fd{output.read_end(), POLLIN, 0};

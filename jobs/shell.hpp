@@ -14,11 +14,15 @@ struct ShellResult {
 };
 
 /// Runs `words` with an environment without SLURM_* and SBATCH_* (SLURM_CONF stays), so that a chain that is
-/// submitted from inside a job does not inherit that job's shape. Killed after `seconds` (code 124).
+/// submitted from inside a job does not inherit that job's shape, and in the C locale. Killed after `seconds`
+/// (code 124).
 [[nodiscard]] ShellResult run_tool(const std::vector<std::string>& words, double seconds);
 
-/// Runs a bash command in its own process group; its output goes to stderr and is appended to `log`. A stop
-/// request of this process is passed on once as SIGUSR2. Returns the exit code, or 128 + signal.
-[[nodiscard]] int run_stage_command(const std::string& command, const std::string& log);
+/// Runs a script of slurm/run.bash.in in its own process group; its output goes to stderr and is appended to
+/// `log`. A stop request of this process is passed on once as SIGTERM, and so is its death. While the script
+/// runs it holds a lock on `lock`, also after this process was killed; UsageError when an earlier one does.
+/// Returns the exit code, or 128 + signal.
+[[nodiscard]] int run_stage_script(const std::vector<std::string>& words, const std::string& log,
+                                   const std::string& lock);
 
 }  // namespace dino

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
-#include "base/text.hpp"
 #include "base/version.hpp"
 #include "commands.hpp"
-#include "shell.hpp"
 #include "storage/files.hpp"
 
 namespace dino {
@@ -23,13 +20,18 @@ std::string state_path(const std::string& run) {
 }  // namespace
 
 void write_state(const ChainState& state) {
-  nlohmann::ordered_json json = {
-      {"schema", kSchema},           {"version", version()}, {"commit", commit()},
-      {"name", state.name},          {"run", state.run},     {"chain_file", state.chain_file},
-      {"submitted", state.submitted}};
+  nlohmann::ordered_json json = {{"schema", kSchema},
+                                 {"version", version()},
+                                 {"commit", commit()},
+                                 {"name", state.name},
+                                 {"run", state.run},
+                                 {"chain_file", state.chain_file},
+                                 {"submitted", state.submitted},
+                                 {"released", state.released}};
   json["stages"] = nlohmann::ordered_json::array();
   for (const ChainState::Entry& entry : state.stages)
-    json["stages"].push_back({{"stage", entry.stage}, {"job", entry.job}, {"script", entry.script}});
+    json["stages"].push_back(
+        {{"stage", entry.stage}, {"job", entry.job}, {"name", entry.name}, {"script", entry.script}});
   write_file_atomically(state_path(state.run),
                         json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
@@ -55,41 +57,12 @@ ChainState read_state(const std::string& run) {
     state.chain_file = json.at("chain_file");
     state.submitted = json.at("submitted");
     for (const auto& entry : json.at("stages"))
-      state.stages.push_back({entry.at("stage"), entry.at("job"), entry.at("script")});
+      state.stages.push_back(
+          {entry.at("stage"), entry.at("job"), entry.at("script"), entry.value("name", std::string())});
+    state.released = json.value("released", true);
     return state;
   } catch (const nlohmann::json::exception& error) {
     throw DataError(fmt::format("bad chain state: {}: {}; delete it and submit again", path, error.what()));
-  }
-}
-
-JobHint ask_slurm(const std::string& job) {
-  if (job.empty()) return {};
-  const ShellResult queue = run_tool({"squeue", "-h", "-j", job, "-o", "%T %r"}, 20);
-  if (queue.code == 0 && !trim(queue.out).empty()) {
-    const std::string line = split(queue.out, '\n').front();
-    const size_t space = line.find(' ');
-    const std::string reason = space == std::string::npos ? "" : trim(line.substr(space));
-    return {line.substr(0, space), reason == "None" ? "" : reason};
-  }
-  const ShellResult accounts = run_tool({"sacct", "-n", "-X", "-P", "-j", job, "-o", "State"}, 20);
-  if (accounts.code != 0) return {};
-  return {split(trim(split(accounts.out, '\n').front()), ' ').front(), ""};  // "CANCELLED by 0"
-}
-
-bool is_live(const JobHint& hint) {
-  constexpr const char* kLive[] = {"PENDING",   "RUNNING",  "CONFIGURING",  "COMPLETING",
-                                   "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "STOPPED"};
-  return std::any_of(std::begin(kLive), std::end(kLive),
-                     [&](const char* state) { return hint.state == state; });
-}
-
-void refuse_live_stages(const std::string& run) {
-  if (!has_state(run)) return;
-  for (const ChainState::Entry& entry : read_state(run).stages) {
-    if (is_done(run, entry.stage)) continue;
-    if (const JobHint hint = ask_slurm(entry.job); is_live(hint))
-      throw UsageError(fmt::format("cannot start: {}: stage {} is {} as job {}; wait for it, or: scancel {}",
-                                   run, entry.stage, hint.state, entry.job, entry.job));
   }
 }
 

@@ -8,11 +8,14 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/log.hpp"
 #include "base/text.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"
+#include "markers.hpp"
+#include "queue.hpp"
 #include "render.hpp"
 #include "shell.hpp"
 #include "storage/files.hpp"
@@ -20,7 +23,7 @@
 namespace dino {
 namespace {
 
-constexpr double kSbatchSeconds = 120;
+constexpr double kSlurmSeconds = 120;
 
 struct ChainConfig {
   std::string chain;
@@ -32,6 +35,13 @@ void print(const std::string& text) {
 
 std::string script_path(const std::string& folder, const Stage& stage) {
   return fmt::format("{}/{}.sbatch", folder, stage.name);
+}
+
+/// A script that bash can read; UsageError before anything is written or submitted.
+std::string checked_script(const Chain& chain, const Stage& stage, const std::string& folder) {
+  std::string text = render_stage(chain, stage, script_path(folder, stage));
+  check_shell(chain, stage, text);
+  return text;
 }
 
 ExitCode init(const std::string& file) {
@@ -49,7 +59,7 @@ ExitCode render(const std::string& chain_file, const CommandContext& context) {
   const std::string folder = std::filesystem::absolute(context.common.output).lexically_normal().string();
   std::vector<std::pair<std::string, std::string>> files;
   for (const Stage& stage : chain.stages)
-    files.emplace_back(script_path(folder, stage), render_stage(chain, stage, script_path(folder, stage)));
+    files.emplace_back(script_path(folder, stage), checked_script(chain, stage, folder));
   files.emplace_back(folder + "/submit.sh", render_submit_script(chain));
   nlohmann::ordered_json written = nlohmann::ordered_json::array();
   for (const auto& [path, text] : files) {
@@ -69,95 +79,249 @@ ExitCode render(const std::string& chain_file, const CommandContext& context) {
   return ExitCode::done;
 }
 
-/// Calls sbatch; a failure takes back the jobs submitted so far.
-std::string submit_stage(const Stage& stage, std::vector<std::string> words,
-                         const std::vector<std::string>& so_far) {
-  // On hold until all are in: no stage can end, and be forgotten, before the next has named it.
-  words.insert(words.begin() + 1, "--hold");
-  const ShellResult result = run_tool(words, kSbatchSeconds);
-  const std::string job = split(trim(result.out), ';').front();  // "123" or "123;cluster"
-  const bool is_number = !job.empty() && job.find_first_not_of("0123456789") == std::string::npos;
-  if (result.code == 0 && is_number) return job;
-  if (!so_far.empty()) {
-    std::vector<std::string> cancel = {"scancel"};
-    cancel.insert(cancel.end(), so_far.begin(), so_far.end());
-    (void)run_tool(cancel, kSbatchSeconds);
+/// All lines of a tool as one, control characters as spaces.
+std::string all_words(const ShellResult& result) {
+  std::string words;
+  for (const std::string& text : {result.err, result.out}) {
+    for (std::string line : split(text, '\n')) {
+      std::replace_if(
+          line.begin(), line.end(), [](unsigned char c) { return c < 0x20; }, ' ');
+      line = trim(line);
+      if (!line.empty()) words += (words.empty() ? "" : "; ") + line;
+    }
   }
-  if (result.code == 127)
-    throw MissingInputError(
-        "cannot submit: sbatch: not found; log in to a Slurm node, or use: dino-jobs local");
-  throw IoError(fmt::format(
-      "cannot submit: stage {}: {}; correct the chain file, nothing was submitted", stage.name,
-      trim(result.err).empty() ? fmt::format("sbatch ended with code {}", result.code) : trim(result.err)));
+  return words.empty() ? fmt::format("it ended with code {}", result.code) : words;
 }
 
-void print_plan(const Chain& chain) {
-  const std::string folder = chain.run + "/slurm";
+/// The number in what sbatch --parsable printed ("123", "123;cluster"; some sites print more lines), or
+/// empty.
+std::string job_number(const std::string& out) {
+  std::string job;
+  for (const std::string& line : split(out, '\n')) {
+    const std::string word = split(trim(line), ';').front();
+    if (!word.empty() && word.find_first_not_of("0123456789") == std::string::npos) job = word;
+  }
+  return job;
+}
+
+/// One submission of a chain. What it has done is in chain.json after every step, so that another `submit`
+/// can go on where this one was killed.
+class Submission {
+ public:
+  Submission(const Chain& chain, ChainState state, StageJobs adopted)
+      : chain_(chain), state_(std::move(state)), adopted_(std::move(adopted)) {
+    for (ChainState::Entry& entry : state_.stages) {
+      if (const auto it = adopted_.find(entry.stage); it != adopted_.end()) entry.job = it->second.front().id;
+    }
+  }
+
+  void submit_all(const std::map<std::string, std::string>& scripts) {
+    write_state(state_);
+    for (size_t i = 0; i < chain_.stages.size(); ++i) {
+      const Stage& stage = chain_.stages[i];
+      const auto script = scripts.find(stage.name);
+      if (script == scripts.end()) continue;  // done
+      ChainState::Entry& entry = state_.stages[i];
+      const std::vector<std::string> dependencies = dependencies_of(stage);
+      if (const auto it = adopted_.find(stage.name); it != adopted_.end()) {
+        adopt(stage, it->second.front(), dependencies);
+      } else {
+        write_file_atomically(entry.script, script->second);
+        entry.job = call_sbatch(stage, sbatch_words(entry.script, dependencies));
+        fresh_.push_back(entry.job);
+        held_.push_back(entry.job);
+      }
+      jobs_[stage.name] = entry.job;
+      write_state(state_);
+    }
+    release();
+    state_.released = true;
+    write_state(state_);
+  }
+
+  void report(bool json) const {
+    nlohmann::ordered_json stages = nlohmann::ordered_json::array();
+    for (const ChainState::Entry& entry : state_.stages) {
+      const bool adopted = adopted_.contains(entry.stage);
+      stages.push_back({{"stage", entry.stage}, {"job", entry.job}, {"adopted", adopted}});
+      if (!json)
+        print(fmt::format("{}: {}{}\n", entry.stage, entry.job.empty() ? "done already" : "job " + entry.job,
+                          adopted ? ", submitted earlier" : ""));
+    }
+    if (json)
+      print(nlohmann::ordered_json{{"run", state_.run}, {"stages", stages}}.dump(
+                -1, ' ', false, nlohmann::json::error_handler_t::replace) +
+            "\n");
+  }
+
+ private:
+  [[nodiscard]] std::vector<std::string> dependencies_of(const Stage& stage) const {
+    std::vector<std::string> jobs;
+    for (const std::string& other : stage.after) {
+      if (const auto it = jobs_.find(other); it != jobs_.end()) jobs.push_back(it->second);
+    }
+    return jobs;
+  }
+
+  /// A job of a submission that was cut short. The ones it waits for may have been submitted anew since.
+  void adopt(const Stage& stage, const QueuedJob& job, const std::vector<std::string>& dependencies) {
+    if (job.state != "PENDING") return;
+    held_.push_back(job.id);
+    const std::string wanted =
+        dependencies.empty() ? "" : fmt::format("afterok:{}", fmt::join(dependencies, ":"));
+    const ShellResult result = run_tool({"scontrol", "update", "JobId=" + job.id, "Dependency=" + wanted},
+                                        slurm_seconds(kSlurmSeconds));
+    if (result.code != 0)
+      throw IoError(
+          fmt::format("cannot submit: stage {}: job {} of an earlier try does not take its dependency '{}': "
+                      "{}; submit again, "
+                      "or first: scancel {}",
+                      stage.name, job.id, wanted, all_words(result), job.id));
+  }
+
+  /// A job on hold. Until all are in, no stage can end, and be forgotten, before the next has named it.
+  std::string call_sbatch(const Stage& stage, std::vector<std::string> words) {
+    words.insert(words.begin() + 1, "--hold");
+    const double seconds = slurm_seconds(kSlurmSeconds);
+    const ShellResult result = run_tool(words, seconds);
+    const std::string job = job_number(result.out);
+    if (result.code == 0 && !job.empty()) {
+      if (!trim(result.err).empty())
+        log::warning(fmt::format("stage {}: sbatch says: {}", stage.name, all_words({0, "", result.err})));
+      return job;
+    }
+    if (const std::string taken = taken_all_the_same(stage, result); !taken.empty()) return taken;
+    if (result.code == 124)
+      throw IoError(fmt::format(
+          "cannot submit: stage {}: {}: sbatch has not answered within {:g} s; what was submitted is "
+          "on hold, and submit goes on with it (or: scancel --name={})",
+          stage.name, words.back(), seconds, fmt::join(names(), ",")));
+    const std::string left = take_back();
+    if (result.code == 127)
+      throw MissingInputError(
+          "cannot submit: sbatch: not found; log in to a Slurm node, or use: dino-jobs local");
+    throw IoError(fmt::format("cannot submit: stage {}: {}: {}; correct the chain file, {}", stage.name,
+                              words.back(), all_words(result), left));
+  }
+
+  /// A controller under load takes a job and answers too late. Its number, or empty.
+  std::string taken_all_the_same(const Stage& stage, const ShellResult& result) {
+    if (result.code == 127) return "";
+    const QueueAnswer answer = ask_queue({job_name(chain_, stage)});
+    const auto job = std::find_if(answer.jobs.begin(), answer.jobs.end(), is_live);
+    if (job == answer.jobs.end()) return "";
+    log::warning(fmt::format("stage {}: sbatch failed ({}), but its job {} is in the queue", stage.name,
+                             result.code == 124 ? "no answer in time" : all_words(result), job->id));
+    return job->id;
+  }
+
+  /// Cancels what this submission has brought in or taken over. Says what is left.
+  std::string take_back() {
+    std::set<std::string> jobs(fresh_.begin(), fresh_.end());
+    for (const auto& [stage, adopted] : adopted_) jobs.insert(adopted.front().id);
+    if (jobs.empty()) return "nothing was submitted";
+    std::vector<std::string> cancel = {"scancel"};
+    cancel.insert(cancel.end(), jobs.begin(), jobs.end());
+    const std::string ids = fmt::format("{}", fmt::join(jobs, " "));
+    if (run_tool(cancel, slurm_seconds(kSlurmSeconds)).code != 0)
+      return fmt::format("jobs {} are still on hold: submit goes on with them (or: scancel {})", ids, ids);
+    for (ChainState::Entry& entry : state_.stages) entry.job.clear();
+    write_state(state_);
+    return fmt::format("nothing is left submitted (jobs {} were cancelled)", ids);
+  }
+
+  void release() {
+    if (held_.empty()) return;
+    const ShellResult result = run_tool({"scontrol", "release", fmt::format("{}", fmt::join(held_, ","))},
+                                        slurm_seconds(kSlurmSeconds));
+    if (result.code == 0) return;
+    throw IoError(
+        fmt::format("cannot release: jobs {}: {}; they wait on hold: submit again, or: scontrol release {}",
+                    fmt::join(held_, ","), all_words(result), fmt::join(held_, ",")));
+  }
+
+  [[nodiscard]] std::vector<std::string> names() const {
+    std::vector<std::string> all;
+    for (const ChainState::Entry& entry : state_.stages) all.push_back(entry.name);
+    return all;
+  }
+
+  const Chain& chain_;
+  ChainState state_;
+  StageJobs adopted_;
+  std::map<std::string, std::string> jobs_;  ///< stage -> job, of this submission
+  std::vector<std::string> fresh_, held_;
+};
+
+void print_plan(const Chain& chain, const std::map<std::string, std::string>& scripts) {
   for (const Stage& stage : chain.stages) {
-    if (is_done(chain.run, stage.name)) {
+    const auto script = scripts.find(stage.name);
+    if (script == scripts.end()) {
       print(fmt::format("### {}: done already, not submitted\n", stage.name));
       continue;
     }
     std::vector<std::string> dependencies;
     for (const std::string& other : stage.after) {
-      if (!is_done(chain.run, other)) dependencies.push_back("JOB_OF_" + other);
+      if (scripts.contains(other)) dependencies.push_back("JOB_OF_" + other);
     }
-    const std::string script = script_path(folder, stage);
-    print(fmt::format("### {}\n{}\n", fmt::join(sbatch_words(script, dependencies), " "),
-                      render_stage(chain, stage, script)));
+    const std::string path = script_path(chain.run + "/slurm", stage);
+    print(fmt::format("### {}\n{}\n", fmt::join(sbatch_words(path, dependencies), " "), script->second));
   }
 }
 
-void report(const ChainState& state, bool json) {
-  nlohmann::ordered_json stages = nlohmann::ordered_json::array();
-  for (const ChainState::Entry& entry : state.stages) {
-    stages.push_back({{"stage", entry.stage}, {"job", entry.job}});
-    if (!json)
-      print(fmt::format("{}: {}\n", entry.stage, entry.job.empty() ? "done already" : "job " + entry.job));
+/// The jobs of a submission that was cut short before it released them. Any other live job refuses a new one.
+StageJobs jobs_to_adopt(const Chain& chain, const std::map<std::string, std::string>& scripts) {
+  ChainState known;
+  known.run = chain.run;
+  if (has_state(chain.run)) known = read_state(chain.run);
+  std::map<std::string, std::string> names;
+  for (const Stage& stage : chain.stages) names[stage.name] = job_name(chain, stage);
+  StageJobs live = live_jobs(known, names);
+  if (live.empty()) return live;
+  const bool finished = !known.stages.empty() && known.released;
+  const bool twice =
+      std::any_of(live.begin(), live.end(), [](const auto& one) { return one.second.size() > 1; });
+  if (finished || twice) refuse_live(chain.run, live);
+  for (const auto& [stage, jobs] : live) {
+    const auto script = scripts.find(stage);
+    const std::string path = fmt::format("{}/slurm/{}.sbatch", chain.run, stage);
+    if (script != scripts.end() && path_exists(path) && read_text(path) == script->second) continue;
+    throw UsageError(
+        fmt::format("cannot submit: stage {}: job {} is {}, and was submitted with other settings than the "
+                    "chain file has now; "
+                    "first: scancel {}",
+                    stage, jobs.front().id, jobs.front().state, jobs.front().id));
   }
-  if (json)
-    print(nlohmann::ordered_json{{"run", state.run}, {"stages", stages}}.dump(
-              -1, ' ', false, nlohmann::json::error_handler_t::replace) +
-          "\n");
+  return live;
 }
 
 ExitCode submit(const std::string& chain_file, const CommandContext& context) {
   const Chain chain = read_chain(chain_file);
+  const std::string folder = chain.run + "/slurm";
+  std::map<std::string, std::string> scripts;  // of the stages that are not done
+  for (const Stage& stage : chain.stages) {
+    const std::string text = checked_script(chain, stage, folder);
+    if (!is_done(chain.run, stage.name)) scripts[stage.name] = text;
+  }
   if (context.common.dry_run) {
-    print_plan(chain);
+    print_plan(chain, scripts);
     return ExitCode::done;
   }
-  const std::string folder = chain.run + "/slurm";
   make_folders(folder);
   make_folders(chain.run + "/logs");
   const FolderLock lock(folder);
-  refuse_live_stages(chain.run);
+  StageJobs adopted = jobs_to_adopt(chain, scripts);
 
-  ChainState state{chain.name, chain.run, chain_file, utc_now(), {}};
-  std::map<std::string, std::string> jobs;
-  std::vector<std::string> submitted;
+  ChainState state{chain.name, chain.run, chain_file, utc_now(), {}, false};
   for (const Stage& stage : chain.stages) {
-    const std::string script = script_path(folder, stage);
-    if (!is_done(chain.run, stage.name)) {
-      write_file_atomically(script, render_stage(chain, stage, script));
-      std::vector<std::string> dependencies;
-      for (const std::string& other : stage.after) {
-        if (jobs.contains(other)) dependencies.push_back(jobs[other]);
-      }
-      jobs[stage.name] = submit_stage(stage, sbatch_words(script, dependencies), submitted);
-      submitted.push_back(jobs[stage.name]);
-    }
-    state.stages.push_back({stage.name, jobs.contains(stage.name) ? jobs[stage.name] : "", script});
-    write_state(state);
+    if (has_broken_done(chain.run, stage.name))
+      log::warning(fmt::format("stage {}: {} is empty, cut off or not of a success; it is run again",
+                               stage.name, marker_path(chain.run, stage.name, "done.json")));
+    state.stages.push_back({stage.name, "", script_path(folder, stage), job_name(chain, stage)});
   }
-  if (!submitted.empty()) {
-    const ShellResult released =
-        run_tool({"scontrol", "release", fmt::format("{}", fmt::join(submitted, ","))}, kSbatchSeconds);
-    if (released.code != 0)
-      throw IoError(fmt::format("cannot release: jobs {}: {}; try: scontrol release {}",
-                                fmt::join(submitted, ","), trim(released.err), fmt::join(submitted, ",")));
-  }
-  report(state, context.common.json);
+  Submission submission(chain, std::move(state), std::move(adopted));
+  submission.submit_all(scripts);
+  submission.report(context.common.json);
   return ExitCode::done;
 }
 
@@ -210,13 +374,26 @@ Command submit_command() {
   command.usage = "chain.cfg";
   command.description =
       "Every stage becomes a job that starts when the stages before it have ended well (afterok); when one "
-      "fails, the ones "
-      "behind it are cancelled. Stages with a RUN/<stage>/done.json are skipped, and a chain whose jobs are "
-      "still in the "
-      "queue is refused. Job ids are kept in RUN/chain.json, scripts in RUN/slurm, logs in RUN/logs.\n\n"
-      "A stage that stops with exit code 75 (time limit, preemption) is requeued and resumes. With --dry-run "
-      "the sbatch "
-      "calls and scripts are printed, and nothing is written.";
+      "fails, "
+      "the ones behind it are cancelled. Stages with a RUN/<stage>/done.json are skipped, and a chain whose "
+      "jobs are "
+      "still in the queue is refused. Job ids are kept in RUN/chain.json, scripts in RUN/slurm, logs in "
+      "RUN/logs. A "
+      "chain with a script that bash cannot read is refused as a whole.\n\n"
+      "The jobs are on hold until all are in. When that was cut short, by a crash or a controller that did "
+      "not "
+      "answer, the same command finds the jobs by their names, goes on with them and releases them. Nothing "
+      "is "
+      "submitted while Slurm does not answer. Its commands have 20 s for a question and 120 s for an order, "
+      "or what "
+      "the environment's DINO_SLURM_TIMEOUT says.\n\n"
+      "A stage that stops with exit code 75 (time limit, preemption) is requeued and resumes: max-restarts "
+      "times at "
+      "most without progress (files in RUN/<stage> that are new or have changed), each after twice the wait, "
+      "and as "
+      "often as need be with progress. With --dry-run the sbatch calls and scripts are printed, and nothing "
+      "is "
+      "written.";
   command.uses_mpi = false;
   command.make = with_chain(submit);
   return command;

@@ -71,9 +71,9 @@ has err "stage failed: breaks: exit code 1; see $PWD/here/run/logs/breaks.log"
 has here/run/logs/first.log "rank 0 of 2"
 [ "$(wc -l <here/run/tries)" = 3 ] || fail "the stage with code 75 ran $(wc -l <here/run/tries) times, not 3"
 [ -e here/run/end ] && fail "a stage behind a failure ran"
-run 0 "$jobs" status here/run
+run 77 "$jobs" status here/run
 has out "breaks           failed"
-run 0 "$jobs" status here/run --json
+run 77 "$jobs" status here/run --json
 has out '"stage":"again","state":"done","job":"","restarts":2,"exit_code":0'
 has out '"stage":"last","state":"not started"'
 touch here/run/fixed

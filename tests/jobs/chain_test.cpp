@@ -5,11 +5,14 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "base/error.hpp"
 #include "commands.hpp"
+#include "markers.hpp"
 #include "render.hpp"
 #include "shell.hpp"
+#include "storage/scratch.hpp"
 
 namespace dino {
 namespace {
@@ -82,7 +85,7 @@ void expect_contains(const std::string& text, const std::string& part) {
 TEST(Render, ScriptsHoldTheirResourcesAndCommands) {
   const Chain chain = parse_chain(kChain, "pets.cfg");
   const std::string curate = render_stage(chain, chain.stages[0], "/s/curate.sbatch");
-  expect_contains(curate, "#SBATCH --job-name=pets.curate\n");
+  expect_contains(curate, "#SBATCH --job-name=" + job_name(chain, chain.stages[0]) + "\n");
   expect_contains(curate, "#SBATCH --output=/scratch/pets/logs/curate-%j.log\n");
   expect_contains(curate, "#SBATCH --nodes=4\n");
   expect_contains(curate, "#SBATCH --cpus-per-task=16\n");
@@ -91,7 +94,8 @@ TEST(Render, ScriptsHoldTheirResourcesAndCommands) {
       "#SBATCH --partition=cpu\n#SBATCH --time=02:00:00\n#SBATCH --exclusive\n#SBATCH --constraint=avx512\n");
   expect_contains(
       curate,
-      "exec srun --mpi=pmix -K1 --unbuffered -c \"${SLURM_CPUS_PER_TASK:-1}\" my-curate run --input images");
+      "exec srun --mpi=pmix -K1 --unbuffered -c \"${SLURM_CPUS_PER_TASK:-1}\" --export=ALL my-curate run "
+      "--input images");
   const std::string probe = render_stage(chain, chain.stages[2], "/s/probe.sbatch");
   expect_contains(probe, "  my-probe > ${run}/probe.txt\n");
   const std::string report = render_stage(chain, chain.stages[3], "/s/report.sbatch");
@@ -105,6 +109,124 @@ TEST(Render, DependenciesAreAfterokAndNeverDangle) {
             (std::vector<std::string>{"sbatch", "--parsable", "--kill-on-invalid-dep=yes",
                                       "--dependency=afterok:1:2", "s"}));
   EXPECT_EQ(sbatch_words("s", {}).size(), 4u);
+}
+
+Chain chain_of(const std::string& stages) {
+  return parse_chain("[chain]\nrun = /r\n" + stages, "x.cfg");
+}
+
+/// The message with which the chain's first stage is refused, or "".
+std::string refusal(const std::string& settings) {
+  const Chain chain = chain_of("[a]\n" + settings);
+  try {
+    check_shell(chain, chain.stages[0], render_stage(chain, chain.stages[0], "/r/slurm/a.sbatch"));
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Render, ScriptsThatBashCannotReadAreRefused) {
+  const struct {
+    const char *settings, *key, *words;
+  } bad[] = {
+      {"program = p\nargs = --note it's", "[a] args:", "unexpected EOF"},
+      {"program = p\nargs = \"\\\"open\"", "[a] args:", "unexpected EOF"},
+      {"program = p\nargs = $(date", "[a] args:", "unexpected EOF"},
+      {"program = p\nargs = `date", "[a] args:", "unexpected EOF"},
+      {"program = p\nargs = a )", "[a] args:", "syntax error"},
+      {"program = p\nargs = run \\", "[a] args:", "backslash"},
+      {"command = if true; then echo", "[a] command:", "syntax error"},
+      {"command = cat <<END", "[a] command:", "here-document"},
+      {"command = true; } ; { true", "[a] command:", "syntax error"},
+      {"command = true\nsetup = export A='", "[a] setup:", "unexpected EOF"},
+      {"command = true\nsetup = cat <<END", "[a] setup:", "here-document"},
+      {"command = true\nsetup = for i in 1; do", "[a] setup:", "syntax error"},
+      {"command = true\nsetup = module load x \\", "[a] setup:", "backslash"},
+  };
+  for (const auto& one : bad) {
+    const std::string message = refusal(one.settings);
+    EXPECT_NE(message.find(one.key), std::string::npos) << one.settings << "\n" << message;
+    EXPECT_NE(message.find(one.words), std::string::npos) << one.settings << "\n" << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  }
+  for (const char* good :
+       {"program = p\nargs = --note \"it's \\\\\"", "program = p\nargs = '$(x' \"`date`\" -- -x é # c",
+        "command = cat <<< 'x'; a && (b | c) || { d; }", "command = true\nsetup = if true; then x=1; fi",
+        "command = true\nsetup = if true; then\nsetup = x=1\nsetup = fi",
+        "command = \"cat <<END\\nx\\nEND\\n\"", "program = p\nargs = \"a\\n  'b\\nc'\"",
+        "program = /a b/it's"})
+    EXPECT_EQ(refusal(good), "") << good;
+}
+
+TEST(Render, NamesThatCollideAreToldApart) {
+  const Chain chain = chain_of(
+      "[a-b]\ncommand = x\n[a.b]\ncommand = x\n[a_b]\ncommand = x\n[a-b_]\ncommand = x\n[c]\ncommand = x\n"
+      "after = a-b, a.b, a_b, a-b_\n");
+  const std::string submit = render_submit_script(chain);
+  std::set<std::string> variables, names;
+  for (const Stage& stage : chain.stages) {
+    const size_t at = submit.find(" " + stage.name + ".sbatch");
+    ASSERT_NE(at, std::string::npos);
+    const size_t line = submit.rfind('\n', at) + 1;
+    variables.insert(submit.substr(line, submit.find('=', line) - line));
+    names.insert(job_name(chain, stage));
+  }
+  EXPECT_EQ(variables.size(), chain.stages.size());
+  EXPECT_EQ(names.size(), chain.stages.size());
+  // Chains and stages whose names join alike, and one name in two run folders.
+  const Chain left = parse_chain("[chain]\nrun = /r\nname = a.b\n[c]\ncommand = x\n", "x");
+  const Chain right = parse_chain("[chain]\nrun = /r\nname = a\n[b.c]\ncommand = x\n", "x");
+  const Chain other = parse_chain("[chain]\nrun = /s\nname = a.b\n[c]\ncommand = x\n", "x");
+  EXPECT_NE(job_name(left, left.stages[0]), job_name(right, right.stages[0]));
+  EXPECT_NE(job_name(left, left.stages[0]), job_name(other, other.stages[0]));
+}
+
+TEST(Chain, StageNamesThatAreNotFoldersOfTheirOwn) {
+  for (const std::string name : {".", "..", "a/b", "/a", "-a", ".a", "a b", "a\tb", "é", "logs", "SLURM",
+                                 "Chain", "chain.json", "a;b", "$a", "*"})
+    EXPECT_THROW((void)chain_of("[" + name + "]\ncommand = x\n"), UsageError) << name;
+  EXPECT_THROW((void)chain_of("[" + std::string(101, 'x') + "]\ncommand = x\n"), UsageError);
+  EXPECT_THROW((void)chain_of("[eval]\ncommand = x\n[Eval]\ncommand = x\n"), UsageError);
+  EXPECT_THROW((void)chain_of("[a]\ncommand = x\nsbatch-extra = \"--x\\nrm\"\n"), UsageError);
+  EXPECT_THROW((void)chain_of("[a]\nprogram = -x\n"), UsageError);
+  EXPECT_EQ(chain_of("[" + std::string(100, 'x') + "]\ncommand = x\n").stages.size(), 1u);
+  EXPECT_EQ(chain_of("[a.b-c_1]\ncommand = x\n[logs2]\ncommand = x\n").stages.size(), 2u);
+}
+
+TEST(Chain, SetUpMayStandOnSeveralLines) {
+  const Chain chain = parse_chain(
+      "[chain]\nrun = /r\nsetup = one\nsetup = two\n[a]\ncommand = x\n[b]\ncommand = x\nsetup = three\n"
+      "setup = four\n",
+      "x.cfg");
+  EXPECT_EQ(chain.stages[0].resources.setup, "one\ntwo");
+  EXPECT_EQ(chain.stages[1].resources.setup, "three\nfour");
+}
+
+TEST(Marker, OnlyAWholeOneOfTheStageCounts) {
+  const ::dino::testing::Scratch scratch;
+  const std::string run = scratch.folder();
+  std::filesystem::create_directories(run + "/a");
+  const auto done = [&](const std::string& text) {
+    std::ofstream(run + "/a/done.json") << text;
+    return is_done(run, "a");
+  };
+  write_marker(run, "a", "done.json", {7, 1, 0, "2026-01-01T00:00:00Z"});
+  EXPECT_TRUE(is_done(run, "a"));
+  EXPECT_EQ(read_marker(run, "a", "done.json")->job, 7);
+  const std::string whole = R"({"stage": "a", "job": 7, "restarts": 1, "exit_code": 0, "time": "t"})";
+  EXPECT_TRUE(done(whole));
+  for (size_t size = 0; size < whole.size(); ++size) EXPECT_FALSE(done(whole.substr(0, size))) << size;
+  EXPECT_TRUE(has_broken_done(run, "a"));
+  for (const char* text :
+       {"{}", "[]", "null", "\n", "{\"stage\": \"b\", \"job\": 7, \"restarts\": 1, \"exit_code\": 0}",
+        "{\"stage\": \"a\", \"job\": 7, \"restarts\": 1, \"exit_code\": 70}",
+        "{\"stage\": \"a\", \"job\": \"7\", \"restarts\": 1, \"exit_code\": 0}",
+        "{\"stage\": \"a\", \"job\": 7, \"restarts\": 1, \"exit_code\": false}"})
+    EXPECT_FALSE(done(text)) << text;
+  std::filesystem::remove(run + "/a/done.json");
+  EXPECT_FALSE(is_done(run, "a"));
+  EXPECT_FALSE(has_broken_done(run, "a"));
 }
 
 TEST(Render, QuotesForTheShell) {
@@ -137,14 +259,21 @@ TEST(Shell, LargeOutputOnBothStreamsDoesNotBlock) {
 }
 
 TEST(State, RoundTripsAndRefusesBrokenFiles) {
-  const std::string run = testing::TempDir() + "dino_chain_state";
+  const std::string run = ::testing::TempDir() + "dino_chain_state";
   std::filesystem::create_directories(run);
   EXPECT_THROW((void)read_state(run + "/nowhere"), MissingInputError);
-  write_state({"pets", run, "pets.cfg", "2026-01-01T00:00:00Z", {{"curate", "12", "/s"}, {"eval", "", ""}}});
+  write_state({"pets",
+               run,
+               "pets.cfg",
+               "2026-01-01T00:00:00Z",
+               {{"curate", "12", "/s", "pets.curate"}, {"eval", "", "", ""}},
+               false});
   const ChainState state = read_state(run);
   EXPECT_EQ(state.name, "pets");
   ASSERT_EQ(state.stages.size(), 2u);
   EXPECT_EQ(state.stages[0].job, "12");
+  EXPECT_EQ(state.stages[0].name, "pets.curate");
+  EXPECT_FALSE(state.released);
   std::ofstream(run + "/chain.json") << R"({"schema": "other", "name": "x"})";
   EXPECT_THROW((void)read_state(run), DataError);
   std::ofstream(run + "/chain.json") << R"({"schema": "dinohpc-chain-1"})";

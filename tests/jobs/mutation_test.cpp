@@ -4,8 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include "base/error.hpp"
 #include "chain.hpp"
 #include "commands.hpp"
+#include "markers.hpp"
 #include "storage/scratch.hpp"
 
 namespace dino {
@@ -33,10 +35,21 @@ TEST(ChainMutation, State) {
   state.run = scratch.folder();
   state.name = "pets";
   state.chain_file = "chain.cfg";
-  state.stages = {{"curate", "12", "curate.sbatch"}, {"train", "13", "train.sbatch"}};
+  state.stages = {{"curate", "12", "curate.sbatch", "pets.curate"},
+                  {"train", "13", "train.sbatch", "pets.train"}};
   write_state(state);
   run_file_mutations({{read_text(scratch / "chain.json")}, 62, {}, 0.1}, scratch / "chain.json",
                      [&](const std::string&) { (void)read_state(scratch.folder()); });
+}
+
+TEST(ChainMutation, Marker) {
+  const Scratch scratch;
+  make_folders(scratch / "a");
+  write_marker(scratch.folder(), "a", "done.json", {12, 1, 0, "2026-01-01T00:00:00Z"});
+  run_file_mutations({{read_text(scratch / "a/done.json")}, 63, {}, 0.1}, scratch / "a/done.json",
+                     [&](const std::string&) {
+                       if (!is_done(scratch.folder(), "a")) throw DataError("not done");
+                     });
 }
 
 }  // namespace
