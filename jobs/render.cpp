@@ -38,12 +38,8 @@ std::string sbatch_lines(const Resources& r) {
 
 /// The lines that start the stage's program, indented as in the template.
 std::string command_lines(const Stage& stage, const std::string& launcher) {
-  // Once the stage was asked to stop, no further command of a list is started.
   if (!stage.command.empty())
-    return "trap : USR2\n  trap - TERM\n  trap 'dino_status=$?; ! read -t 0 -u \"$dino_pipe\" || exit "
-           "$((dino_status ? "
-           "dino_status : 75))' DEBUG\n  " +
-           stage.command;
+    return "trap : USR2\n    trap - TERM\n    trap dino_between DEBUG\n    " + stage.command;
   // exec: no shell is left around srun or the program.
   const std::string start =
       fmt::format("exec {}{}", stage.mpi ? launcher : "", shell_quote(program_path(stage.program)));

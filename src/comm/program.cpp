@@ -89,9 +89,10 @@ std::string with_place(const Failure& failure, const Communicator& world, bool n
   return place.empty() ? failure.message : fmt::format("{} [{}]", failure.message, place);
 }
 
-/// One line, whatever bytes a file name or a damaged file brought into the message.
+/// One line, whatever bytes a file name or a damaged file brought into the message. What another program said
+/// (sbatch, at length) is passed on whole.
 std::string printable(std::string text) {
-  constexpr size_t kLongest = 4000;
+  constexpr size_t kLongest = 100000;
   for (char& c : text)
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
   if (text.size() > kLongest) text.replace(kLongest, std::string::npos, " ...");

@@ -47,8 +47,8 @@ TEST(ChainMutation, Marker) {
   make_folders(scratch / "a");
   write_marker(scratch.folder(), "a", "done.json", {12, 1, 0, "2026-01-01T00:00:00Z"});
   run_file_mutations({{read_text(scratch / "a/done.json")}, 63, {}, 0.1}, scratch / "a/done.json",
-                     [&](const std::string&) {
-                       if (!is_done(scratch.folder(), "a")) throw DataError("not done");
+                     [&](const std::string& path) {
+                       if (!is_done(scratch.folder(), "a")) throw DataError("bad marker: " + path);
                      });
 }
 
