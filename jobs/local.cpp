@@ -76,7 +76,7 @@ void run_stage(const Chain& chain, const Stage& stage, const std::string& script
   make_folders(chain.run + "/" + stage.name);
   const std::string script_file = fmt::format("{}/slurm/{}.sh", chain.run, stage.name);
   const std::string log_file = fmt::format("{}/logs/{}.log", chain.run, stage.name);
-  const std::string lock_file = fmt::format("{}/slurm/.{}.lock", chain.run, stage.name);
+  const std::string lock_file = stage_lock(chain.run, stage.name);
   write_file_atomically(script_file, script);
   ::unlink(marker_path(chain.run, stage.name, "failed.json").c_str());
   ::unlink(marker_path(chain.run, stage.name, "done.json").c_str());  // a broken one

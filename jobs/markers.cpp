@@ -43,6 +43,10 @@ void write_marker(const std::string& run, const std::string& stage, const std::s
                         json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
+std::string stage_lock(const std::string& run, const std::string& stage) {
+  return fmt::format("{}/slurm/.{}.lock", run, stage);
+}
+
 bool is_done(const std::string& run, const std::string& stage) {
   const std::optional<Marker> marker = read_marker(run, stage, "done.json");
   return marker.has_value() && marker->exit_code == 0;

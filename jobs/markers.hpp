@@ -24,6 +24,9 @@ struct Marker {
 void write_marker(const std::string& run, const std::string& stage, const std::string& file,
                   const Marker& marker);
 
+/// Held by the stage's script under `dino-jobs local`.
+[[nodiscard]] std::string stage_lock(const std::string& run, const std::string& stage);
+
 /// Has the stage ended well?
 [[nodiscard]] bool is_done(const std::string& run, const std::string& stage);
 /// A done.json that does not say so; people should hear of it.

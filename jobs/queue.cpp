@@ -62,9 +62,9 @@ bool is_live(const QueuedJob& job) {
 
 QueueAnswer ask_queue(const std::vector<std::string>& names) {
   if (names.empty()) return {};
-  const ShellResult result = run_tool(
-      {"squeue", "-h", "-t", "all", fmt::format("--name={}", fmt::join(names, ",")), "-o", "%i|%T|%r|%j"},
-      slurm_seconds(kQuerySeconds));
+  const ShellResult result = run_tool({"squeue", "-a", "-h", "-t", "all",
+                                       fmt::format("--name={}", fmt::join(names, ",")), "-o", "%i|%T|%r|%j"},
+                                      slurm_seconds(kQuerySeconds));
   QueueAnswer answer = answer_of(result);
   if (!answer.answered) return answer;
   for (const std::string& line : split(result.out, '\n')) {
@@ -77,7 +77,7 @@ QueueAnswer ask_queue(const std::vector<std::string>& names) {
 
 QueueAnswer ask_queue_for(const std::string& job) {
   const ShellResult result =
-      run_tool({"squeue", "-h", "-j", job, "-o", "%T %r"}, slurm_seconds(kQuerySeconds));
+      run_tool({"squeue", "-a", "-h", "-j", job, "-o", "%T %r"}, slurm_seconds(kQuerySeconds));
   QueueAnswer answer = answer_of(result);
   const std::string line = trim(split(result.out, '\n').front());
   if (!answer.answered || line.empty()) return answer;

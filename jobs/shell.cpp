@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -47,12 +48,15 @@ class Pipe {
   std::array<int, 2> ends_{-1, -1};
 };
 
-/// This process's, without what Slurm set for a job around it.
+/// This process's, without what Slurm set for a job around it, and without what would hide jobs from squeue,
+/// sacct and scancel (SQUEUE_PARTITION and the like).
 std::vector<std::string> clean_environment() {
+  constexpr const char* kPrefixes[] = {"SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_"};
   std::vector<std::string> kept;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text = *entry;
-    const bool slurm = text.starts_with("SLURM_") || text.starts_with("SBATCH_");
+    const bool slurm = std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
+                                   [&](const char* prefix) { return text.starts_with(prefix); });
     if (!slurm || text.starts_with("SLURM_CONF=")) kept.emplace_back(text);
   }
   return kept;
@@ -112,14 +116,18 @@ void put(int fd, const char* data, ssize_t size) {
   }
 }
 
+bool is_locked_elsewhere(int fd) {
+  return ::flock(fd, LOCK_EX | LOCK_NB) != 0 &&
+         errno == EWOULDBLOCK;  // else: ours, or a file system without locks
+}
+
 /// Opened and locked. The lock belongs to the open file, which the script inherits: it ends with both of us.
 int lock_for_script(const std::string& path) {
   constexpr double kPatience = 10;
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (fd < 0) throw_errno("cannot lock", path);
   const Stopwatch watch;
-  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) break;  // a file system without locks
+  while (is_locked_elsewhere(fd)) {
     if (watch.seconds() > kPatience || stop_requested()) {
       ::close(fd);
       throw UsageError(
@@ -133,6 +141,14 @@ int lock_for_script(const std::string& path) {
 }
 
 }  // namespace
+
+bool is_stage_running(const std::string& lock) {
+  const int fd = ::open(lock.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) return false;
+  const bool held = is_locked_elsewhere(fd);
+  ::close(fd);
+  return held;
+}
 
 ShellResult run_tool(const std::vector<std::string>& words, double seconds) {
   Pipe out, err;

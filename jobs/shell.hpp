@@ -25,4 +25,7 @@ struct ShellResult {
 [[nodiscard]] int run_stage_script(const std::vector<std::string>& words, const std::string& log,
                                    const std::string& lock);
 
+/// Does a script of run_stage_script hold this lock, perhaps of a dino-jobs that is gone?
+[[nodiscard]] bool is_stage_running(const std::string& lock);
+
 }  // namespace dino

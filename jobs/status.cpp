@@ -16,6 +16,7 @@
 #include "commands.hpp"
 #include "markers.hpp"
 #include "queue.hpp"
+#include "shell.hpp"
 #include "storage/files.hpp"
 
 namespace dino {
@@ -107,7 +108,8 @@ class Look {
       status.state = asked ? "stopped" : "failed";
       status.exit_code = static_cast<int>(failed->exit_code);
     } else if (entry.name.empty() && entry.job.empty()) {
-      if (started && FolderLock::is_held(state_.run + "/slurm")) {
+      if (started && (FolderLock::is_held(state_.run + "/slurm") ||
+                      is_stage_running(stage_lock(state_.run, entry.stage)))) {
         status.state = "running";
       } else if (started) {
         status.state = "stopped";

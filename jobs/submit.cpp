@@ -310,6 +310,13 @@ ExitCode submit(const std::string& chain_file, const CommandContext& context) {
   make_folders(folder);
   make_folders(chain.run + "/logs");
   const FolderLock lock(folder);
+  for (const auto& [stage, script] : scripts) {
+    if (is_stage_running(stage_lock(chain.run, stage)))
+      throw UsageError(
+          fmt::format("cannot start: {}: stage {} of a killed dino-jobs local is still saving its work; "
+                      "submit when it is over",
+                      chain.run, stage));
+  }
   StageJobs adopted = jobs_to_adopt(chain, scripts);
 
   ChainState state{chain.name, chain.run, chain_file, utc_now(), {}, false};

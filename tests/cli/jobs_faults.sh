@@ -61,6 +61,9 @@ new; fault sbatch fail-after 2; both "2nd sbatch fails, but has taken the job" 0
 new; fault sbatch fail 2; both "2nd sbatch fails" 74 empty 75 "a102 b103<102 c104<103"
 new; fault squeue fail; both "squeue fails" 74 empty 66 "$all"
 new; echo "sbatch: warning: a banner" >"$FAKE/banner"; both "sbatch prints more than the number" 0 "$all" 0 "$all" 64
+export SQUEUE_PARTITION=other SQUEUE_STATES=RUNNING
+new; both "the user's SQUEUE_PARTITION hides jobs" 0 "$all" 0 "$all" 64
+unset SQUEUE_PARTITION SQUEUE_STATES
 new; submit; fault squeue fail; both "squeue fails, a chain is live" 74 "$all" 74 "$all" 64
 new; submit; rm run/chain.json; both "chain.json was deleted, the chain is live" 0 "$all" 0 "$all" 64
 new; fault sbatch kill-after 2; submit; chain "time = 5" >c.cfg; well; both "killed, then the chain file was changed" 64 "a101+held b102<101+held" 75 "a101+held b102<101+held" 64
@@ -143,7 +146,7 @@ cat >wrapped.sh <<'S'
 trap 'rm -f "$1.tmp"' EXIT # a shell with an EXIT trap looks as if it handled USR2
 ./saves.sh "$1"
 S
-printf '#!/bin/bash\necho up >>"$1.up"; sleep 0.6; echo saved >>"$1"\n' >finishes.sh # knows of no signal, and is soon over
+printf '#!/bin/bash\necho up >>"$1.up"; until [ -e f-go ]; do sleep 0.05; done; sleep 0.3; echo saved >>"$1"\n' >finishes.sh # knows of no signal, and is soon over
 chmod +x ./*.sh
 script() { # script NAME "SETTINGS": scr-NAME/s.sbatch, with the run folder run-NAME
   printf '[chain]\nrun = run-%s\nmax-restarts = 0\n[s]\n%b\n' "$1" "$2" >"$1.cfg"
@@ -171,12 +174,13 @@ signalled wrapped "command = ./wrapped.sh f-wrapped" USR2 75 1
 signalled owntrap "command = trap \"echo saved >>f-owntrap; exit 75\" USR2; echo up >>f-owntrap.up; while :; do sleep 0.05; done" TERM 75 1
 signalled nothing "command = echo up >>f-nothing.up; sleep 61" TERM 143 0
 signalled finishes "command = ./finishes.sh f-finishes" USR2 0 1
-signalled setup "setup = echo up >>f-setup.up; sleep 0.8\ncommand = echo saved >>f-setup" USR2 75 0
+signalled setup "setup = echo up >>f-setup.up; until [ -e f-go ]; do sleep 0.05; done\ncommand = echo saved >>f-setup" USR2 75 0
 for one in "${names[@]}"; do
   until_true 10 test -e "f-${one%%|*}.up" || fail "${one%%|*} did not start"
 done
 sleep 0.2
 for one in "${names[@]}"; do IFS='|' read -r name signal code saved pid <<<"$one"; kill -"$signal" "$pid"; done
+sleep 0.1; touch f-go
 for one in "${names[@]}"; do
   IFS='|' read -r name signal code saved pid <<<"$one"
   wait "$pid"; got=$?
@@ -274,9 +278,16 @@ restarts rewritten 'n=$(cat ${run}/s/state 2>/dev/null || echo 0); echo $((n + 1
 restarts never 'exit 75' 0
 [ "$runs" = "1 75 1 1" ] || fail "max-restarts = 0: $runs; wanted 1 75 1 1"
 
+# neither requeue nor sbatch works: it is tried again; and a job that sbatch has taken although it failed is found
+rm -rf "$FAKE"; mkdir "$FAKE"; script taken "max-restarts = 3\ncommand = exit 75"
+fault sbatch fail-after
+SLURM_JOB_ID=100 bash scr-taken/s.sbatch >log-taken 2>&1; got=$?; well
+row "sbatch fails, but has taken the job" 1 "$got" "$(cat run-taken/s/.restarts)"
+grep -q "goes on as job 101" log-taken && [ ! -e run-taken/s/failed.json ] && [ "$(grep -c '^sbatch ' "$FAKE/calls")" = 1 ] || { fail "a job that sbatch has taken was submitted twice"; cat log-taken; }
+
 # ---- local: signals, and dino-jobs killed
 
-heading "dino-jobs local" "signal" "exit" "saved" "left after 1 s" "status"
+heading "dino-jobs local" "signal" "exit" "saved" "left" "status"
 here() { # here NAME SETTINGS SIGNAL CODE SAVED STATUS
   printf '[chain]\nrun = lo-%s\nranks = 2\n[s]\n%b\n[t]\ncommand = true\n' "$1" "$2" >"$1.cfg"
   dino-jobs local "$1.cfg" >"log-$1" 2>&1 & local pid=$! got left saved seen
@@ -285,9 +296,10 @@ here() { # here NAME SETTINGS SIGNAL CODE SAVED STATUS
   dino-jobs status "lo-$1" --json | grep -q '"stage":"s","state":"running"' || fail "$1: status does not say that it runs"
   kill -"$3" $pid
   wait $pid; got=$?
-  until_true 1 eval "! pgrep -f '[f]-$1( |\$)' >/dev/null"
+  until_true 8 eval "! pgrep -f '[f]-$1( |\$)' >/dev/null"
   left=$(pgrep -fc "[f]-$1( |\$)")
   saved=$(grep -c saved "f-$1" 2>/dev/null)
+  until_true 8 eval "! dino-jobs status lo-$1 | grep -q running"
   dino-jobs status "lo-$1" >status.txt; seen=$?
   row "$1" "$3" "$got" "${saved:-0}" "$left" "$seen"
   [ "$got ${saved:-0} $left $seen" = "$4 $5 0 $6" ] || { fail "$1: exit $got, saved ${saved:-0}, left $left, status $seen; wanted $4, $5, 0, $6"; cat "log-$1" status.txt; }
@@ -298,7 +310,7 @@ here lo-int "program = $S\nargs = f-lo-int\nmpi = false" INT 75 1 75
 here lo-deaf "command = echo up >f-lo-deaf.up; sleep 62 # f-lo-deaf" TERM 75 0 75
 here lo-killed "command = $S f-lo-killed" KILL 137 1 75
 here lo-killed-deaf "command = echo up >f-lo-killed-deaf.up; sleep 63 && true" KILL 137 0 75
-until_true 2 eval "! pgrep -f 'sleep 6[123]' >/dev/null" || fail "a stage outlived its dino-jobs"
+until_true 8 eval "! pgrep -f 'sleep 6[123]' >/dev/null" || fail "a stage outlived its dino-jobs"
 # what still saves after its dino-jobs was killed is not started a second time beside itself
 printf '[chain]\nrun = lo-twice\n[s]\ncommand = [ ! -e f-busy ] || touch f-both; trap "sleep 1.5; rm -f f-busy; exit 75" USR2; [ -e f-second ] || { touch f-second f-busy; while :; do sleep 0.05; done; }\n' >twice.cfg
 dino-jobs local twice.cfg >log-twice 2>&1 & pid=$!

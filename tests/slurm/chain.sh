@@ -114,7 +114,7 @@ args = -c 'trap "exit 75" USR2; echo up > $1/up.${SLURM_RESTART_COUNT:-0}.${DINO
 [after]
 command = true
 CFG
-sed 's/^run = signal/run = resubmit\nsbatch-extra = --no-requeue/' signal.cfg >resubmit.cfg
+sed 's/^run = signal/run = resubmit\nsbatch-extra = --no-requeue --export=NONE/' signal.cfg >resubmit.cfg
 for chain in signal resubmit; do
   "$jobs" submit $chain.cfg >/dev/null || fail "submit of the $chain chain"
   for _ in $(seq 100); do [ -e $chain/saved ] && break; sleep 0.1; done
@@ -125,6 +125,38 @@ done
 [ -e signal/up.1.0 ] || fail "the first chain was not requeued"
 [ -e resubmit/up.0.1 ] || fail "without requeue, the stage was not submitted anew"
 say "signals reach the program, and it goes on after them"
+
+# --- a submission that is killed after Slurm has taken its second job; the next one goes on with both ---
+cat >killed.cfg <<'CFG'
+[chain]
+run = killed
+time = 00:05:00
+[one]
+command = echo x >>${run}/one.ran
+[two]
+command = echo x >>${run}/two.ran
+[three]
+command = echo x >>${run}/three.ran
+CFG
+mkdir wrapped
+cat >wrapped/sbatch <<SH
+#!/bin/bash
+$(command -v sbatch) "\$@" || exit
+grep -q two <<<"\$*" && kill -KILL \$PPID
+SH
+chmod +x wrapped/sbatch
+PATH=$work/wrapped:$PATH "$jobs" submit killed.cfg >/dev/null 2>&1
+[ "$(squeue -h -o %r | sort | uniq -c | xargs)" = "2 JobHeldUser" ] || fail "a killed submission left $(squeue -h | wc -l) jobs, not 2 on hold"
+"$jobs" status killed >/dev/null
+[ $? = 75 ] || fail "status does not say that the submission was cut short"
+scancel "$(squeue -h -o "%i %j" | grep one | cut -d' ' -f1)" # the second waits for it; the new first takes its place
+for _ in $(seq 50); do [ "$(squeue -h | wc -l)" = 1 ] && break; sleep 0.1; done
+"$jobs" submit killed.cfg >killed.txt || fail "submit after a killed one"
+grep -q "two: job .*, submitted earlier" killed.txt || fail "the job on hold was not taken over: $(cat killed.txt)"
+wait_for 30 killed three done
+[ "$(cat killed/*.ran | wc -l)" = 3 ] || fail "a stage ran twice or not at all"
+"$jobs" status killed >/dev/null || fail "status of a chain that is done"
+say "a killed submission is taken up again"
 
 # --- status without Slurm: the markers tell ---
 [ "$(env -u SLURM_CONF PATH=/nonexistent "$jobs" status good --json | grep -o '"state":"done"' | wc -l)" = 3 ] ||
