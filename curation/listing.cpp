@@ -18,16 +18,6 @@ std::string base_name(std::string reference) {
   return reference.substr(reference.rfind('/') + 1);
 }
 
-/// A file that vanished since the folder was read counts as empty here and as unreadable in ingest.
-int64_t size_of_record(const Record& record) {
-  if (record.size >= 0) return record.size;
-  try {
-    return file_size(record.path);
-  } catch (const Error&) {
-    return 0;
-  }
-}
-
 class Packer {
  public:
   void number(int64_t value) {
@@ -110,7 +100,7 @@ void append(Listing& listing, const std::string& reference, const std::string& p
   for (Record& record : data.records) {
     Item item;
     item.row = static_cast<int64_t>(listing.items.size());
-    record.size = size_of_record(record);
+    if (record.size < 0) record.size = listed_size(record.path);
     digest += fmt::format("{}\t{}\n", record.key, record.size);
     if (record.label >= 0) item.class_name = data.classes[static_cast<size_t>(record.label)];
     record.key = prefix + record.key;

@@ -103,6 +103,7 @@ bool process_units(const std::string& stage, const Units& units, const Communica
   std::string failure;
   int code = 0;
   size_t next = 0;
+  bool stopped = false;  // in the middle of a unit, while a file was tried again
   {
     // Rank 0 shows its own part, which stands for all: ranks have equal numbers of units.
     Progress progress(stage, static_cast<int64_t>(units.mine.size()), "units");
@@ -112,12 +113,13 @@ bool process_units(const std::string& stage, const Units& units, const Communica
         progress.add(1);
       }
     } catch (const Error& error) {
-      failure = error.what();
+      stopped = error.code() == ExitCode::stopped;
+      if (!stopped) failure = error.what();
       code = static_cast<int>(error.code());
     }
     progress.finish();
   }
-  return !pace.finish(next < units.mine.size(), failure, code);
+  return !pace.finish(stopped || next < units.mine.size(), failure, code);
 }
 
 std::string embeddings_path(const Run& run) {

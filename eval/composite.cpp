@@ -123,8 +123,6 @@ Composite load_composite(const Record& record, int64_t size, int64_t decode_memo
       out.fault =
           std::string(name_of(decoded.status)) + (decoded.message.empty() ? "" : ": " + decoded.message);
     }
-  } catch (const Error& e) {
-    out.fault = e.what();
   } catch (const std::bad_alloc&) {
     out.fault = std::string(name_of(DecodeStatus::memory)) + ": the machine has not enough memory for it";
   }

@@ -25,6 +25,7 @@ struct Composite {
 /// Pads to a square, resizes to `size`, blends colours by alpha on the background, and takes alpha >= 128 as
 /// foreground. Never throws for bad input.
 [[nodiscard]] Composite composite_on_background(const Image& rgba, int64_t size, Random& random);
+/// IoError when the file system fails.
 [[nodiscard]] Composite load_composite(const Record& record, int64_t size, int64_t decode_memory,
                                        uint64_t seed);
 

@@ -37,16 +37,13 @@ LoadedImage load_image(const Record& record, const FeatureProtocol& protocol) {
     options.background = parse_background(protocol.background);
     options.limits.max_pixels = protocol.max_pixels;
     options.limits.max_memory = parse_decode_memory(protocol.decode_memory);
-    const std::vector<uint8_t> bytes = read_record(record);
-    const Decoded decoded = decode_image(bytes, options);
+    const Decoded decoded = decode_image(read_record(record), options);
     if (decoded.status == DecodeStatus::ok) {
       out.image = prepare_on(decoded.image, decoded.background, protocol);
       return out;
     }
     out.fault =
         std::string(name_of(decoded.status)) + (decoded.message.empty() ? "" : ": " + decoded.message);
-  } catch (const Error& e) {
-    out.fault = e.what();
   } catch (const std::bad_alloc&) {
     out.fault = std::string(name_of(DecodeStatus::memory)) + ": the machine has not enough memory for it";
   }

@@ -27,7 +27,7 @@ struct ModelOptions {
 /// Decoded image -> the model's square input.
 [[nodiscard]] Image prepare_image(const Image& image, const FeatureProtocol& protocol);
 
-/// A record decoded and prepared, or the reason why not. Never throws for bad input.
+/// A record decoded and prepared, or the reason why not: of the bytes, never of the file system (IoError).
 struct LoadedImage {
   Image image;  ///< protocol.size squared; all zero when faulty
   std::string fault;

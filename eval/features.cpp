@@ -11,12 +11,15 @@
 #include "base/error.hpp"
 #include "base/json_line.hpp"
 #include "base/log.hpp"
+#include "base/loop_failure.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
 #include "commands.hpp"
+#include "datasets/on_all_ranks.hpp"
 #include "imaging/decode_options.hpp"
 #include "options.hpp"
 #include "storage/files.hpp"
+#include "storage/temporary.hpp"
 
 namespace dino::eval {
 
@@ -36,7 +39,7 @@ namespace {
 class Spool {
  public:
   explicit Spool(const std::string& beside)
-      : path_(beside + ".rows"), file_(std::fopen(path_.c_str(), "w+b")) {
+      : path_(temporary_name(beside)), file_(::fdopen(create_new_file(path_, beside), "w+b")) {
     if (file_ == nullptr) fail();
     std::remove(path_.c_str());  // the open file stays usable, and a killed run leaves nothing behind
   }
@@ -89,12 +92,16 @@ BatchResult run_batch(Extractor& extractor, const FeaturesConfig& config, std::s
   std::vector<Image> images(records.size());
   BatchResult out;
   out.faults.resize(records.size());
+  LoopFailure failure;
 #pragma omp parallel for schedule(dynamic)
   for (size_t i = 0; i < records.size(); ++i) {
-    LoadedImage loaded = load_image(records[i], config.protocol);
-    images[i] = std::move(loaded.image);
-    out.faults[i] = std::move(loaded.fault);
+    failure.guard([&] {
+      LoadedImage loaded = load_image(records[i], config.protocol);
+      images[i] = std::move(loaded.image);
+      out.faults[i] = std::move(loaded.fault);
+    });
   }
+  failure.rethrow();
   const size_t batch = records.size();
   out.features.resize(batch * static_cast<size_t>(width));
   out.patches.resize(batch * static_cast<size_t>(patch_values));
@@ -177,7 +184,7 @@ std::vector<Record> chosen_records(const FeaturesConfig& config, Dataset& datase
 FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& config,
                                const std::string& output) {
   const log::Phase phase("features");
-  Dataset dataset = open_dataset(config.data);
+  Dataset dataset = open_on_all_ranks(config.data, world);
   const std::vector<Record> records = chosen_records(config, dataset);
   const auto extractor = make_extractor(config.model, config.protocol, static_cast<uint64_t>(config.seed));
   const int64_t width = extractor->columns(config.protocol).width();
@@ -195,6 +202,7 @@ FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& 
     check_replaceable(output);
     if (const size_t slash = output.rfind('/'); slash != std::string::npos && slash > 0)
       make_folders(output.substr(0, slash));
+    remove_leftovers_of(output);
     writer = std::make_unique<Writer>(output, width, patch_values);
     writer->set.data = config.data;
     writer->set.model = extractor->identity();
@@ -209,11 +217,19 @@ FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& 
     const int64_t first = std::min(begin + world.rank() * config.batch, n),
                   last = std::min(first + config.batch, n);
     BatchResult mine;
-    if (last > first)
-      mine =
-          run_batch(*extractor, config,
-                    std::span(records).subspan(static_cast<size_t>(first), static_cast<size_t>(last - first)),
-                    width, patch_values);
+    std::string fault;
+    int code = 0;
+    try {
+      if (last > first)
+        mine = run_batch(
+            *extractor, config,
+            std::span(records).subspan(static_cast<size_t>(first), static_cast<size_t>(last - first)), width,
+            patch_values);
+    } catch (const Error& error) {
+      fault = error.what();
+      code = static_cast<int>(error.code());
+    }
+    world.agree_or_throw(fault, code);
     const std::string texts = join_faults(mine.faults);
     const auto all_texts = world.gather_values<char>(std::span(texts));
     const auto features = world.gather_values<float>(std::span<const float>(mine.features));

@@ -155,7 +155,9 @@ bool ResultStore::add(const ResultRow& row, bool force) {
     log::info(what + ": already in " + path_ + ", kept as it is (--force appends it again)");
     return false;
   }
-  LineWriter(path_).write(to_json_line(row));
+  LineWriter writer(path_);
+  writer.write(to_json_line(row));
+  writer.close();
   rows_.push_back(row);
   log::info(what);
   return true;

@@ -10,6 +10,7 @@
 #include "base/error.hpp"
 #include "base/json_line.hpp"
 #include "base/log.hpp"
+#include "base/loop_failure.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"
@@ -69,10 +70,14 @@ Tokens extract_tokens(Extractor& extractor, const SegmentConfig& config, std::sp
   for (int64_t begin = mine.begin; begin < mine.end; begin += config.batch) {
     const int64_t count = std::min(config.batch, mine.end - begin);
     std::vector<Composite> made(static_cast<size_t>(count));
+    LoopFailure failure;
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < count; ++i)
-      made[static_cast<size_t>(i)] = load_composite(records[static_cast<size_t>(begin + i)], config.size,
-                                                    decode_memory, static_cast<uint64_t>(config.seed));
+      failure.guard([&] {
+        made[static_cast<size_t>(i)] = load_composite(records[static_cast<size_t>(begin + i)], config.size,
+                                                      decode_memory, static_cast<uint64_t>(config.seed));
+      });
+    failure.rethrow();
     std::vector<Image> images;
     for (const Composite& c : made) images.push_back(c.image);
     features.resize(static_cast<size_t>(count * extractor.columns(protocol).width()));

@@ -19,6 +19,7 @@
 #include "base/error.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"
+#include "storage/temporary.hpp"
 
 extern char** environ;
 
@@ -181,8 +182,7 @@ ShellResult run_tool(const std::vector<std::string>& words, double seconds) {
 }
 
 int run_stage_script(const std::vector<std::string>& words, const std::string& log, const std::string& lock) {
-  const int log_fd = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (log_fd < 0) throw_errno("cannot write log", log);
+  const int log_fd = open_without_links(log, O_WRONLY | O_CREAT | O_APPEND);
   const int lock_fd = lock_for_script(lock);
   Pipe output;
   const pid_t child = start(words, clean_environment(), output.write_end(), output.write_end(), lock_fd);

@@ -7,6 +7,7 @@
 #include <new>
 #include <numeric>
 #include <span>
+#include <utility>
 
 #include "base/log.hpp"
 #include "base/random.hpp"
@@ -17,6 +18,8 @@
 namespace dino::pretrain {
 
 namespace {
+
+constexpr int64_t kBadExamples = 3;
 
 /// What is done to every image before it is cut into crops.
 Image prepare(Decoded decoded, const LoaderConfig& config) {
@@ -40,6 +43,11 @@ int64_t ImageCache::bad_records() const {
   return bad_count_;
 }
 
+std::string ImageCache::bad_examples() const {
+  const std::lock_guard lock(mutex_);
+  return bad_examples_;
+}
+
 std::shared_ptr<const Image> ImageCache::get(int64_t record) {
   const auto index = static_cast<size_t>(record);
   {
@@ -59,12 +67,6 @@ std::shared_ptr<const Image> ImageCache::get(int64_t record) {
       image = std::make_shared<const Image>(prepare(std::move(decoded), config_));
     else
       fault = std::string(name_of(decoded.status)) + ": " + decoded.message;
-  } catch (const IoError&) {
-    // The file system failed, not the image. To leave it out here, while another rank or a later start can
-    // read it, would change the samples.
-    throw;
-  } catch (const Error& error) {
-    fault = error.what();
   } catch (const std::bad_alloc&) {
     fault = std::string(name_of(DecodeStatus::memory)) + ": the machine has not enough memory for it";
   }
@@ -72,7 +74,8 @@ std::shared_ptr<const Image> ImageCache::get(int64_t record) {
   if (!fault.empty()) {
     if (bad_[index] == 0) {
       bad_[index] = 1;
-      ++bad_count_;
+      if (++bad_count_ <= kBadExamples)
+        bad_examples_ += fmt::format("{}{} ({})", bad_examples_.empty() ? "" : ", ", source.path, fault);
       log::warning(fmt::format("image left out: {} ({}): {}", source.key, source.path, fault));
     }
     return nullptr;
@@ -111,6 +114,7 @@ DataLoader::DataLoader(const Dataset& dataset, LoaderConfig config, Range images
     slot.crops.global_crops = Tensor(Shape{2 * range_.size(), 3, global, global});
     slot.crops.local_crops = Tensor(Shape{config_.augment.local_count * range_.size(), 3, local, local});
     slot.checksums.resize(static_cast<size_t>(range_.size()));
+    slot.replaced.resize(static_cast<size_t>(range_.size()));
   }
   for (int64_t i = 0; i < config_.workers; ++i) threads_.emplace_back([this] { work(); });
 }
@@ -124,16 +128,27 @@ DataLoader::~DataLoader() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-const CropSet& DataLoader::next() {
+bool DataLoader::is_ready() const {
+  const Slot& slot = slots_[static_cast<size_t>(next_step_) % slots_.size()];
+  return failure_ || range_.size() == 0 || (slot.crops.step == next_step_ && slot.finished == range_.size());
+}
+
+DataLoader::Awaited DataLoader::await() {
   const log::Phase phase("data wait");
   const Stopwatch watch;
   std::unique_lock lock(mutex_);
+  batch_ready_.wait(lock, [&] { return is_ready(); });
+  waited_ += watch.seconds();
+  const Slot& slot = slots_[static_cast<size_t>(next_step_) % slots_.size()];
+  if (failure_ || range_.size() == 0) return {failure_, 0};
+  return {nullptr, std::accumulate(slot.replaced.begin(), slot.replaced.end(), int64_t{0})};
+}
+
+const CropSet& DataLoader::next() {
+  const log::Phase phase("data wait");
+  if (const Awaited awaited = await(); awaited.failure) std::rethrow_exception(awaited.failure);
+  std::unique_lock lock(mutex_);
   Slot& slot = slots_[static_cast<size_t>(next_step_) % slots_.size()];
-  batch_ready_.wait(lock, [&] {
-    return failure_ || range_.size() == 0 ||
-           (slot.crops.step == next_step_ && slot.finished == range_.size());
-  });
-  if (failure_) std::rethrow_exception(failure_);
   slot.crops.step = next_step_;
   slot.crops.checksum = std::accumulate(slot.checksums.begin(), slot.checksums.end(), int64_t{0});
   // The slot handed out now is reused only after the following next(), since fill_step_ stays below
@@ -141,7 +156,7 @@ const CropSet& DataLoader::next() {
   ++next_step_;
   lock.unlock();
   work_ready_.notify_all();
-  wait_seconds_ = watch.seconds();
+  wait_seconds_ = std::exchange(waited_, 0);
   return slot.crops;
 }
 
@@ -175,10 +190,11 @@ void DataLoader::work() {
   }
 }
 
-std::shared_ptr<const Image> DataLoader::load(int64_t record) {
+std::shared_ptr<const Image> DataLoader::load(int64_t record, bool& replaced) {
   const auto records = static_cast<int64_t>(dataset_.records.size());
   // An undecodable image is replaced by the next one that decodes: the same on any rank.
   for (int64_t i = 0; i < records; ++i) {
+    replaced = i > 0;
     if (auto image = cache_.get((record + i) % records)) return image;
   }
   throw DataError("no image of the training data can be decoded: " + dataset_.reference +
@@ -186,7 +202,8 @@ std::shared_ptr<const Image> DataLoader::load(int64_t record) {
 }
 
 void DataLoader::fill(Slot& slot, int64_t image, int64_t record) {
-  const auto pixels = load(record);
+  bool replaced = false;
+  const auto pixels = load(record, replaced);
   const AugmentConfig& augment = config_.augment;
   const auto sample = static_cast<uint64_t>(slot.crops.step * config_.batch + range_.begin + image);
   const int64_t count = range_.size();
@@ -212,6 +229,7 @@ void DataLoader::fill(Slot& slot, int64_t image, int64_t record) {
     checksum = crc32c(std::as_bytes(std::span(out, static_cast<size_t>(local_values))), checksum);
   }
   slot.checksums[static_cast<size_t>(image)] = checksum;
+  slot.replaced[static_cast<size_t>(image)] = replaced ? 1 : 0;
 }
 
 }  // namespace dino::pretrain

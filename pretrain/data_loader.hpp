@@ -37,10 +37,12 @@ struct LoaderConfig {
 class ImageCache {
  public:
   ImageCache(const Dataset& dataset, const LoaderConfig& config);
-  /// Empty pointer when the record cannot be decoded; the fault is logged once. IoError when the file system
-  /// fails.
+  /// Empty pointer when the record was read whole and cannot be decoded; the fault is logged once. IoError
+  /// when the file system fails: to leave the image out here, while another rank or a later start can read
+  /// it, would change the samples.
   [[nodiscard]] std::shared_ptr<const Image> get(int64_t record);
   [[nodiscard]] int64_t bad_records() const;
+  [[nodiscard]] std::string bad_examples() const;
 
  private:
   const Dataset& dataset_;
@@ -49,6 +51,7 @@ class ImageCache {
   std::vector<std::shared_ptr<const Image>> images_;
   std::vector<uint8_t> bad_;
   int64_t bytes_ = 0, bad_count_ = 0;
+  std::string bad_examples_;
 };
 
 /// The record that is sample number `sample`: epoch e = sample / N walks a permutation drawn from (seed, e).
@@ -83,20 +86,30 @@ class DataLoader {
   DataLoader(const DataLoader&) = delete;
   DataLoader& operator=(const DataLoader&) = delete;
 
+  struct Awaited {
+    std::exception_ptr failure;  ///< what next() would throw
+    int64_t replaced = 0;        ///< samples of this rank in the step
+  };
+  /// Waits until next() has its crops or its exception.
+  [[nodiscard]] Awaited await();
   /// The crops of the next step; valid until the next call. Rethrows a worker's exception.
   [[nodiscard]] const CropSet& next();
   [[nodiscard]] double wait_seconds() const { return wait_seconds_; }  ///< of the last next()
   [[nodiscard]] int64_t bad_records() const { return cache_.bad_records(); }
+  /// The first few broken images that this rank met, one line.
+  [[nodiscard]] std::string bad_examples() const { return cache_.bad_examples(); }
 
  private:
   struct Slot {
     CropSet crops;
     int64_t started = 0, finished = 0;  ///< images handed out / done
     std::vector<int64_t> checksums;     ///< of each image
+    std::vector<int64_t> replaced;      ///< 1 for each whose own image cannot be decoded
   };
   void work();
   void fill(Slot& slot, int64_t image, int64_t record);
-  [[nodiscard]] std::shared_ptr<const Image> load(int64_t record);
+  [[nodiscard]] std::shared_ptr<const Image> load(int64_t record, bool& replaced);
+  [[nodiscard]] bool is_ready() const;  ///< under the lock
 
   const Dataset& dataset_;
   LoaderConfig config_;
@@ -110,6 +123,7 @@ class DataLoader {
   int64_t fill_step_;  ///< the step that workers hand out
   bool stop_ = false;
   std::exception_ptr failure_;
+  double waited_ = 0;  ///< in await(), since the last next()
   double wait_seconds_ = 0;
   std::vector<std::thread> threads_;
 };

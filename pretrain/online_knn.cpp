@@ -8,7 +8,8 @@
 #include <new>
 
 #include "base/log.hpp"
-#include "datasets/dataset.hpp"
+#include "base/loop_failure.hpp"
+#include "datasets/on_all_ranks.hpp"
 #include "imaging/decode_options.hpp"
 #include "imaging/image.hpp"
 #include "vectors/embeddings.hpp"
@@ -46,7 +47,7 @@ OnlineKnn::OnlineKnn(const TrainConfig& config, const Communicator& comm) : conf
 
 OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
                                std::vector<std::string>& classes) const {
-  const Dataset dataset = open_dataset(reference);
+  const Dataset dataset = open_on_all_ranks(reference, comm_);
   const auto records = static_cast<int64_t>(dataset.records.size());
   const int64_t count = std::min(records, limit);
   const Range range = even_range(count, comm_.rank(), comm_.size());
@@ -57,26 +58,28 @@ OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
   options.limits.max_memory = parse_decode_memory(config_.decode_memory);
   std::vector<float> pixels(static_cast<size_t>(range.size() * values));
   std::vector<int32_t> labels(static_cast<size_t>(range.size()), -1);
+  LoopFailure failure;
 #pragma omp parallel for schedule(dynamic)
   for (int64_t i = range.begin; i < range.end; ++i) {
-    const Record& record = dataset.records[static_cast<size_t>(i * records / count)];
-    if (record.label < 0) continue;
-    Decoded decoded;
-    try {
-      decoded = decode_image(read_record(record), options);
-    } catch (const Error& error) {
-      decoded.message = error.what();
-    } catch (const std::bad_alloc&) {
-      decoded.message = "the machine has not enough memory for it";
-    }
-    if (decoded.status != DecodeStatus::ok) {
-      log::warning(fmt::format("k-NN image left out: {}: {}", record.path, decoded.message));
-      continue;
-    }
-    normalize_to(prepare(decoded, config_), config_.augment.normalisation,
-                 pixels.data() + (i - range.begin) * values);
-    labels[static_cast<size_t>(i - range.begin)] = record.label;
+    failure.guard([&] {
+      const Record& record = dataset.records[static_cast<size_t>(i * records / count)];
+      if (record.label < 0) return;
+      Decoded decoded;
+      try {
+        decoded = decode_image(read_record(record), options);
+      } catch (const std::bad_alloc&) {
+        decoded.message = "the machine has not enough memory for it";
+      }
+      if (decoded.status != DecodeStatus::ok) {
+        log::warning(fmt::format("k-NN image left out: {}: {}", record.path, decoded.message));
+        return;
+      }
+      normalize_to(prepare(decoded, config_), config_.augment.normalisation,
+                   pixels.data() + (i - range.begin) * values);
+      labels[static_cast<size_t>(i - range.begin)] = record.label;
+    });
   }
+  failure.rethrow();
   Set set;
   if (classes.empty()) classes = dataset.classes;
   if (classes != dataset.classes) {

@@ -23,7 +23,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 /// Drops the lines of steps above `step`; a line that is not JSON (cut by a kill) goes too.
-void drop_lines_after(const std::string& path, int64_t step) {
+void drop_lines_after(const std::string& path, int64_t step, int64_t& replaced) {
   if (!path_exists(path)) return;
   std::istringstream lines(read_text(path));
   std::string kept, line;
@@ -35,13 +35,15 @@ void drop_lines_after(const std::string& path, int64_t step) {
       changed = true;
     } else {
       kept += line + "\n";
+      if (json.contains("replaced_samples") && json["replaced_samples"].is_number_integer())
+        replaced = json["replaced_samples"].get<int64_t>();
     }
   }
   if (changed) write_file_atomically(path, kept);
 }
 
-const std::string& prepare(const std::string& path, int64_t step) {
-  drop_lines_after(path, step);
+const std::string& prepare(const std::string& path, int64_t step, int64_t& replaced) {
+  drop_lines_after(path, step, replaced);
   return path;
 }
 
@@ -75,7 +77,7 @@ const std::set<std::string>& free_settings() {
       "keep-every", "log-every",      "max-seconds", "stop-after",       "workers",
       "prefetch",   "cache-gib",      "knn-train",   "knn-test",         "knn-every",
       "knn-limit",  "knn-test-limit", "knn-k",       "max-skips",        "watchdog-seconds",
-      "data"};
+      "data",       "retry-seconds",  "max-replaced"};
   return names;
 }
 
@@ -97,7 +99,21 @@ std::string data_hash(const Dataset& dataset) {
 }  // namespace
 
 RunLog::RunLog(const std::string& run, int64_t step)
-    : path_(run + "/metrics.jsonl"), writer_(prepare(path_, step)) {}
+    : path_(run + "/metrics.jsonl"), writer_(prepare(path_, step, replaced_before_)) {}
+
+void RunLog::append(const std::string& line) {
+  try {
+    if (lost_ > 0) {
+      writer_.write(Json{{"event", "lines_lost"}, {"time", utc_now()}, {"lines", lost_}}.dump());
+      lost_ = 0;
+    }
+    writer_.write(line);
+  } catch (const IoError& error) {
+    if (lost_++ == 0)
+      log::warning(
+          fmt::format("{}; the training goes on without these lines; free some space", error.what()));
+  }
+}
 
 void RunLog::step(const StepLine& line) {
   const SslLosses& losses = line.result.losses;
@@ -128,8 +144,9 @@ void RunLog::step(const StepLine& line) {
   json["effective_rank"] = number(health.effective_rank);
   json["images_per_second"] = line.images_per_second;
   json["data_wait_seconds"] = line.data_wait_seconds;
+  json["replaced_samples"] = line.replaced_samples;
   json["batch_crc"] = line.batch_crc;
-  writer_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+  append(json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::start(const TrainConfig& config, const CommandContext& context, int64_t records,
@@ -163,33 +180,38 @@ void RunLog::resume(int64_t step, const std::string& checkpoint, int ranks) {
 }
 
 void RunLog::checkpoint(int64_t step, const std::string& folder, double seconds) {
-  writer_.write(
-      Json{{"event", "checkpoint"}, {"step", step}, {"checkpoint", folder}, {"seconds", seconds}}.dump(
-          -1, ' ', false, Json::error_handler_t::replace));
+  append(Json{{"event", "checkpoint"}, {"step", step}, {"checkpoint", folder}, {"seconds", seconds}}.dump(
+      -1, ' ', false, Json::error_handler_t::replace));
+}
+
+void RunLog::checkpoint_failed(int64_t step, const std::string& why) {
+  append(Json{{"event", "checkpoint_failed"}, {"step", step}, {"time", utc_now()}, {"why", why}}.dump(
+      -1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::skip(int64_t step, const SslStepResult& result) {
-  writer_.write(Json{{"event", "skip"},
-                     {"step", step},
-                     {"loss", number(result.losses.total)},
-                     {"grad_norm_backbone", number(result.grad_norms[0])}}
-                    .dump(-1, ' ', false, Json::error_handler_t::replace));
+  append(Json{{"event", "skip"},
+              {"step", step},
+              {"loss", number(result.losses.total)},
+              {"grad_norm_backbone", number(result.grad_norms[0])}}
+             .dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::rollback(int64_t step, const std::string& checkpoint) {
-  writer_.write(Json{{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}.dump(
+  append(Json{{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}.dump(
       -1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::knn(int64_t step, const OnlineKnn::Score& score, int64_t k) {
-  writer_.write(Json{
+  append(Json{
       {"event", "knn"},
       {"step", step},
       {"accuracy", score.cls},
       {"accuracy_patches", score.patches},
       {"accuracy_all", score.all},
       {"n", score.n},
-      {"k", k}}.dump(-1, ' ', false, Json::error_handler_t::replace));
+      {"k",
+       k}}.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void RunLog::stop(int64_t step, const std::string& reason) {
@@ -203,7 +225,7 @@ void RunLog::stop(int64_t step, const std::string& reason) {
       log::info(text);
     json["health"] = verdict.title;
   }
-  writer_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+  append(json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void check_or_write_config(const std::string& run, const std::string& ini) {

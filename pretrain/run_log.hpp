@@ -20,7 +20,8 @@ struct StepLine {
   SslSchedule schedule;
   SslStepResult result;
   double images_per_second = 0, data_wait_seconds = 0;
-  std::string batch_crc;  ///< of samples, crops and masks: the same for any number of ranks
+  int64_t replaced_samples = 0;  ///< of the run so far
+  std::string batch_crc;         ///< of samples, crops and masks: the same for any number of ranks
 };
 
 /// The fields of metrics.jsonl are a contract with users' scripts.
@@ -33,15 +34,23 @@ class RunLog {
   void start(const TrainConfig& config, const CommandContext& context, int64_t records, int64_t parameters);
   void resume(int64_t step, const std::string& checkpoint, int ranks);
   void checkpoint(int64_t step, const std::string& folder, double seconds);
+  void checkpoint_failed(int64_t step, const std::string& why);
   void skip(int64_t step, const SslStepResult& result);
   void rollback(int64_t step, const std::string& checkpoint);
   void knn(int64_t step, const OnlineKnn::Score& score, int64_t k);
   /// A run that is done gets a line on its health (training/collapse.hpp).
   void stop(int64_t step, const std::string& reason);
+  /// As the last line that was kept says.
+  [[nodiscard]] int64_t replaced_before() const { return replaced_before_; }
 
  private:
+  /// A line that cannot be written (a full disk) does not end the training: it is counted, said once, and
+  /// told by an event as soon as there is space.
+  void append(const std::string& line);
   std::string path_;
+  int64_t replaced_before_ = 0;  ///< set while writer_ is made
   LineWriter writer_;
+  int64_t lost_ = 0;
 };
 
 /// Compares the settings in force with RUN/config.ini (absent: a new run, and the file is written). Settings

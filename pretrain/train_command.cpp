@@ -13,7 +13,7 @@ namespace dino::pretrain {
 namespace {
 
 void dry_run(const TrainConfig& config, const CommandContext& context) {
-  const Dataset dataset = open_all(config.data);
+  const Dataset dataset = open_all(config.data, context.world);
   ParameterLayout layout;
   const SslConfig ssl = make_ssl_config(config);
   append_vit_layout(layout, ssl.vit);
@@ -63,7 +63,11 @@ Command train_command() {
       "warning, "
       "and when none is left it fails with 65 rather than begin anew. Other settings are refused (64), and "
       "other images (65); where the images lie may change. SIGUSR2 or SIGTERM, --max-seconds and "
-      "--stop-after end it with a checkpoint and exit code 75.\n"
+      "--stop-after end it with a checkpoint and exit code 75. An image that cannot be read on some rank "
+      "ends it "
+      "with 74, after a checkpoint; a checkpoint that does not fit on the disk is left out with a warning, "
+      "unless "
+      "it is the last one (74).\n"
       "The batch is counted over all ranks, so samples, crops and masks do not depend on their number.";
   command.make = [](OptionTable& table) {
     auto config = std::make_shared<TrainConfig>();

@@ -157,6 +157,12 @@ void declare_run(OptionTable& table, TrainConfig& c) {
       .add("max-skips", &c.max_skips,
            "Non-finite steps in a row before the run rolls back, and a second time gives up (exit 76).")
       .range(1, 1e6);
+  table
+      .add("max-replaced", &c.max_replaced,
+           "Share of the images that may be undecodable: others are trained on in their place, and beyond "
+           "this "
+           "the training ends (exit 65).")
+      .range(0, 1);
   table.add("workers", &c.workers, "Loader threads per rank (0: as many as compute threads).").range(0, 1024);
   table.add("prefetch", &c.prefetch, "Batches prepared ahead.").range(1, 64);
   table.add("cache-gib", &c.cache_gib, "Memory per rank for decoded images, so that small sets decode once.")

@@ -60,6 +60,7 @@ struct TrainConfig {
   double max_seconds = 0;
   int64_t stop_after = 0;
   int64_t max_skips = 5;
+  double max_replaced = 0.05;
   int64_t workers = 0, prefetch = 3;
   double cache_gib = 2;
   // online k-NN

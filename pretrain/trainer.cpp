@@ -4,10 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <exception>
+#include <span>
 
 #include "base/log.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
+#include "datasets/on_all_ranks.hpp"
 #include "imaging/decode_options.hpp"
 #include "model/weights.hpp"
 #include "storage/output_folder.hpp"
@@ -51,10 +55,10 @@ TrainConfig completed(TrainConfig config) {
 
 }  // namespace
 
-Dataset open_all(const std::vector<std::string>& references) {
+Dataset open_all(const std::vector<std::string>& references, const Communicator& world) {
   Dataset all;
   for (const std::string& reference : references) {
-    Dataset part = open_dataset(reference);
+    Dataset part = open_on_all_ranks(reference, world);
     all.reference += (all.reference.empty() ? "" : ", ") + reference;
     std::move(part.records.begin(), part.records.end(), std::back_inserter(all.records));
     std::move(part.faults.begin(), part.faults.end(), std::back_inserter(all.faults));
@@ -66,9 +70,10 @@ Trainer::Trainer(CommandContext& context, TrainConfig config)
     : context_(context),
       config_(completed(std::move(config))),
       comm_(context.world),
-      dataset_(open_all(config_.data)),
+      dataset_(open_all(config_.data, comm_)),
       schedules_(config_),
-      model_(make_ssl_config(config_), context.world) {
+      model_(make_ssl_config(config_), context.world),
+      replaced_(static_cast<int64_t>(dataset_.records.size()), config_.max_replaced) {
   if (config_.batch < comm_.size()) {
     throw UsageError(
         fmt::format("batch too small: --batch: {} images for {} ranks; use at least one image per rank",
@@ -96,6 +101,7 @@ ExitCode Trainer::run() {
   restore();
   if (comm_.root()) {
     log_ = std::make_unique<RunLog>(run, step_);
+    replaced_before_ = log_->replaced_before();
     write_run_json(run, context_, dataset_, step_);
     if (step_ == 0)
       log_->start(config_, context_, static_cast<int64_t>(dataset_.records.size()), model_.layout().count());
@@ -117,23 +123,62 @@ ExitCode Trainer::run() {
   Progress progress("pretrain", config_.steps, "steps");
   progress.set(step_);
   while (step_ < config_.steps) {
+    if (!data_ready(loader)) return stopped(progress);
     train_step(loader);
     progress.set(step_);
     const bool last = step_ == config_.steps;
     if (knn_ && (step_ % config_.knn_every == 0 || last)) evaluate_knn();
     const bool stop = !last && comm_.any(should_stop());
-    if (last || stop || step_ % config_.checkpoint_every == 0) save();
-    if (stop) {
-      if (log_) log_->stop(step_, stop_requested() ? "signal" : "limit");
-      progress.finish();
-      log::info(
-          fmt::format("stopped at step {} of {}; run the same command again to go on", step_, config_.steps));
-      return ExitCode::stopped;
-    }
+    if (stop) return stopped(progress);
+    if (last || step_ % config_.checkpoint_every == 0) save(last);
   }
   progress.finish();
+  if (replaced_.replaced() > 0)
+    log::warning(fmt::format("{} of {} samples were replaced: their images cannot be decoded",
+                             replaced_.replaced(), replaced_.samples()));
   if (log_) log_->stop(step_, "done");
   return ExitCode::done;
+}
+
+ExitCode Trainer::stopped(Progress& progress) {
+  if (step_ > 0) save(true);
+  if (log_) log_->stop(step_, stop_requested() ? "signal" : "limit");
+  progress.finish();
+  log::info(
+      fmt::format("stopped at step {} of {}; run the same command again to go on", step_, config_.steps));
+  return ExitCode::stopped;
+}
+
+bool Trainer::data_ready(DataLoader& loader) {
+  const log::Phase phase("data wait");
+  const DataLoader::Awaited awaited = loader.await();
+  std::string failure;
+  ExitCode code = ExitCode::done;
+  try {
+    if (awaited.failure) std::rethrow_exception(awaited.failure);
+  } catch (const Error& error) {
+    failure = error.what();
+    code = error.code();
+  }
+  // Asked to stop while a file was tried again: all ranks stop before the step.
+  const bool stop = code == ExitCode::stopped;
+  std::array<int64_t, 3> votes = {!failure.empty() && !stop ? 1 : 0, stop ? 1 : 0, awaited.replaced};
+  comm_.all_reduce(std::span(votes));
+  if (votes[0] > 0) {
+    if (step_ > 0) save(false);
+    comm_.agree_or_throw(stop ? "" : failure, static_cast<int>(code));
+  }
+  if (votes[1] > 0) return false;
+  replaced_.add(step_ * config_.batch, config_.batch, votes[2]);
+  if (!replaced_.too_many()) return true;
+  std::string examples;
+  for (const std::string& text : comm_.all_gather_strings(loader.bad_examples()))
+    if (!text.empty()) examples += (examples.empty() ? "" : ", ") + text;
+  throw DataError(fmt::format(
+      "too many broken images: {}: {} of the first {} samples cannot be decoded, more than --max-replaced "
+      "{}: "
+      "{}; mend or remove them, or raise it",
+      dataset_.reference, replaced_.replaced(), replaced_.samples(), config_.max_replaced, examples));
 }
 
 bool Trainer::should_stop() const {
@@ -175,6 +220,7 @@ void Trainer::restore() {
   // Rank 0 decides and verifies, so that all ranks load the same checkpoint.
   if (comm_.root()) {
     try {
+      remove_unfinished_checkpoints(run);
       if (config_.resume == "auto") {
         folder = newest_valid_checkpoint(run);
         if (folder.empty()) refuse_lost_checkpoints(run);
@@ -213,14 +259,26 @@ void Trainer::restore() {
   }
 }
 
-void Trainer::save() {
+void Trainer::save(bool must) {
   if (last_saved_ == step_) return;
   const log::Phase phase("checkpoint");
   const Stopwatch watch;
-  const std::string folder =
-      save_checkpoint(context_.common.output, step_, content(), comm_, config_.keep, config_.keep_every);
-  last_saved_ = step_;
-  if (log_) log_->checkpoint(step_, folder, watch.seconds());
+  try {
+    const std::string folder =
+        save_checkpoint(context_.common.output, step_, content(), comm_, config_.keep, config_.keep_every);
+    last_saved_ = step_;
+    if (log_) log_->checkpoint(step_, folder, watch.seconds());
+  } catch (const IoError& error) {
+    const std::string last =
+        last_saved_ < 0 ? "there is none" : fmt::format("the last one is of step {}", last_saved_);
+    if (must)
+      throw IoError(fmt::format("{}; without this checkpoint {}: make space or mend it, then start again",
+                                error.what(), last));
+    if (!log_) return;
+    log::warning(fmt::format("checkpoint of step {} left out, {}: {}; it is tried again at the next interval",
+                             step_, last, error.what()));
+    log_->checkpoint_failed(step_, error.what());
+  }
 }
 
 bool Trainer::train_step(DataLoader& loader) {
@@ -269,6 +327,7 @@ bool Trainer::train_step(DataLoader& loader) {
   model_.update(line.schedule, line.result, ++updates_);
   line.step = step_;
   line.samples = step_ * config_.batch;
+  line.replaced_samples = replaced_before_ + replaced_.replaced();
   line.data_wait_seconds = loader.wait_seconds();
   line.images_per_second = static_cast<double>(config_.batch) / watch.seconds();
   if (step_ % config_.log_every == 0 || step_ == config_.steps) {

@@ -6,10 +6,12 @@
 #include <memory>
 #include <string>
 
+#include "base/progress.hpp"
 #include "base/timing.hpp"
 #include "comm/program.hpp"
 #include "data_loader.hpp"
 #include "online_knn.hpp"
+#include "replaced_samples.hpp"
 #include "run_log.hpp"
 #include "storage/files.hpp"
 #include "train_config.hpp"
@@ -27,7 +29,14 @@ class Trainer {
   void restore();
   void load(const std::string& folder);
   [[nodiscard]] CheckpointContent content();
-  void save();
+  /// A checkpoint that cannot be written (a full disk) is left out, said and tried again at the next
+  /// interval; IoError when there must be one.
+  void save(bool must);
+  /// Waits for the next step's crops on all ranks; false when a stop ended the wait. Files that one rank
+  /// cannot read end the training on all of them, after a checkpoint; so do too many broken images, without
+  /// one.
+  [[nodiscard]] bool data_ready(DataLoader& loader);
+  [[nodiscard]] ExitCode stopped(Progress& progress);
   /// One optimizer step; false when it was skipped for non-finite values.
   bool train_step(DataLoader& loader);
   void on_skip(const SslStepResult& result);
@@ -49,10 +58,12 @@ class Trainer {
   int64_t first_step_ = 0;  ///< where this process began
   int64_t skips_ = 0, rollbacks_ = 0;
   int64_t last_saved_ = -1;
+  ReplacedSamples replaced_;
+  int64_t replaced_before_ = 0;  ///< by earlier starts of the run
   Stopwatch watch_;
 };
 
-/// The data references as one set, in the order given; keys and classes are the references' own.
-[[nodiscard]] Dataset open_all(const std::vector<std::string>& references);
+/// The data references as one set, in the order given; keys and classes are the references' own. Collective.
+[[nodiscard]] Dataset open_all(const std::vector<std::string>& references, const Communicator& world);
 
 }  // namespace dino::pretrain

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "base/log.hpp"
+#include "base/loop_failure.hpp"
 #include "model/normalisation.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
@@ -99,10 +100,10 @@ void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const st
   for (int64_t begin = 0; begin < n; begin += kBatch) {
     const int64_t count = std::min(kBatch, n - begin);
     std::vector<Image> images(static_cast<size_t>(count));
-    std::exception_ptr failure;
+    LoopFailure failure;
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < count; ++i) {
-      try {
+      failure.guard([&] {
         const Record& record = items[static_cast<size_t>(begin + i)].record;
         MeasuredImage one = measure_record(record, run.config);
         if (one.image.pixels.empty()) {
@@ -112,12 +113,9 @@ void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const st
                           record.path));
         }
         images[static_cast<size_t>(i)] = embedder.input(one.image);  // a batch of whole pictures has no bound
-      } catch (...) {
-#pragma omp critical
-        failure = std::current_exception();
-      }
+      });
     }
-    if (failure) std::rethrow_exception(failure);
+    failure.rethrow();
     embedder.embed(images, features.as<float>() + begin * embedder.width());
   }
   commit_file(embed_unit_path(run, unit), [&](const std::string& temporary) {

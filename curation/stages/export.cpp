@@ -60,7 +60,7 @@ std::vector<int64_t> plan_shards(const std::vector<Item>& items, const CurateCon
 void add_item(TarWriter& tar, const Item& item) {
   const Record& record = item.record;
   // Members of tars never begin at 0.
-  const int64_t now = record.offset == 0 ? file_size(record.path) : record.size;
+  const int64_t now = record.offset == 0 ? listed_size(record.path) : record.size;
   if (now != record.size) {
     throw DataError(fmt::format("input changed: {}: {} bytes instead of {}; use another --output",
                                 record.path, now, record.size));
@@ -70,7 +70,7 @@ void add_item(TarWriter& tar, const Item& item) {
   bool has_class = false;
   for (const Sidecar& sidecar : item.sidecars) {
     has_class = has_class || sidecar.extension == "cls";
-    tar.add(record.key + "." + sidecar.extension, read_bytes(sidecar.path, sidecar.offset, sidecar.size));
+    tar.add(record.key + "." + sidecar.extension, read_listed(sidecar.path, sidecar.offset, sidecar.size));
   }
   if (item.class_name.empty() || has_class) return;
   tar.add(record.key + ".cls",

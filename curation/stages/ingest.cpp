@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <exception>
 #include <limits>
 #include <map>
 #include <new>
 
 #include "base/log.hpp"
+#include "base/loop_failure.hpp"
 #include "imaging/decode_options.hpp"
 #include "pipeline.hpp"
 #include "storage/files.hpp"
@@ -51,10 +51,10 @@ void ingest_unit(const Run& run, int64_t unit, const std::vector<Item>& items) {
   Ledger part;
   part.resize(n);
   Tensor copies(Shape{n, with_copy ? kCopyDescriptorSize : 1});
-  std::exception_ptr failure;
+  LoopFailure failure;
 #pragma omp parallel for schedule(dynamic)
   for (int64_t i = 0; i < n; ++i) {
-    try {
+    failure.guard([&] {
       const auto at = static_cast<size_t>(i);
       MeasuredImage one = measure_record(items[at].record, run.config);
       if (with_copy && !one.image.pixels.empty()) {
@@ -65,12 +65,9 @@ void ingest_unit(const Run& run, int64_t unit, const std::vector<Item>& items) {
       part.offset[at] = items[at].record.offset;
       part.measured[at] = std::move(one.measured);
       part.verdict[at] = verdict_of(part.measured[at].reason, Stage::ingest);
-    } catch (...) {
-#pragma omp critical
-      failure = std::current_exception();
-    }
+    });
   }
-  if (failure) std::rethrow_exception(failure);
+  failure.rethrow();
   part.save(unit_path(run, unit), run.hash, [&](Hdf5File& file) {
     if (with_copy) file.write("/copy", copies);
   });
@@ -168,20 +165,14 @@ MeasuredImage read_and_measure(const Record& record, const CurateConfig& config)
   MeasuredImage one;
   Measured& m = one.measured;
   m.quality = no_quality();
-  std::vector<uint8_t> bytes;
-  try {
-    m.bytes = record.size >= 0 ? record.size : file_size(record.path);
-    if (m.bytes > config.max_bytes) {
-      m.reason = Reason::too_large;
-      m.message = fmt::format("{} bytes, the limit is {}", m.bytes, config.max_bytes);
-      return one;
-    }
-    bytes = read_record(record);
-  } catch (const Error& error) {
-    m.reason = Reason::unreadable;
-    m.message = error.what();
+  m.bytes = record.size >= 0 ? record.size : listed_size(record.path);
+  if (m.bytes > config.max_bytes) {
+    m.reason = Reason::too_large;
+    m.message = fmt::format("{} bytes, the limit is {}", m.bytes, config.max_bytes);
     return one;
   }
+  // What fails here is the file system, and no verdict on the image.
+  const std::vector<uint8_t> bytes = read_record(record);
   m.bytes = static_cast<int64_t>(bytes.size());
   m.sha256 = sha256(bytes);
   DecodeOptions options;

@@ -398,6 +398,10 @@ void add_common_options(OptionTable& table, CommonOptions& common) {
            "End the job, naming rank and phase, when a collective or a call on a file waits for longer; 0 = "
            "never. Without this flag DINO_WATCHDOG_SECONDS counts.")
       .range(0, 1e9)
+      .add("retry-seconds", &common.retry_seconds,
+           "Try reads that fail or that lack a file listed before again for so long, then end with exit code "
+           "74; 0 = at once.")
+      .range(0, 1e9)
       .add("dry-run", &common.dry_run, "Check everything, write nothing.")
       .add("print-config", &common.print_config, "Print all settings in force as a recipe and stop.")
       .add("progress", &common.progress,

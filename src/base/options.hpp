@@ -77,6 +77,7 @@ struct CommonOptions {
   int64_t seed = 0;
   int64_t threads = 0;  ///< 0 = as OMP_NUM_THREADS, or the cores of the node divided by its ranks
   double watchdog_seconds = 1800;
+  double retry_seconds = 30;
   bool dry_run = false;
   bool print_config = false;
   std::string progress = "auto";  ///< auto | plain | off

@@ -64,6 +64,18 @@ class Line {
   size_t size_ = 0;
 };
 
+/// A new file in errors/, which is made where it is missing; -1 when it cannot be. No link that stands in the
+/// place of either is followed. Only async-signal-safe calls.
+int open_error_file(const char* folder, const char* name) {
+  ::mkdir(folder, 0777);
+  const int parent = ::open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (parent < 0) return -1;
+  ::unlinkat(parent, name, 0);
+  const int fd = ::openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+  ::close(parent);
+  return fd;
+}
+
 void on_crash(int signal) {
   const State& s = state();
   Line line;
@@ -75,8 +87,7 @@ void on_crash(int signal) {
   line.add(s.after.c_str());
   line.write_to(STDERR_FILENO);
   if (!s.path.empty()) {
-    ::mkdir(s.folder.c_str(), 0777);
-    const int fd = ::open(s.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    const int fd = open_error_file(s.folder.c_str(), s.path.c_str() + s.folder.size() + 1);
     if (fd >= 0) {
       Line note;
       note.add("phase: ");
@@ -93,8 +104,8 @@ void on_crash(int signal) {
   ::raise(signal);  // delivered to the restored handler when this one returns
 }
 
-std::string file_of(int rank) {
-  return fmt::format("{}/rank_{}.txt", state().folder, rank);
+std::string name_of(int rank) {
+  return fmt::format("rank_{}.txt", rank);
 }
 
 }  // namespace
@@ -103,15 +114,15 @@ void set_error_folder(const std::string& output) {
   State& s = state();
   s.output = output;
   s.folder = output + "/errors";
-  s.path = output.empty() ? "" : file_of(s.rank);
+  s.path = output.empty() ? "" : s.folder + "/" + name_of(s.rank);
 }
 
 void write_error_file(int rank, const char* phase, const std::string& text) noexcept {
   if (state().output.empty()) return;
   try {
     // Only below a folder that is there: an --output that names a file, or a typing error, makes no folders.
-    ::mkdir(state().folder.c_str(), 0777);
-    std::FILE* file = std::fopen(file_of(rank).c_str(), "w");
+    const int fd = open_error_file(state().folder.c_str(), name_of(rank).c_str());
+    std::FILE* file = fd < 0 ? nullptr : ::fdopen(fd, "w");
     if (file == nullptr) return;
     std::fprintf(file, "time: %s\nrank: %d\nphase: %s\nerror: %s\n", utc_now().c_str(), rank, phase,
                  text.c_str());
@@ -124,7 +135,8 @@ void write_error_file(int rank, const char* phase, const std::string& text) noex
 void clear_error_files() noexcept {
   const State& s = state();
   if (s.output.empty()) return;
-  DIR* folder = ::opendir(s.folder.c_str());
+  const int fd = ::open(s.folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  DIR* folder = fd < 0 ? nullptr : ::fdopendir(fd);
   if (folder == nullptr) return;
   while (const dirent* entry = ::readdir(folder)) {
     const std::string_view name = entry->d_name;

@@ -15,6 +15,7 @@
 
 #include "base/log.hpp"
 #include "base/progress.hpp"
+#include "base/retry.hpp"
 #include "base/signals.hpp"
 #include "base/text.hpp"
 #include "comm/failure.hpp"
@@ -181,6 +182,7 @@ ExitCode run_and_print(const Prepared& prepared, CommandContext& context) {
 
 int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** argv) {
   set_error_folder(prepared.common.output);
+  set_retry_seconds(prepared.common.retry_seconds);
   start_watchdog(watchdog_limit(prepared), launcher_rank());
   if (prepared.command->uses_mpi) {
     const WatchdogScope scope("MPI_Init");

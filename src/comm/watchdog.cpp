@@ -8,11 +8,13 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <string_view>
 #include <thread>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/pending_io.hpp"
+#include "base/retry.hpp"
 #include "base/timing.hpp"
 #include "comm/board.hpp"
 #include "comm/communicator.hpp"
@@ -28,6 +30,7 @@ constexpr auto kPause = std::chrono::milliseconds(50);
 constexpr double kSilentSeconds = 2;
 /// Calls on files are mentioned in reports when they take longer than this.
 constexpr double kSlowIoSeconds = 0.5;
+constexpr std::string_view kRetrying = "retrying ";
 
 int64_t now_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -135,8 +138,23 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
 void show_myself() {
   const State& s = state();
   const PendingIo io = oldest_pending_io();
-  write_board(log::current_phase(), s.operation.load(),
-              io.seconds > kSlowIoSeconds ? io.action + " " + io.path : std::string(), s.since_ms.load());
+  const std::string retried = retrying_now();
+  std::string detail = io.seconds > kSlowIoSeconds ? io.action + " " + io.path : std::string();
+  if (!retried.empty()) detail = std::string(kRetrying) + retried;
+  write_board(log::current_phase(), s.operation.load(), detail, s.since_ms.load());
+}
+
+/// A rank that tries a file again is at work, and says itself when it gives up.
+bool another_retries() {
+  for (const Whereabouts& w : read_board())
+    if (!w.dead && w.silent_seconds < kSilentSeconds && w.detail.starts_with(kRetrying)) return true;
+  return false;
+}
+
+/// Ranks of other nodes cannot be seen while they try a file again.
+double collective_limit(const State& s) {
+  const bool all_here = static_cast<int>(read_board().size()) + 1 >= s.ranks;
+  return s.limit_seconds + (all_here ? 0 : retry_seconds());
 }
 
 void watch() {
@@ -157,6 +175,11 @@ void watch() {
       report_stalled_io(s, still);
     const double seconds = std::min(static_cast<double>(now_ms() - since) / 1000.0, awake);
     if (seconds < s.limit_seconds || since != s.since_ms.load()) continue;
+    if (operation != nullptr && another_retries()) {
+      s.since_ms = now_ms();
+      continue;
+    }
+    if (operation != nullptr && seconds < collective_limit(s)) continue;
     if (operation != nullptr) report_stalled_collective(s, operation, seconds);
     if (s.ranks == 1 || since == reported) continue;
     // This rank is the one that the others may be waiting for. It may be right to compute for so long alone,

@@ -16,6 +16,7 @@
 #include <unordered_set>
 
 #include "base/error.hpp"
+#include "base/retry.hpp"
 #include "datasets/dataset_builder.hpp"
 #include "storage/files.hpp"
 #include "storage/tar.hpp"
@@ -54,33 +55,68 @@ class Walk {
   void visit(const std::string& relative) {
     const std::string path = relative.empty() ? root_ : root_ + "/" + relative;
     struct stat status {};
-    const std::unique_ptr<DIR, CloseFolder> folder(::opendir(path.c_str()));
-    if (!folder || ::stat(path.c_str(), &status) != 0) {
+    const auto folder = open_listed(path, status);
+    if (!folder) {
       faults_.push_back(fmt::format("{}: cannot read the folder: {}", path, std::strerror(errno)));
       return;
     }
     const FolderId self{status.st_dev, status.st_ino};
     if (std::find(above_.begin(), above_.end(), self) != above_.end()) return;
     above_.push_back(self);
-    while (const dirent* entry = ::readdir(folder.get())) {
-      const std::string name = entry->d_name;
-      if (name.empty() || name[0] == '.') continue;
-      classify(relative.empty() ? name : relative + "/" + name, entry->d_type);
-    }
+    for (const auto& [name, type] : entries_of(folder.get(), path))
+      classify(relative.empty() ? name : relative + "/" + name, type);
     above_.pop_back();
+  }
+
+  /// Null where the rights do not suffice; a folder that fails, or that is gone since its parent was read, is
+  /// a fault of the file system.
+  static std::unique_ptr<DIR, CloseFolder> open_listed(const std::string& path, struct stat& status) {
+    return retrying(path, [&] {
+      std::unique_ptr<DIR, CloseFolder> folder(::opendir(path.c_str()));
+      const bool there = folder && ::fstat(::dirfd(folder.get()), &status) == 0;
+      if (!there && (is_passing_fault(errno) || errno == ENOENT))
+        throw IoError(
+            fmt::format("cannot read the folder: {}: {}; check its file system", path, std::strerror(errno)));
+      return there ? std::move(folder) : nullptr;
+    });
+  }
+
+  static std::vector<std::pair<std::string, unsigned char>> entries_of(DIR* folder, const std::string& path) {
+    return retrying(path, [&] {
+      std::vector<std::pair<std::string, unsigned char>> entries;
+      ::rewinddir(folder);
+      errno = 0;
+      while (const dirent* entry = ::readdir(folder)) {
+        if (entry->d_name[0] != '.' && entry->d_name[0] != '\0')
+          entries.emplace_back(entry->d_name, entry->d_type);
+        errno = 0;
+      }
+      if (errno != 0)
+        throw IoError(
+            fmt::format("cannot read the folder: {}: {}; check its file system", path, std::strerror(errno)));
+      return entries;
+    });
+  }
+
+  static bool ask(const std::string& path, struct stat& status, int (*call)(const char*, struct stat*)) {
+    return retrying(path, [&] {
+      if (call(path.c_str(), &status) == 0) return true;
+      if (is_passing_fault(errno)) throw_errno("cannot stat", path);
+      return false;
+    });
   }
 
   void classify(const std::string& relative, unsigned char type) {
     const std::string path = root_ + "/" + relative;
     struct stat status {};
-    if (type == DT_UNKNOWN && ::lstat(path.c_str(), &status) == 0) {  // some file systems do not tell
+    if (type == DT_UNKNOWN && ask(path, status, ::lstat)) {  // some file systems do not tell
       if (S_ISREG(status.st_mode)) type = DT_REG;
       if (S_ISDIR(status.st_mode)) type = DT_DIR;
       if (S_ISLNK(status.st_mode)) type = DT_LNK;
     }
     if (type == DT_LNK) {
       if (!links_) return;
-      if (::stat(path.c_str(), &status) != 0) {
+      if (!ask(path, status, ::stat)) {
         faults_.push_back(fmt::format("{}: cannot follow the link: {}", path, std::strerror(errno)));
         return;
       }
@@ -234,12 +270,25 @@ void DatasetBuilder::add(Record record, std::string label) {
   labels_.push_back(std::move(label));
 }
 
+namespace {
+
+/// A tar that cannot be reached is not one without images.
+std::vector<TarMember> scan_listed_tar(const std::string& path, std::vector<TarFault>& faults) {
+  return retrying(path, [&] {
+    static_cast<void>(listed_size(path));
+    faults.clear();
+    return scan_tar(path, faults);
+  });
+}
+
+}  // namespace
+
 void DatasetBuilder::add_tar(const std::string& path, const std::string& prefix) {
   std::vector<TarFault> faults;
   std::vector<TarMember> members;
   try {
-    members = scan_tar(path, faults);
-  } catch (const Error& error) {
+    members = scan_listed_tar(path, faults);
+  } catch (const DataError& error) {
     fault(error.what());
     return;
   }
@@ -274,7 +323,7 @@ void DatasetBuilder::add_tar(const std::string& path, const std::string& prefix)
                         member.size));
       continue;
     }
-    const auto bytes = read_bytes(path, member.offset, member.size);
+    const auto bytes = read_listed(path, member.offset, member.size);
     labels_[static_cast<size_t>(owner->second)] =
         trimmed({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   }
@@ -360,7 +409,7 @@ Dataset open_dataset(const std::string& given) {
 }
 
 std::vector<uint8_t> read_record(const Record& record) {
-  return read_bytes(record.path, record.offset, record.size);
+  return read_listed(record.path, record.offset, record.size);
 }
 
 }  // namespace dino

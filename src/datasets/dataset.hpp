@@ -42,7 +42,8 @@ struct Dataset {
 /// from its .cls sidecars, else from the key's folder.
 [[nodiscard]] Dataset open_dataset(const std::string& reference);
 
-/// The record's bytes.
+/// The record's bytes, whole. A file that is gone, fails, or has another size than the listing says is a
+/// fault of the file system, not of the image: tried again for --retry-seconds, then IoError.
 [[nodiscard]] std::vector<uint8_t> read_record(const Record& record);
 
 }  // namespace dino

@@ -27,6 +27,7 @@
 #include "datasets/mesh.hpp"
 #include "storage/files.hpp"
 #include "storage/tar.hpp"
+#include "storage/temporary.hpp"
 
 namespace dino {
 namespace {
@@ -98,24 +99,21 @@ std::map<std::string, std::vector<uint8_t>> unzip_models(const std::string& path
 void prepare_once(const std::string& out, const std::function<void(TarWriter&)>& fill) {
   make_folders(std::filesystem::path(out).parent_path().string());
   const std::string lock_path = out + ".lock";
-  const int lock = ::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (lock < 0) throw_errno("cannot lock", lock_path);
+  const int lock = open_without_links(lock_path, O_RDWR | O_CREAT);
   // Without flock (some network file systems) all may write: the bytes are equal, and the rename is atomic.
   while (::flock(lock, LOCK_EX) != 0 && errno == EINTR) {
   }
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
-  const std::string temporary = fmt::format("{}.tmp.{}.{}", out, host.data(), ::getpid());
   try {
     if (!path_exists(out)) {
       log::info(fmt::format("preparing {}: this is done once", out));
-      TarWriter tar(temporary);
-      fill(tar);
-      tar.close();
-      rename_durably(temporary, out);
+      remove_leftovers_of(out);
+      commit_file(out, [&](const std::string& temporary) {
+        TarWriter tar(temporary);
+        fill(tar);
+        tar.close();
+      });
     }
   } catch (...) {
-    ::unlink(temporary.c_str());
     ::close(lock);
     throw;
   }

@@ -229,6 +229,8 @@ std::string newest_sound_checkpoint(const std::string& run) {
     std::string fault;
     try {
       fault = find_shard_fault(read_checkpoint_manifest(folder));
+    } catch (const IoError&) {
+      throw;  // the next older one would go on from another state, for a fault that may pass
     } catch (const Error& error) {
       fault = error.what();
     }

@@ -3,39 +3,59 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 #include <utility>
 
 #include "base/error.hpp"
-#include "base/log.hpp"
 #include "base/pending_io.hpp"
-#include "base/timing.hpp"
+#include "base/retry.hpp"
 #include "storage/posix_file.hpp"
+#include "storage/temporary.hpp"
 
 namespace dino {
 namespace fs = std::filesystem;
 
-PosixFile::PosixFile(const std::string& path) : path_(path) {
-  const IoScope scope("opening", path_);
-  fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd_ < 0) throw_errno("cannot open", path);
+namespace {
+
+IoError lost_file(const char* what, const std::string& path) {
+  return IoError(fmt::format(
+      "{}: {}: {}: it was there when it was listed; check that this node's file system is mounted, and the "
+      "rights",
+      what, path, std::system_category().message(errno)));
+}
+
+}  // namespace
+
+PosixFile::PosixFile(const std::string& path, Presence presence) : path_(path), presence_(presence) {
+  fd_ = retrying(path_, [&] { return open(); });
   struct stat status {};
-  if (::fstat(fd_, &status) != 0 || S_ISDIR(status.st_mode)) {
-    const bool folder = S_ISDIR(status.st_mode);
-    if (!folder) throw_errno("cannot stat", path);
-    ::close(fd_);
-    throw DataError(fmt::format("cannot read: {}: is a folder; give a file", path));
-  }
-  size_ = status.st_size;
+  if (::fstat(fd_, &status) == 0) size_ = status.st_size;
+}
+
+int PosixFile::open() const {
+  const IoScope scope("opening", path_);
+  const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail("cannot open");
+  struct stat status {};
+  if (::fstat(fd, &status) == 0 && !S_ISDIR(status.st_mode)) return fd;
+  const int error = errno;
+  ::close(fd);
+  if (S_ISDIR(status.st_mode))
+    throw DataError(fmt::format("cannot read: {}: is a folder; give a file", path_));
+  errno = error;
+  fail("cannot stat");
+}
+
+void PosixFile::fail(const char* what) const {
+  if (presence_ == Presence::unknown || !is_lost_file(errno)) throw_errno(what, path_);
+  throw lost_file(what, path_);
 }
 
 PosixFile::~PosixFile() {
@@ -43,19 +63,40 @@ PosixFile::~PosixFile() {
 }
 
 PosixFile::PosixFile(PosixFile&& other) noexcept
-    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(other.size_) {}
+    : path_(std::move(other.path_)),
+      presence_(other.presence_),
+      fd_(std::exchange(other.fd_, -1)),
+      size_(other.size_) {}
 
 int64_t PosixFile::read_some(int64_t offset, void* out, int64_t size) const {
+  bool again = false;
+  return retrying(path_, [&] {
+    if (again) {
+      // A stale handle stays stale. Other threads may be reading: the new one takes its number.
+      const int fresh = open();
+      ::dup3(fresh, fd_, O_CLOEXEC);
+      ::close(fresh);
+    }
+    again = true;
+    return try_to_read(offset, out, size);
+  });
+}
+
+int64_t PosixFile::try_to_read(int64_t offset, void* out, int64_t size) const {
   const IoScope scope("reading", path_);
   int64_t done = 0;
   while (done < size) {
     const auto got = ::pread(fd_, static_cast<char*>(out) + done, static_cast<size_t>(size - done),
                              static_cast<off_t>(offset + done));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw_errno("cannot read", path_);
+    if (got < 0) fail("cannot read");
     if (got == 0) break;
     done += got;
   }
+  if (done < size && offset + done < size_)
+    throw IoError(fmt::format(
+        "short read: {}: it ends at {} of {} bytes; check the file system, or whether the file was cut",
+        path_, offset + done, size_));
   return done;
 }
 
@@ -122,6 +163,34 @@ std::vector<uint8_t> read_bytes(const std::string& path, int64_t offset, int64_t
   return bytes;
 }
 
+std::vector<uint8_t> read_listed(const std::string& path, int64_t offset, int64_t size) {
+  return retrying(path, [&] {
+    const PosixFile file(path, Presence::listed);
+    // Members of tars never begin at 0.
+    const bool whole = offset == 0;
+    const int64_t end = size < 0 ? file.size() : offset + size;
+    if (whole ? file.size() != end : file.size() < end)
+      throw IoError(fmt::format(
+          "wrong size: {}: {} bytes, {} when it was listed; check the file system, or whether it was changed",
+          path, file.size(), end));
+    std::vector<uint8_t> bytes(static_cast<size_t>(end - offset));
+    const int64_t got = file.read_some(offset, bytes.data(), end - offset);
+    if (got != end - offset)
+      throw IoError(fmt::format("short read: {}: {} of {} bytes at offset {}; check the file system", path,
+                                got, end - offset, offset));
+    return bytes;
+  });
+}
+
+int64_t listed_size(const std::string& path) {
+  return retrying(path, [&] {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) == 0) return static_cast<int64_t>(status.st_size);
+    if (is_lost_file(errno)) throw lost_file("cannot stat", path);
+    throw_errno("cannot stat", path);
+  });
+}
+
 void fsync_file(const std::string& path) {
   const IoScope scope("syncing", path);
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -141,21 +210,32 @@ void fsync_folder(const std::string& path) {
 
 void commit_file(const std::string& path, const std::function<void(const std::string& temporary)>& write) {
   check_replaceable(path);
-  const std::string temporary = fmt::format("{}.tmp.{}", path, ::getpid());
+  const std::string temporary = temporary_name(path);
+  const int fd = create_new_file(temporary, path);
   try {
     write(temporary);
+    // The writer opens the name again: it must still be our file that stands there.
+    struct stat ours {
+    }, there{};
+    if (::fstat(fd, &ours) != 0 || ::lstat(temporary.c_str(), &there) != 0)
+      throw IoError(fmt::format("cannot write: {}: {}", path, last_error()));
+    if (ours.st_ino != there.st_ino || ours.st_dev != there.st_dev)
+      throw IoError(
+          fmt::format("cannot write: {}: somebody put another file in the place of {}; see who writes there",
+                      path, temporary));
     fsync_file(temporary);
     rename_durably(temporary, path);
   } catch (...) {
+    ::close(fd);
     ::unlink(temporary.c_str());
     throw;
   }
+  ::close(fd);
 }
 
 void write_file_pieces(const std::string& temporary, const std::string& shown,
                        const std::vector<std::pair<const void*, int64_t>>& pieces) {
-  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) throw IoError(fmt::format("cannot write: {}: {}", shown, last_error()));
+  const int fd = open_without_links(temporary, O_WRONLY | O_CREAT | O_TRUNC);
   try {
     for (const auto& [data, size] : pieces) write_fully(fd, data, size, shown);
   } catch (...) {
@@ -195,25 +275,37 @@ void rename_durably(const std::string& from, const std::string& to) {
   fsync_folder(parent_of(to));
 }
 
+namespace {
+
+/// stat, tried again; false for a path that is not there or not reached.
+bool find_status(const std::string& path, struct stat& status) {
+  return retrying(path, [&] {
+    if (::stat(path.c_str(), &status) == 0) return true;
+    if (is_passing_fault(errno)) throw_errno("cannot stat", path);
+    return false;
+  });
+}
+
+}  // namespace
+
 bool path_exists(const std::string& path) {
   struct stat status {};
-  return ::stat(path.c_str(), &status) == 0;
+  return find_status(path, status);
 }
 
 bool is_folder(const std::string& path) {
   struct stat status {};
-  return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
+  return find_status(path, status) && S_ISDIR(status.st_mode);
 }
 
 int64_t file_size(const std::string& path) {
   struct stat status {};
-  if (::stat(path.c_str(), &status) != 0) throw_errno("cannot stat", path);
+  if (!find_status(path, status)) throw_errno("cannot stat", path);
   return status.st_size;
 }
 
 LineWriter::LineWriter(std::string path) : path_(std::move(path)) {
-  fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (fd_ < 0) throw IoError(fmt::format("cannot write: {}: {}", path_, last_error()));
+  fd_ = open_without_links(path_, O_RDWR | O_CREAT | O_APPEND);
   off_t end = ::lseek(fd_, 0, SEEK_END);
   const off_t size = end;
   char buffer[4096];
@@ -238,6 +330,14 @@ LineWriter::~LineWriter() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+void LineWriter::close() {
+  const bool synced = ::fsync(fd_) == 0 || errno == EINVAL || errno == ENOTSUP;
+  const int error = errno;
+  const bool closed = ::close(std::exchange(fd_, -1)) == 0;
+  if (!synced) errno = error;
+  if (!synced || !closed) throw IoError(fmt::format("cannot append: {}: {}", path_, last_error()));
+}
+
 void LineWriter::write(std::string_view line) {
   std::string whole(line);
   whole += '\n';
@@ -251,49 +351,6 @@ void LineWriter::write(std::string_view line) {
   if (put > 0 && ::ftruncate(fd_, ::lseek(fd_, 0, SEEK_END) - put) != 0)
     throw IoError(fmt::format("cannot append: {}: {}; its last line is half-written", path_, why));
   throw IoError(fmt::format("cannot append: {}: {}", path_, why));
-}
-
-FolderLock::FolderLock(const std::string& folder) {
-  make_folders(folder);
-  const std::string path = folder + "/.lock";
-  fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (fd_ < 0) throw IoError(fmt::format("cannot lock: {}: {}", path, last_error()));
-  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-    const int error = errno;
-    if (error == EWOULDBLOCK) {
-      char holder[512] = {};
-      const auto got = ::pread(fd_, holder, sizeof holder - 1, 0);
-      ::close(fd_);
-      std::string name(holder, static_cast<size_t>(std::max<ssize_t>(got, 0)));
-      while (!name.empty() && name.back() == '\n') name.pop_back();
-      throw UsageError(
-          fmt::format("output folder in use: {}: held by {}; wait for it or choose another --output", folder,
-                      name.empty() ? "another process" : name));
-    }
-    // Lustre mounted with noflock, some NFS: better to run without the lock than not at all, and to say so.
-    log::warning(
-        fmt::format("cannot lock {}: {}; make sure that only one job writes there", path, last_error()));
-  }
-  char host[256] = {};
-  ::gethostname(host, sizeof host - 1);
-  const char* job = std::getenv("SLURM_JOB_ID");
-  const std::string text = fmt::format("host {} pid {} since {}{}\n", host, ::getpid(), utc_now(),
-                                       job == nullptr ? std::string() : fmt::format(" Slurm job {}", job));
-  // The text only informs; the lock itself is the kernel's.
-  if (::ftruncate(fd_, 0) != 0 || ::pwrite(fd_, text.data(), text.size(), 0) < 0)
-    log::warning(fmt::format("cannot write the holder's name into {}: {}", path, last_error()));
-}
-
-bool FolderLock::is_held(const std::string& folder) {
-  const int fd = ::open((folder + "/.lock").c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return false;
-  const bool held = ::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-  ::close(fd);
-  return held;
-}
-
-FolderLock::~FolderLock() {
-  if (fd_ >= 0) ::close(fd_);
 }
 
 }  // namespace dino

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,8 +15,14 @@ namespace dino {
 
 [[nodiscard]] std::string read_text(const std::string& path);  ///< MissingInputError, IoError
 [[nodiscard]] std::vector<uint8_t> read_bytes(const std::string& path, int64_t offset = 0, int64_t size = -1);
-/// Commits atomically: path.tmp.<pid> -> fsync -> rename -> fsync of the folder. Short writes and a full disk
-/// are IoError, and nothing is left behind.
+/// The bytes of a file, or of a part of it, that a listing told of, whole: `size` is that of the listing (-1
+/// = not known, the whole file), and offset 0 with a size stands for a whole file. Another size, a short read
+/// or a file that is gone is a fault of the file system: tried again for --retry-seconds, then IoError.
+[[nodiscard]] std::vector<uint8_t> read_listed(const std::string& path, int64_t offset = 0,
+                                               int64_t size = -1);
+[[nodiscard]] int64_t listed_size(const std::string& path);
+/// Commits atomically: a new file of a random name beside it (storage/temporary.hpp) -> fsync -> rename ->
+/// fsync of the folder. Short writes and a full disk are IoError, and nothing is left behind.
 void write_file_atomically(const std::string& path, std::string_view content);
 /// The same with a writer that fills the temporary path itself (an HDF5 file, a tar).
 void commit_file(const std::string& path, const std::function<void(const std::string& temporary)>& write);
@@ -43,7 +50,7 @@ void rename_durably(const std::string& from, const std::string& to);
 [[nodiscard]] std::string hex32(uint32_t value);  ///< 8 hex digits
 
 /// Appends one line and flushes it in one write(2); for JSON Lines with one writer. Cuts off a half-written
-/// last line that a killed run left.
+/// last line that a killed run left. A link in its place is not followed: IoError.
 class LineWriter {
  public:
   explicit LineWriter(std::string path);
@@ -51,6 +58,8 @@ class LineWriter {
   LineWriter(const LineWriter&) = delete;
   LineWriter& operator=(const LineWriter&) = delete;
   void write(std::string_view line);
+  /// Network file systems tell of a full disk only here: fsync and close, IoError.
+  void close();
 
  private:
   std::string path_;
@@ -59,6 +68,9 @@ class LineWriter {
 
 /// Exclusive use of an output folder: OUT/.lock holds host, pid, time and Slurm job. Held by rank 0. Throws
 /// UsageError that names the holder when another live process has it (flock, so a killed holder frees it).
+/// Where the file system has no flock, every start puts a file .lock.claim.<random> with its process and a
+/// beating counter beside it; one of a dead process, or of another host that is silent for a minute, is
+/// removed.
 class FolderLock {
  public:
   explicit FolderLock(const std::string& folder);
@@ -69,7 +81,12 @@ class FolderLock {
   [[nodiscard]] static bool is_held(const std::string& folder);
 
  private:
+  class Claim;
   int fd_ = -1;
+  std::unique_ptr<Claim> claim_;  ///< where flock does not work
 };
+
+/// Tests only: how long another host's claim may be silent, and the time between two beats of ours.
+void set_claim_seconds(double silence, double beat);
 
 }  // namespace dino

@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
 
 #include "base/error.hpp"
+#include "base/retry.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5_handles.hpp"
 #include "storage/hdf5_remote.hpp"
@@ -37,6 +40,9 @@ Handle bf16_type() {
 
 Lock::Lock() : lock_(mutex()) {
   static const bool once = [] {
+#if !H5_VERSION_GE(1, 12, 1) && !(H5_VERS_MAJOR == 1 && H5_VERS_MINOR == 10 && H5_VERS_RELEASE >= 7)
+    ::setenv("HDF5_USE_FILE_LOCKING", "FALSE", 0);  // it has no switch for one file
+#endif
     // Without this, a file that could not be closed (full disk) makes the library loop at exit.
     H5dont_atexit();
     H5open();
@@ -62,8 +68,17 @@ std::string cause() {
   return text.empty() ? "the HDF5 library gives no cause" : text;
 }
 
+bool is_of_the_system(const std::string& why) {
+  constexpr std::string_view kErrno = "errno = ";
+  const size_t at = why.find(kErrno);
+  return at != std::string::npos && is_passing_fault(std::atoi(why.c_str() + at + kErrno.size()));
+}
+
 void fail_read(const std::string& what, const std::string& file, const std::string& object) {
-  throw DataError(fmt::format("{}: {}:{}: {}", what, file, object, cause()));
+  const std::string why = cause();
+  const std::string line = fmt::format("{}: {}:{}: {}", what, file, object, why);
+  if (is_of_the_system(why)) throw IoError(line);
+  throw DataError(line);
 }
 
 void fail_write(const std::string& what, const std::string& file, const std::string& object) {
@@ -100,6 +115,12 @@ int64_t check_rows(const std::vector<int64_t>& dims, int64_t begin, const Shape&
     throw DataError(fmt::format("wrong shape: {}:{}: {} rows are wanted as {}, its shape is [{}]", file,
                                 object, count, wanted.str(), fmt::join(dims, ", ")));
   return count;
+}
+
+void switch_locking_off([[maybe_unused]] hid_t access) {
+#if H5_VERSION_GE(1, 12, 1) || (H5_VERS_MAJOR == 1 && H5_VERS_MINOR == 10 && H5_VERS_RELEASE >= 7)
+  H5Pset_file_locking(access, false, true);
+#endif
 }
 
 Handle file_type(DType dtype) {
@@ -332,13 +353,18 @@ class Walker {
   std::vector<std::string> found_;
 };
 
+bool is_locked_by_a_writer(const std::string& why) {
+  return why.find(fmt::format("errno = {},", EWOULDBLOCK)) != std::string::npos;
+}
+
 /// What the library is not needed for.
 void check_is_hdf5(const std::string& path) {
   if (is_folder(path)) throw DataError(fmt::format("cannot read: {}: is a folder; give an HDF5 file", path));
   static_cast<void>(read_bytes(path, 0, 0));  // ENOENT and EACCES as such, before the library hides them
   const htri_t is_hdf5 = H5Fis_hdf5(path.c_str());
   if (is_hdf5 <= 0) {
-    H5Eclear2(H5E_DEFAULT);
+    const std::string why = h5::cause();
+    if (h5::is_of_the_system(why)) throw IoError(fmt::format("cannot open HDF5 file: {}: {}", path, why));
     throw DataError(fmt::format("not an HDF5 file: {}: it has no HDF5 signature; check the path", path));
   }
 }
@@ -346,21 +372,35 @@ void check_is_hdf5(const std::string& path) {
 }  // namespace
 
 Hdf5File Hdf5File::open(const std::string& path) {
-  const Lock lock;
-  check_is_hdf5(path);
-  Hdf5File file(path, -1);
-  file.remote_ = std::make_unique<h5::RemoteFile>(path);
-  return file;
+  return retrying(path, [&] {
+    const Lock lock;
+    check_is_hdf5(path);
+    Hdf5File file(path, -1);
+    file.remote_ = std::make_unique<h5::RemoteFile>(path);
+    return file;
+  });
 }
 
 Hdf5File Hdf5File::open_verified(const std::string& path) {
-  const Lock lock;
-  check_is_hdf5(path);
-  const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
-  if (id < 0)
-    throw DataError(
-        fmt::format("cannot open HDF5 file: {}: {}; it may be cut off: copy it again", path, h5::cause()));
-  return Hdf5File(path, id);
+  return retrying(path, [&] {
+    const Lock lock;
+    check_is_hdf5(path);
+    const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+    hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access);
+    std::string why = id < 0 ? h5::cause() : "";
+    if (why.find("unable to lock file") != std::string::npos && !is_locked_by_a_writer(why)) {
+      // No locks on this file system; nobody can hold one.
+      h5::switch_locking_off(access);
+      id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access);
+      if (id < 0) why = h5::cause();
+    }
+    if (id < 0 && h5::is_of_the_system(why))
+      throw IoError(fmt::format("cannot open HDF5 file: {}: {}", path, why));
+    if (id < 0)
+      throw DataError(
+          fmt::format("cannot open HDF5 file: {}: {}; it may be cut off: copy it again", path, why));
+    return Hdf5File(path, id);
+  });
 }
 
 Hdf5File::Hdf5File(std::string path, int64_t id) : path_(std::move(path)), id_(id) {}
@@ -426,14 +466,16 @@ Hdf5File::Info Hdf5File::info(const std::string& name) const {
 Tensor Hdf5File::read(const std::string& name, DType dtype) const {
   const Lock lock;
   if (remote_) return remote_->read(name, dtype);
-  const Opened opened = open_dataset_handle(id_, path_, name);
-  check_numeric(opened, path_, name);
-  Tensor tensor(shape_of(opened.dims), dtype);
-  if (opened.elements == 0) return tensor;
-  const Handle memory = h5::memory_type(dtype);
-  if (H5Dread(opened.dataset, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.view().data) < 0)
-    h5::fail_read("cannot read dataset", path_, name);
-  return tensor;
+  return retrying(path_, [&] {
+    const Opened opened = open_dataset_handle(id_, path_, name);
+    check_numeric(opened, path_, name);
+    Tensor tensor(shape_of(opened.dims), dtype);
+    if (opened.elements == 0) return tensor;
+    const Handle memory = h5::memory_type(dtype);
+    if (H5Dread(opened.dataset, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.view().data) < 0)
+      h5::fail_read("cannot read dataset", path_, name);
+    return tensor;
+  });
 }
 
 Tensor Hdf5File::read(const std::string& name) const {
@@ -444,20 +486,22 @@ Tensor Hdf5File::read(const std::string& name) const {
 void Hdf5File::read_rows(const std::string& name, int64_t begin, TensorView out) const {
   const Lock lock;
   if (remote_) return remote_->read_rows(name, begin, out);
-  const Opened opened = open_dataset_handle(id_, path_, name);
-  check_numeric(opened, path_, name);
-  const std::vector<int64_t> dims(opened.dims.begin(), opened.dims.end());
-  const auto count = static_cast<hsize_t>(h5::check_rows(dims, begin, out.shape, path_, name));
-  std::vector<hsize_t> start(opened.dims.size(), 0), size = opened.dims;
-  start[0] = static_cast<hsize_t>(begin);
-  size[0] = count;
-  const auto elements = static_cast<hsize_t>(out.numel());
-  if (elements == 0) return;
-  const Handle memory_space(H5Screate_simple(1, &elements, nullptr), H5Sclose);
-  const Handle memory = h5::memory_type(out.dtype);
-  if (H5Sselect_hyperslab(opened.space, H5S_SELECT_SET, start.data(), nullptr, size.data(), nullptr) < 0 ||
-      H5Dread(opened.dataset, memory, memory_space, opened.space, H5P_DEFAULT, out.data) < 0)
-    h5::fail_read("cannot read rows of dataset", path_, name);
+  retrying(path_, [&] {
+    const Opened opened = open_dataset_handle(id_, path_, name);
+    check_numeric(opened, path_, name);
+    const std::vector<int64_t> dims(opened.dims.begin(), opened.dims.end());
+    const auto count = static_cast<hsize_t>(h5::check_rows(dims, begin, out.shape, path_, name));
+    std::vector<hsize_t> start(opened.dims.size(), 0), size = opened.dims;
+    start[0] = static_cast<hsize_t>(begin);
+    size[0] = count;
+    const auto elements = static_cast<hsize_t>(out.numel());
+    if (elements == 0) return;
+    const Handle memory_space(H5Screate_simple(1, &elements, nullptr), H5Sclose);
+    const Handle memory = h5::memory_type(out.dtype);
+    if (H5Sselect_hyperslab(opened.space, H5S_SELECT_SET, start.data(), nullptr, size.data(), nullptr) < 0 ||
+        H5Dread(opened.dataset, memory, memory_space, opened.space, H5P_DEFAULT, out.data) < 0)
+      h5::fail_read("cannot read rows of dataset", path_, name);
+  });
 }
 
 int64_t Hdf5File::data_offset(const std::string& name, DType dtype) const {

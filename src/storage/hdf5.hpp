@@ -25,7 +25,7 @@ class Hdf5File {
   static Hdf5File open(const std::string& path);  ///< read-only; MissingInputError, DataError
   /// For a file whose checksum has just been compared: in this process.
   static Hdf5File open_verified(const std::string& path);
-  static Hdf5File create(const std::string& path);  ///< truncates; IoError
+  static Hdf5File create(const std::string& path);  ///< truncates, follows no link; IoError
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;
   ~Hdf5File();

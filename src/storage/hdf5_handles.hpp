@@ -46,8 +46,14 @@ class Handle {
 
 /// The innermost cause on the library's error stack, or "the HDF5 library gives no cause".
 [[nodiscard]] std::string cause();
+/// Does this cause name an errno of a failing file system (EIO, ESTALE...)? Then the file is not to blame.
+[[nodiscard]] bool is_of_the_system(const std::string& why);
+/// DataError; IoError where the cause is_of_the_system.
 [[noreturn]] void fail_read(const std::string& what, const std::string& file, const std::string& object);
 [[noreturn]] void fail_write(const std::string& what, const std::string& file, const std::string& object);
+
+/// The library's own locks of files: not where ours hold the folder, and not where the file system has none.
+void switch_locking_off(hid_t access);
 
 /// The type in memory. bf16 is a 16-bit float with 8 exponent and 7 mantissa bits that the library converts.
 [[nodiscard]] Handle memory_type(DType dtype);

@@ -15,6 +15,7 @@
 #include <system_error>
 
 #include "base/error.hpp"
+#include "base/retry.hpp"
 #include "storage/hdf5_handles.hpp"
 #include "storage/hdf5_server.hpp"
 #include "storage/posix_file.hpp"
@@ -178,8 +179,10 @@ Message RemoteFile::reply(const std::string& object) {
 }
 
 Message RemoteFile::ask(const Message& request, const std::string& object) {
-  if (!send_message(socket_, request)) fail_crashed(object);
-  return reply(object);
+  return retrying(path_, [&] {
+    if (!send_message(socket_, request)) fail_crashed(object);
+    return reply(object);
+  });
 }
 
 bool RemoteFile::exists(const std::string& name) {
@@ -222,8 +225,10 @@ void RemoteFile::receive_rows(const std::string& name, int64_t begin, int64_t co
   const auto bytes = out.numel() * static_cast<int64_t>(size_of(out.dtype));
   const Message request =
       request_of(Ask::rows, name).put(static_cast<int64_t>(out.dtype)).put(begin).put(count).put(out.numel());
-  if (!send_message(socket_, request)) fail_crashed(name);
-  receive_bytes(name, out.data, bytes);
+  retrying(path_, [&] {
+    if (!send_message(socket_, request)) fail_crashed(name);
+    receive_bytes(name, out.data, bytes);
+  });
 }
 
 Tensor RemoteFile::read(const std::string& name, DType dtype) {

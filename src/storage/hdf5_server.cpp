@@ -19,6 +19,7 @@
 #include <new>
 
 #include "base/error.hpp"
+#include "base/retry.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/hdf5_handles.hpp"
@@ -237,7 +238,8 @@ int serve_hdf5() {
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
   ::syscall(SYS_close_range, 3U, ~0U, 0U);
   set_limit(RLIMIT_CORE, 0);
-  { const Lock lock; }  // the library starts once, here, rather than in every child
+  set_retry_seconds(0);  // whoever asks tries again
+  { const Lock lock; }   // the library starts once, here, rather than in every child
   std::map<pid_t, int> ended;
   std::array<char, 1 << 16> bytes{};
   int socket = -1;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -7,6 +9,7 @@
 #include "base/error.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/hdf5_handles.hpp"
+#include "storage/temporary.hpp"
 
 namespace dino {
 namespace {
@@ -103,7 +106,11 @@ Hdf5File Hdf5File::create(const std::string& path) {
   H5Pset_obj_track_times(creation, false);
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_LATEST);
-  const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation, access);
+  h5::switch_locking_off(access);
+  // The library would follow a link that stands there: it gets the file that we have opened, by its number.
+  const int fd = open_without_links(path, O_RDWR | O_CREAT);
+  const hid_t id = H5Fcreate(fmt::format("/proc/self/fd/{}", fd).c_str(), H5F_ACC_TRUNC, creation, access);
+  ::close(fd);
   if (id < 0) throw IoError(fmt::format("cannot create HDF5 file: {}: {}", path, h5::cause()));
   return Hdf5File(path, id);
 }

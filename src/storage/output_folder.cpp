@@ -7,6 +7,7 @@
 
 #include "base/error.hpp"
 #include "comm/last_words.hpp"
+#include "storage/temporary.hpp"
 
 namespace dino {
 
@@ -14,22 +15,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// "embeddings.h5.tmp.4711", as commit_file names what it writes.
-bool is_temporary(const std::string& name) {
-  const size_t at = name.rfind(".tmp.");
-  return at != std::string::npos && at > 0 && at + 5 < name.size() &&
-         name.find_first_not_of("0123456789", at + 5) == std::string::npos;
-}
-
-/// What writers that were killed left in the folder and the folders in it. Nobody else writes there: the lock
-/// is held.
+/// What writers that were killed left in the folder and the folders in it. Nobody else writes there, for the
+/// lock is held, but a rank of a job that is still dying may.
 void remove_temporaries(const std::string& folder, int depth) {
   std::error_code error;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
     std::error_code ignored;
     if (it->is_symlink(ignored)) continue;
     if (depth > 0 && it->is_directory(ignored)) remove_temporaries(it->path().string(), depth - 1);
-    if (it->is_regular_file(ignored) && is_temporary(it->path().filename().string()))
+    const std::string name = it->path().filename().string();
+    if (it->is_regular_file(ignored) && is_temporary(name) && !has_live_writer(name))
       fs::remove(it->path(), ignored);
   }
 }
@@ -49,7 +44,7 @@ std::unique_ptr<FolderLock> lock_output_folder(const CommandContext& context, st
       if (!FolderLock::is_held(folder)) refuse_other_output(folder, kind);
       lock = std::make_unique<FolderLock>(folder);
       clear_error_files();
-      remove_temporaries(folder, 1);
+      remove_temporaries(folder, 2);  // OUT/work/ingest/
     } catch (const Error& error) {
       failure = error.what();
       code = static_cast<int>(error.code());

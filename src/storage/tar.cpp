@@ -17,6 +17,7 @@
 #include "base/error.hpp"
 #include "storage/files.hpp"
 #include "storage/posix_file.hpp"
+#include "storage/temporary.hpp"
 
 namespace dino {
 namespace {
@@ -286,9 +287,7 @@ std::vector<TarMember> scan_tar(const std::string& path, std::vector<TarFault>& 
 }
 
 TarWriter::TarWriter(const std::string& path) : path_(path) {
-  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd_ < 0)
-    throw IoError(fmt::format("cannot write: {}: {}", path, std::system_category().message(errno)));
+  fd_ = open_without_links(path, O_WRONLY | O_CREAT | O_TRUNC);
 }
 
 TarWriter::~TarWriter() {

@@ -2,11 +2,14 @@
 #include "training/checkpoint.hpp"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "base/log.hpp"
 #include "base/pending_io.hpp"
@@ -14,6 +17,7 @@
 #include "model/checkpoint_reader.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/temporary.hpp"
 
 namespace dino {
 namespace {
@@ -114,17 +118,13 @@ void apply_retention(const std::string& run, int64_t keep, int64_t keep_every) {
   }
 }
 
-/// What a killed writer left: unfinished and half-removed folders.
-void remove_leftovers(const std::string& run) {
-  std::error_code error;
-  for (fs::directory_iterator it(run + "/checkpoints", error), end; !error && it != end;
-       it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    if (name.starts_with("step_") && (name.ends_with(".tmp") || name.ends_with(".trash"))) {
-      std::error_code ignored;
-      fs::remove_all(it->path(), ignored);
-    }
-  }
+/// A folder of a name that nobody can foresee, so that no link planted there leads the shards elsewhere.
+std::string make_temporary_folder(const std::string& folder) {
+  std::string temporary = fmt::format("{}.{}.tmp", folder, random_hex(12));
+  if (::mkdir(temporary.c_str(), 0777) != 0)
+    throw IoError(
+        fmt::format("cannot make folder: {}: {}", temporary, std::system_category().message(errno)));
+  return temporary;
 }
 
 /// Runs `body` on this rank; a failure on any rank becomes the same exception on all.
@@ -146,24 +146,46 @@ void together(const Communicator& comm, Body body) {
 std::string save_checkpoint(const std::string& run, int64_t step, const CheckpointContent& content,
                             const Communicator& comm, int64_t keep, int64_t keep_every) {
   const std::string folder = step_folder(run, step);
-  const std::string temporary = folder + ".tmp";
-  together(comm, [&] {
-    if (!comm.root()) return;
-    make_folders(run + "/checkpoints");
-    remove_leftovers(run);
-    make_folders(temporary);
-  });
-  std::string entry;
-  together(comm, [&] { entry = write_shard(temporary, content, comm); });
-  std::vector<std::string> shards = comm.all_gather_strings(entry);
-  together(comm, [&] {
-    if (!comm.root()) return;
-    write_file_atomically(temporary + "/manifest.json", manifest_text(content, shards));
-    if (path_exists(folder)) remove_durably(folder);
-    rename_durably(temporary, folder);
-    apply_retention(run, keep, keep_every);
-  });
+  std::string temporary;
+  try {
+    together(comm, [&] {
+      if (!comm.root()) return;
+      make_folders(run + "/checkpoints");
+      remove_unfinished_checkpoints(run);
+      temporary = make_temporary_folder(folder);
+    });
+    comm.broadcast(temporary);
+    std::string entry;
+    together(comm, [&] { entry = write_shard(temporary, content, comm); });
+    std::vector<std::string> shards = comm.all_gather_strings(entry);
+    together(comm, [&] {
+      if (!comm.root()) return;
+      write_file_atomically(temporary + "/manifest.json", manifest_text(content, shards));
+      if (path_exists(folder)) remove_durably(folder);
+      rename_durably(temporary, folder);
+      apply_retention(run, keep, keep_every);
+    });
+  } catch (const Error&) {
+    // All ranks have failed together, so nobody writes there any more.
+    if (comm.root() && !temporary.empty()) {
+      std::error_code ignored;
+      fs::remove_all(temporary, ignored);
+    }
+    throw;
+  }
   return folder;
+}
+
+void remove_unfinished_checkpoints(const std::string& run) {
+  std::error_code error;
+  for (fs::directory_iterator it(run + "/checkpoints", error), end; !error && it != end;
+       it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name.starts_with("step_") && (name.ends_with(".tmp") || name.ends_with(".trash"))) {
+      std::error_code ignored;
+      fs::remove_all(it->path(), ignored);
+    }
+  }
 }
 
 std::vector<std::string> list_checkpoints(const std::string& run) {
@@ -173,6 +195,8 @@ std::vector<std::string> list_checkpoints(const std::string& run) {
 std::string verify_checkpoint(const std::string& folder) {
   try {
     return find_shard_fault(read_checkpoint_manifest(folder));
+  } catch (const IoError&) {
+    throw;  // of the file system, and no fault of the checkpoint
   } catch (const Error& error) {
     return error.what();
   }

@@ -25,10 +25,13 @@ struct CheckpointContent {
   std::string config_ini;                              ///< all settings in force
 };
 
-/// Collective. Leaves step_N complete or absent. Keeps the newest `keep` (>= 2) and every `keep_every`-th
-/// step (0 = none). Returns the folder.
+/// Collective. Leaves step_N complete or absent, and nothing else: IoError on all ranks when one cannot
+/// write. Keeps the newest `keep` (>= 2) and every `keep_every`-th step (0 = none). Returns the folder.
 std::string save_checkpoint(const std::string& run, int64_t step, const CheckpointContent& content,
                             const Communicator& comm, int64_t keep, int64_t keep_every);
+
+/// What killed writers left. Rank 0, holding the run's lock.
+void remove_unfinished_checkpoints(const std::string& run);
 
 /// The complete checkpoints of a run, newest first (a folder without manifest.json is ignored).
 [[nodiscard]] std::vector<std::string> list_checkpoints(const std::string& run);
