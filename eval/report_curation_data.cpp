@@ -51,6 +51,7 @@ Image thumbnail(const Json& picture) {
   record.offset = picture.value("offset", int64_t{0});
   record.size = picture.value("bytes", int64_t{-1});
   try {
+    if (!path_exists(record.path)) return {0, 0, 3, {}};  // moved since: not worth a second try
     const Decoded decoded = decode_image(read_record(record));
     return decoded.status == DecodeStatus::ok ? fit(decoded.image, 96) : Image{0, 0, 3, {}};
   } catch (const Error&) {

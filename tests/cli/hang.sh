@@ -11,7 +11,7 @@ export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0"
 images data 24
 LIMIT=180  # seconds that a case may take on a busy machine; the watchdog's own time is 2 s
 
-TRAIN=(dino-pretrain train --config "$DINO_SHARE/recipes/tiny.cfg" --data "$WORK/data" --progress off --batch 4 --steps 1000000 --checkpoint-every 1000000)
+TRAIN=(dino-pretrain train --config "$DINO_SHARE/recipes/tiny.cfg" --data "$WORK/data" --progress off --batch 4 --steps 1000000 --checkpoint-every 1000000 --retry-seconds 0.2)
 # faults KIND PATH RANK [AFTER]: mpirun's words that break one rank.
 faults() { FAULTS=(-x "LD_PRELOAD=$DINO_FAULTS" -x "FAULT_KIND=$1" -x "FAULT_PATH=$2" -x "FAULT_RANK=$3" -x "FAULT_AFTER=${4:-0}"); }
 training() { [ "$(cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"loss"')" -ge 3 ]; }
@@ -33,9 +33,9 @@ heading case ranks exit seconds verdict "last message"
 # -- a rank throws
 faults eio data/ 1 6
 launch throw_in_loader 2 "${FAULTS[@]}" "${TRAIN[@]}" --output a1
-judge throw_in_loader 2 74 a1 1 "rank 1 of 2, phase data wait" "Input/output error"
+judge throw_in_loader 2 74 a1 1 "phase data wait" "Input/output error" "[rank 1]"
 faults eio rank_0001.h5 1
-launch throw_in_checkpoint 2 "${FAULTS[@]}" "${TRAIN[@]}" --checkpoint-every 2 --output a2
+launch throw_in_checkpoint 2 "${FAULTS[@]}" "${TRAIN[@]}" --steps 4 --warmup 0 --checkpoint-every 2 --output a2
 judge throw_in_checkpoint 2 74 a2 1 "phase checkpoint" "rank_0001.h5" "[rank 1]"
 faults eio unit_000002.h5 1
 launch throw_in_ingest 2 "${FAULTS[@]}" dino-curate run --input data --unit-records 8 --output a3 --progress off
