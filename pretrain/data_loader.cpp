@@ -128,19 +128,19 @@ DataLoader::~DataLoader() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-bool DataLoader::is_ready() const {
+bool DataLoader::is_complete() const {
   const Slot& slot = slots_[static_cast<size_t>(next_step_) % slots_.size()];
-  return failure_ || range_.size() == 0 || (slot.crops.step == next_step_ && slot.finished == range_.size());
+  return range_.size() == 0 || (slot.crops.step == next_step_ && slot.finished == range_.size());
 }
 
 DataLoader::Awaited DataLoader::await() {
   const log::Phase phase("data wait");
   const Stopwatch watch;
   std::unique_lock lock(mutex_);
-  batch_ready_.wait(lock, [&] { return is_ready(); });
+  batch_ready_.wait(lock, [&] { return is_complete() || failure_; });
   waited_ += watch.seconds();
   const Slot& slot = slots_[static_cast<size_t>(next_step_) % slots_.size()];
-  if (failure_ || range_.size() == 0) return {failure_, 0};
+  if (!is_complete()) return {failure_, 0};  // a failure in a later step can wait
   return {nullptr, std::accumulate(slot.replaced.begin(), slot.replaced.end(), int64_t{0})};
 }
 

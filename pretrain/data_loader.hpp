@@ -109,7 +109,7 @@ class DataLoader {
   void work();
   void fill(Slot& slot, int64_t image, int64_t record);
   [[nodiscard]] std::shared_ptr<const Image> load(int64_t record, bool& replaced);
-  [[nodiscard]] bool is_ready() const;  ///< under the lock
+  [[nodiscard]] bool is_complete() const;  ///< the next step's slot; under the lock
 
   const Dataset& dataset_;
   LoaderConfig config_;

@@ -133,7 +133,7 @@ ExitCode Trainer::run() {
     if (last || step_ % config_.checkpoint_every == 0) save(last);
   }
   progress.finish();
-  if (replaced_.replaced() > 0)
+  if (comm_.root() && replaced_.replaced() > 0)
     log::warning(fmt::format("{} of {} samples were replaced: their images cannot be decoded",
                              replaced_.replaced(), replaced_.samples()));
   if (log_) log_->stop(step_, "done");

@@ -23,7 +23,8 @@ TARRED=(dino-curate run --input tars --unit-records 4 --target 16 --progress off
 heading "reading, fault that passes" "where" ranks exit "times said" "bytes"
 passes() { # NAME WHERE RANKS GOOD SETTINGS command...
   local name=$1 where=$2 n=$3 good=$4 settings=$5 rc times; shift 5
-  rm -rf out; faulty "$n" "$settings FAULT_COUNT=3" "$@" --output out; rc=$?
+  rm -rf out log.txt; touch broken; { until_true 60 grep -q 'warning: retrying' log.txt; rm -f broken; } 2>/dev/null &
+  faulty "$n" "$settings FAULT_WHILE=$WORK/broken" "$@" --output out; rc=$?; rm -f broken; wait
   times=$(grep -c 'warning: retrying' log.txt)
   [ $rc = 0 ] && [ "$times" -ge 1 ] && [ "$times" = "$(grep 'warning: retrying' log.txt | sort -u | wc -l)" ] || { fail "$name, $where: exit $rc, said $times times"; tail -n 3 log.txt; }
   same "$good" out >same.txt || { fail "$name, $where: other bytes"; cat same.txt; }
@@ -36,7 +37,7 @@ passes "EACCES at open" "ingest, a file" 1 good "FAULT_PATH=blobs/0011 FAULT_KIN
 passes "short read" "ingest, a file" 1 good "FAULT_PATH=blobs/0005 FAULT_CALL=read FAULT_KIND=short" "${CURATE[@]}"
 passes "ETIMEDOUT" "listing, a folder" 1 good "FAULT_PATH=data/blobs FAULT_CALL=list FAULT_KIND=110" "${CURATE[@]}"
 passes "EIO at read" "scan of a tar" 1 good_tars "FAULT_PATH=tars/b.tar FAULT_CALL=read FAULT_KIND=5" "${TARRED[@]}"
-passes "ENOTCONN at open, rank 1" "ingest and export, a tar" 2 good_tars "FAULT_PATH=tars/a.tar FAULT_KIND=107 FAULT_RANK=1" "${TARRED[@]}"
+passes "ENOTCONN at open, rank 1" "ingest and export, a tar" 2 good_tars "FAULT_PATH=tars/b.tar FAULT_KIND=107 FAULT_RANK=1" "${TARRED[@]}"
 passes "EIO at read" "a work unit (HDF5)" 1 good "FAULT_PATH=ingest/unit_000001.h5 FAULT_CALL=read FAULT_KIND=5" "${CURATE[@]}"
 
 heading "reading, fault that lasts" "where" ranks exit "message" "the same again, without"
@@ -54,7 +55,7 @@ lasts "EIO, rank 1" "ingest" 2 good "FAULT_PATH=data/stripes/0022 FAULT_KIND=5 F
 lasts "ENOENT for all files, rank 1" "ingest" 2 good "FAULT_PATH=data/ FAULT_KIND=2 FAULT_RANK=1" "No such file or directory: it was there when it was listed" "${CURATE[@]}"
 lasts "EACCES" "ingest" 1 good "FAULT_PATH=blobs/0007 FAULT_KIND=13" "0007.ppm: Permission denied" "${CURATE[@]}"
 lasts "short read" "ingest" 1 good "FAULT_PATH=blobs/0009 FAULT_CALL=read FAULT_KIND=short" "short read: data/blobs/0009.ppm" "${CURATE[@]}"
-lasts "ESTALE" "export" 1 good_tars "FAULT_PATH=tars/a.tar FAULT_CALL=read FAULT_KIND=116 FAULT_AFTER=40" "tars/a.tar: Stale file handle" "${TARRED[@]}"
+lasts "ESTALE" "export" 1 good_tars "FAULT_PATH=tars/a.tar FAULT_CALL=read FAULT_KIND=116 FAULT_AFTER=28" "tars/a.tar: Stale file handle" "${TARRED[@]}"
 lasts "EIO" "scan of a tar" 1 good_tars "FAULT_PATH=tars/a.tar FAULT_CALL=read FAULT_KIND=5" "tars/a.tar: Input/output error" "${TARRED[@]}"
 lasts "EIO" "listing, a folder" 1 good "FAULT_PATH=data/stripes FAULT_CALL=list FAULT_KIND=5" "data/stripes: Input/output error" "${CURATE[@]}"
 # Without a second try.
@@ -73,9 +74,9 @@ same good out >/dev/null || fail "other bytes after a long try"
 rm -rf out; touch broken
 launch tried 2 -x "LD_PRELOAD=$DINO_FAULTS" -x FAULT_PATH=data/stripes/0020 -x FAULT_KIND=5 -x FAULT_RANK=1 -x "FAULT_WHILE=$WORK/broken" "${CURATE[@]}" --output out --retry-seconds 100
 until_true 30 grep -q 'warning: retrying' tried.log || fail "no retry"
-kill -TERM "$LAUNCHED"; wait "$LAUNCHED"; rc=$?
-row "SIGTERM to mpirun" 2 $rc "$(grep -oE 'stopped.*' tried.log | tail -n 1 | cut -c1-100)"
-[ $rc = 75 ] || { fail "SIGTERM while a file is tried again: exit $rc"; tail -n 3 tried.log; }
+kill -USR2 "$LAUNCHED"; wait "$LAUNCHED"; rc=$?
+row "SIGUSR2 to mpirun" 2 $rc "$(grep -oE 'stopped.*' tried.log | tail -n 1 | cut -c1-100)"
+[ $rc = 75 ] || { fail "SIGUSR2 while a file is tried again: exit $rc"; tail -n 3 tried.log; }
 rm broken; "${CURATE[@]}" --output out 2>log.txt || fail "going on after the stop"; same good out >/dev/null || fail "other bytes after the stop"
 
 # -- training: no sample is ever replaced for a fault of the file system
@@ -112,7 +113,7 @@ replaced() { # COUNT LIMIT CODE TEXT REPLACED
   broken "$1"; rm -rf run; ranks 2 "${TRAIN[@]}" --steps 3 --data part --output run --max-replaced "$2" >out.txt 2>log.txt; local rc=$?
   local count; count=$(grep -o '"replaced_samples":[0-9]*' run/metrics.jsonl | tail -n 1 | grep -o '[0-9]*$')
   row "$1" "$2" $rc "$count" "$(grep -oE '(too many broken|[0-9]+ of [0-9]+ samples).*' log.txt | head -n 1 | sed "s|$WORK/||g" | cut -c1-140)"
-  [ $rc = "$3" ] && grep -qF -- "$4" log.txt || { fail "$1 broken images, limit $2: exit $rc"; tail -n 3 log.txt; }
+  [ $rc = "$3" ] && { [ -z "$4" ] || grep -qF -- "$4" log.txt; } || { fail "$1 broken images, limit $2: exit $rc"; tail -n 3 log.txt; }
   [ -z "$5" ] || [ "$count" = "$5" ] || fail "$1 broken images: replaced_samples $count, not $5"
 }
 replaced 0 0.05 0 "" 0
@@ -125,7 +126,7 @@ replaced 20 0.05 65 "too many broken images" ""
 FEATURES=(dino-eval features --weights random:vit_micro --data data --size 32 --batch 4 --progress off)
 "${FEATURES[@]}" --output good.h5 2>log.txt || fail "features"
 heading "features, fault" exit "message" "bytes"
-faulty 2 "FAULT_PATH=data/ FAULT_KIND=116 FAULT_RANK=1 FAULT_COUNT=3" "${FEATURES[@]}" --output out.h5; rc=$?
+faulty 2 "FAULT_PATH=data/ FAULT_KIND=116 FAULT_RANK=1 FAULT_COUNT=1" "${FEATURES[@]}" --output out.h5; rc=$?
 cmp -s good.h5 out.h5 && [ $rc = 0 ] || fail "features, passing fault: exit $rc"; row "ESTALE, passing, rank 1" $rc "$(grep -oE 'retrying.*' log.txt | head -n 1 | cut -c1-100)" equal
 rm -f out.h5; faulty 2 "FAULT_PATH=data/ FAULT_KIND=2 FAULT_RANK=1 FAULT_AFTER=2" "${FEATURES[@]}" --output out.h5 --retry-seconds 0.3; rc=$?
 row "ENOENT, rank 1" $rc "$(said)" "$(ls out.h5* 2>/dev/null)"

@@ -61,9 +61,8 @@ bool is_short() {
 
 /// True when the call shall fail with errno.
 bool strike(const char* call, const char* path) {
-  if (!chosen(call, path)) return false;
   const char* kind = std::getenv("FAULT_KIND");
-  if (kind == nullptr || is_short()) return false;
+  if (kind == nullptr || is_short() || !chosen(call, path)) return false;
   if (std::strcmp(kind, "hang") == 0)
     while (true) ::pause();
   if (std::strcmp(kind, "kill") == 0) ::kill(::getpid(), SIGKILL);
