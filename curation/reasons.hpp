@@ -12,7 +12,7 @@ namespace dino::curation {
 
 enum class Reason : uint8_t {
   kept = 0,
-  unreadable = 1,  ///< the file could not be read
+  unreadable = 1,  ///< only in ledgers of earlier versions: a file that cannot be read ends the stage now
   not_an_image = 2,
   truncated = 3,
   corrupt = 4,

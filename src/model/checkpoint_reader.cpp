@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "base/log.hpp"
+#include "base/retry.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 
@@ -212,12 +213,19 @@ std::string find_shard_fault(const CheckpointManifest& manifest) {
 std::vector<std::string> complete_checkpoints(const std::string& run) {
   const std::filesystem::path parent = std::filesystem::path(run) / "checkpoints";
   std::vector<std::pair<int64_t, std::string>> found;
-  std::error_code error;
-  for (std::filesystem::directory_iterator it(parent, error), end; !error && it != end; it.increment(error)) {
-    const int64_t step = step_of(it->path().filename().string());
-    if (step >= 0 && path_exists(it->path().string() + "/manifest.json"))
-      found.emplace_back(step, it->path().string());
-  }
+  // To take a folder that fails for one without checkpoints would begin the training anew.
+  retrying(parent.string(), [&] {
+    found.clear();
+    std::error_code error;
+    for (std::filesystem::directory_iterator it(parent, error), end; !error && it != end;
+         it.increment(error)) {
+      const int64_t step = step_of(it->path().filename().string());
+      if (step >= 0 && path_exists(it->path().string() + "/manifest.json"))
+        found.emplace_back(step, it->path().string());
+    }
+    if (error && error != std::errc::no_such_file_or_directory && error != std::errc::not_a_directory)
+      throw IoError(fmt::format("cannot read the folder: {}: {}", parent.string(), error.message()));
+  });
   std::sort(found.rbegin(), found.rend());
   std::vector<std::string> folders;
   for (auto& [step, folder] : found) folders.push_back(std::move(folder));

@@ -111,6 +111,7 @@ std::vector<std::string> claims_in(const std::string& folder) {
   std::error_code error;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
     if (it->path().filename().string().starts_with(kClaim)) found.push_back(it->path().string());
+  if (error) throw IoError(fmt::format("cannot lock: {}: {}", folder, error.message()));
   std::sort(found.begin(), found.end());
   return found;
 }

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "base/error.hpp"
+#include "base/retry.hpp"
 
 namespace dino::pretrain {
 namespace {
@@ -101,6 +102,42 @@ TEST_F(LoaderTest, EveryRecordOncePerEpoch) {
     epochs[static_cast<size_t>(sample / 7)].push_back(order.record(sample));
   for (const auto& epoch : epochs) EXPECT_EQ(std::set<int64_t>(epoch.begin(), epoch.end()).size(), 7U);
   EXPECT_NE(epochs[0], epochs[1]);
+}
+
+TEST_F(LoaderTest, ReplacedSamplesAreCountedOnTheRankThatMadeThem) {
+  DataLoader whole(dataset_, config_, {0, 6}, 0), first(dataset_, config_, {0, 2}, 0),
+      second(dataset_, config_, {2, 6}, 0);
+  int64_t sum = 0;
+  for (int64_t step = 0; step < 7; ++step) {  // six passes over seven images
+    const int64_t replaced = whole.await().replaced;
+    EXPECT_EQ(replaced, first.await().replaced + second.await().replaced);
+    sum += replaced;
+    for (DataLoader* loader : {&whole, &first, &second}) static_cast<void>(loader->next());
+  }
+  EXPECT_EQ(sum, 6);
+  EXPECT_NE(whole.bad_examples().find("1.ppm (truncated"), std::string::npos);
+}
+
+TEST_F(LoaderTest, AFileThatVanishesIsNoReplacedSample) {
+  set_retry_seconds(0);
+  fs::remove(folder_ / "a" / "3.ppm");
+  DataLoader loader(dataset_, config_, {0, 6}, 0);
+  SampleOrder order(7, config_.seed);
+  int64_t complete = 0;  // steps before the one that needs it
+  while (true) {
+    bool needs = false;
+    for (int64_t sample = complete * 6; sample < complete * 6 + 6; ++sample)
+      needs = needs || order.record(sample) == 3;
+    if (needs) break;
+    ++complete;
+  }
+  for (int64_t step = 0; step < complete; ++step) {
+    EXPECT_FALSE(loader.await().failure);
+    static_cast<void>(loader.next());
+  }
+  EXPECT_TRUE(loader.await().failure);
+  EXPECT_THROW(static_cast<void>(loader.next()), IoError);
+  set_retry_seconds(30);
 }
 
 TEST_F(LoaderTest, NoDecodableImageIsAnError) {
