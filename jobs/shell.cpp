@@ -49,15 +49,26 @@ class Pipe {
   std::array<int, 2> ends_{-1, -1};
 };
 
-/// This process's, without what Slurm set for a job around it, and without what would hide jobs from squeue,
-/// sacct and scancel (SQUEUE_PARTITION and the like).
+/// Does a variable choose among jobs, so that squeue, sacct or scancel would not see all of them
+/// (SQUEUE_PARTITION)?
+bool hides_jobs(std::string_view name) {
+  constexpr const char* kTools[] = {"SQUEUE_", "SACCT_", "SCANCEL_"};
+  constexpr const char* kChoices[] = {"ACCOUNT", "FEDERATION", "INTERACTIVE", "LICENSES", "LOCAL",
+                                      "NAME",    "NAMES",      "PARTITION",   "QOS",      "SIBLING",
+                                      "STATE",   "STATES",     "USER",        "USERS"};
+  return std::any_of(std::begin(kTools), std::end(kTools), [&](std::string_view tool) {
+    return name.starts_with(tool) && std::find(std::begin(kChoices), std::end(kChoices),
+                                               name.substr(tool.size())) != std::end(kChoices);
+  });
+}
+
+/// This process's, without what Slurm set for a job around it, and without what hides jobs.
 std::vector<std::string> clean_environment() {
-  constexpr const char* kPrefixes[] = {"SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_"};
   std::vector<std::string> kept;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text = *entry;
-    const bool slurm = std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
-                                   [&](const char* prefix) { return text.starts_with(prefix); });
+    const bool slurm = text.starts_with("SLURM_") || text.starts_with("SBATCH_") ||
+                       hides_jobs(text.substr(0, text.find('=')));
     if (!slurm || text.starts_with("SLURM_CONF=")) kept.emplace_back(text);
   }
   return kept;
