@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/seal.hpp"
 
 namespace dino::curation {
 namespace {
@@ -182,6 +183,14 @@ std::string hex(const std::array<uint8_t, 32>& digest) {
   return text;
 }
 
+std::array<uint8_t, 32> sha256_of(std::span<const uint8_t> bytes) {
+  const std::string text = sha256_hex(std::as_bytes(bytes));
+  std::array<uint8_t, 32> digest{};
+  for (size_t i = 0; i < 32; ++i)
+    digest[i] = static_cast<uint8_t>(nibble(text[2 * i]) << 4 | nibble(text[2 * i + 1]));
+  return digest;
+}
+
 void Ledger::resize(int64_t rows) {
   const auto n = static_cast<size_t>(rows);
   key.resize(n), source.resize(n), path.resize(n), offset.resize(n), measured.resize(n);
@@ -211,8 +220,7 @@ std::vector<int64_t> Ledger::counts() const {
 
 void Ledger::save(const std::string& path_, const std::string& config_hash,
                   const std::function<void(Hdf5File&)>& extra) const {
-  commit_file(path_, [&](const std::string& temporary) {
-    Hdf5File file = Hdf5File::create(temporary);
+  commit_hdf5(path_, [&](Hdf5File& file) {
     file.write_attribute("/", "schema", kSchema);
     file.write_attribute("/", "config_hash", config_hash);
     file.write_strings("/key", key);
@@ -231,12 +239,11 @@ void Ledger::save(const std::string& path_, const std::string& config_hash,
     write_column<int64_t>(file, "/leak", leak, [](int64_t v) { return v; });
     if (!excluded.empty()) file.write_strings("/excluded/key", excluded);
     if (extra) extra(file);
-    file.close();
   });
 }
 
-Ledger Ledger::load(const std::string& path_) {
-  const Hdf5File file = Hdf5File::open(path_);
+Ledger Ledger::load(const std::string& path_, const std::string& remedy) {
+  const Hdf5File file = open_sealed(path_, remedy);
   if (!file.has_attribute("/", "schema") || file.attribute_number("/", "schema") != kSchema) {
     throw DataError(fmt::format("not a ledger of this version: {}; run the stage again", path_));
   }

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -58,7 +59,9 @@ struct Ledger {
   /// `extra` may add datasets before the file is committed.
   void save(const std::string& path, const std::string& config_hash,
             const std::function<void(Hdf5File&)>& extra = {}) const;
-  [[nodiscard]] static Ledger load(const std::string& path);
+  /// Compared with its checksum; `remedy` ends the message when it is damaged.
+  [[nodiscard]] static Ledger load(const std::string& path,
+                                   const std::string& remedy = "make it again, or copy it again");
 };
 
 [[nodiscard]] Verdict verdict_of(Reason reason, Stage stage);
@@ -66,5 +69,6 @@ struct Ledger {
 /// Orders near-duplicates: more pixels first, then the sharper one.
 [[nodiscard]] double representative_quality(const Measured& measured);
 [[nodiscard]] std::string hex(const std::array<uint8_t, 32>& digest);
+[[nodiscard]] std::array<uint8_t, 32> sha256_of(std::span<const uint8_t> bytes);
 
 }  // namespace dino::curation

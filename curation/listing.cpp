@@ -62,6 +62,7 @@ void pack(Packer& out, const Item& item) {
   for (const Sidecar& s : item.sidecars) {
     out.text(s.extension), out.text(s.path), out.number(s.offset), out.number(s.size);
   }
+  out.text({item.sha256.begin(), item.sha256.end()});
 }
 
 Item unpack(Unpacker& in) {
@@ -74,6 +75,9 @@ Item unpack(Unpacker& in) {
   for (Sidecar& s : item.sidecars) {
     s.extension = in.text(), s.path = in.text(), s.offset = in.number(), s.size = in.number();
   }
+  const std::string digest = in.text();
+  DINO_CHECK(digest.size() == item.sha256.size(), "message too short");
+  std::copy(digest.begin(), digest.end(), item.sha256.begin());
   return item;
 }
 
@@ -92,18 +96,38 @@ std::vector<std::string> key_prefixes(const std::vector<std::string>& references
   return prefixes;
 }
 
+/// Tabs and line breaks of names are written as two characters.
+std::string one_field(const std::string& text) {
+  std::string field;
+  for (const char c : text) {
+    if (c == '\t' || c == '\n' || c == '\\') field += '\\';
+    field += c == '\t' ? 't' : c == '\n' ? 'n' : c;
+  }
+  return field;
+}
+
+/// What a later start compares.
+std::string line_of(const Item& item) {
+  const Record& r = item.record;
+  std::string line = fmt::format("{}{}{}\t{}\t{}\t{}", one_field(r.key), r.extension.empty() ? "" : ".",
+                                 one_field(r.extension), r.size, one_field(item.class_name), r.offset);
+  for (const Sidecar& sidecar : item.sidecars)
+    line += fmt::format("\t{} {}", one_field(sidecar.extension), sidecar.size);
+  return line + "\n";
+}
+
 void append(Listing& listing, const std::string& reference, const std::string& prefix) {
   Dataset data = open_dataset(reference);
-  Input input{
-      reference, static_cast<int64_t>(listing.items.size()), static_cast<int64_t>(data.records.size()), {}};
-  std::string digest;
+  Input input{reference,
+              static_cast<int64_t>(listing.items.size()),
+              static_cast<int64_t>(data.records.size()),
+              {},
+              {}};
   for (Record& record : data.records) {
     Item item;
     item.row = static_cast<int64_t>(listing.items.size());
     if (record.size < 0) record.size = listed_size(record.path);
-    digest += fmt::format("{}\t{}\n", record.key, record.size);
     if (record.label >= 0) item.class_name = data.classes[static_cast<size_t>(record.label)];
-    record.key = prefix + record.key;
     item.record = std::move(record);
     listing.items.push_back(std::move(item));
   }
@@ -111,7 +135,11 @@ void append(Listing& listing, const std::string& reference, const std::string& p
     Item& owner = listing.items[static_cast<size_t>(input.first + sidecar.record)];
     owner.sidecars.push_back(std::move(sidecar));
   }
-  input.hash = sha256_hex(std::as_bytes(std::span(digest))).substr(0, 16);
+  for (size_t i = static_cast<size_t>(input.first); i < listing.items.size(); ++i) {
+    input.lines += line_of(listing.items[i]);
+    listing.items[i].record.key.insert(0, prefix);
+  }
+  input.hash = sha256_hex(std::as_bytes(std::span(input.lines))).substr(0, 16);
   listing.inputs.push_back(std::move(input));
   listing.faults.insert(listing.faults.end(), data.faults.begin(), data.faults.end());
 }

@@ -3,6 +3,7 @@
 // The input records in global order. Only rank 0 holds the list; the others receive the records of their work
 // units.
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -19,12 +20,14 @@ struct Item {
   Record record;
   std::string class_name;  ///< empty = unknown
   std::vector<Sidecar> sidecars;
+  std::array<uint8_t, 32> sha256{};  ///< of the bytes that ingest judged; filled in where they are read again
 };
 
 struct Input {
   std::string reference;
   int64_t first = 0, records = 0;
-  std::string hash;  ///< of keys and sizes
+  std::string lines;  ///< one a record: name, bytes, class, offset, sidecars
+  std::string hash;   ///< of lines
 };
 
 struct Listing {

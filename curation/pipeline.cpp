@@ -4,14 +4,17 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <nlohmann/json.hpp>
+#include <filesystem>
 
 #include "base/log.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
 #include "comm/keeping_pace.hpp"
+#include "input_record.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/seal.hpp"
+#include "vector_commands.hpp"
 
 namespace dino::curation {
 
@@ -29,36 +32,63 @@ std::span<const StageEntry> stage_entries() {
 void load_listing(Run& run) {
   if (run.listing.compared) return;
   if (run.listing.items.empty()) run.listing = list_inputs(run.config.input);
+  if (run.excluded.items.empty() && !run.config.exclude.empty())
+    run.excluded = list_inputs(run.config.exclude);
   run.listing.compared = true;
-  for (const std::string& fault : run.listing.faults) log::warning(fault);
-  const std::string path = run.stage_file("inputs.json");
-  if (!path_exists(path)) {
-    nlohmann::ordered_json inputs = nlohmann::ordered_json::array();
-    for (const Input& input : run.listing.inputs) {
-      inputs.push_back({{"reference", input.reference}, {"records", input.records}, {"hash", input.hash}});
-    }
-    // A path may hold any bytes; JSON holds UTF-8.
-    write_file_atomically(
-        path, inputs.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
-    return;
-  }
-  const auto known = nlohmann::json::parse(read_text(path), nullptr, false);
-  if (!known.is_array() || known.size() != run.listing.inputs.size()) {
+  for (const Listing* listing : {&run.listing, &run.excluded})
+    for (const std::string& fault : listing->faults) log::warning(fault);
+  keep_or_compare_inputs(run.out, run.listing, run.excluded);
+  for (Listing* listing : {&run.listing, &run.excluded})
+    for (Input& input : listing->inputs) input.lines = {};
+}
+
+Ledger load_stage(const Run& run, const std::string& stage) {
+  return Ledger::load(run.stage_file(stage + ".h5"), do_again(run.out, stage));
+}
+
+void save_stage(Run& run, const Ledger& ledger, const std::string& stage) {
+  ledger.save(run.stage_file(stage + ".h5"), run.hash);
+  run.add_written("stages/" + stage + ".h5");
+}
+
+void begin_units(const Run& run, const std::string& stage, const std::string& identity) {
+  const std::string folder = run.work(stage), path = folder + "/made_from";
+  const std::string text = sha256_hex(std::as_bytes(std::span(identity))) + "\n";
+  if (path_exists(path) && read_text(path) == text) return;
+  std::error_code ignored;
+  std::filesystem::remove_all(folder, ignored);
+  make_folders(folder);
+  write_file_atomically(path, text);
+}
+
+bool unit_done(const std::string& path) {
+  if (!path_exists(path)) return false;
+  if (seal_holds(path)) return true;
+  log::warning(fmt::format("damaged work unit: {}: its checksum does not hold; it is made again", path));
+  return false;
+}
+
+std::optional<std::vector<uint8_t>> read_as_judged(const Item& item) {
+  const Record& record = item.record;
+  // Members of tars never begin at 0.
+  const int64_t now = record.offset == 0 ? listed_size(record.path) : record.size;
+  if (now != record.size)
     throw DataError(
-        fmt::format("bad state: {}: not a list of this run's inputs; use another --output", path));
+        fmt::format("input changed: {}: {} bytes instead of {}; put it back, or name another --output",
+                    record.path, now, record.size));
+  std::vector<uint8_t> bytes = read_record(record);
+  if (sha256_of(bytes) != item.sha256) return std::nullopt;
+  return bytes;
+}
+
+std::vector<Item> judged_items(const Run& run, const Ledger& ledger, const std::vector<int64_t>& rows) {
+  std::vector<Item> items;
+  items.reserve(rows.size());
+  for (const int64_t row : rows) {
+    items.push_back(run.listing.items[static_cast<size_t>(row)]);
+    items.back().sha256 = ledger.measured[static_cast<size_t>(row)].sha256;
   }
-  for (size_t i = 0; i < known.size(); ++i) {
-    const Input& input = run.listing.inputs[i];
-    if (!known[i].is_object() || !known[i].contains("hash") || !known[i].contains("records") ||
-        !known[i]["records"].is_number_integer())
-      throw DataError(
-          fmt::format("bad state: {}: not a list of this run's inputs; use another --output", path));
-    if (known[i]["hash"] == input.hash) continue;
-    throw DataError(fmt::format(
-        "input changed: {}: it had {} images when this curation began and has {}, or their sizes differ; use "
-        "another --output",
-        input.reference, known[i]["records"].get<int64_t>(), input.records));
-  }
+  return items;
 }
 
 Units share_units(const std::vector<Item>& items, int64_t unit, const std::function<bool(int64_t)>& done,
@@ -135,6 +165,10 @@ std::vector<int64_t> embedded_rows(const Run& run, const Ledger& ledger) {
           fmt::format("bad embeddings: {}: row {} of a ledger of {}; delete it and {}, and run again",
                       embeddings_path(run), row, ledger.rows(), run.stage_file("embed.json")));
   return {all.begin(), all.end()};
+}
+
+void verify_embeddings(const Run& run) {
+  static_cast<void>(open_rows(embeddings_path(run), run.world, do_again(run.out, "embed")));
 }
 
 }  // namespace dino::curation

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // The pipeline of `run`. A stage reads what the one before it committed, decides on rank 0, and commits
-// OUT/stages/<stage>.json last; a stage with that file is complete and is not run again.
+// OUT/stages/<stage>.json last; a stage with that file is complete and is not run again. Everything that a
+// later stage reads carries a checksum (storage/seal.hpp) and is compared with it there: what is damaged is
+// never used.
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,18 +16,24 @@
 #include "config.hpp"
 #include "ledger.hpp"
 #include "listing.hpp"
+#include "stage_marker.hpp"
 
 namespace dino::curation {
 
 struct Run {
   const Communicator& world;
   CurateConfig config;
-  std::string out;    ///< output folder
-  std::string hash;   ///< config_hash(config)
-  Listing listing{};  ///< on rank 0, once a stage asked for it
+  std::string out;                 ///< output folder
+  std::string hash;                ///< config_hash(config)
+  Listing listing{};               ///< on rank 0, once a stage asked for it
+  Listing excluded{};              ///< the same of --exclude
+  std::vector<StageFile> wrote{};  ///< on rank 0: what the running stage committed
+  std::string after{};             ///< on rank 0: checksum of the marker of the stage before
 
   [[nodiscard]] std::string work(const std::string& name) const { return out + "/work/" + name; }
   [[nodiscard]] std::string stage_file(const std::string& name) const { return out + "/stages/" + name; }
+  /// Rank 0: `path` below OUT belongs to the result of the running stage.
+  void add_written(const std::string& path) { wrote.push_back(stage_file_of(out, path)); }
 };
 
 /// Returned by a stage: false = stopped early by a signal; start again to go on.
@@ -45,8 +54,20 @@ bool export_stage(Run& run);
 bool report_stage(Run& run);
 
 // ---- what stages share
-/// Rank 0: lists the inputs (once) and compares them with what ingest saw.
+/// Rank 0: lists the inputs and the excluded sets (once) and compares them with what ingest saw.
 void load_listing(Run& run);
+/// Rank 0: the ledger as the stage left it, compared with its checksum.
+[[nodiscard]] Ledger load_stage(const Run& run, const std::string& stage);
+void save_stage(Run& run, const Ledger& ledger, const std::string& stage);
+/// Rank 0: makes OUT/work/<stage>; units that were made from something else (another `identity`) are removed.
+void begin_units(const Run& run, const std::string& stage, const std::string& identity);
+/// Rank 0: a work unit that is there and whose checksum holds; one that is damaged is named and made again.
+[[nodiscard]] bool unit_done(const std::string& path);
+/// The bytes of a record, if they are those that ingest judged.
+[[nodiscard]] std::optional<std::vector<uint8_t>> read_as_judged(const Item& item);
+/// Rank 0: the records of these rows, with the digests of what was judged.
+[[nodiscard]] std::vector<Item> judged_items(const Run& run, const Ledger& ledger,
+                                             const std::vector<int64_t>& rows);
 /// Cuts `items` into units of `unit` items; leaves out units for which `done(number)`; spreads the rest
 /// evenly. Collective; `items` and `done` are used on rank 0 only.
 struct Units {
@@ -60,9 +81,11 @@ struct Units {
 /// An Error of any rank is thrown on all. False when any rank stopped. Collective.
 bool process_units(const std::string& stage, const Units& units, const Communicator& world,
                    const std::function<void(int64_t number, const std::vector<Item>& items)>& work);
-/// The rows of the ledger that have an embedding, and the embedding's file.
+/// The rows of the ledger that have an embedding, and the embedding's file. Its content is compared with the
+/// checksum by load_rows or verify_embeddings.
 [[nodiscard]] std::string embeddings_path(const Run& run);
 [[nodiscard]] std::vector<int64_t> embedded_rows(const Run& run, const Ledger& ledger);
+void verify_embeddings(const Run& run);  ///< collective
 
 // ---- pictures -> vectors (ingest, decontaminate)
 struct MeasuredImage {

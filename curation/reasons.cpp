@@ -5,15 +5,16 @@ namespace dino::curation {
 
 const std::vector<std::string>& reason_names() {
   static const std::vector<std::string> names = {
-      "kept",           "unreadable",     "not_an_image", "truncated",  "corrupt", "too_large",
-      "unsupported",    "too_small",      "aspect",       "blur",       "entropy", "exact_duplicate",
-      "hash_duplicate", "near_duplicate", "leak",         "leak_group", "balance", "decode_memory"};
+      "kept",       "unreadable",      "not_an_image",   "truncated",      "corrupt",
+      "too_large",  "unsupported",     "too_small",      "aspect",         "blur",
+      "entropy",    "exact_duplicate", "hash_duplicate", "near_duplicate", "leak",
+      "leak_group", "balance",         "decode_memory",  "changed"};
   return names;
 }
 
 const std::vector<std::string>& stage_names() {
-  static const std::vector<std::string> names = {"none",  "ingest",        "embed",
-                                                 "dedup", "decontaminate", "balance"};
+  static const std::vector<std::string> names = {"none",          "ingest",  "embed", "dedup",
+                                                 "decontaminate", "balance", "export"};
   return names;
 }
 

@@ -29,9 +29,18 @@ enum class Reason : uint8_t {
   leak_group = 15,     ///< represents a group of near-duplicates of which a member leaks
   balance = 16,        ///< not drawn by balanced sampling
   decode_memory = 17,  ///< decoding would need more than decode-memory, or the machine had no more
+  changed = 18,        ///< its bytes are no longer those that ingest judged
 };
 
-enum class Stage : uint8_t { none = 0, ingest = 1, embed = 2, dedup = 3, decontaminate = 4, balance = 5 };
+enum class Stage : uint8_t {
+  none = 0,
+  ingest = 1,
+  embed = 2,
+  dedup = 3,
+  decontaminate = 4,
+  balance = 5,
+  exported = 6  ///< shown as "export"
+};
 
 [[nodiscard]] const std::vector<std::string>& reason_names();
 [[nodiscard]] const std::vector<std::string>& stage_names();

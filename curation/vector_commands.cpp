@@ -3,8 +3,6 @@
 
 #include <fmt/format.h>
 
-#include "vectors/embeddings.hpp"
-
 namespace dino {
 namespace {
 
@@ -23,10 +21,18 @@ void settle(const Communicator& comm, const std::function<void()>& work) {
 
 }  // namespace
 
-LocalRows load_rows(const std::string& reference, bool normalized, const Communicator& comm) {
+EmbeddingStore open_rows(const std::string& reference, const Communicator& comm, const std::string& remedy) {
+  EmbeddingStore store;
+  settle(comm, [&] { store = EmbeddingStore::open(reference); });
+  store.verify(comm, remedy);
+  return store;
+}
+
+LocalRows load_rows(const std::string& reference, bool normalized, const Communicator& comm,
+                    const std::string& remedy) {
   LocalRows local;
+  const EmbeddingStore store = open_rows(reference, comm, remedy);
   settle(comm, [&] {
-    const EmbeddingStore store = EmbeddingStore::open(reference);
     if (store.rows() == 0)
       throw DataError(
           fmt::format("cannot use embeddings: {}: it has no rows; give a file with at least one", reference));

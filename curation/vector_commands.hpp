@@ -11,6 +11,7 @@
 #include "comm/communicator.hpp"
 #include "comm/program.hpp"
 #include "tensor/tensor.hpp"
+#include "vectors/embeddings.hpp"
 
 namespace dino {
 
@@ -23,8 +24,12 @@ struct LocalRows {
   Tensor rows;  ///< f32 [n, width]
   int64_t total = 0, first = 0, width = 0;
 };
+/// Opens a reference on all ranks and compares it with its checksums. Collective; `remedy` ends the message
+/// about a damaged file.
+EmbeddingStore open_rows(const std::string& reference, const Communicator& comm, const std::string& remedy);
 /// Collective; a rank that cannot read its part fails all.
-[[nodiscard]] LocalRows load_rows(const std::string& reference, bool normalized, const Communicator& comm);
+[[nodiscard]] LocalRows load_rows(const std::string& reference, bool normalized, const Communicator& comm,
+                                  const std::string& remedy = "copy it again, or make it again");
 
 /// Runs `work` on rank 0; its failure is thrown on every rank.
 void on_root(const Communicator& comm, const std::function<void()>& work);

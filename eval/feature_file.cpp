@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "storage/files.hpp"
+#include "storage/seal.hpp"
 
 namespace dino::eval {
 
@@ -73,7 +74,7 @@ void read_attributes(const Hdf5File& file, FeatureSet& set) {
 }  // namespace
 
 FeatureSet read_features(const std::string& path) {
-  const Hdf5File file = Hdf5File::open(path);
+  const Hdf5File file = open_checked(path, "make the file again with dino-eval features");
   FeatureSet set;
   set.path = path;
   for (const char* name : {"/features", "/labels", "/keys"})

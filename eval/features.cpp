@@ -19,6 +19,7 @@
 #include "imaging/decode_options.hpp"
 #include "options.hpp"
 #include "storage/files.hpp"
+#include "storage/seal.hpp"
 #include "storage/temporary.hpp"
 
 namespace dino::eval {
@@ -142,8 +143,7 @@ class Writer {
   }
   void commit(const std::string& output, int64_t patch_width) {
     set.rows = static_cast<int64_t>(set.keys.size());
-    commit_file(output, [&](const std::string& temporary) {
-      Hdf5File file = Hdf5File::create(temporary);
+    commit_hdf5(output, [&](Hdf5File& file) {
       features_.drain(file, "/features", set.rows, {set.rows, width_});
       if (patch_values_ > 0)
         patches_.drain(file, "/patches", set.rows, {set.rows, patch_values_ / patch_width, patch_width});
@@ -156,7 +156,6 @@ class Writer {
         file.write_strings("/skipped/keys", skipped.keys);
         file.write_strings("/skipped/reasons", skipped.reasons);
       }
-      file.close();
     });
   }
   FeatureSet set;

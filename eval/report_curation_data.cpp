@@ -8,6 +8,7 @@
 #include "datasets/dataset.hpp"
 #include "report_data.hpp"
 #include "storage/files.hpp"
+#include "storage/seal.hpp"
 
 namespace dino::eval {
 
@@ -16,7 +17,10 @@ namespace {
 using Json = nlohmann::json;
 
 Json parse_file(const std::string& path) {
-  Json json = Json::parse(read_text(path), nullptr, false);
+  const std::string text = read_text(path);
+  if (has_json_seal(text))
+    check_sealed_json(text, path, "run `dino-curate run` there, which says what to do");
+  Json json = Json::parse(text, nullptr, false);
   if (!json.is_object())
     throw DataError("reading a curation: " + path + ": is not a JSON object; run dino-curate report again");
   return json;

@@ -10,6 +10,7 @@
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/output_kind.hpp"
+#include "storage/seal.hpp"
 
 namespace dino::eval {
 
@@ -26,6 +27,25 @@ std::string list(const std::vector<T>& values) {
     out += (i == 0 ? "" : ",") +
            nlohmann::json(values[i]).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   return out + "]";
+}
+
+/// A row in the file ends in a member "crc32c", of the text before it.
+constexpr std::string_view kRowSeal = ",\"crc32c\":\"";
+constexpr size_t kRowSealSize = kRowSeal.size() + 8 + 2;
+
+std::string sealed_row(std::string line) {
+  line.pop_back();  // the brace
+  const std::string crc = hex32(crc32c(std::as_bytes(std::span(line))));
+  return line.append(kRowSeal).append(crc).append("\"}");
+}
+
+/// Rows of other programs and of earlier versions have none.
+void check_row(std::string_view line, const std::string& source) {
+  if (line.size() < kRowSealSize || !line.substr(line.size() - kRowSealSize).starts_with(kRowSeal)) return;
+  if (line != sealed_row(std::string(line.substr(0, line.size() - kRowSealSize)) + "}"))
+    throw DataError(fmt::format(
+        "damaged result: {}: its checksum does not fit the row; remove the line, and run its task again",
+        source));
 }
 
 std::string sha256(const std::string& text) {
@@ -94,6 +114,7 @@ std::string to_json_line(const ResultRow& row) {
 }
 
 ResultRow parse_result(std::string_view line, const std::string& source) {
+  check_row(line, source);
   try {
     const auto json = nlohmann::json::parse(line);
     ResultRow row;
@@ -156,7 +177,7 @@ bool ResultStore::add(const ResultRow& row, bool force) {
     return false;
   }
   LineWriter writer(path_);
-  writer.write(to_json_line(row));
+  writer.write(sealed_row(to_json_line(row)));
   writer.close();
   rows_.push_back(row);
   log::info(what);
@@ -178,19 +199,17 @@ std::string predictions_name(const ResultRow& row) {
 
 void write_predictions(const std::string& path, const Predictions& p) {
   make_folders(path.substr(0, path.rfind('/')));
-  commit_file(path, [&](const std::string& temporary) {
-    Hdf5File file = Hdf5File::create(temporary);
+  commit_hdf5(path, [&](Hdf5File& file) {
     const auto n = static_cast<int64_t>(p.labels.size());
     file.write("/labels", view_of(p.labels.data(), {n}));
     file.write("/predicted", view_of(p.predicted.data(), {n}));
     file.write_strings("/keys", p.keys);
     file.write_attribute("/", "classes", p.classes);
-    file.close();
   });
 }
 
 Predictions read_predictions(const std::string& path) {
-  const Hdf5File file = Hdf5File::open(path);
+  const Hdf5File file = open_checked(path, "run the task again with --force");
   Predictions p;
   const Tensor labels = file.read("/labels", DType::i32), predicted = file.read("/predicted", DType::i32);
   p.labels.assign(labels.as<int32_t>(), labels.as<int32_t>() + labels.numel());

@@ -9,6 +9,7 @@
 #include "base/timing.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/output_folder.hpp"
+#include "storage/seal.hpp"
 #include "vector_commands.hpp"
 #include "vectors/kmeans.hpp"
 
@@ -27,7 +28,7 @@ struct ClusterTree {
 };
 
 ClusterTree read_tree(const std::string& path, bool with_distance) {
-  const Hdf5File file = Hdf5File::open(path);
+  const Hdf5File file = open_checked(path, "cluster again");
   ClusterTree tree;
   for (int64_t level = 1;; ++level) {
     const std::string group = fmt::format("/level{}", level);
@@ -76,12 +77,10 @@ ExitCode run(const BalanceConfig& config, CommandContext& context) {
   const auto lock = lock_output_folder(context, output_kind::none);
   const std::string path = context.common.output + "/selection.h5";
   on_root(context.world, [&] {
-    commit_file(path, [&](const std::string& temporary) {
-      Hdf5File file = Hdf5File::create(temporary);
+    commit_hdf5(path, [&](Hdf5File& file) {
       file.write("/selected", view_of(selected.data(), Shape{static_cast<int64_t>(selected.size())}));
       file.write_attribute("/", "strategy", config.strategy);
       file.write_attribute("/", "seed", context.common.seed);
-      file.close();
     });
   });
   if (!context.world.root()) return ExitCode::done;

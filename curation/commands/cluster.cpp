@@ -10,6 +10,7 @@
 #include "base/timing.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/output_folder.hpp"
+#include "storage/seal.hpp"
 #include "vector_commands.hpp"
 #include "vectors/embeddings.hpp"
 #include "vectors/kmeans.hpp"
@@ -26,8 +27,7 @@ struct ClusterConfig {
 
 void write_clusters(const std::string& path, const ClusterConfig& config, const std::vector<Level>& levels,
                     const std::vector<int64_t>& assignment, const std::vector<float>& distance) {
-  commit_file(path, [&](const std::string& temporary) {
-    Hdf5File file = Hdf5File::create(temporary);
+  commit_hdf5(path, [&](Hdf5File& file) {
     for (size_t l = 0; l < levels.size(); ++l) {
       const Level& level = levels[l];
       const std::string group = fmt::format("/level{}", l + 1);
@@ -41,7 +41,6 @@ void write_clusters(const std::string& path, const ClusterConfig& config, const 
       file.write_attribute(group, "iterations", level.iterations);
     }
     file.write_attribute("/", "spherical", static_cast<int64_t>(config.spherical));
-    file.close();
   });
 }
 

@@ -10,6 +10,7 @@
 #include "config.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/output_folder.hpp"
+#include "storage/seal.hpp"
 #include "vector_commands.hpp"
 #include "vectors/components.hpp"
 #include "vectors/embeddings.hpp"
@@ -34,8 +35,7 @@ void write_dedup(const std::string& path, const DedupConfig& config, const std::
     target[i] = edges[i].target;
     similarity[i] = edges[i].similarity;
   }
-  commit_file(path, [&](const std::string& temporary) {
-    Hdf5File file = Hdf5File::create(temporary);
+  commit_hdf5(path, [&](Hdf5File& file) {
     file.write("/edges/source", view_of(source.data(), Shape{count}));
     file.write("/edges/target", view_of(target.data(), Shape{count}));
     file.write("/edges/similarity", view_of(similarity.data(), Shape{count}));
@@ -45,7 +45,6 @@ void write_dedup(const std::string& path, const DedupConfig& config, const std::
     file.write("/keep", view_of(groups.keep.data(), Shape{rows}));
     file.write_attribute("/", "threshold", config.threshold);
     file.write_attribute("/", "rule", config.rule);
-    file.close();
   });
 }
 

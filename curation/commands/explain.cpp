@@ -17,7 +17,7 @@ namespace {
 /// The newest ledger of a curation: the finished one, else that of the last complete stage.
 std::string newest_ledger(const std::string& out) {
   if (path_exists(out + "/manifest.json") && path_exists(out + "/ledger.h5")) return out + "/ledger.h5";
-  for (const char* stage : {"balance", "decontaminate", "dedup", "ingest"}) {
+  for (const char* stage : {"export", "balance", "decontaminate", "dedup", "ingest"}) {
     const std::string path = fmt::format("{}/stages/{}.h5", out, stage);
     if (path_exists(path)) return path;
   }
@@ -74,7 +74,8 @@ void print_text(const Ledger& ledger, int64_t row) {
         "{:.1f}, border {:.3f}\n",
         q.blur, q.entropy, q.brightness, q.contrast, q.saturation, q.border);
   }
-  for (const Stage stage : {Stage::ingest, Stage::dedup, Stage::decontaminate, Stage::balance}) {
+  for (const Stage stage :
+       {Stage::ingest, Stage::embed, Stage::dedup, Stage::decontaminate, Stage::balance, Stage::exported}) {
     const bool here = v.reason != Reason::kept && v.stage == stage;
     fmt::print("{:<12}{}\n", stage_names()[static_cast<size_t>(stage)],
                here ? "dropped: " + verdict_text(ledger, row) : "passed");

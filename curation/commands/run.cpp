@@ -6,14 +6,17 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/output_folder.hpp"
+#include "storage/seal.hpp"
 #include "vector_commands.hpp"
 
 namespace dino::curation {
@@ -22,8 +25,25 @@ namespace {
 std::string settings_path(const std::string& out) {
   return out + "/curate.ini";
 }
-std::string marker(const Run& run, const std::string& stage) {
-  return run.stage_file(stage + ".json");
+/// Up to so many bytes of results are read again and compared when a curation is started again.
+constexpr int64_t kAlwaysVerified = int64_t{8} << 30;
+
+bool same_references(std::vector<std::string> a, std::vector<std::string> b) {
+  std::sort(a.begin(), a.end());
+  std::sort(b.begin(), b.end());
+  return a == b;
+}
+
+/// Settings that were complete stages' are not believed when these say otherwise.
+void check_hash(const Run& run) {
+  for (const StageEntry& stage : stage_entries()) {
+    const auto marker = read_marker(run.out, stage.name);
+    if (!marker) return;
+    if (marker->config_hash != run.hash)
+      throw DataError(fmt::format(
+          "damaged file: {}: {} was done with other settings; put the file back, or name another --output",
+          settings_path(run.out), stage.name));
+  }
 }
 
 /// The settings of an existing curation must be those of this one.
@@ -37,8 +57,22 @@ void keep_settings(const Run& run) {
     write_file_atomically(path, settings_text(run.config));
     return;
   }
-  const std::string difference = first_difference(parse_settings(read_text(path), path), run.config);
+  const CurateConfig known = parse_settings(read_text(path), path);
+  const std::string difference = first_difference(known, run.config);
   if (!difference.empty()) {
+    // The rows of every table lie in the order of the inputs.
+    if (known.input != run.config.input && same_references(known.input, run.config.input))
+      throw DataError(
+          fmt::format("inputs changed: {}: their order is another since this curation began: {}; give them "
+                      "in that order, or name "
+                      "another --output",
+                      run.out, difference));
+    const auto marker = read_marker(run.out, "ingest");
+    if (marker && marker->config_hash == run.hash)
+      throw DataError(
+          fmt::format("damaged file: {}: ingest was done with the settings given now, and it says: {}; "
+                      "delete it, and run again",
+                      path, difference));
     throw UsageError(fmt::format(
         "settings changed: {}: this output was begun with other settings: {}; restore the setting or name "
         "another --output",
@@ -46,11 +80,34 @@ void keep_settings(const Run& run) {
   }
 }
 
+/// Rank 0: the marker of a complete stage, whose files are all there. None when the stage is to be done.
+std::optional<StageMarker> complete_marker(Run& run, const std::string& stage) {
+  auto marker = read_marker(run.out, stage);
+  if (!marker) return marker;
+  if (marker->after != run.after) {
+    log::warning(fmt::format("{}: the stage before has another result now; done again", stage));
+    return std::nullopt;
+  }
+  check_files(run.out, stage, *marker);
+  return marker;
+}
+
+void finish_stage(Run& run, const std::string& stage, double seconds) {
+  write_marker(run.out, stage, {run.hash, run.after, run.wrote, {}});
+  run.after = read_marker(run.out, stage)->crc;
+  log::info(fmt::format("{}: done in {}", stage, human_seconds(seconds)));
+}
+
 /// Runs the stages up to and including `last` that are not complete. False when stopped early.
 bool run_stages(Run& run, const std::string& last) {
   for (const StageEntry& stage : stage_entries()) {
     int64_t complete = 0;
-    on_root(run.world, [&] { complete = path_exists(marker(run, stage.name)) ? 1 : 0; });
+    on_root(run.world, [&] {
+      const auto marker = complete_marker(run, stage.name);
+      complete = marker ? 1 : 0;
+      if (marker) run.after = marker->crc;
+      run.wrote.clear();
+    });
     run.world.broadcast_span(std::span(&complete, 1));
     if (complete != 0) {
       if (run.world.root()) log::info(fmt::format("{}: complete, nothing to do", stage.name));
@@ -61,33 +118,71 @@ bool run_stages(Run& run, const std::string& last) {
         log::warning(fmt::format("{}: stopped early; start the same command again to go on", stage.name));
         return false;
       }
-      on_root(run.world, [&] {
-        const nlohmann::ordered_json done = {{"stage", stage.name}, {"config_hash", run.hash}};
-        write_file_atomically(marker(run, stage.name),
-                              done.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
-        log::info(fmt::format("{}: done in {}", stage.name, human_seconds(watch.seconds())));
-      });
+      on_root(run.world, [&] { finish_stage(run, stage.name, watch.seconds()); });
     }
     if (stage.name == last) break;
   }
+  if (last == "report") {
+    // Units and their descriptors have served; what they held is in the ledger and in embeddings.h5.
+    on_root(run.world, [&] {
+      std::error_code ignored;
+      std::filesystem::remove_all(run.out + "/work", ignored);
+    });
+  }
   return true;
+}
+
+/// Compares the results of all complete stages with their checksums, where they are small or it is asked for.
+/// False when stopped early.
+bool verify_results(const Run& run, bool always) {
+  std::vector<std::string> stages;
+  std::vector<StageMarker> markers;
+  on_root(run.world, [&] {
+    int64_t bytes = 0;
+    for (const StageEntry& stage : stage_entries()) {
+      auto marker = read_marker(run.out, stage.name);
+      if (!marker) break;
+      check_files(run.out, stage.name, *marker);
+      for (const StageFile& file : marker->files) bytes += file.bytes;
+      stages.emplace_back(stage.name);
+      markers.push_back(std::move(*marker));
+    }
+    if (bytes <= kAlwaysVerified || always) return;
+    log::info(
+        fmt::format("results of {} GiB: sizes and places were compared, not every byte; --verify reads all",
+                    bytes >> 30));
+    markers.clear();
+  });
+  return check_contents(run.out, stages, markers, run.world);
+}
+
+/// The inputs must be what ingest saw, also when everything is complete.
+void compare_inputs(Run& run) {
+  try {
+    load_listing(run);
+  } catch (const MissingInputError& error) {
+    if (!path_exists(run.out + "/manifest.json")) throw;
+    throw MissingInputError(
+        fmt::format("{} [the curation in {} is complete: explain, report and training go without its inputs]",
+                    error.what(), run.out));
+  }
 }
 
 void print_summary(const Run& run, const CommandContext& context) {
   if (!context.common.json || !run.world.root()) return;
   const std::string path = run.out + "/manifest.json";
   if (path_exists(path)) {
-    auto manifest = nlohmann::ordered_json::parse(read_text(path), nullptr, false);
-    if (!manifest.is_object())
-      throw DataError(fmt::format("bad manifest: {}: it is not a JSON object; delete {} and run again", path,
-                                  marker(run, "report")));
+    const std::string text = read_text(path);
+    check_sealed_json(text, path, do_again(run.out, "report"));
+    auto manifest = nlohmann::ordered_json::parse(text);
     manifest["output"] = run.out;
     std::printf("%s\n", manifest.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     return;
   }
   nlohmann::ordered_json stages = {{"output", run.out}, {"complete", nlohmann::ordered_json::array()}};
   for (const StageEntry& stage : stage_entries()) {
-    if (path_exists(marker(run, stage.name))) stages["complete"].push_back(stage.name);
+    if (path_exists(run.stage_file(std::string(stage.name) + ".json")))
+      stages["complete"].push_back(stage.name);
   }
   std::printf("%s\n", stages.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
@@ -115,11 +210,11 @@ ExitCode dry_run(const CurateConfig& config, const CommandContext& context) {
 /// nor a mistyped exclusion be found out after hours of embedding.
 void check_references(Run& run) {
   run.listing = list_inputs(run.config.input);
-  if (!run.config.exclude.empty()) (void)list_inputs(run.config.exclude);
+  if (!run.config.exclude.empty()) run.excluded = list_inputs(run.config.exclude);
 }
 
 /// A curation begins here: `run` and `ingest` take all settings.
-ExitCode begin(const CurateConfig& given, CommandContext& context, const std::string& last) {
+ExitCode begin(const CurateConfig& given, bool verify, CommandContext& context, const std::string& last) {
   need_output(context);
   CurateConfig config = given;
   config.seed = context.common.seed;
@@ -134,7 +229,10 @@ ExitCode begin(const CurateConfig& given, CommandContext& context, const std::st
     keep_settings(run);
     make_folders(run.out + "/stages");
     make_folders(run.out + "/work");
+    check_hash(run);
+    compare_inputs(run);
   });
+  if (!verify_results(run, verify)) return ExitCode::stopped;
   if (!run_stages(run, last)) return ExitCode::stopped;
   print_summary(run, context);
   return ExitCode::done;
@@ -166,6 +264,7 @@ ExitCode resume(CommandContext& context, const std::string& stage, const std::st
   }
   const std::unique_ptr<FolderLock> lock = lock_output_folder(context, output_kind::curation);
   Run run{context.world, config, out, config_hash(config), {}};
+  on_root(run.world, [&] { check_hash(run); });
   if (!run_stages(run, stage)) return ExitCode::stopped;
   print_summary(run, context);
   return ExitCode::done;
@@ -180,9 +279,13 @@ Command beginning(const std::string& name, const std::string& summary, const std
   command.description = description;
   command.make = [last](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     const auto config = std::make_shared<CurateConfig>();
+    const auto verify = std::make_shared<bool>(false);
     add_curate_options(table, *config);
+    table.section("Start again")
+        .add("verify", verify.get(),
+             "Compare every byte of complete stages with its checksum (up to 8 GiB this is always done).");
     if (last != "ingest") add_max_pairs(table, config->max_pairs);
-    return [config, last](CommandContext& context) { return begin(*config, context, last); };
+    return [=](CommandContext& context) { return begin(*config, *verify, context, last); };
   };
   return command;
 }
@@ -217,9 +320,14 @@ Command run_command() {
       "clusters), export, report. Every stage commits its result; when the command is run again it does only "
       "what is missing. All files are the same bytes for any number of ranks and threads.\n\n"
       "A bad image never stops the run: it is dropped with a reason. Fails with 64 when OUT was begun with "
-      "other settings (the first one that differs is named), with 65 when the inputs changed since or "
-      "--target "
-      "is out of reach, with 66 when an input does not exist; ends with 75 when stopped by a signal.",
+      "other settings (the first one that differs is named), with 65 when the inputs changed since (names, "
+      "sizes, "
+      "classes and order are compared at every start, also of a complete curation; an image whose bytes are "
+      "others "
+      "than ingest saw is dropped as `changed`, or with --target an error), when a result is damaged or "
+      "gone, or "
+      "when --target is out of reach, with 66 when an input does not exist; ends with 75 when stopped by a "
+      "signal.",
       "report");
 }
 

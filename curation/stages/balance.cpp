@@ -8,6 +8,7 @@
 #include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/seal.hpp"
 #include "vector_commands.hpp"
 #include "vectors/embeddings.hpp"
 #include "vectors/kmeans.hpp"
@@ -42,8 +43,7 @@ Tensor load_kept(const Run& run, const std::vector<int64_t>& embedding) {
 
 void write_clusters(const Run& run, const std::vector<int64_t>& rows, const std::vector<Level>& levels,
                     const std::vector<int64_t>& assignment, const std::vector<float>& distance) {
-  commit_file(run.out + "/clusters.h5", [&](const std::string& temporary) {
-    Hdf5File file = Hdf5File::create(temporary);
+  commit_hdf5(run.out + "/clusters.h5", [&](Hdf5File& file) {
     for (size_t l = 0; l < levels.size(); ++l) {
       const std::string group = fmt::format("/level{}", l + 1);
       const auto& assigned = l == 0 ? assignment : levels[l].assignment;
@@ -57,7 +57,6 @@ void write_clusters(const Run& run, const std::vector<int64_t>& rows, const std:
     }
     file.write("/row", view_of(rows.data(), Shape{static_cast<int64_t>(rows.size())}));
     file.write_attribute("/", "spherical", int64_t{1});
-    file.close();
   });
 }
 
@@ -96,13 +95,11 @@ void select(const Run& run, Ledger& ledger, const std::vector<int64_t>& rows,
   for (size_t i = 0; i < rows.size(); ++i) {
     if (chosen[i] == 0) ledger.drop(rows[i], verdict_of(Reason::balance, Stage::balance));
   }
-  commit_file(run.out + "/selection.h5", [&](const std::string& temporary) {
-    Hdf5File file = Hdf5File::create(temporary);
+  commit_hdf5(run.out + "/selection.h5", [&](Hdf5File& file) {
     file.write("/selected",
                view_of(std::as_const(selected).data(), Shape{static_cast<int64_t>(selected.size())}));
     file.write_attribute("/", "strategy", run.config.strategy);
     file.write_attribute("/", "seed", run.config.seed);
-    file.close();
   });
   log::info(fmt::format("balance: {} of {} images are selected", selected.size(), rows.size()));
 }
@@ -134,8 +131,9 @@ void share_kept(const Run& run, const Ledger& ledger, std::vector<int64_t>& rows
 
 bool balance_stage(Run& run) {
   Ledger ledger;
-  on_root(run.world, [&] { ledger = Ledger::load(run.stage_file("decontaminate.h5")); });
+  on_root(run.world, [&] { ledger = load_stage(run, "decontaminate"); });
   if (run.config.target > 0) {
+    verify_embeddings(run);
     std::vector<int64_t> rows, embedding;
     share_kept(run, ledger, rows, embedding);
     const auto count = static_cast<int64_t>(embedding.size());
@@ -150,7 +148,12 @@ bool balance_stage(Run& run) {
     const auto distance = run.world.gather_values<float>(levels[0].distance);
     on_root(run.world, [&] { select(run, ledger, rows, levels, assignment, distance); });
   }
-  on_root(run.world, [&] { ledger.save(run.stage_file("balance.h5"), run.hash); });
+  on_root(run.world, [&] {
+    save_stage(run, ledger, "balance");
+    if (run.config.target == 0) return;
+    run.add_written("clusters.h5");
+    run.add_written("selection.h5");
+  });
   return true;
 }
 

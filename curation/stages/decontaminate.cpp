@@ -67,8 +67,10 @@ Excluded measure_excluded(const Run& run, const Listing& listing, const Embedder
 /// The best excluded match of every embedding row, by cosine; gathered on rank 0.
 std::vector<Edge> cosine_leaks(const Run& run, const Excluded& excluded) {
   std::vector<Edge> edges;
-  if (!excluded.features.empty()) {
-    const LocalRows local = load_rows(embeddings_path(run), true, run.world);
+  if (excluded.features.empty()) {
+    verify_embeddings(run);
+  } else {
+    const LocalRows local = load_rows(embeddings_path(run), true, run.world, do_again(run.out, "embed"));
     const ConstTensorView reference =
         view_of(excluded.features.data(), Shape{excluded.count(), excluded.width});
     edges = threshold_cross_join(local.rows, local.first, reference, run.config.leak_threshold);
@@ -135,21 +137,17 @@ void drop_leaks(const Run& run, Ledger& ledger, const std::map<int64_t, Leak>& l
 }  // namespace
 
 bool decontaminate_stage(Run& run) {
-  Listing listing;
   Excluded excluded;
   std::vector<Edge> edges;
   if (!run.config.exclude.empty()) {
-    on_root(run.world, [&] {
-      listing = list_inputs(run.config.exclude);
-      for (const std::string& fault : listing.faults) log::warning(fault);
-    });
+    on_root(run.world, [&] { load_listing(run); });
     std::unique_ptr<Embedder> embedder;
     if (run.config.embeddings.empty()) embedder = std::make_unique<Embedder>(run.config);
-    excluded = measure_excluded(run, listing, embedder.get());
+    excluded = measure_excluded(run, run.excluded, embedder.get());
     edges = cosine_leaks(run, excluded);
   }
   on_root(run.world, [&] {
-    Ledger ledger = Ledger::load(run.stage_file("dedup.h5"));
+    Ledger ledger = load_stage(run, "dedup");
     if (!run.config.exclude.empty()) {
       const std::vector<int64_t> rows = embedded_rows(run, ledger);
       std::map<int64_t, Leak> leaks;
@@ -157,13 +155,13 @@ bool decontaminate_stage(Run& run) {
       for (const Edge& edge : edges) {
         offer(leaks, rows[static_cast<size_t>(edge.source)], {edge.target, edge.similarity});
       }
-      drop_leaks(run, ledger, leaks, excluded, listing);
+      drop_leaks(run, ledger, leaks, excluded, run.excluded);
       log::info(fmt::format("decontaminate: {} images are near-copies of {} excluded ones", leaks.size(),
                             excluded.count()));
-      const auto lost = static_cast<int64_t>(listing.items.size()) - excluded.count();
+      const auto lost = static_cast<int64_t>(run.excluded.items.size()) - excluded.count();
       if (lost > 0) log::warning(fmt::format("decontaminate: {} excluded images cannot be decoded", lost));
     }
-    ledger.save(run.stage_file("decontaminate.h5"), run.hash);
+    save_stage(run, ledger, "decontaminate");
   });
   return true;
 }

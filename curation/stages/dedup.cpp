@@ -6,6 +6,7 @@
 #include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/seal.hpp"
 #include "vector_commands.hpp"
 #include "vectors/components.hpp"
 #include "vectors/join.hpp"
@@ -21,8 +22,7 @@ void write_dedup(const Run& run, const std::vector<int64_t>& rows, const std::ve
     source.push_back(edge.source), target.push_back(edge.target), similarity.push_back(edge.similarity);
   }
   const auto m = static_cast<int64_t>(edges.size()), n = static_cast<int64_t>(rows.size());
-  commit_file(run.out + "/dedup.h5", [&](const std::string& temporary) {
-    Hdf5File file = Hdf5File::create(temporary);
+  commit_hdf5(run.out + "/dedup.h5", [&](Hdf5File& file) {
     file.write("/edges/source", view_of(std::as_const(source).data(), Shape{m}));
     file.write("/edges/target", view_of(std::as_const(target).data(), Shape{m}));
     file.write("/edges/similarity", view_of(std::as_const(similarity).data(), Shape{m}));
@@ -33,8 +33,19 @@ void write_dedup(const Run& run, const std::vector<int64_t>& rows, const std::ve
     file.write("/row", view_of(rows.data(), Shape{n}));  // embedding -> ledger
     file.write_attribute("/", "threshold", run.config.threshold);
     file.write_attribute("/", "rule", run.config.rule);
-    file.close();
   });
+}
+
+/// A record that passed ingest and has no vector was another when it was to be embedded.
+void drop_changed(Ledger& ledger, const std::vector<int64_t>& embedded) {
+  size_t next = 0;
+  for (const int64_t row : ledger.kept_rows()) {
+    if (next < embedded.size() && embedded[next] == row) {
+      ++next;
+    } else {
+      ledger.drop(row, verdict_of(Reason::changed, Stage::embed));
+    }
+  }
 }
 
 void drop_duplicates(const Run& run, Ledger& ledger, const std::vector<Edge>& edges) {
@@ -61,8 +72,9 @@ void drop_duplicates(const Run& run, Ledger& ledger, const std::vector<Edge>& ed
 
 bool dedup_stage(Run& run) {
   JoinResult joined;
+  if (!run.config.dedup) verify_embeddings(run);
   if (run.config.dedup) {
-    const LocalRows local = load_rows(embeddings_path(run), true, run.world);
+    const LocalRows local = load_rows(embeddings_path(run), true, run.world, do_again(run.out, "embed"));
     JoinConfig join;
     join.threshold = run.config.threshold;
     join.lists = run.config.lists;
@@ -72,9 +84,13 @@ bool dedup_stage(Run& run) {
     joined = threshold_self_join(local.rows, local.total, join, run.world);
   }
   on_root(run.world, [&] {
-    Ledger ledger = Ledger::load(run.stage_file("ingest.h5"));
-    if (run.config.dedup) drop_duplicates(run, ledger, joined.edges);
-    ledger.save(run.stage_file("dedup.h5"), run.hash);
+    Ledger ledger = load_stage(run, "ingest");
+    drop_changed(ledger, embedded_rows(run, ledger));
+    if (run.config.dedup) {
+      drop_duplicates(run, ledger, joined.edges);
+      run.add_written("dedup.h5");
+    }
+    save_stage(run, ledger, "dedup");
   });
   return true;
 }

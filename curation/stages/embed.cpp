@@ -13,12 +13,14 @@
 #include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/seal.hpp"
 #include "vector_commands.hpp"
 #include "vectors/embeddings.hpp"
 
 namespace dino::curation {
 namespace {
 
+constexpr int64_t kPlainSide = 8;
 constexpr int64_t kBatch = 16;  ///< images per forward pass; fixed, so that results do not depend on ranks
 
 /// Row `row` of a block that was read from `path`, which may be damaged.
@@ -38,7 +40,10 @@ class UnitRows {
     const int64_t unit = row / run_.config.unit_records;
     if (unit != unit_) {
       path_ = run_.work(fmt::format("ingest/unit_{:06}.h5", unit));
-      rows_ = Hdf5File::open(path_).read(name_, DType::f32);
+      const std::string remedy = do_again(run_.out, "ingest") + " (only what is missing or damaged)";
+      if (!path_exists(path_))
+        throw DataError(fmt::format("work unit is gone: {}: it holds what embed needs; {}", path_, remedy));
+      rows_ = open_sealed(path_, remedy).read(name_, DType::f32);
       unit_ = unit;
     }
     std::copy_n(row_of(rows_, row - unit * run_.config.unit_records, width, path_), width, out);
@@ -54,12 +59,11 @@ class UnitRows {
 using RowSource = std::function<void(size_t index, int64_t row, float* out)>;
 
 /// Streams unit vectors of `rows` into embeddings.h5.
-void write_embeddings(const Run& run, const std::vector<int64_t>& rows, int64_t width,
-                      const std::string& kind, const RowSource& source) {
+void write_embeddings(Run& run, const std::vector<int64_t>& rows, int64_t width, const std::string& kind,
+                      const RowSource& source) {
   constexpr int64_t kBlock = 4096;
   const auto n = static_cast<int64_t>(rows.size());
-  commit_file(embeddings_path(run), [&](const std::string& temporary) {
-    Hdf5File file = Hdf5File::create(temporary);
+  commit_hdf5(embeddings_path(run), [&](Hdf5File& file) {
     file.create_dataset("/features", Shape{n, width}, DType::f32);
     for (int64_t begin = 0; begin < n; begin += kBlock) {
       const int64_t count = std::min(kBlock, n - begin);
@@ -73,12 +77,13 @@ void write_embeddings(const Run& run, const std::vector<int64_t>& rows, int64_t 
     }
     file.write("/row", view_of(rows.data(), Shape{n}));
     file.write_attribute("/", "embedding", kind);
-    file.close();
   });
+  run.add_written("embeddings.h5");
 }
 
-void embed_given(const Run& run, const Ledger& ledger, const std::vector<int64_t>& rows) {
-  const EmbeddingStore store = EmbeddingStore::open(run.config.embeddings);
+void embed_given(Run& run, const Ledger& ledger, const std::vector<int64_t>& rows) {
+  const EmbeddingStore store =
+      open_rows(run.config.embeddings, Communicator::self(), "copy it again, or make it again");
   if (store.rows() != ledger.rows()) {
     throw DataError(
         fmt::format("bad embeddings: {}: {} rows for {} input images; give one row per image, in "
@@ -97,6 +102,7 @@ std::string embed_unit_path(const Run& run, int64_t unit) {
 void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const std::vector<Item>& items) {
   const auto n = static_cast<int64_t>(items.size());
   Tensor features(Shape{n, embedder.width()});
+  std::vector<uint8_t> changed(items.size(), 0);
   for (int64_t begin = 0; begin < n; begin += kBatch) {
     const int64_t count = std::min(kBatch, n - begin);
     std::vector<Image> images(static_cast<size_t>(count));
@@ -104,57 +110,83 @@ void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const st
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < count; ++i) {
       failure.guard([&] {
-        const Record& record = items[static_cast<size_t>(begin + i)].record;
-        MeasuredImage one = measure_record(record, run.config);
-        if (one.image.pixels.empty()) {
-          throw DataError(
-              fmt::format("input changed: {}: it could be decoded by ingest and cannot now; use "
-                          "another --output",
-                          record.path));
-        }
-        images[static_cast<size_t>(i)] = embedder.input(one.image);  // a batch of whole pictures has no bound
+        const Item& item = items[static_cast<size_t>(begin + i)];
+        const MeasuredImage one = measure_record(item.record, run.config);
+        if (one.measured.reason == Reason::decode_memory)
+          throw IoError(
+              fmt::format("cannot decode: {}: ingest could: {}", item.record.path, one.measured.message));
+        const bool same = one.measured.sha256 == item.sha256;
+        if (same && one.image.pixels.empty())
+          throw DataError(fmt::format("cannot decode: {}: ingest could, and it did not change: {}; run again",
+                                      item.record.path, one.measured.message));
+        changed[static_cast<size_t>(begin + i)] = same ? 0 : 1;
+        // A plain picture keeps the place of another, so that the rest meet the same batch; a batch of whole
+        // pictures has no bound.
+        images[static_cast<size_t>(i)] = embedder.input(
+            same ? one.image
+                 : Image{kPlainSide, kPlainSide, 3, std::vector<uint8_t>(kPlainSide * kPlainSide * 3)});
       });
     }
     failure.rethrow();
     embedder.embed(images, features.as<float>() + begin * embedder.width());
   }
-  commit_file(embed_unit_path(run, unit), [&](const std::string& temporary) {
-    Hdf5File file = Hdf5File::create(temporary);
+  commit_hdf5(embed_unit_path(run, unit), [&](Hdf5File& file) {
     file.write("/features", features);
-    file.close();
+    file.write("/changed", view_of(std::as_const(changed).data(), Shape{n}));
   });
 }
 
-bool embed_by_backbone(Run& run, const std::vector<int64_t>& rows) {
+/// Rank 0: the vectors of all units, without the rows whose picture is another now than ingest judged.
+void merge_embed_units(Run& run, const std::vector<int64_t>& rows, int64_t width) {
+  const int64_t unit_size = run.config.unit_records;
+  const auto open_unit = [&](int64_t unit) {
+    return open_sealed(embed_unit_path(run, unit), "the same command makes it again");
+  };
+  std::vector<int64_t> place, same;  // in the units' order, and the row of the ledger
+  for (size_t begin = 0; begin < rows.size(); begin += static_cast<size_t>(unit_size)) {
+    const int64_t unit = static_cast<int64_t>(begin) / unit_size;
+    const auto count = std::min(static_cast<size_t>(unit_size), rows.size() - begin);
+    const Tensor changed = open_unit(unit).read("/changed", DType::u8);
+    DINO_CHECK(changed.numel() == static_cast<int64_t>(count), "a work unit is of another size");
+    for (size_t i = 0; i < count; ++i) {
+      if (changed.as<uint8_t>()[i] != 0) continue;
+      place.push_back(static_cast<int64_t>(begin + i));
+      same.push_back(rows[begin + i]);
+    }
+  }
+  if (same.size() < rows.size())
+    log::warning(
+        fmt::format("embed: {} images changed since ingest and are dropped", rows.size() - same.size()));
+  Tensor block;
+  std::string path;
+  int64_t loaded = -1;
+  write_embeddings(run, same, width, run.config.embedding, [&](size_t index, int64_t /*row*/, float* out) {
+    const int64_t unit = place[index] / unit_size;
+    if (unit != loaded) {
+      path = embed_unit_path(run, unit);
+      block = open_unit(unit).read("/features", DType::f32);
+      loaded = unit;
+    }
+    std::copy_n(row_of(block, place[index] - unit * unit_size, width, path), width, out);
+  });
+}
+
+bool embed_by_backbone(Run& run, const Ledger& ledger, const std::vector<int64_t>& rows) {
   const Embedder embedder(run.config);
   std::vector<Item> items;
   on_root(run.world, [&] {
-    make_folders(run.work("embed"));
     load_listing(run);
-    for (const int64_t row : rows) items.push_back(run.listing.items[static_cast<size_t>(row)]);
+    begin_units(run, "embed", run.after);
+    items = judged_items(run, ledger, rows);
   });
   const int64_t unit_size = run.config.unit_records;
   const Units units = share_units(
-      items, unit_size, [&](int64_t unit) { return path_exists(embed_unit_path(run, unit)); }, run.world);
+      items, unit_size, [&](int64_t unit) { return unit_done(embed_unit_path(run, unit)); }, run.world);
   const bool finished = process_units(
       "embed", units, run.world,
       [&](int64_t unit, const std::vector<Item>& part) { embed_unit(run, embedder, unit, part); });
   if (!finished) return false;
-  on_root(run.world, [&] {
-    Tensor block;
-    std::string path;
-    int64_t loaded = -1;
-    const int64_t width = embedder.width();
-    write_embeddings(run, rows, width, run.config.embedding, [&](size_t index, int64_t /*row*/, float* out) {
-      const int64_t unit = static_cast<int64_t>(index) / unit_size;
-      if (unit != loaded) {
-        path = embed_unit_path(run, unit);
-        block = Hdf5File::open(path).read("/features", DType::f32);
-        loaded = unit;
-      }
-      std::copy_n(row_of(block, static_cast<int64_t>(index) - unit * unit_size, width, path), width, out);
-    });
-  });
+  on_root(run.world, [&] { merge_embed_units(run, rows, embedder.width()); });
   return true;
 }
 
@@ -218,7 +250,7 @@ bool embed_stage(Run& run) {
   Ledger ledger;
   std::vector<int64_t> rows;
   on_root(run.world, [&] {
-    ledger = Ledger::load(run.stage_file("ingest.h5"));
+    ledger = load_stage(run, "ingest");
     rows = ledger.kept_rows();
     if (rows.empty()) {
       throw DataError(
@@ -231,7 +263,7 @@ bool embed_stage(Run& run) {
     on_root(run.world, [&] { embed_given(run, ledger, rows); });
     return true;
   }
-  if (run.config.embedding != "copy") return embed_by_backbone(run, rows);
+  if (run.config.embedding != "copy") return embed_by_backbone(run, ledger, rows);
   on_root(run.world, [&] {
     UnitRows units(run, "/copy");
     write_embeddings(run, rows, kCopyDescriptorSize, "copy", [&](size_t /*index*/, int64_t row, float* out) {

@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
 #include "base/log.hpp"
 #include "pipeline.hpp"
 #include "storage/files.hpp"
+#include "storage/seal.hpp"
 #include "storage/tar.hpp"
 #include "vector_commands.hpp"
 
@@ -57,43 +60,130 @@ std::vector<int64_t> plan_shards(const std::vector<Item>& items, const CurateCon
   return first;
 }
 
-void add_item(TarWriter& tar, const Item& item) {
-  const Record& record = item.record;
-  // Members of tars never begin at 0.
-  const int64_t now = record.offset == 0 ? listed_size(record.path) : record.size;
-  if (now != record.size) {
-    throw DataError(fmt::format("input changed: {}: {} bytes instead of {}; use another --output",
-                                record.path, now, record.size));
+/// What is known of a shard that is written: OUT/work/export/<shard>.json.
+struct ShardNote {
+  int64_t bytes = 0, records = 0;
+  uint32_t crc = 0;
+  std::vector<int64_t> changed;  ///< rows that were left out
+};
+
+std::string note_path(const Run& run, int64_t shard) {
+  return run.work(fmt::format("export/{:06}.json", shard));
+}
+
+void write_note(const Run& run, int64_t shard, const ShardNote& note) {
+  const nlohmann::ordered_json json = {
+      {"bytes", note.bytes}, {"records", note.records}, {"crc", note.crc}, {"changed", note.changed}};
+  write_file_atomically(note_path(run, shard), sealed_json(json.dump(1)));
+}
+
+ShardNote read_note(const Run& run, int64_t shard) {
+  const std::string path = note_path(run, shard), text = read_text(path);
+  check_sealed_json(text, path, "the same command writes the shard again");
+  const auto json = nlohmann::json::parse(text);
+  return {json.at("bytes").get<int64_t>(), json.at("records").get<int64_t>(), json.at("crc").get<uint32_t>(),
+          json.at("changed").get<std::vector<int64_t>>()};
+}
+
+/// Whether an earlier start wrote the shard, and it is still what was written.
+bool shard_holds(const Run& run, int64_t shard) {
+  if (!path_exists(note_path(run, shard))) return false;
+  const std::string path = run.out + "/" + shard_name(shard);
+  try {
+    const ShardNote note = read_note(run, shard);
+    if (note.records == 0) return true;
+    if (path_exists(path) && file_size(path) == note.bytes && crc32c_file(path) == note.crc) return true;
+  } catch (const DataError&) {  // a damaged note
   }
-  const std::vector<uint8_t> bytes = read_record(record);
-  tar.add(record.key + "." + (record.extension.empty() ? "img" : record.extension), bytes);
+  log::warning(fmt::format("damaged shard: {}: it is not what was written; it is written again", path));
+  return false;
+}
+
+/// Not with a target: another image cannot be drawn any more.
+void tell_changed(const Run& run, const Item& item) {
+  const std::string what = item.record.offset == 0
+                               ? item.record.path
+                               : fmt::format("{} (in {})", item.record.key, item.record.path);
+  if (run.config.target > 0)
+    throw DataError(
+        fmt::format("input changed: {}: its sha256 is not that of the image that was judged, and the exact "
+                    "--target {} cannot be "
+                    "met without it; put it back and run again, or begin again in another --output",
+                    what, run.config.target));
+  log::warning(
+      fmt::format("input changed: {}: its sha256 is not that of the image that was judged; dropped", what));
+}
+
+/// False when the image is another than the one that was judged.
+bool add_item(TarWriter& tar, const Item& item) {
+  const Record& record = item.record;
+  const auto bytes = read_as_judged(item);
+  if (!bytes) return false;
+  tar.add(record.key + "." + (record.extension.empty() ? "img" : record.extension), *bytes);
   bool has_class = false;
   for (const Sidecar& sidecar : item.sidecars) {
     has_class = has_class || sidecar.extension == "cls";
     tar.add(record.key + "." + sidecar.extension, read_listed(sidecar.path, sidecar.offset, sidecar.size));
   }
-  if (item.class_name.empty() || has_class) return;
+  if (item.class_name.empty() || has_class) return true;
   tar.add(record.key + ".cls",
           std::span(reinterpret_cast<const uint8_t*>(item.class_name.data()), item.class_name.size()));
+  return true;
 }
 
 void write_shard(const Run& run, int64_t shard, const std::vector<Item>& items) {
+  ShardNote note;
   commit_file(run.out + "/" + shard_name(shard), [&](const std::string& temporary) {
+    note = {};
     TarWriter tar(temporary);
-    for (const Item& item : items) add_item(tar, item);
+    for (const Item& item : items) {
+      if (add_item(tar, item)) {
+        ++note.records;
+      } else {
+        tell_changed(run, item);
+        note.changed.push_back(item.row);
+      }
+    }
     tar.close();
+    note.bytes = file_size(temporary);
+    note.crc = crc32c_file(temporary);
   });
+  write_note(run, shard, note);
+}
+
+/// Which shards of an earlier start are whole; ranks share the reading. False when stopped early. Collective.
+bool find_whole_shards(const Run& run, int64_t shards, std::vector<uint8_t>& whole) {
+  int64_t notes = 0;
+  on_root(run.world, [&] {
+    for (int64_t shard = 0; shard < shards; ++shard) notes += path_exists(note_path(run, shard)) ? 1 : 0;
+  });
+  std::array<int64_t, 2> counts = {shards, notes};
+  run.world.broadcast_span(std::span<int64_t>(counts));
+  whole.assign(static_cast<size_t>(counts[0]), 0);
+  if (counts[1] == 0) return true;
+  Units units;
+  units.total = units.missing = counts[0];
+  const Range range = even_range(counts[0], run.world.rank(), run.world.size());
+  for (int64_t shard = range.begin; shard < range.end; ++shard) units.number.push_back(shard);
+  units.mine.resize(units.number.size());
+  std::vector<uint8_t> mine;
+  const bool finished = process_units(
+      "export: checking", units, run.world,
+      [&](int64_t shard, const std::vector<Item>&) { mine.push_back(shard_holds(run, shard) ? 1 : 0); });
+  if (finished) whole = run.world.all_gather_values<uint8_t>(mine);
+  return finished;
 }
 
 /// Shards have different numbers of items, so they are dealt out here and not by share_units.
-Units share_shards(const Run& run, const std::vector<Item>& items, const std::vector<int64_t>& first) {
+Units share_shards(const Run& run, const std::vector<Item>& items, const std::vector<int64_t>& first,
+                   const std::vector<uint8_t>& whole) {
   Units units;
   std::vector<std::vector<std::vector<Item>>> parts(static_cast<size_t>(run.world.size()));
   std::vector<int64_t> missing;
   on_root(run.world, [&] {
     units.total = static_cast<int64_t>(first.size());
     for (int64_t shard = 0; shard < units.total; ++shard) {
-      if (!path_exists(run.out + "/" + shard_name(shard))) missing.push_back(shard);
+      if (whole[static_cast<size_t>(shard)] == 0) missing.push_back(shard);
     }
     units.missing = static_cast<int64_t>(missing.size());
     for (int rank = 0; rank < run.world.size(); ++rank) {
@@ -115,52 +205,64 @@ Units share_shards(const Run& run, const std::vector<Item>& items, const std::ve
   return units;
 }
 
-struct ShardSummary {
-  int64_t bytes = 0, crc = 0;
-};
-
-void write_summary(const Run& run, const std::vector<ShardSummary>& shards, const std::vector<int64_t>& first,
-                   size_t items) {
+/// Rank 0: the list of shards and the ledger without what changed. A shard of which nothing is left is none.
+void conclude(Run& run, Ledger ledger, int64_t shards, size_t items) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  for (size_t i = 0; i < shards.size(); ++i) {
-    const int64_t end = i + 1 < first.size() ? first[i + 1] : static_cast<int64_t>(items);
-    list.push_back({{"path", shard_name(static_cast<int64_t>(i))},
-                    {"bytes", shards[i].bytes},
-                    {"records", end - first[i]},
-                    {"crc32c", hex32(static_cast<uint32_t>(shards[i].crc))}});
+  int64_t records = 0;
+  for (int64_t shard = 0; shard < shards; ++shard) {
+    const ShardNote note = read_note(run, shard);
+    for (const int64_t row : note.changed) ledger.drop(row, verdict_of(Reason::changed, Stage::exported));
+    records += note.records;
+    const std::string name = shard_name(shard);
+    if (note.records == 0) {
+      std::filesystem::remove(run.out + "/" + name);
+      continue;
+    }
+    list.push_back(
+        {{"path", name}, {"bytes", note.bytes}, {"records", note.records}, {"crc32c", hex32(note.crc)}});
+    run.wrote.push_back({name, note.bytes, note.crc});
   }
-  write_file_atomically(run.stage_file("shards.json"), list.dump(1) + "\n");
+  // Of an earlier export with more shards.
+  for (int64_t shard = shards; std::filesystem::remove(run.out + "/" + shard_name(shard)); ++shard) {
+  }
+  DINO_CHECK(records == ledger.counts()[0], "a shard is out of place");
+  if (records == 0)
+    throw DataError(
+        fmt::format("nothing left to export: {}: all {} images changed since ingest; begin again in "
+                    "another --output",
+                    run.out, items));
+  const auto lost = static_cast<int64_t>(items) - records;
+  if (lost > 0) log::warning(fmt::format("export: {} images changed since ingest and were dropped", lost));
+  write_file_atomically(run.stage_file("shards.json"),
+                        sealed_json(nlohmann::ordered_json{{"shards", list}}.dump(1)));
+  run.add_written("stages/shards.json");
+  save_stage(run, ledger, "export");
+  log::info(fmt::format("export: {} images in {} shards", records, list.size()));
 }
 
 }  // namespace
 
 bool export_stage(Run& run) {
+  Ledger ledger;
   std::vector<Item> items;
   std::vector<int64_t> first;
   on_root(run.world, [&] {
     make_folders(run.out + "/shards");
     load_listing(run);
-    const Ledger ledger = Ledger::load(run.stage_file("balance.h5"));
-    for (const int64_t row : ledger.kept_rows()) items.push_back(run.listing.items[static_cast<size_t>(row)]);
+    ledger = load_stage(run, "balance");
+    begin_units(run, "export", run.after);
+    items = judged_items(run, ledger, ledger.kept_rows());
     make_tar_keys(items);
     first = plan_shards(items, run.config);
   });
-  const Units units = share_shards(run, items, first);
+  std::vector<uint8_t> whole;
+  if (!find_whole_shards(run, static_cast<int64_t>(first.size()), whole)) return false;
+  const Units units = share_shards(run, items, first, whole);
   const bool finished =
       process_units("export", units, run.world,
                     [&](int64_t shard, const std::vector<Item>& part) { write_shard(run, shard, part); });
   if (!finished) return false;
-  std::vector<ShardSummary> mine;
-  const Range range = even_range(units.total, run.world.rank(), run.world.size());
-  for (int64_t shard = range.begin; shard < range.end; ++shard) {
-    const std::string path = run.out + "/" + shard_name(shard);
-    mine.push_back({file_size(path), crc32c_file(path)});
-  }
-  const std::vector<ShardSummary> all = run.world.gather_values<ShardSummary>(mine);
-  on_root(run.world, [&] {
-    write_summary(run, all, first, items.size());
-    log::info(fmt::format("export: {} images in {} shards", items.size(), all.size()));
-  });
+  on_root(run.world, [&] { conclude(run, std::move(ledger), units.total, items.size()); });
   return true;
 }
 

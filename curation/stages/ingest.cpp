@@ -26,19 +26,6 @@ bool copy_embedding(const CurateConfig& config) {
   return config.embeddings.empty() && config.embedding == "copy";
 }
 
-uint8_t hex_value(char c) {
-  return static_cast<uint8_t>(c >= 'a' ? c - 'a' + 10 : c - '0');
-}
-
-std::array<uint8_t, 32> sha256(std::span<const uint8_t> bytes) {
-  const std::string text = sha256_hex(std::as_bytes(bytes));
-  std::array<uint8_t, 32> digest{};
-  for (size_t i = 0; i < 32; ++i) {
-    digest[i] = static_cast<uint8_t>(hex_value(text[2 * i]) << 4 | hex_value(text[2 * i + 1]));
-  }
-  return digest;
-}
-
 QualityMeasures no_quality() {
   constexpr float none = std::numeric_limits<float>::quiet_NaN();
   return {none, none, none, none, none, none};
@@ -78,7 +65,7 @@ Ledger merge_units(const Run& run, int64_t units) {
   ledger.resize(static_cast<int64_t>(run.listing.items.size()));
   size_t row = 0;
   for (int64_t unit = 0; unit < units; ++unit) {
-    Ledger part = Ledger::load(unit_path(run, unit));
+    Ledger part = Ledger::load(unit_path(run, unit), "the same command makes it again");
     for (size_t i = 0; i < part.key.size(); ++i, ++row) {
       DINO_CHECK(row < ledger.key.size() && part.key[i] == run.listing.items[row].record.key,
                  "a work unit is out of place");
@@ -174,7 +161,7 @@ MeasuredImage read_and_measure(const Record& record, const CurateConfig& config)
   // What fails here is the file system, and no verdict on the image.
   const std::vector<uint8_t> bytes = read_record(record);
   m.bytes = static_cast<int64_t>(bytes.size());
-  m.sha256 = sha256(bytes);
+  m.sha256 = sha256_of(bytes);
   DecodeOptions options;
   options.limits.max_pixels = config.max_pixels;
   options.limits.max_bytes = config.max_bytes;
@@ -209,12 +196,12 @@ MeasuredImage measure_record(const Record& record, const CurateConfig& config) {
 
 bool ingest_stage(Run& run) {
   on_root(run.world, [&] {
-    make_folders(run.work("ingest"));
     load_listing(run);
+    begin_units(run, "ingest", read_text(run.stage_file("inputs.json")));
   });
   const Units units = share_units(
       run.listing.items, run.config.unit_records,
-      [&](int64_t unit) { return path_exists(unit_path(run, unit)); }, run.world);
+      [&](int64_t unit) { return unit_done(unit_path(run, unit)); }, run.world);
   const bool finished =
       process_units("ingest", units, run.world,
                     [&](int64_t unit, const std::vector<Item>& items) { ingest_unit(run, unit, items); });
@@ -224,7 +211,9 @@ bool ingest_stage(Run& run) {
     apply_filters(ledger, run.config);
     if (run.config.exact_duplicates) drop_exact(ledger);
     if (run.config.hash_duplicates) drop_equal_hashes(ledger);
-    ledger.save(run.stage_file("ingest.h5"), run.hash);
+    save_stage(run, ledger, "ingest");
+    run.add_written("stages/inputs.json");
+    run.add_written("stages/inputs.tsv");
     log::info(fmt::format("ingest: {} of {} images pass", ledger.kept_rows().size(), ledger.rows()));
   });
   return true;

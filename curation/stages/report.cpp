@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -13,6 +12,7 @@
 #include "base/version.hpp"
 #include "pipeline.hpp"
 #include "storage/files.hpp"
+#include "storage/seal.hpp"
 #include "vector_commands.hpp"
 
 namespace dino::curation {
@@ -51,7 +51,7 @@ Json funnel_stages(const Ledger& ledger) {
   Json stages = Json::array();
   int64_t entering = ledger.rows();
   for (const Stage stage :
-       {Stage::ingest, Stage::embed, Stage::dedup, Stage::decontaminate, Stage::balance}) {
+       {Stage::ingest, Stage::embed, Stage::dedup, Stage::decontaminate, Stage::balance, Stage::exported}) {
     std::map<Reason, int64_t> reasons;
     int64_t lost = 0;
     for (const Verdict& v : ledger.verdict) {
@@ -157,13 +157,22 @@ Json galleries(const Ledger& ledger, const Groups& groups) {
   return {{"duplicates", list}, {"leaks", leaks}};
 }
 
+/// A JSON file of an earlier stage, compared with its checksum.
+Json stage_json(const Run& run, const std::string& name, const std::string& stage) {
+  const std::string path = run.stage_file(name), text = read_text(path);
+  check_sealed_json(text, path, do_again(run.out, stage));
+  return Json::parse(text);
+}
+
 Json manifest(const Run& run, const Ledger& ledger) {
   Json m;
   m["schema"] = 1;
   m["program"] = "dino-curate";
   m["version"] = version();
   m["config_hash"] = run.hash;
-  m["inputs"] = Json::parse(read_text(run.stage_file("inputs.json")));
+  const Json inputs = stage_json(run, "inputs.json", "ingest");
+  m["inputs"] = inputs.at("inputs");
+  if (!inputs.at("exclude").empty()) m["exclude"] = inputs.at("exclude");
   const Json dropped = dropped_counts(ledger);
   const auto kept = ledger.counts()[0];
   int64_t lost = 0;
@@ -173,7 +182,7 @@ Json manifest(const Run& run, const Ledger& ledger) {
   m["kept"] = kept;
   m["dropped"] = dropped;
   m["selected_with_multiplicity"] = kept;  // no image is drawn twice
-  m["shards"] = Json::parse(read_text(run.stage_file("shards.json")));
+  m["shards"] = stage_json(run, "shards.json", "export").at("shards");
   return m;
 }
 
@@ -181,7 +190,7 @@ Json manifest(const Run& run, const Ledger& ledger) {
 
 bool report_stage(Run& run) {
   on_root(run.world, [&] {
-    const Ledger ledger = Ledger::load(run.stage_file("balance.h5"));
+    const Ledger ledger = load_stage(run, "export");
     const Groups groups = duplicate_groups(ledger);
     ledger.save(run.out + "/ledger.h5", run.hash);
     Json funnel;
@@ -192,15 +201,14 @@ bool report_stage(Run& run) {
     funnel["duplicate_group_sizes"] = group_sizes(groups);
     funnel["similarity"] = similarity_histogram(ledger, run.config.threshold);
     funnel["clusters"] = cluster_sizes(ledger);
-    write_file_atomically(run.out + "/funnel.json", funnel.dump(1) + "\n");
+    write_file_atomically(run.out + "/funnel.json", sealed_json(funnel.dump(1)));
     write_file_atomically(
         run.out + "/galleries.json",
-        galleries(ledger, groups).dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
+        sealed_json(galleries(ledger, groups).dump(1, ' ', false, Json::error_handler_t::replace)));
     const Json m = manifest(run, ledger);
-    write_file_atomically(run.out + "/manifest.json", m.dump(1) + "\n");
-    // Units and their descriptors have served; what they held is in the ledger and in embeddings.h5.
-    std::error_code ignored;
-    std::filesystem::remove_all(run.out + "/work", ignored);
+    write_file_atomically(run.out + "/manifest.json", sealed_json(m.dump(1)));
+    for (const char* file : {"ledger.h5", "funnel.json", "galleries.json", "manifest.json"})
+      run.add_written(file);
     log::info(fmt::format("report: {} kept of {}: {}/manifest.json", m["kept"].get<int64_t>(), ledger.rows(),
                           run.out));
   });

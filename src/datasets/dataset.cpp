@@ -19,6 +19,7 @@
 #include "base/retry.hpp"
 #include "datasets/dataset_builder.hpp"
 #include "storage/files.hpp"
+#include "storage/seal.hpp"
 #include "storage/tar.hpp"
 
 namespace dino {
@@ -207,28 +208,54 @@ Dataset open_list(const std::string& reference) {
   return builder.finish();
 }
 
+/// Shards of so many bytes in all are read and compared with their checksums when they are opened.
+constexpr int64_t kAlwaysVerified = int64_t{1} << 30;
+
+struct Shard {
+  std::string file;
+  std::string crc;  ///< as the manifest has it; empty when it has none
+};
+
+/// A shard that is gone, cut off or changed would be a part that looks like the whole.
+[[noreturn]] void fail_shard(const std::string& file, const std::string& why) {
+  throw DataError(
+      fmt::format("damaged shard: {}: {}; copy it again, or run `dino-curate run` there, which says how to "
+                  "export it again",
+                  file, why));
+}
+
+Shard check_shard(const nlohmann::json& shard, const std::string& reference, int64_t& total) {
+  const auto name = shard["path"].get<std::string>();
+  const std::string file = name.starts_with('/') ? name : reference + "/" + name;
+  if (!path_exists(file)) fail_shard(file, "manifest.json lists it and it is not there");
+  const int64_t bytes = file_size(file);
+  total += bytes;
+  if (shard.contains("bytes") && shard["bytes"].is_number_integer() && shard["bytes"].get<int64_t>() != bytes)
+    fail_shard(file, fmt::format("{} bytes, manifest.json says {}", bytes, shard["bytes"].get<int64_t>()));
+  const bool has_crc = shard.contains("crc32c") && shard["crc32c"].is_string();
+  return {file, has_crc ? shard["crc32c"].get<std::string>() : std::string()};
+}
+
 /// The shards that manifest.json lists, or nothing when it is not the manifest of a curation.
 std::optional<Dataset> open_curated(const std::string& reference) {
-  const std::string path = reference + "/manifest.json";
-  const auto manifest = nlohmann::json::parse(read_text(path), nullptr, false);
+  const std::string path = reference + "/manifest.json", text = read_text(path);
+  const auto manifest = nlohmann::json::parse(text, nullptr, false);
   if (manifest.is_discarded()) throw DataError(fmt::format("bad manifest: {}: it is not JSON", path));
   if (!manifest.is_object() || !manifest.contains("shards") || !manifest["shards"].is_array())
     return std::nullopt;
+  if (has_json_seal(text)) check_sealed_json(text, path, "copy it again, or run `dino-curate run` there");
   DatasetBuilder builder(reference);
+  int64_t total = 0;
+  std::vector<Shard> shards;
   for (const auto& shard : manifest["shards"]) {
     if (!shard.is_object() || !shard.contains("path") || !shard["path"].is_string())
       throw DataError(fmt::format("bad manifest: {}: a shard has no path", path));
-    const auto name = shard["path"].get<std::string>();
-    const std::string file = name.starts_with('/') ? name : reference + "/" + name;
-    if (!path_exists(file)) {
-      builder.fault(fmt::format("{}: listed in manifest.json but not there", file));
-      continue;
-    }
-    if (shard.contains("bytes") && shard["bytes"].is_number_integer() &&
-        shard["bytes"].get<int64_t>() != file_size(file))
-      builder.fault(fmt::format("{}: {} bytes, manifest.json says {}", file, file_size(file),
-                                shard["bytes"].get<int64_t>()));
-    builder.add_tar(file, without_extension(base_name(name)));
+    shards.push_back(check_shard(shard, reference, total));
+  }
+  for (const Shard& shard : shards) {
+    if (total <= kAlwaysVerified && !shard.crc.empty() && hex32(crc32c_file(shard.file)) != shard.crc)
+      fail_shard(shard.file, "its checksum is not that of manifest.json");
+    builder.add_tar(shard.file, without_extension(base_name(shard.file)));
   }
   return builder.finish();
 }

@@ -12,6 +12,8 @@
 
 namespace dino {
 
+class PosixFile;
+
 /// NumPy array header. DataError names the file and the fault (magic, header length, Fortran order, dtype,
 /// size past the end).
 struct NpyInfo {
@@ -22,6 +24,8 @@ struct NpyInfo {
 [[nodiscard]] NpyInfo read_npy_info(const std::string& path);
 /// Rows [begin, begin+count) of a 2-D '<f4' or '<f2' array as f32.
 void read_npy_rows(const std::string& path, const NpyInfo& info, int64_t begin, int64_t count, float* out);
+/// The same of a file that stays open.
+void read_npy_rows(const PosixFile& file, const NpyInfo& info, int64_t begin, int64_t count, float* out);
 void write_npy(const std::string& path, ConstTensorView data);
 
 /// A .safetensors file: header plus raw tensors.

@@ -18,7 +18,6 @@
 #include "base/retry.hpp"
 #include "storage/hdf5_handles.hpp"
 #include "storage/hdf5_server.hpp"
-#include "storage/posix_file.hpp"
 
 namespace dino::h5 {
 namespace {
@@ -198,17 +197,23 @@ std::vector<std::string> RemoteFile::list_datasets(const std::string& group) {
 }
 
 Hdf5File::Info RemoteFile::info(const std::string& name) {
+  if (const auto known = infos_.find(name); known != infos_.end()) return known->second;
   Message message = ask(request_of(Ask::info, name), name);
   Hdf5File::Info info;
   info.shape = Shape(std::span<const int64_t>(message.numbers()));
   info.dims = message.numbers();
   info.dtype = static_cast<DType>(message.number());
   info.is_string = message.number() != 0;
+  infos_[name] = info;
   return info;
 }
 
 int64_t RemoteFile::data_offset(const std::string& name, DType dtype) {
-  return ask(request_of(Ask::place, name).put(static_cast<int64_t>(dtype)), name).number();
+  const auto known = offsets_.find({name, dtype});
+  if (known != offsets_.end()) return known->second;
+  const int64_t offset = ask(request_of(Ask::place, name).put(static_cast<int64_t>(dtype)), name).number();
+  offsets_[{name, dtype}] = offset;
+  return offset;
 }
 
 void RemoteFile::receive_bytes(const std::string& name, void* out, int64_t size) {
@@ -219,6 +224,11 @@ void RemoteFile::receive_bytes(const std::string& name, void* out, int64_t size)
     to += part;
     left -= part;
   }
+}
+
+void RemoteFile::read_raw(int64_t offset, void* out, int64_t size) {
+  if (!raw_) raw_ = std::make_unique<PosixFile>(path_);
+  raw_->read_exactly(offset, out, size);
 }
 
 void RemoteFile::receive_rows(const std::string& name, int64_t begin, int64_t count, TensorView out) {
@@ -237,7 +247,7 @@ Tensor RemoteFile::read(const std::string& name, DType dtype) {
   if (tensor.numel() == 0) return tensor;
   const auto bytes = tensor.numel() * static_cast<int64_t>(size_of(dtype));
   if (const int64_t offset = data_offset(name, dtype); offset >= 0) {
-    PosixFile(path_).read_exactly(offset, tensor.view().data, bytes);
+    read_raw(offset, tensor.view().data, bytes);
   } else if (!known.dims.empty()) {
     receive_rows(name, 0, known.dims[0], tensor.view());
   } else {
@@ -255,7 +265,7 @@ void RemoteFile::read_rows(const std::string& name, int64_t begin, TensorView ou
   const int64_t offset = data_offset(name, out.dtype);
   if (offset < 0) return receive_rows(name, begin, count, out);
   const auto row = out.numel() / count * static_cast<int64_t>(size_of(out.dtype));
-  PosixFile(path_).read_exactly(offset + begin * row, out.data, count * row);
+  read_raw(offset + begin * row, out.data, count * row);
 }
 
 std::vector<std::string> RemoteFile::read_strings(const std::string& name) {

@@ -14,11 +14,15 @@
 // Contiguous data of the wanted type, which is most of the bytes there are, this process reads itself, at the
 // place that the other one names.
 
+#include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "storage/hdf5.hpp"
 #include "storage/hdf5_wire.hpp"
+#include "storage/posix_file.hpp"
 
 namespace dino::h5 {
 
@@ -49,12 +53,18 @@ class RemoteFile {
   [[nodiscard]] Message reply(const std::string& object);
   void receive_rows(const std::string& name, int64_t begin, int64_t count, TensorView out);
   void receive_bytes(const std::string& name, void* out, int64_t size);
+  /// Bytes of the file itself, which stays open.
+  void read_raw(int64_t offset, void* out, int64_t size);
   [[noreturn]] void fail_crashed(const std::string& object);
 
   std::string path_;
   int socket_ = -1;
   int64_t process_ = -1;
   std::string crash_;  ///< what is said of it, once it has crashed
+  // The file does not change while it is open, so each is asked for once: a row then costs one pread.
+  std::map<std::string, Hdf5File::Info> infos_;
+  std::map<std::pair<std::string, DType>, int64_t> offsets_;
+  std::unique_ptr<PosixFile> raw_;
 };
 
 }  // namespace dino::h5

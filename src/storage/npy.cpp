@@ -154,6 +154,11 @@ NpyInfo read_npy_info(const std::string& path) {
 }
 
 void read_npy_rows(const std::string& path, const NpyInfo& info, int64_t begin, int64_t count, float* out) {
+  read_npy_rows(PosixFile(path), info, begin, count, out);
+}
+
+void read_npy_rows(const PosixFile& file, const NpyInfo& info, int64_t begin, int64_t count, float* out) {
+  const std::string& path = file.path();
   const bool half = info.dtype == "<f2";
   if (info.shape.size() != 2 || (!half && info.dtype != "<f4"))
     fail(path, fmt::format("shape ({}) of {}: an N x d array of float32 or float16 is needed",
@@ -162,7 +167,6 @@ void read_npy_rows(const std::string& path, const NpyInfo& info, int64_t begin, 
     fail(path, fmt::format("rows {} to {} asked for, it has {}", begin, begin + count, info.shape[0]));
   const int64_t width = info.shape[1];
   const int64_t item = half ? 2 : 4;
-  const PosixFile file(path);
   const int64_t at = info.data_offset + begin * width * item;
   if (!half) {
     file.read_exactly(at, out, count * width * item);

@@ -5,11 +5,16 @@
 #include <bit>
 #include <cmath>
 #include <filesystem>
+#include <mutex>
+#include <optional>
 
 #include "base/error.hpp"
+#include "comm/communicator.hpp"
 #include "storage/array_file.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/posix_file.hpp"
+#include "storage/seal.hpp"
 
 namespace dino {
 namespace {
@@ -78,17 +83,59 @@ bool all_finite(const float* row, int64_t width) {
   return bad == 0;
 }
 
-void read_part(const std::string& path, bool hdf5, int64_t begin, int64_t count, int64_t width, float* out) {
-  if (!hdf5) return read_npy_rows(path, read_npy_info(path), begin, count, out);
-  const Hdf5File file = Hdf5File::open(path);
-  file.read_rows(kFeatures, begin, TensorView{out, Shape{count, width}, DType::f32, Device::cpu});
-}
+/// A file of a store, opened: an HDF5 file costs milliseconds (a process is forked), a row microseconds.
+class OpenPart {
+ public:
+  OpenPart(const std::string& path, bool hdf5) {
+    if (hdf5) {
+      hdf5_ = Hdf5File::open(path);
+    } else {
+      info_ = read_npy_info(path);
+      npy_.emplace(path);
+    }
+  }
+  void read(int64_t begin, int64_t count, int64_t width, float* out) const {
+    if (npy_) return read_npy_rows(*npy_, info_, begin, count, out);
+    hdf5_->read_rows(kFeatures, begin, TensorView{out, Shape{count, width}, DType::f32, Device::cpu});
+  }
+
+ private:
+  std::optional<Hdf5File> hdf5_;
+  std::optional<PosixFile> npy_;
+  NpyInfo info_;
+};
 
 }  // namespace
+
+/// The parts that were read last. A folder may hold thousands of files, so not all of them.
+class EmbeddingStore::OpenFiles {
+ public:
+  void read(const Part& part, int64_t begin, int64_t count, int64_t width, float* out) {
+    const std::lock_guard lock(mutex_);
+    auto at = std::find_if(files_.begin(), files_.end(), [&](const File& f) { return f.path == part.path; });
+    if (at == files_.end()) {
+      if (files_.size() == kMost) files_.erase(files_.begin());
+      files_.push_back({part.path, std::make_unique<OpenPart>(part.path, part.hdf5)});
+    } else {
+      std::rotate(at, at + 1, files_.end());
+    }
+    files_.back().part->read(begin, count, width, out);
+  }
+
+ private:
+  static constexpr size_t kMost = 16;
+  struct File {
+    std::string path;
+    std::unique_ptr<OpenPart> part;
+  };
+  std::mutex mutex_;
+  std::vector<File> files_;  ///< the last one is the one read last
+};
 
 EmbeddingStore EmbeddingStore::open(const std::string& reference) {
   EmbeddingStore store;
   store.reference_ = reference;
+  store.open_ = std::make_shared<OpenFiles>();
   for (const std::string& path : files_of(reference)) {
     const Header header = read_header(path);
     if (header.width <= 0)
@@ -112,7 +159,7 @@ void EmbeddingStore::read(int64_t begin, int64_t count, float* out) const {
     const int64_t from = std::max(begin, first), to = std::min(begin + count, first + part.rows);
     if (from < to) {
       float* rows = out + (from - begin) * width_;
-      read_part(part.path, part.hdf5, from - first, to - from, width_, rows);
+      open_->read(part, from - first, to - from, width_, rows);
       for (int64_t i = 0; i < to - from; ++i) {
         if (all_finite(rows + i * width_, width_)) continue;
         throw DataError("cannot use embeddings: " + part.path + ": row " + std::to_string(from - first + i) +
@@ -120,6 +167,39 @@ void EmbeddingStore::read(int64_t begin, int64_t count, float* out) const {
       }
     }
     first += part.rows;
+  }
+}
+
+void EmbeddingStore::verify(const Communicator& comm, const std::string& remedy) const {
+  struct Sum {
+    uint32_t crc = 0;
+    int64_t bytes = 0;
+  };
+  std::vector<Sum> mine;
+  std::vector<std::optional<Seal>> seals;
+  std::string failure;
+  int code = 0;
+  try {
+    for (const Part& part : parts_) {
+      seals.push_back(part.hdf5 ? read_seal(part.path) : std::nullopt);
+      if (!seals.back()) continue;
+      const Range range = even_range(seals.back()->bytes, comm.rank(), comm.size());
+      mine.push_back({crc32c_part(part.path, range.begin, range.size()), range.size()});
+    }
+  } catch (const Error& error) {
+    failure = error.what();
+    code = static_cast<int>(error.code());
+  }
+  comm.agree_or_throw(failure, code);
+  const std::vector<Sum> all = comm.all_gather_values<Sum>(std::span<const Sum>(mine));
+  size_t sealed = 0;
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    if (!seals[i]) continue;
+    uint32_t crc = 0;
+    for (size_t at = sealed; at < all.size(); at += mine.size())
+      crc = crc32c_combine(crc, all[at].crc, all[at].bytes);
+    require_seal(parts_[i].path, *seals[i], crc, remedy);
+    ++sealed;
   }
 }
 

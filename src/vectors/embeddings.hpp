@@ -12,6 +12,8 @@
 
 namespace dino {
 
+class Communicator;
+
 class EmbeddingStore {
  public:
   /// Checks every header against its file. MissingInputError, DataError (name, cause). Widths of all files
@@ -21,6 +23,9 @@ class EmbeddingStore {
   [[nodiscard]] int64_t width() const { return width_; }
   /// Rows [begin, begin + count) as f32. DataError on non-finite values (names the row).
   void read(int64_t begin, int64_t count, float* out) const;
+  /// Compares every file that carries a checksum (storage/seal.hpp) with it, each rank a part of the bytes.
+  /// DataError on all ranks, ended by `remedy`. Collective.
+  void verify(const Communicator& comm, const std::string& remedy) const;
   [[nodiscard]] const std::string& reference() const { return reference_; }
 
  private:
@@ -29,6 +34,8 @@ class EmbeddingStore {
     int64_t rows = 0;
     bool hdf5 = false;
   };
+  class OpenFiles;
+  std::shared_ptr<OpenFiles> open_;  ///< the files read last stay open; copies of a store share them
   std::string reference_;
   std::vector<Part> parts_;
   int64_t rows_ = 0, width_ = 0;

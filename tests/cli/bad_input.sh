@@ -199,7 +199,7 @@ data = bytearray(open("train.h5", "rb").read())
 at = data.find(struct.pack("<IQ", len("blobs"), data.find(b"GCOL")))
 assert at > 0
 data[at + 12:at + 16] = struct.pack("<I", 1 << 28)
-open("crash.h5", "wb").write(data)
+open("crash.h5", "wb").write(data[:-24])  # without its checksum, as another program writes it
 PY
 bad 65 "crash.h5" "the HDF5 library crashes at /" -- dino-eval knn --json --output OUT --train crash.h5 --test test.h5
 bad 65 "crash.h5" "the HDF5 library crashes at /" -- "${BOTH[@]}" dino-eval knn --json --output OUT --train crash.h5 --test test.h5

@@ -99,13 +99,13 @@ with h5py.File("damaged/work/ingest/unit_000002.h5", "r+") as f:
     del f["copy"]
     f["copy"] = values
 PY
-expect 65 "bad work unit: damaged/work/ingest/unit_000002.h5" ranks 2 dino-curate embed --output damaged
+expect 65 "damaged file: damaged/work/ingest/unit_000002.h5" ranks 2 dino-curate embed --output damaged
 [ ! -e damaged/embeddings.h5 ] && ok "no embeddings of a damaged unit" || fail "embeddings of a damaged unit"
 rm -r damaged
 expect 0 "" dino-curate ingest $SETTINGS --output damaged
 expect 0 "" dino-curate embed --output damaged
 "$DINO_PYTHON" -c 'import h5py; h5py.File("damaged/embeddings.h5", "r+")["row"][1] = 4000'
-expect 65 "bad embeddings: damaged/embeddings.h5: row 4000" ranks 2 dino-curate decontaminate --output damaged
+expect 65 "damaged curation: damaged/embeddings.h5" ranks 2 dino-curate decontaminate --output damaged
 
 "$DINO_PYTHON" - <<'PY' || fail "invariants"
 import json, tarfile
@@ -204,9 +204,7 @@ expect 66 "no such folder" dino-curate embed --output nothing
 expect 65 "too few" dino-curate run --input in --target 500 --output x3
 expect 65 "no image found" dino-curate run --input "$WORK/given/stages" --output x4
 cp in/cats/p000.ppm in/cats/p999.ppm
-expect 0 "" dino-curate run $SETTINGS --output one
-rm one/stages/report.json one/stages/export.json
-expect 65 "input changed" dino-curate run $SETTINGS --output one
+expect 65 "input changed: in: cats/p999.ppm was not there" dino-curate run $SETTINGS --output one
 rm in/cats/p999.ppm
 expect 0 "dry run" dino-curate run $SETTINGS --output dry --dry-run
 [ -e dry ] && fail "--dry-run wrote something" || ok "--dry-run writes nothing"

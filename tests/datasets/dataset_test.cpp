@@ -9,6 +9,7 @@
 
 #include "base/retry.hpp"
 #include "storage/scratch.hpp"
+#include "storage/seal.hpp"
 #include "storage/tar.hpp"
 
 namespace dino {
@@ -130,18 +131,43 @@ TEST(Dataset, ACuratedFolderGivesTheShardsOfItsManifest) {
   put_tar(scratch / "c/shards/000000.tar", {{"k.jpg", "K"}, {"k.json", "{}"}});
   put_tar(scratch / "c/shards/stray.tar", {{"s.jpg", "S"}});
   const auto size = std::to_string(file_size(scratch / "c/shards/000000.tar"));
-  scratch.put("c/manifest.json", R"({"shards":[{"path":"shards/000000.tar","bytes":)" + size +
-                                     R"(,"records":1},)" + R"({"path":"shards/000001.tar","bytes":5}]})");
-  const Dataset dataset = open_dataset(scratch / "c");
-  EXPECT_EQ(keys(dataset), std::vector<std::string>{"000000/k"});
-  ASSERT_EQ(dataset.faults.size(), 1u);
-  EXPECT_NE(dataset.faults[0].find("000001.tar"), std::string::npos);
+  const std::string whole = R"({"path":"shards/000000.tar","bytes":)" + size + R"(,"records":1})";
+  scratch.put("c/manifest.json", R"({"shards":[)" + whole + "]}");
+  EXPECT_EQ(keys(open_dataset(scratch / "c")), std::vector<std::string>{"000000/k"});
+  // A part must not look like the whole.
+  scratch.put("c/manifest.json", R"({"shards":[)" + whole + R"(,{"path":"shards/000001.tar","bytes":5}]})");
+  expect_error<DataError>([&] { (void)open_dataset(scratch / "c"); }, "000001.tar", "not there");
   scratch.put("c/manifest.json", "{\"shards\": [");
   expect_error<DataError>([&] { (void)open_dataset(scratch / "c"); }, "manifest.json", "not JSON");
   scratch.put("c/manifest.json", "{\"shards\": [1]}");
   expect_error<DataError>([&] { (void)open_dataset(scratch / "c"); }, "manifest.json", "no path");
   scratch.put("c/manifest.json", "{\"else\": 1}");  // a folder that happens to hold a file of that name
   EXPECT_EQ(open_dataset(scratch / "c").records.size(), 2u);
+}
+
+TEST(Dataset, ADamagedShardOrManifestIsNamed) {
+  const Scratch scratch;
+  std::filesystem::create_directories(scratch / "c/shards");
+  const std::string shard = scratch / "c/shards/000000.tar";
+  put_tar(shard, {{"k.jpg", "a picture"}});
+  const std::string entry = R"("path": "shards/000000.tar", "bytes": )" + std::to_string(file_size(shard)) +
+                            R"(, "crc32c": ")" + hex32(crc32c_file(shard)) + "\"";
+  const std::string manifest = sealed_json("{\n \"shards\": [{" + entry + "}]\n}");
+  scratch.put("c/manifest.json", manifest);
+  EXPECT_EQ(open_dataset(scratch / "c").records.size(), 1u);
+  const auto bytes = read_bytes(shard);
+  std::string text(bytes.begin(), bytes.end());
+  ++text[600];
+  scratch.put("c/shards/000000.tar", text);
+  expect_error<DataError>([&] { (void)open_dataset(scratch / "c"); }, "000000.tar", "checksum");
+  scratch.put("c/shards/000000.tar", text.substr(0, 700));
+  expect_error<DataError>([&] { (void)open_dataset(scratch / "c"); }, "000000.tar", "700 bytes");
+  --text[600];
+  scratch.put("c/shards/000000.tar", text);
+  std::string other = manifest;
+  other.replace(other.find("000000"), 6, "000001");
+  scratch.put("c/manifest.json", other);
+  expect_error<DataError>([&] { (void)open_dataset(scratch / "c"); }, "manifest.json", "checksum");
 }
 
 TEST(Dataset, ReferencesThatAreNothingSayWhatTheyCouldHaveBeen) {

@@ -89,6 +89,26 @@ TEST(ResultStore, ABrokenLineNamesFileAndLine) {
   }
 }
 
+TEST(ResultStore, EveryFlippedByteOfARowIsNamedOrHarmless) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "results.jsonl";
+  ResultStore(folder.path()).add(sample(), false);
+  const std::string line = read_text(path), row = to_json_line(read_results(path).at(0));
+  int64_t named = 0;
+  for (size_t at = 0; at + 1 < line.size(); ++at) {
+    std::string bent = line;
+    bent[at] = static_cast<char>(bent[at] ^ 1);
+    put(path, bent);
+    try {
+      EXPECT_EQ(to_json_line(read_results(path).at(0)), row) << at;  // in the name of the checksum itself
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find("results.jsonl:1"), std::string::npos);
+      ++named;
+    }
+  }
+  EXPECT_GT(named, static_cast<int64_t>(row.size()));
+}
+
 TEST(Predictions, SurviveTheFileAndRefuseDamage) {
   const TemporaryFolder folder;
   const Predictions p{{"a", "b", "c"}, {"cat", "dog"}, {0, 1, 1}, {0, 0, 1}};
@@ -98,6 +118,10 @@ TEST(Predictions, SurviveTheFileAndRefuseDamage) {
   EXPECT_EQ(back.keys, p.keys);
   EXPECT_EQ(back.classes, p.classes);
   EXPECT_EQ(back.right(), (std::vector<uint8_t>{1, 0, 1}));
+  std::string bent = read_text(path);
+  bent[bent.size() / 2] = static_cast<char>(bent[bent.size() / 2] ^ 1);
+  put(path, bent);
+  EXPECT_THROW((void)read_predictions(path), DataError);
   put(path, "no hdf5");
   EXPECT_THROW((void)read_predictions(path), DataError);
 }

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -118,6 +120,37 @@ TEST_F(EmbeddingsTest, NormalisedRowsHaveUnitLengthAndZeroStaysZero) {
   normalize_rows(x.as<float>(), 3, 4);
   EXPECT_FLOAT_EQ(x.as<float>()[0], 1 / std::sqrt(30.0f));
   EXPECT_EQ(x.as<float>()[5], 0);
+}
+
+/// Rows in an order that no cache of blocks helps, one at a time; seconds for all.
+double read_rows_one_by_one(const EmbeddingStore& store, int64_t reads, int64_t first_value_step) {
+  std::vector<float> row(static_cast<size_t>(store.width()));
+  const auto begin = std::chrono::steady_clock::now();
+  for (int64_t i = 0; i < reads; ++i) {
+    const int64_t at = i * 7919 % store.rows();
+    store.read(at, 1, row.data());
+    EXPECT_EQ(row[0], static_cast<float>(at * first_value_step));
+  }
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+TEST_F(EmbeddingsTest, AFileIsOpenedOnceAndNotPerRow) {
+  constexpr int64_t kRows = 1000, kWidth = 16, kReads = 3000;
+  const Tensor all = rows(kRows, kWidth, 0);
+  write_h5("contiguous.h5", all);
+  {  // the library has to convert these, so that another process reads them
+    Hdf5File file = Hdf5File::create(path("doubles.h5"));
+    std::vector<double> wide(all.f32().begin(), all.f32().end());
+    file.write("/features", view_of(std::as_const(wide).data(), Shape{kRows, kWidth}));
+    file.close();
+  }
+  write_npy(path("rows.npy"), all);
+  // An open takes milliseconds (a process is forked), a row microseconds: 3000 opens would take 10 s.
+  for (const char* name : {"contiguous.h5", "doubles.h5", "rows.npy"}) {
+    const double seconds = read_rows_one_by_one(EmbeddingStore::open(path(name)), kReads, kWidth);
+    std::printf("%s: %.4f ms a row\n", name, 1e3 * seconds / kReads);
+    EXPECT_LT(seconds, 3) << name;
+  }
 }
 
 }  // namespace
