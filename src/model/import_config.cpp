@@ -221,6 +221,8 @@ int64_t settled_heads(const std::string& path, int64_t told, int64_t asked) {
 
 VitConfig infer_config(const TensorSource& source, int64_t heads) {
   if (const auto ours = source.facts.find(kConfigFact); ours != source.facts.end()) {
+    if (ours->second.size() > 4096)
+      fail_weights(source, fmt::format("its \"{}\" is no configuration", kConfigFact));
     VitConfig config = vit_config_from_json(ours->second, source.path);
     config.heads = settled_heads(source.path, config.heads, heads);
     return config;

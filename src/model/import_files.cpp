@@ -20,6 +20,7 @@ using Json = nlohmann::json;
 constexpr size_t kShownName = 100;
 constexpr size_t kShownGroups = 8;
 constexpr int64_t kMaxIndex = int64_t{16} << 20;
+constexpr int64_t kMaxIndexValues = 1'000'000;
 
 [[noreturn]] void fail(const std::string& path, const std::string& why) {
   throw DataError(fmt::format("bad weights: {}: {}", path, why));
@@ -57,14 +58,16 @@ std::string summary(const TensorSource& source) {
   return text;
 }
 
-/// The first keys of the objects of a text that are there twice; JSON readers keep one of them silently.
+/// Which file has which tensor. A key that is there twice is refused: JSON readers keep one of them silently.
 Json parse_index(const std::string& path) {
   if (file_size(path) > kMaxIndex) fail(path, "an index of more than 16 MiB");
   const std::string text = read_text(path);
   refuse_lfs_pointer(path, text);
   std::vector<std::set<std::string>> open;
+  int64_t values = 0;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
     if (depth > 8) fail(path, "nested too deeply for an index");
+    if (++values > kMaxIndexValues) fail(path, "implausibly many values for an index");
     if (event == Json::parse_event_t::object_start) open.emplace_back();
     if (event == Json::parse_event_t::object_end) open.pop_back();
     if (event == Json::parse_event_t::key && !open.back().insert(parsed.get<std::string>()).second)

@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <set>
 
 #include "base/half.hpp"
 #include "model/pickle.hpp"
@@ -41,7 +42,23 @@ class ZipArchive {
   explicit ZipArchive(std::string path) : path_(std::move(path)), size_(file_size(path_)) {
     read_directory(find_end());
   }
-  [[nodiscard]] const std::map<std::string, Member>& members() const { return members_; }
+  /// Null when there is none of that name; DataError for one that is compressed.
+  [[nodiscard]] const Member* find(const std::string& name) const {
+    if (packed_.contains(name))
+      fail(path_, fmt::format("member {} is compressed or encrypted, which torch.save never does",
+                              shown_name(name)));
+    const auto found = members_.find(name);
+    return found == members_.end() ? nullptr : &found->second;
+  }
+  /// What stands before "data.pkl" in the name of the first member that ends so; "" = none.
+  [[nodiscard]] std::string top() const {
+    const std::string end = "/data.pkl";
+    for (const auto& [name, member] : members_)
+      if (name.ends_with(end)) return name.substr(0, name.size() + 1 - end.size());
+    for (const std::string& name : packed_)
+      if (name.ends_with(end)) return name.substr(0, name.size() + 1 - end.size());
+    return "";
+  }
   /// Where a member's bytes start in the file.
   [[nodiscard]] int64_t data_offset(const Member& member) const {
     const std::vector<uint8_t> header = bytes(member.header, 30);
@@ -102,9 +119,11 @@ class ZipArchive {
     const size_t end = at + 46 + name_size + extra_size + comment_size;
     if (end > all.size()) fail(path_, "its directory is damaged");
     const std::string name(reinterpret_cast<const char*>(all.data()) + at + 46, name_size);
-    if (little(all, at + 10, 2) != 0 || (little(all, at + 8, 2) & 1) != 0)
-      fail(path_, fmt::format("member {} is compressed or encrypted, which torch.save never does",
-                              shown_name(name)));
+    // TorchScript compresses its code; tensors never.
+    if (little(all, at + 10, 2) != 0 || (little(all, at + 8, 2) & 1) != 0) {
+      packed_.insert(name);
+      return end;
+    }
     uint64_t stored = little(all, at + 24, 4);
     uint64_t packed = little(all, at + 20, 4);
     uint64_t header = little(all, at + 42, 4);
@@ -137,6 +156,7 @@ class ZipArchive {
   std::string path_;
   int64_t size_;
   std::map<std::string, Member> members_;
+  std::set<std::string> packed_;
 };
 
 struct ElementType {
@@ -294,25 +314,22 @@ TensorSource open_legacy(const std::string& path) {
 
 TensorSource open_archive(const std::string& path) {
   const ZipArchive archive(path);
-  std::string top;
-  for (const auto& [name, member] : archive.members())
-    if (name.ends_with("/data.pkl")) top = name.substr(0, name.size() - std::strlen("data.pkl"));
-  const auto pickle = archive.members().find(top + "data.pkl");
-  if (pickle == archive.members().end())
-    fail(path, "the archive has no data.pkl, so torch.save did not write it");
-  if (pickle->second.size > kMaxPickle) fail(path, "its pickle is implausibly large");
-  if (const auto order = archive.members().find(top + "byteorder"); order != archive.members().end()) {
+  const std::string top = archive.top();
+  const Member* pickle = archive.find(top + "data.pkl");
+  if (pickle == nullptr) fail(path, "the archive has no data.pkl, so torch.save did not write it");
+  if (pickle->size > kMaxPickle) fail(path, "its pickle is implausibly large");
+  if (const Member* order = archive.find(top + "byteorder")) {
     const std::vector<uint8_t> text =
-        archive.bytes(archive.data_offset(order->second), std::min<int64_t>(order->second.size, 16));
+        archive.bytes(archive.data_offset(*order), std::min<int64_t>(order->size, 16));
     if (std::string(text.begin(), text.end()) != "little") fail(path, "its numbers are not little endian");
   }
-  const std::vector<uint8_t> bytes = archive.bytes(archive.data_offset(pickle->second), pickle->second.size);
+  const std::vector<uint8_t> bytes = archive.bytes(archive.data_offset(*pickle), pickle->size);
   PickledFile content = read_pickled_file(bytes, path);
   PthFile file{path, {}, {}};
   for (const auto& [name, tensor] : content.tensors) {
-    const auto member = archive.members().find(top + "data/" + tensor.storage);
-    if (member == archive.members().end() || file.storages.contains(tensor.storage)) continue;
-    file.storages.emplace(tensor.storage, Place{archive.data_offset(member->second), member->second.size});
+    const Member* member = archive.find(top + "data/" + tensor.storage);
+    if (member == nullptr || file.storages.contains(tensor.storage)) continue;
+    file.storages.emplace(tensor.storage, Place{archive.data_offset(*member), member->size});
   }
   return source_of(std::move(file), std::move(content));
 }

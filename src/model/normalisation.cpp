@@ -35,6 +35,7 @@ bool three_numbers(const std::string& ini, const std::string& key, std::array<fl
 }
 
 Json parse(const std::string& path) {
+  if (file_size(path) > int64_t{4} << 20) fail(path, "a configuration of more than 4 MiB");
   const std::string text = read_text(path);
   refuse_lfs_pointer(path, text);
   Json json = Json::parse(text, nullptr, false);

@@ -38,7 +38,8 @@ Ref Machine::run() {
       if (!stack_.empty()) fail("its pickle ends with values left over");
       return result;
     }
-    if (!constant(op) && !old_constant(op) && !container(op) && !memory(op) && !object(op))
+    if (!constant(op) && !text(op) && !old_constant(op) && !container(op) && !fill(op) && !memory(op) &&
+        !object(op))
       fail(fmt::format("its pickle uses the opcode 0x{:02x}, which torch.save never writes", op));
   }
 }
@@ -163,6 +164,13 @@ bool Machine::constant(uint8_t op) {
       take(8);
       push_opaque("float");
       return true;
+    default:
+      return false;
+  }
+}
+
+bool Machine::text(uint8_t op) {
+  switch (op) {
     case 'X':
       push_text(take(little(4)));
       return true;
@@ -294,6 +302,14 @@ bool Machine::container(uint8_t op) {
       push(Kind::tuple)->items = std::move(items);
       return true;
     }
+    default:
+      return false;
+  }
+}
+
+/// Items and entries of what is below them on the stack.
+bool Machine::fill(uint8_t op) {
+  switch (op) {
     case 'a': {
       const Ref item = pop();
       append(top(), {&item, 1});

@@ -78,8 +78,10 @@ class Machine {
 
   // ---- opcodes
   bool constant(uint8_t op);
+  bool text(uint8_t op);
   bool old_constant(uint8_t op);
   bool container(uint8_t op);
+  bool fill(uint8_t op);
   bool memory(uint8_t op);
   bool object(uint8_t op);
   void push_decimal(std::string_view digits);
