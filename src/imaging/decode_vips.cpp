@@ -69,7 +69,8 @@ void report(Decoded& out) {
     return fail(out, DecodeStatus::unsupported,
                 "this libvips has no loader for " + out.format + "; install the libvips42 build with it");
   }
-  if (says("out of memory") || says("emory allocation") || says("ot enough memory"))
+  if (says("out of memory") || says("emory allocation") || says("ot enough memory") ||
+      says("creating thread"))
     return fail(out, DecodeStatus::memory, text);
   const bool truncated = says("truncat") || says("end of file") || says("end-of-file") || says("EOF") ||
                          says("Read error") || says("premature") || says("nexpected end");
