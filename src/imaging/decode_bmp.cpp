@@ -216,8 +216,10 @@ void decode_bmp(Bytes bytes, const DecodeOptions& options, Decoded& out) {
         "bitmap with " + std::to_string(h.bits) + " bits and compression " + std::to_string(h.compression));
   }
   const size_t stride = (static_cast<size_t>(h.width) * h.bits + 31) / 32 * 4;
-  if (h.data > bytes.size() ||
-      (!h.run_length() && (bytes.size() - h.data) / stride < static_cast<size_t>(h.height))) {
+  // The padding of the last row may be missing.
+  const size_t needed =
+      static_cast<size_t>(h.height - 1) * stride + (static_cast<size_t>(h.width) * h.bits + 7) / 8;
+  if (h.data > bytes.size() || (!h.run_length() && bytes.size() - h.data < needed)) {
     return fail(out, DecodeStatus::truncated, kEndsEarly);
   }
   const int64_t channels = h.alpha != 0 ? 4 : 3;

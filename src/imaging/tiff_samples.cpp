@@ -104,8 +104,10 @@ SampleRange range_of(const TiffLayout& l, std::optional<Measured> measured) {
     if (low == full.low && high == full.high && l.format != SampleFormat::floating) return full;
     return {low, high, DecodeNote::declared_range, false};
   }
-  if (unsigned_integer && (l.bits < 16 || (l.bits == 16 && l.kind != TiffKind::gray))) return full;
+  if (unsigned_integer && l.bits < 16) return full;
   if (!measured) return {0, 1, DecodeNote::none, true};
+  const bool photograph = unsigned_integer && l.bits == 16 && l.kind != TiffKind::gray;
+  if (photograph && measured->high > full.high / 8) return full;
   const auto [low, high] = *measured;
   const bool floating = l.format == SampleFormat::floating;
   if (floating && low >= 0 && high > 0.125 && high <= 1) return {0, 1, DecodeNote::unit_range, false};

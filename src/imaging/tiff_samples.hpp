@@ -46,10 +46,11 @@ struct SampleRange {
   DecodeNote note = DecodeNote::none;
   bool measure = false;  ///< only the samples themselves tell
 };
-/// Unsigned integers up to 8 bits, packed ones up to 15, and 16-bit colour span the range of their type, as
-/// photographs do. The rest is what instruments write: 16-bit gray, 32 and 64 bits, signed, floating point.
-/// It spans the declared range, else (floating point) [0, 1] if the largest value lies in (1/8, 1] and none
-/// is below 0, else what was measured. Without `measured`, a range that needs it has `measure` set.
+/// Unsigned integers up to 15 bits span the range of their type, as photographs do, and so does 16-bit colour
+/// that reaches an eighth of it. The rest is what instruments write: 16-bit gray, dark 16-bit colour, 32 and
+/// 64 bits, signed, floating point. It spans the declared range, else (floating point) [0, 1] if the largest
+/// value lies in (1/8, 1] and none is below 0, else what was measured. Without `measured`, a range that needs
+/// it has `measure` set.
 [[nodiscard]] SampleRange range_of(const TiffLayout& layout, std::optional<Measured> measured = {});
 
 using TiffRows = std::vector<const uint8_t*>;  ///< the row in each plane

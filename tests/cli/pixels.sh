@@ -44,9 +44,33 @@ for name, w, h in (("tall", 1, 1_000_000), ("wide", 1_000_000, 1), ("tall2", 2, 
 # 363 MB of pixels in 15 kB.
 png("big/large.png", np.full((11_000, 1_375), 0x5a, np.uint8), 11_000, 11_000, 1, 0)
 os.system("cp -r big scarce")
-# A frame of 2 x 1 on a screen of 6000 x 5000: GLib's allocations end the process where they fail.
+# GLib ends the process where its allocations fail: a GIF of 6000 x 5000 pixels of one colour, as long as its codes are.
+def lzw(pixels):
+    """Runs of 1, 2, 3, ... pixels of colour 0, each a code of its own, until the table is full."""
+    bits, held, out = 0, 0, bytearray()
+    def put(code, width):
+        nonlocal bits, held
+        held |= code << bits
+        bits += width
+        while bits >= 8:
+            out.append(held & 255)
+            held, bits = held >> 8, bits - 8
+    while pixels > 0:
+        put(4, 3 if not out and not bits else width)
+        width, free, run = 3, 6, 1
+        while pixels > 0 and free < 4096:
+            run = min(run, pixels)
+            put(0 if run == 1 else 4 + run, width)
+            pixels, free = pixels - run, free + (run > 1 or free > 6)
+            width += free == 1 << width and width < 12
+            run += 1
+    put(5, width)
+    put(0, 7)
+    return bytes(out)
+codes = lzw(6000 * 5000)
 with open("scarce/screen.gif", "wb") as f:
-    f.write(bytes.fromhex("474946383961") + struct.pack("<HH", 6000, 5000) + bytes.fromhex("800000ff00000000ff2c0000000002000100000202440a003b"))
+    f.write(b"GIF89a" + struct.pack("<HH", 6000, 5000) + bytes.fromhex("810000" "0a6428" "ff0000" "00ff00" "0000ff" "2c00000000")
+            + struct.pack("<HH", 6000, 5000) + b"\0\2" + b"".join(bytes([len(codes[i : i + 255])]) + codes[i : i + 255] for i in range(0, len(codes), 255)) + b"\0;")
 for n in range(6):
     a = np.full((32, 32, 2), 255, np.uint8)
     y, x = np.mgrid[0:32, 0:32]
@@ -61,7 +85,7 @@ is() { [ "$2" = "$3" ] && ok "$1: $2" || fail "$1: $2 instead of $3"; }
 # limited MIB command...: with so much address space.
 limited() { (ulimit -v $(($1 * 1024)); shift; "$@"); }
 FEATURES="dino-eval features --weights raw-pixels --progress off"
-TRAIN="dino-pretrain train --config $DINO_SHARE/recipes/tiny.cfg --batch 4 --steps 2 --warmup 1 --progress off"
+TRAIN="dino-pretrain train --config $DINO_SHARE/recipes/tiny.cfg --batch 4 --steps 2 --warmup 1 --max-replaced 1 --progress off"
 
 # -- long and thin: nothing is enlarged before it is cut
 expect 0 '' limited 6000 $FEATURES --data thin --output thin.h5

@@ -133,8 +133,7 @@ TEST(Bounds, TheCropIsTheMiddleOfTheWhole) {
 }
 
 TEST(Bounds, LongThinPicturesCostNoMoreThanOthers) {
-  for (const auto& [short_side, long_side] :
-       {std::pair<int64_t, int64_t>{1, 1'000'000}, {2, 60'000}, {3, 250'000}}) {
+  for (const auto& [short_side, long_side] : {std::pair<int64_t, int64_t>{1, 1'000'000}, {2, 60'000}}) {
     for (const bool tall : {false, true}) {
       const Image image = tall ? picture(short_side, long_side) : picture(long_side, short_side);
       const int64_t before = peak_rss_bytes();

@@ -96,6 +96,12 @@ TEST(OddFiles, RunLengthBitmaps) {
   EXPECT_STREQ(name_of(decode_image(make_odd_bmp(3, 2, 8, 1, {3, 9, 0, 1}, palette)).status), "corrupt");
 }
 
+TEST(OddFiles, BitmapWithoutTheLastRowsPadding) {
+  const Bytes pixels = {1, 2, 3, 0, 4, 5, 6};
+  EXPECT_EQ(decode_ok(make_odd_bmp(1, 2, 24, 0, pixels)).pixels, (Bytes{6, 5, 4, 3, 2, 1}));
+  EXPECT_STREQ(name_of(decode_image(make_odd_bmp(1, 2, 24, 0, cut(pixels, 6))).status), "truncated");
+}
+
 TEST(OddFiles, BitmapsWithAlpha) {
   const std::vector<uint32_t> masks = {0xff0000, 0xff00, 0xff, 0xff000000};
   DecodeOptions keep;
@@ -167,6 +173,11 @@ TEST(OddFiles, Tiff) {
        {0, 0, 0, 51, 51, 51},
        declared},
       {"16-bit colour", {1, 1, 3, 16, 2, 1, 1, {}}, raw(U{0, 257, 65535}), {0, 1, 255}, none},
+      {"dark 16-bit colour",
+       {2, 1, 3, 16, 2, 1, 1, {}},
+       raw(U{0, 1000, 3000, 3000, 0, 1500}),
+       {0, 85, 255, 255, 0, 128},
+       measured},
       {"signed",
        {2, 1, 1, 32, 1, 2, 1, {}},
        raw(std::vector<int32_t>{-1000000, 1000000}),

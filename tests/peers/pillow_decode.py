@@ -35,6 +35,7 @@ EXPLAINED = {
     "png_I16": "Pillow clips 16-bit gray at 255; ours takes 65535 for white",
     "png_gray16": "Pillow clips 16-bit gray at 255; ours takes 65535 for white",
     "png_trns_gray16": "Pillow clips 16-bit gray at 255; ours takes 65535 for white",
+    "tif_rgb16_dark": "Pillow keeps the high byte; ours scales the measured range where the rest would be black",
     "tif_rgb16_separate": "Pillow reads planes of 16 bits as 8; ours is what was written",
     "gif_small_frame.": "Pillow gives the rest of the screen the first colour; it is transparent, as browsers have it",
     "bmp_rle4_odd": "Pillow 12.3 reads an odd number of plain 4-bit pixels as one less",
@@ -59,8 +60,12 @@ def gray3(levels):
 
 
 def scaled(values, low, high):
+    return gray3(scaled3(values, low, high))
+
+
+def scaled3(values, low, high):
     v = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low) - low) / (high - low)
-    return gray3((v.clip(0, 1) * 255 + 0.5).astype(np.uint8))
+    return (v.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def pillow_modes():
@@ -243,6 +248,8 @@ def tiff_kinds():
     add("tif_rgb16.tif", tiff(rgb.astype(np.uint16) * 250 + 99, 2))
     wide3 = rgb.astype(np.uint16) * 250 + 99
     add("tif_rgb16_separate.tif", tiff(wide3, 2, planar=2, order=">"), ((wide3 * 255.0) / 65535 + 0.5).astype(np.uint8))
+    dark = rgb.astype(np.uint16) * 12 + 5
+    add("tif_rgb16_dark.tif", tiff(dark, 2), scaled3(dark, dark.min(), dark.max()))
     add("tif_lab.tif", tiff(picture(9, 9), 8))
     add("tif_ycbcr.tif", tiff(rgb, 6, tags=[(530, 3, [1, 1])], compress=True))
     wide = gray.astype(np.uint16) * 16 + 7

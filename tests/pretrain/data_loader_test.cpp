@@ -47,6 +47,27 @@ class LoaderTest : public ::testing::Test {
   LoaderConfig config_;
 };
 
+TEST_F(LoaderTest, WhiteOnTransparencyIsSeen) {
+  Image logo{8, 4, 4, std::vector<uint8_t>(128, 255)};
+  for (size_t i = 3; i < 64; i += 4) logo.pixels[i] = 0;
+  const std::vector<uint8_t> png = encode_png(logo);
+  std::ofstream(folder_ / "a" / "9.png", std::ios::binary)
+      .write(reinterpret_cast<const char*>(png.data()), static_cast<std::streamsize>(png.size()));
+  const Dataset dataset = open_dataset(folder_.string());
+  const auto last = static_cast<int64_t>(dataset.records.size()) - 1;
+  config_.pad = true;  // with what stands behind the picture
+  ImageCache cache(dataset, config_);
+  const auto seen = cache.get(last);
+  ASSERT_TRUE(seen);
+  ASSERT_EQ(seen->pixels.size(), 8U * 8 * 3);
+  EXPECT_EQ(*seen->at(0, 0), 0);
+  EXPECT_EQ(*seen->at(0, 2), 0);
+  EXPECT_EQ(*seen->at(0, 5), 255);
+  config_.background = Colour{255, 255, 255};
+  ImageCache white(dataset, config_);
+  EXPECT_EQ(white.get(last)->pixels, std::vector<uint8_t>(8 * 8 * 3, 255));
+}
+
 TEST_F(LoaderTest, CropsDoNotDependOnRanksThreadsOrRestarts) {
   constexpr int64_t kSteps = 5;
   DataLoader whole(dataset_, config_, {0, 6}, 0);
