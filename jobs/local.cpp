@@ -11,6 +11,7 @@
 #include <sstream>
 #include <thread>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"
@@ -124,7 +125,7 @@ void refuse_jobs_of(const std::string& run) {
   if (!live.empty()) refuse_live(run, live);
 }
 
-ExitCode run_local(const LocalConfig& config, const CommandContext& context) {
+ExitCode run_local(const LocalConfig& config, CommandContext& context) {
   const Chain chain = read_chain(config.chain);
   const int64_t ranks = config.ranks > 0 ? config.ranks : chain.ranks;
   std::map<std::string, std::string> scripts;
@@ -133,12 +134,15 @@ ExitCode run_local(const LocalConfig& config, const CommandContext& context) {
     check_shell(chain, stage, scripts[stage.name]);
   }
   if (context.common.dry_run) {
+    nlohmann::ordered_json plan = nlohmann::ordered_json::array();
     for (const Stage& stage : chain.stages) {
       const std::string text =
           fmt::format("### {}{}\n{}\n", stage.name,
                       is_done(chain.run, stage.name) ? ": done already, not run" : "", scripts[stage.name]);
-      std::fwrite(text.data(), 1, text.size(), stdout);
+      if (!context.common.json) std::fwrite(text.data(), 1, text.size(), stdout);
+      plan.push_back({{"stage", stage.name}, {"script", scripts[stage.name]}});
     }
+    context.result = json_line({{"run", chain.run}, {"stages", plan}});
     return ExitCode::done;
   }
   make_folders(chain.run + "/logs");
@@ -162,11 +166,13 @@ ExitCode run_local(const LocalConfig& config, const CommandContext& context) {
                   fmt::format("stopped: before stage {}: as asked; run the same command again to "
                               "go on",
                               stage.name));
+    result["failed"] = stage.name;
+    context.result = json_line(result);
     run_stage(chain, stage, scripts[stage.name]);
+    result.erase("failed");
     result["ran"].push_back(stage.name);
   }
-  if (context.common.json)
-    std::printf("%s\n", result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  context.result = json_line(result);
   return ExitCode::done;
 }
 

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
 #include "base/timing.hpp"
@@ -44,15 +45,16 @@ std::string checked_script(const Chain& chain, const Stage& stage, const std::st
   return text;
 }
 
-ExitCode init(const std::string& file) {
+ExitCode init(const std::string& file, CommandContext& context) {
   if (path_exists(file))
     throw UsageError(fmt::format("cannot write chain: {}: it is there already; name another file", file));
   write_file_atomically(file, read_text(template_folder() + "/chain.cfg"));
   log::info(fmt::format("wrote {}; edit it, then try: dino-jobs render {} --output scripts", file, file));
+  context.result = json_line({{"file", file}});
   return ExitCode::done;
 }
 
-ExitCode render(const std::string& chain_file, const CommandContext& context) {
+ExitCode render(const std::string& chain_file, CommandContext& context) {
   const Chain chain = read_chain(chain_file);
   if (context.common.output.empty())
     throw UsageError("bad option: --output (command line): is missing; give the folder for the scripts");
@@ -64,7 +66,8 @@ ExitCode render(const std::string& chain_file, const CommandContext& context) {
   nlohmann::ordered_json written = nlohmann::ordered_json::array();
   for (const auto& [path, text] : files) {
     if (context.common.dry_run) {
-      print(fmt::format("### {}\n{}", path, text));
+      written.push_back({{"path", path}, {"text", text}});
+      if (!context.common.json) print(fmt::format("### {}\n{}", path, text));
       continue;
     }
     make_folders(folder);
@@ -72,10 +75,7 @@ ExitCode render(const std::string& chain_file, const CommandContext& context) {
     written.push_back(path);
     if (!context.common.json) print(path + "\n");
   }
-  if (context.common.json)
-    print(nlohmann::ordered_json{{"files", written}}.dump(-1, ' ', false,
-                                                          nlohmann::json::error_handler_t::replace) +
-          "\n");
+  context.result = json_line({{"files", written}});
   return ExitCode::done;
 }
 
@@ -139,19 +139,16 @@ class Submission {
     write_state(state_);
   }
 
-  void report(bool json) const {
+  void report(CommandContext& context) const {
     nlohmann::ordered_json stages = nlohmann::ordered_json::array();
     for (const ChainState::Entry& entry : state_.stages) {
       const bool adopted = adopted_.contains(entry.stage);
       stages.push_back({{"stage", entry.stage}, {"job", entry.job}, {"adopted", adopted}});
-      if (!json)
+      if (!context.common.json)
         print(fmt::format("{}: {}{}\n", entry.stage, entry.job.empty() ? "done already" : "job " + entry.job,
                           adopted ? ", submitted earlier" : ""));
     }
-    if (json)
-      print(nlohmann::ordered_json{{"run", state_.run}, {"stages", stages}}.dump(
-                -1, ' ', false, nlohmann::json::error_handler_t::replace) +
-            "\n");
+    context.result = json_line({{"run", state_.run}, {"stages", stages}});
   }
 
  private:
@@ -253,11 +250,16 @@ class Submission {
   std::vector<std::string> fresh_, held_;
 };
 
-void print_plan(const Chain& chain, const std::map<std::string, std::string>& scripts) {
+void print_plan(const Chain& chain, const std::map<std::string, std::string>& scripts,
+                CommandContext& context) {
+  nlohmann::ordered_json stages = nlohmann::ordered_json::array();
+  const auto tell = [&](const std::string& text) {
+    if (!context.common.json) print(text);
+  };
   for (const Stage& stage : chain.stages) {
     const auto script = scripts.find(stage.name);
     if (script == scripts.end()) {
-      print(fmt::format("### {}: done already, not submitted\n", stage.name));
+      tell(fmt::format("### {}: done already, not submitted\n", stage.name));
       continue;
     }
     std::vector<std::string> dependencies;
@@ -265,8 +267,11 @@ void print_plan(const Chain& chain, const std::map<std::string, std::string>& sc
       if (scripts.contains(other)) dependencies.push_back("JOB_OF_" + other);
     }
     const std::string path = script_path(chain.run + "/slurm", stage);
-    print(fmt::format("### {}\n{}\n", fmt::join(sbatch_words(path, dependencies), " "), script->second));
+    const std::vector<std::string> words = sbatch_words(path, dependencies);
+    tell(fmt::format("### {}\n{}\n", fmt::join(words, " "), script->second));
+    stages.push_back({{"stage", stage.name}, {"sbatch", words}, {"script", script->second}});
   }
+  context.result = json_line({{"run", chain.run}, {"stages", stages}});
 }
 
 /// The jobs of a submission that was cut short before it released them. Any other live job refuses a new one.
@@ -295,7 +300,7 @@ StageJobs jobs_to_adopt(const Chain& chain, const std::map<std::string, std::str
   return live;
 }
 
-ExitCode submit(const std::string& chain_file, const CommandContext& context) {
+ExitCode submit(const std::string& chain_file, CommandContext& context) {
   const Chain chain = read_chain(chain_file);
   const std::string folder = chain.run + "/slurm";
   std::map<std::string, std::string> scripts;  // of the stages that are not done
@@ -304,7 +309,7 @@ ExitCode submit(const std::string& chain_file, const CommandContext& context) {
     if (!is_done(chain.run, stage.name)) scripts[stage.name] = text;
   }
   if (context.common.dry_run) {
-    print_plan(chain, scripts);
+    print_plan(chain, scripts, context);
     return ExitCode::done;
   }
   make_folders(folder);
@@ -328,7 +333,7 @@ ExitCode submit(const std::string& chain_file, const CommandContext& context) {
   }
   Submission submission(chain, std::move(state), std::move(adopted));
   submission.submit_all(scripts);
-  submission.report(context.common.json);
+  submission.report(context);
   return ExitCode::done;
 }
 
@@ -356,7 +361,7 @@ Command init_command() {
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     auto file = std::make_shared<std::string>("chain.cfg");
     table.add("file", file.get(), "The file to write.").positional();
-    return [file](CommandContext&) { return init(*file); };
+    return [file](CommandContext& context) { return init(*file, context); };
   };
   return command;
 }

@@ -84,6 +84,15 @@ run 0 "$jobs" local local.cfg
 run 0 "$jobs" status here/run --watch
 has out "last             done"
 
+# --json is one object on stdout, whatever the command does
+for words in "init one.cfg" "render chain.cfg --output two" "render chain.cfg --output two --dry-run" "submit chain.cfg --dry-run" "local local.cfg --dry-run" "local local.cfg"; do
+  run 0 "$jobs" $words --json
+  "$DINO_PYTHON" -c 'import json,sys; assert isinstance(json.loads(sys.stdin.read()), dict)' <out || fail "$words --json: $(head -c 200 out)"
+done
+printf '[chain]\nrun=fails\n[a]\ncommand=true\n[b]\ncommand=exit 9\n' >fails.cfg
+run 9 "$jobs" local fails.cfg --json
+has out '"ran":["a"],"skipped":[],"failed":"b"}'
+
 # a stage that never gets further is not started for ever
 printf '[chain]\nrun=cap\nmax-restarts=2\n[a]\ncommand=echo x >> ${run}/n; exit 75\n' >cap.cfg
 run 75 "$jobs" local cap.cfg
