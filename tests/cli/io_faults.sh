@@ -72,11 +72,11 @@ row "2.5 s, with --watchdog-seconds 1, then mended" 2 $rc "$(grep -oE '(kept of|
 [ $rc = 0 ] || { fail "a rank that tries again counts as stalled: exit $rc"; tail -n 3 tried.log; }
 same good out >/dev/null || fail "other bytes after a long try"
 rm -rf out; touch broken
-launch tried 2 -x "LD_PRELOAD=$DINO_FAULTS" -x FAULT_PATH=data/stripes/0020 -x FAULT_KIND=5 -x FAULT_RANK=1 -x "FAULT_WHILE=$WORK/broken" "${CURATE[@]}" --output out --retry-seconds 100
-until_true 30 grep -q 'warning: retrying' tried.log || fail "no retry"
+launch stopped 2 -x "LD_PRELOAD=$DINO_FAULTS" -x FAULT_PATH=data/stripes/0020 -x FAULT_KIND=5 -x FAULT_RANK=1 -x "FAULT_WHILE=$WORK/broken" "${CURATE[@]}" --output out --retry-seconds 100
+until_true 30 grep -q 'warning: retrying' stopped.log || fail "no retry"
 kill -USR2 "$LAUNCHED"; wait "$LAUNCHED"; rc=$?
-row "SIGUSR2 to mpirun" 2 $rc "$(grep -oE 'stopped.*' tried.log | tail -n 1 | cut -c1-100)"
-[ $rc = 75 ] || { fail "SIGUSR2 while a file is tried again: exit $rc"; tail -n 3 tried.log; }
+row "SIGUSR2 to mpirun" 2 $rc "$(grep -oE 'stopped.*' stopped.log | tail -n 1 | cut -c1-100)"
+[ $rc = 75 ] || { fail "SIGUSR2 while a file is tried again: exit $rc"; tail -n 3 stopped.log; }
 rm broken; "${CURATE[@]}" --output out 2>log.txt || fail "going on after the stop"; same good out >/dev/null || fail "other bytes after the stop"
 
 # -- training: no sample is ever replaced for a fault of the file system
