@@ -99,6 +99,10 @@ trains "ENOENT, passing" "rank 1, files" "FAULT_PATH=data/blobs FAULT_KIND=2 FAU
 trains "ENOENT" "rank 1, all files" "FAULT_PATH=data/ FAULT_KIND=2 FAULT_RANK=1 FAULT_AFTER=10" 74 "No such file or directory"
 trains "EACCES" "rank 0, one file" "FAULT_PATH=data/blobs/0013 FAULT_KIND=13 FAULT_RANK=0" 74 "0013.ppm: Permission denied"
 trains "the folder is not there" "rank 1, listing" "FAULT_PATH=data FAULT_CALL=stat FAULT_KIND=2 FAULT_RANK=1" 74 "the ranks see different data: data"
+# A checkpoint that cannot be read now is not passed over for an older one.
+rm -rf run; cp -r ok run; faulty 1 "FAULT_PATH=step_00000005/rank_0000.h5 FAULT_CALL=read FAULT_KIND=5" "${TRAIN[@]}" --data data --output run --retry-seconds 0.3; rc=$?
+row "EIO" "the newest checkpoint, at resume" $rc "$(said)" 5 "$(ls run/checkpoints | tail -n 1)" "-"
+[ $rc = 74 ] && ! grep -q "passed over" log.txt || { fail "a checkpoint that cannot be read: exit $rc"; tail -n 3 log.txt; }
 # A tar is deleted while it is trained on.
 rm -rf run gone; cp -r tars gone; launch train 1 "${TRAIN[@]}" --data gone --steps 100000 --output run --retry-seconds 0.3
 until_true 60 eval '[ "$(crcs run 2>/dev/null | wc -l)" -ge 3 ]' || fail "no training on tars"
