@@ -59,19 +59,20 @@ uint32_t crc_of(const PosixFile& file, int64_t begin, int64_t bytes) {
   throw DataError(fmt::format("damaged file: {}: {}; {}", path, why, remedy));
 }
 
-void append_seal(const std::string& path) {
-  const PosixFile file(path);
+/// Messages name `shown`.
+void append_seal(const std::string& temporary, const std::string& shown) {
+  const PosixFile file(temporary);
   const SealBytes seal = encode(file.size(), crc_of(file, 0, file.size()));
-  const int fd = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) throw_errno("cannot write", path);
+  const int fd = ::open(temporary.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) throw_errno("cannot write", shown);
   try {
-    write_fully(fd, seal.data(), kSealBytes, path);
+    write_fully(fd, seal.data(), kSealBytes, shown);
   } catch (...) {
     ::close(fd);
     throw;
   }
   if (::close(fd) != 0)
-    throw IoError(fmt::format("cannot write: {}: {}", path, std::system_category().message(errno)));
+    throw IoError(fmt::format("cannot write: {}: {}", shown, std::system_category().message(errno)));
 }
 
 /// Where the member "crc32c" begins that ends the text; npos where there is none.
@@ -117,7 +118,7 @@ void commit_hdf5(const std::string& path, const std::function<void(Hdf5File&)>& 
     Hdf5File file = Hdf5File::create(temporary);
     write(file);
     file.close();
-    append_seal(temporary);
+    append_seal(temporary, path);
   });
 }
 
