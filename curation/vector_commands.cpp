@@ -47,10 +47,4 @@ LocalRows load_rows(const std::string& reference, bool normalized, const Communi
   return local;
 }
 
-void on_root(const Communicator& comm, const std::function<void()>& work) {
-  settle(comm, [&] {
-    if (comm.root()) work();
-  });
-}
-
 }  // namespace dino

@@ -3,12 +3,12 @@
 // Commands on embeddings: near-duplicates, clusters, balanced samples.
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 
 #include "base/error.hpp"
 #include "comm/communicator.hpp"
+#include "comm/keeping_pace.hpp"
 #include "comm/program.hpp"
 #include "tensor/tensor.hpp"
 #include "vectors/embeddings.hpp"
@@ -30,8 +30,5 @@ EmbeddingStore open_rows(const std::string& reference, const Communicator& comm,
 /// Collective; a rank that cannot read its part fails all.
 [[nodiscard]] LocalRows load_rows(const std::string& reference, bool normalized, const Communicator& comm,
                                   const std::string& remedy = "copy it again, or make it again");
-
-/// Runs `work` on rank 0; its failure is thrown on every rank.
-void on_root(const Communicator& comm, const std::function<void()>& work);
 
 }  // namespace dino

@@ -39,6 +39,8 @@ void write_clusters(const std::string& path, const ClusterConfig& config, const 
       file.write(group + "/distance", view_of(distances.data(), shape));
       file.write_attribute(group, "inertia", level.inertia);
       file.write_attribute(group, "iterations", level.iterations);
+      if (level.distance_exponent != 0)
+        file.write_attribute(group, "distance_exponent", level.distance_exponent);
     }
     file.write_attribute("/", "spherical", static_cast<int64_t>(config.spherical));
   });
@@ -82,6 +84,7 @@ ExitCode run(const ClusterConfig& config, CommandContext& context) {
   hierarchy.resample = config.resample;
   hierarchy.spherical = config.spherical;
   hierarchy.seed = static_cast<uint64_t>(context.common.seed);
+  hierarchy.state = context.common.output + "/.partial/cluster.h5";
   const auto levels = hierarchical_kmeans(local.rows, local.total, hierarchy, comm);
 
   const auto assignment = comm.gather_values<int64_t>(levels[0].assignment);
@@ -114,7 +117,10 @@ Command cluster_command() {
       "2405.15613).\n\n"
       "With --spherical the rows are normalised first and centroids have unit length. The file is the same "
       "bytes for any "
-      "number of ranks and threads.";
+      "number of ranks and threads. Rows of any finite size are clustered; where float32 does not hold their "
+      "squared distances, /distance is those times 2^-distance_exponent (an attribute of the level).\n\n"
+      "Asked to stop by a signal it ends with 75 within seconds; the same command, on any number of ranks, goes on "
+      "at the iteration that it was in (OUT/.partial, removed at the end).";
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     const auto config = std::make_shared<ClusterConfig>();
     table.add("embeddings", &config->embeddings, "Embeddings: .npy, .h5 (/features) or a folder of them.")

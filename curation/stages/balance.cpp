@@ -142,6 +142,7 @@ bool balance_stage(Run& run) {
     hierarchy.iterations = run.config.iterations;
     hierarchy.resample = run.config.resample;
     hierarchy.seed = static_cast<uint64_t>(run.config.seed);
+    hierarchy.state = run.out + "/.partial/cluster.h5";
     const Tensor local = load_kept(run, embedding);
     const auto levels = hierarchical_kmeans(local, count, hierarchy, run.world);
     const auto assignment = run.world.gather_values<int64_t>(levels[0].assignment);

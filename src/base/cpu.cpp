@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/cpu.hpp"
 
+#include <cpuid.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -37,6 +39,16 @@ CpuLevel from_environment() {
                    "' is not a CPU level; use baseline, avx2, avx512 or avx512bf16");
 }
 
+constexpr uint32_t kVnni = 1u << 8, kAmx = 1u << 9;
+
+bool has_amx() {
+  // Leaf 7: AMX-BF16 is bit 22 of edx, AMX-TILE bit 24, AMX-INT8 bit 25.
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & (1u << 22 | 1u << 24 | 1u << 25)) != 0;
+}
+
+std::atomic<bool> limited{false}, without_vnni{false};
+
 /// -1 = not yet chosen. Several threads may choose at once; they choose the same.
 std::atomic<int> chosen{-1};
 
@@ -53,7 +65,27 @@ CpuLevel cpu_level() {
 
 bool cpu_has_vnni() {
   static const bool has = __builtin_cpu_supports("avx512vnni") != 0;
-  return has && cpu_level() >= CpuLevel::avx512;
+  return has && !without_vnni.load(std::memory_order_relaxed) && cpu_level() >= CpuLevel::avx512;
+}
+
+uint32_t cpu_choices() {
+  uint32_t choices = (2u << static_cast<uint32_t>(cpu_level())) - 1;
+  if (cpu_has_vnni()) choices |= kVnni;
+  if (cpu_has_bf16() && has_amx()) choices |= kAmx;
+  return choices;
+}
+
+void limit_cpu_choices(uint32_t choices) {
+  const uint32_t mine = cpu_choices(), common = mine & choices;
+  if (common == mine) return;
+  limited = true;
+  without_vnni = (common & kVnni) == 0;
+  const int level = 31 - __builtin_clz((common & 0xf) | 1u);
+  chosen.store(level, std::memory_order_relaxed);
+}
+
+bool cpu_is_limited() {
+  return limited.load(std::memory_order_relaxed);
 }
 
 bool cpu_has_bf16() {

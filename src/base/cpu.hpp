@@ -3,6 +3,7 @@
 // What this CPU has. Kernels are chosen at run time. DINO_CPU=baseline|avx2|avx512|avx512bf16 lowers the
 // choice (never raises it), so that tests can run every path that the machine has.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,14 @@ enum class CpuLevel : int {
 [[nodiscard]] CpuLevel cpu_level();
 [[nodiscard]] bool cpu_has_vnni();  ///< AVX512_VNNI, and not lowered by DINO_CPU below avx512
 [[nodiscard]] bool cpu_has_bf16();  ///< bf16 dot-product instructions in use
+/// Everything that may make another machine choose another instruction, one bit each, and more is better: the
+/// levels up to the one in use, then VNNI, then AMX, which oneDNN uses by itself.
+[[nodiscard]] uint32_t cpu_choices();
+/// Only what is in `choices` as well may be used from now on (the ranks' common ones). Before anything is
+/// computed. Does nothing when that is what is in use.
+void limit_cpu_choices(uint32_t choices);
+/// Whether limit_cpu_choices took something away: oneDNN must then not choose by itself.
+[[nodiscard]] bool cpu_is_limited();
 [[nodiscard]] const char* cpu_level_name(CpuLevel level);
 /// All levels that this machine can run, lowest first (for tests).
 [[nodiscard]] std::vector<CpuLevel> available_cpu_levels();

@@ -1,16 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/signals.hpp"
 
+#include <atomic>
 #include <csignal>
+#include <ctime>
 #include <initializer_list>
+
+#include "base/error.hpp"
 
 namespace dino {
 namespace {
 
-volatile std::sig_atomic_t stop_flag = 0;
+/// Monotonic nanoseconds of the first request; 0 = none.
+std::atomic<int64_t> requested_at{0};
+static_assert(std::atomic<int64_t>::is_always_lock_free, "a signal handler writes it");
+std::atomic<int> finishing_scopes{0};
+
+int64_t now_ns() noexcept {
+  struct timespec now {};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
 
 void on_signal(int) {
-  stop_flag = 1;
+  request_stop();
 }
 
 }  // namespace
@@ -27,15 +40,40 @@ void install_stop_handlers() {
 }
 
 bool stop_requested() noexcept {
-  return stop_flag != 0;
+  return requested_at.load(std::memory_order_relaxed) != 0;
+}
+
+double stop_requested_seconds() noexcept {
+  const int64_t at = requested_at.load(std::memory_order_relaxed);
+  return at == 0 ? -1 : static_cast<double>(now_ns() - at) * 1e-9;
 }
 
 void request_stop() noexcept {
-  stop_flag = 1;
+  int64_t none = 0;
+  requested_at.compare_exchange_strong(none, now_ns());
 }
 
 void clear_stop_request() noexcept {
-  stop_flag = 0;
+  requested_at = 0;
+}
+
+void stop_here() {
+  if (stop_requested()) throw_stopped();
+}
+
+void throw_stopped() {
+  throw Error(ExitCode::stopped,
+              "stopped early: a signal asked for it; start the same command again to go on");
+}
+
+FinishingScope::FinishingScope() noexcept {
+  ++finishing_scopes;
+}
+FinishingScope::~FinishingScope() {
+  --finishing_scopes;
+}
+bool finishing() noexcept {
+  return finishing_scopes.load() > 0;
 }
 
 }  // namespace dino

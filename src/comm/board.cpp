@@ -24,7 +24,7 @@ namespace {
 /// again until the version is even and stays the same.
 struct Row {
   std::atomic<uint32_t> version;
-  std::atomic<int32_t> left;
+  std::atomic<int32_t> left, stop;
   int32_t rank, pid;
   uint64_t processes;  ///< the namespace in which `pid` means something
   int64_t since_ms, beat_ms;
@@ -155,6 +155,14 @@ void write_board(const char* phase, const char* operation, const std::string& de
   copy_text(row.operation, sizeof row.operation, operation == nullptr ? "" : operation);
   copy_text(row.detail, sizeof row.detail, detail);
   row.version.fetch_add(1);
+}
+
+bool share_stop_request(bool mine) {
+  const Board b = board();
+  if (b.rows == nullptr) return mine;
+  // One word for the whole node, in the first row.
+  if (mine) b.rows[0].stop = 1;
+  return mine || b.rows[0].stop.load() != 0;
 }
 
 void leave_board() {

@@ -25,6 +25,8 @@ struct Whereabouts {
 void open_board(const Communicator& world);
 /// Any thread; `since_ms` as steady_clock's milliseconds.
 void write_board(const char* phase, const char* operation, const std::string& detail, int64_t since_ms);
+/// Any thread: whether this rank (`mine`) or another of this node was asked to stop.
+[[nodiscard]] bool share_stop_request(bool mine);
 /// From now on this rank may vanish without being missed.
 void leave_board();
 /// The other ranks of this node.

@@ -6,12 +6,15 @@
 #include <functional>
 #include <thread>
 
+#include "base/error.hpp"
 #include "comm/mpi_check.hpp"
 
 namespace dino {
 namespace {
 
 constexpr auto kPatience = std::chrono::milliseconds(1000);
+/// Ranks that are asked to stop come to their points of stopping at their own pace.
+constexpr auto kStopPatience = std::chrono::milliseconds(4000);
 
 MPI_Comm vote_comm = MPI_COMM_NULL;
 
@@ -45,7 +48,8 @@ FailureVote vote_on_failure(int code, const std::string& message) {
   if (MPI_Iallgather(mine.data(), 2, MPI_INT64_T, all.data(), 2, MPI_INT64_T, vote_comm, &request) !=
       MPI_SUCCESS)
     return vote;
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  const auto deadline = std::chrono::steady_clock::now() +
+                        (code == static_cast<int>(ExitCode::stopped) ? kStopPatience : kPatience);
   int done = 0;
   while (done == 0 && std::chrono::steady_clock::now() < deadline) {
     if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return vote;

@@ -1,13 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/keeping_pace.hpp"
 
-#include <chrono>
+#include <algorithm>
 #include <thread>
 
+#include "base/error.hpp"
+#include "base/signals.hpp"
 #include "comm/mpi_check.hpp"
 #include "comm/watchdog.hpp"
 
 namespace dino {
+namespace {
+
+/// still_working() may be called after every microsecond of work.
+constexpr auto kTellEvery = std::chrono::milliseconds(20);
+
+/// On rank 0 in on_root: the others wait, so a stop can be answered at any point.
+class StopListener : public WorkListener {
+ public:
+  explicit StopListener(KeepingPace& pace) : pace_(pace) {}
+  void working() override {
+    pace_.working();
+    stop_here();
+  }
+
+ private:
+  KeepingPace& pace_;
+};
+
+}  // namespace
 
 KeepingPace::KeepingPace(const Communicator& comm) : comm_(comm) {
   if (comm_.size() == 1) return;
@@ -47,23 +68,53 @@ bool KeepingPace::step(bool stop) {
   return !stop;
 }
 
-bool KeepingPace::finish(bool stopped, const std::string& failure, int exit_code) {
-  if (comm_.size() > 1) {
-    const WatchdogScope scope("waiting for the other ranks' work");
-    const int64_t ending = stopped || !failure.empty() ? 1 : 0;
-    while (true) {
-      if (!test()) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-        continue;
-      }
-      WatchdogScope::progress();
-      if (counts_->all[0] == comm_.size()) break;
-      post(1, ending);
+void KeepingPace::working() {
+  if (comm_.size() == 1 || line_ == MPI_COMM_NULL) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - told_ < kTellEvery) return;
+  told_ = now;
+  WatchdogScope::progress();
+  // A wish to end that has come in stays in `all` for the next step().
+  if (counts_->all[1] == 0 && test() && counts_->all[1] == 0) post(0, 0);
+}
+
+void KeepingPace::meet(bool ending) {
+  if (comm_.size() == 1) return;
+  const WatchdogScope scope("waiting for the other ranks' work");
+  auto pause = std::chrono::microseconds(20);
+  while (true) {
+    if (!test()) {
+      std::this_thread::sleep_for(pause);
+      pause = std::min(2 * pause, std::chrono::microseconds(1000));
+      continue;
     }
-    mpi::check(MPI_Comm_free(&line_), "comm_free");
+    WatchdogScope::progress();
+    if (counts_->all[0] == comm_.size()) break;
+    post(1, ending ? 1 : 0);
   }
+  mpi::check(MPI_Comm_free(&line_), "comm_free");
+}
+
+bool KeepingPace::finish(bool stopped, const std::string& failure, int exit_code) {
+  meet(stopped || !failure.empty());
   comm_.agree_or_throw(failure, exit_code);
   return comm_.any(stopped);
+}
+
+void on_root(const Communicator& comm, const std::function<void()>& work) {
+  KeepingPace pace(comm);
+  std::string failure;
+  int code = 0;
+  if (comm.root()) {
+    const StopListener listener(pace);
+    try {
+      work();
+    } catch (const Error& error) {
+      failure = error.what();
+      code = static_cast<int>(error.code());
+    }
+  }
+  static_cast<void>(pace.finish(false, failure, code));
 }
 
 }  // namespace dino

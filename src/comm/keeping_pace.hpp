@@ -4,29 +4,35 @@
 // when another fails or is asked to stop, and not take a slow rank for a stalled one.
 
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
+#include "base/working.hpp"
 #include "comm/communicator.hpp"
 
 namespace dino {
 
 /// Between two units of work every rank passes `step`; at the end, or when it fails, `finish`. Underneath,
 /// one small non-blocking reduction follows the other, and a new one completes only when every rank has
-/// passed a unit since: as long as that goes on, the watchdog's clock of those who wait is set back.
-class KeepingPace {
+/// passed a unit since: as long as that goes on, the watchdog's clock of those who wait is set back. Within a
+/// unit still_working() (base/working.hpp) counts as well.
+class KeepingPace : public WorkListener {
  public:
   explicit KeepingPace(const Communicator& comm);
-  ~KeepingPace();
-  KeepingPace(const KeepingPace&) = delete;
-  KeepingPace& operator=(const KeepingPace&) = delete;
+  ~KeepingPace() override;
 
   /// False when any rank has failed or was asked to stop: go to `finish`.
   [[nodiscard]] bool step(bool stop);
   /// Collective: waits until all ranks have come here. Throws on all what the lowest failing rank passed (as
   /// Communicator::agree_or_throw). Returns whether any rank stopped early.
   [[nodiscard]] bool finish(bool stopped, const std::string& failure, int exit_code);
+  /// Collective: the waiting alone. `ending`: this rank wants the others to come soon.
+  void meet(bool ending);
+
+  void working() override;
 
  private:
   void post(int64_t here, int64_t ending);
@@ -39,6 +45,11 @@ class KeepingPace {
     std::array<int64_t, 2> mine{}, all{};  ///< ranks in `finish`; ranks that want an early end
   };
   std::unique_ptr<Counts> counts_ = std::make_unique<Counts>();
+  std::chrono::steady_clock::time_point told_{};  ///< when working() last went into MPI
 };
+
+/// Runs `work` on rank 0, with still_working() setting back the clock of the ranks that wait, and ending the
+/// work when a stop is asked for; its failure is thrown on every rank. Collective.
+void on_root(const Communicator& comm, const std::function<void()>& work);
 
 }  // namespace dino

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <new>
 #include <system_error>
 
@@ -18,7 +19,9 @@
 #include "base/retry.hpp"
 #include "base/signals.hpp"
 #include "base/text.hpp"
+#include "comm/agree_cpu.hpp"
 #include "comm/failure.hpp"
+#include "comm/keeping_pace.hpp"
 #include "comm/last_words.hpp"
 #include "comm/program_text.hpp"
 #include "comm/threads.hpp"
@@ -106,24 +109,35 @@ void print_error(const std::string& program, const std::string& message) {
   std::fflush(stderr);
 }
 
+/// An early stop is what was asked for, not an error.
+void print_failure(const std::string& program, const Failure& failure, const std::string& message) {
+  if (failure.code == as_int(ExitCode::stopped))
+    log::warning(printable(message));
+  else
+    print_error(program, message);
+}
+
 /// A rank that leaves through MPI_Finalize while others still communicate hangs the job for ever. So when all
 /// ranks turn out to have failed, they leave together; otherwise this one takes the job down.
-int leave_failed(const std::string& program, const Failure& failure, const Communicator& world) {
+int leave_failed(const std::string& program, const Failure& failure, const Communicator& world,
+                 KeepingPace* pace) {
   // A mistake in the command line is no failure of the work in the folder, which another job may be doing.
-  if (failure.code != as_int(ExitCode::usage))
+  const bool stopped = failure.code == as_int(ExitCode::stopped);
+  if (failure.code != as_int(ExitCode::usage) && !stopped)
     write_error_file(world.rank(), log::failed_phase(), with_place(failure, world, true));
   if (world.size() == 1) {
-    print_error(program, with_place(failure, world, false));
+    print_failure(program, failure, with_place(failure, world, false));
     return failure.code;
   }
   const FailureVote vote = vote_on_failure(failure.code, failure.message);
   if (!vote.all_failed) {
-    print_error(program, with_place(failure, world, true));
+    print_failure(program, failure, with_place(failure, world, true));
     leave_watchdog();
     MPI_Abort(MPI_COMM_WORLD, failure.code);
     std::_Exit(failure.code);
   }
-  if (!vote.same || world.root()) print_error(program, with_place(failure, world, !vote.same));
+  if (pace != nullptr) pace->meet(true);
+  if (!vote.same || world.root()) print_failure(program, failure, with_place(failure, world, !vote.same));
   return vote.code;
 }
 
@@ -183,7 +197,7 @@ ExitCode run_and_print(const Prepared& prepared, CommandContext& context) {
 int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** argv) {
   set_error_folder(prepared.common.output);
   set_retry_seconds(prepared.common.retry_seconds);
-  start_watchdog(watchdog_limit(prepared), launcher_rank());
+  start_watchdog(watchdog_limit(prepared), launcher_rank(), prepared.command->uses_mpi);
   if (prepared.command->uses_mpi) {
     const WatchdogScope scope("MPI_Init");
     int provided = 0;
@@ -196,12 +210,16 @@ int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** ar
   log::configure(spec.name, world.rank(), world.size());
   configure_progress(prepared.common.progress, world.rank());
   install_crash_handlers(spec.name, world.rank(), world.size());
+  // For the whole command: a rank that has come to its end waits for those that say that they still work.
+  std::unique_ptr<KeepingPace> pace;
   try {
     if (prepared.command->uses_mpi) {
       open_failure_vote(world);
       check_launcher(world);
       introduce_to_watchdog(world);
     }
+    pace = std::make_unique<KeepingPace>(world);
+    agree_on_cpu(world);
     set_threads(choose_threads(prepared.common.threads, world));
     install_stop_handlers();
     CommandContext context{world,
@@ -213,13 +231,14 @@ int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** ar
                            {}};
     const ExitCode code = run_and_print(prepared, context);
     flush_stdout();
+    pace->meet(false);
     // Ranks may differ in what they found (`diff` on rank 0, say); the launcher reports one of them.
     const auto agreed = static_cast<int>(world.max(static_cast<int64_t>(as_int(code))));
     world.barrier();
     return finish(agreed);
   } catch (...) {
     const Failure failure = describe_current_exception();
-    return finish(leave_failed(spec.name, failure, world));
+    return finish(leave_failed(spec.name, failure, world, pace.get()));
   }
 }
 

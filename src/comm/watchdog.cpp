@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
+#include <limits>
 #include <string_view>
 #include <thread>
 
@@ -15,6 +17,7 @@
 #include "base/log.hpp"
 #include "base/pending_io.hpp"
 #include "base/retry.hpp"
+#include "base/signals.hpp"
 #include "base/timing.hpp"
 #include "comm/board.hpp"
 #include "comm/communicator.hpp"
@@ -45,8 +48,8 @@ struct State {
   std::atomic<int64_t> since_ms{0};  ///< when `operation` began, or the last one ended
   std::atomic<int> rank{0}, ranks{1};
   std::atomic<bool> introduced{false}, left{false};
-  double limit_seconds = 0;
-  bool watching = false;
+  double limit_seconds = 0;  ///< infinite: nothing counts as stalled
+  bool watching = false, stops = false;
 };
 
 /// Never destroyed: the watching thread outlives static destruction.
@@ -134,6 +137,23 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
   end_job(s, ExitCode::internal);
 }
 
+/// Work that has no point of stopping, or none that comes in time. What is committed stays; MPI_Abort tells the
+/// launcher the code even where other ranks wait for this one.
+[[noreturn]] void end_stopped(const State& s) {
+  if (s.rank == 0)
+    log::warning(fmt::format("stopped early in phase '{}', {} after the signal; start the same command again to go on",
+                             shown(log::current_phase()), human_seconds(stop_requested_seconds())));
+  leave_board();
+  if (s.ranks > 1 && s.introduced && !s.left) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitCode::stopped));
+  _exit(static_cast<int>(ExitCode::stopped));
+}
+
+/// A signal may reach one rank only.
+void watch_stop_request(const State& s) {
+  if (share_stop_request(stop_requested())) request_stop();
+  if (s.stops && !s.left && stop_requested_seconds() > kStopSeconds && !finishing()) end_stopped(s);
+}
+
 /// This rank's row on the board. A call on a file is worth a word when it takes long.
 void show_myself() {
   const State& s = state();
@@ -169,6 +189,8 @@ void watch() {
     const int64_t before = now_ms();
     std::this_thread::sleep_for(kPause);
     if (static_cast<double>(now_ms() - before) > 1000 * kSilentSeconds) awake_since = now_ms();
+    watch_stop_request(s);
+    if (std::isinf(s.limit_seconds)) continue;
     const double awake = static_cast<double>(now_ms() - awake_since) / 1000.0;
     if (const auto dead = dead_neighbours(); !dead.empty() && !s.left) report_dead(s, dead);
     if (const PendingIo still = oldest_pending_io(); std::min(still.seconds, awake) > s.limit_seconds)
@@ -192,10 +214,11 @@ void watch() {
 
 }  // namespace
 
-void start_watchdog(double limit_seconds, int rank) {
+void start_watchdog(double limit_seconds, int rank, bool stops) {
   State& s = state();
-  if (s.watching || limit_seconds <= 0) return;
-  s.limit_seconds = limit_seconds;
+  if (s.watching) return;
+  s.limit_seconds = limit_seconds > 0 ? limit_seconds : std::numeric_limits<double>::infinity();
+  s.stops = stops;
   s.rank = rank;
   s.since_ms = now_ms();
   s.watching = true;
@@ -204,7 +227,6 @@ void start_watchdog(double limit_seconds, int rank) {
 
 void introduce_to_watchdog(const Communicator& world) {
   State& s = state();
-  if (!world.any(s.watching)) return;
   open_board(world);
   s.rank = world.rank();
   s.ranks = world.size();

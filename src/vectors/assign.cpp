@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.hpp"
+#include "base/signals.hpp"
 #include "ops/ordered_gemm.hpp"
 #include "vectors/chains.hpp"
 #include "vectors/scan.hpp"
@@ -98,6 +99,8 @@ void Assigner::improve(const ScoredCentroids& centroids, int64_t first_id, Best&
     improve_bounded(centroids, first_id, best);
   else
     improve_exact(centroids, first_id, best);
+  // What a rank left out does not count when all give up.
+  if (comm_.any(stop_requested())) throw_stopped();
 }
 
 void Assigner::improve_exact(const ScoredCentroids& centroids, int64_t first_id, Best& best) const {
@@ -106,6 +109,7 @@ void Assigner::improve_exact(const ScoredCentroids& centroids, int64_t first_id,
     std::vector<float> tile(static_cast<size_t>(kRowBlock * kColumnBlock));
 #pragma omp for schedule(dynamic)
     for (int64_t begin = 0; begin < n_; begin += kRowBlock) {
+      if (stop_requested()) continue;
       const int64_t block = std::min(kRowBlock, n_ - begin);
       for (int64_t column = 0; column < centroids.count; column += kColumnBlock) {
         const int64_t columns = std::min(kColumnBlock, centroids.count - column);
@@ -140,6 +144,7 @@ void Assigner::improve_bounded(const ScoredCentroids& centroids, int64_t first_i
     std::vector<float> tile(static_cast<size_t>(kRowBlock * kColumnBlock));
 #pragma omp for schedule(dynamic)
     for (int64_t begin = 0; begin < n_; begin += kRowBlock) {
+      if (stop_requested()) continue;
       const int64_t block = std::min(kRowBlock, n_ - begin);
       for (int64_t column = 0; column < centroids.count; column += kColumnBlock) {
         const int64_t columns = std::min(kColumnBlock, centroids.count - column);

@@ -37,7 +37,8 @@ class Assigner {
            uint64_t seed, const Communicator& comm);
 
   [[nodiscard]] ScoredCentroids prepare(const float* centroids, int64_t count) const;
-  /// Lets centroids with numbers first_id, first_id + 1, ... compete with the best so far.
+  /// Lets centroids with numbers first_id, first_id + 1, ... compete with the best so far. Collective, since
+  /// all ranks throw the Error of exit code 75 when one is asked to stop.
   void improve(const ScoredCentroids& centroids, int64_t first_id, Best& best) const;
   /// Scores of the centroids that `best` names (a good start: the last iteration's).
   void rescore(const ScoredCentroids& centroids, Best& best) const;

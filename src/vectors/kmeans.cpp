@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
@@ -62,10 +64,25 @@ void repair_empty(const Assigner& rows, std::vector<int64_t>& counts, KMeansResu
   }
 }
 
+/// A power of two per cluster for sums in fixed point. Unit vectors have one for all; others one that fits the
+/// largest member, so that a distant giant does not round away what is in other clusters.
+std::vector<double> sum_scales(const Assigner& rows, const std::vector<int64_t>& assignment, int64_t clusters) {
+  std::vector<double> scales(static_cast<size_t>(clusters), fixed_point_scale(rows.largest_norm()));
+  if (rows.spherical()) return scales;
+  std::vector<double> largest(static_cast<size_t>(clusters), 0);
+  for (size_t i = 0; i < assignment.size(); ++i) {
+    double& most = largest[static_cast<size_t>(assignment[i])];
+    most = std::max(most, static_cast<double>(rows.squared_norm(static_cast<int64_t>(i))));
+  }
+  rows.comm().all_reduce(std::span<double>(largest), ReduceOp::max);
+  for (size_t c = 0; c < scales.size(); ++c) scales[c] = fixed_point_scale(1.001 * std::sqrt(largest[c]));
+  return scales;
+}
+
 /// Sum of the members of every cluster over all ranks, in fixed point: integers add up to the same value in
 /// any order.
 std::vector<int64_t> sum_members(const Assigner& rows, const std::vector<int64_t>& assignment,
-                                 int64_t clusters, double scale) {
+                                 int64_t clusters, const std::vector<double>& scales) {
   const int64_t width = rows.width();
   std::vector<int64_t> begin(static_cast<size_t>(clusters + 1), 0), members(assignment.size());
   for (const int64_t c : assignment) ++begin[static_cast<size_t>(c) + 1];
@@ -74,10 +91,10 @@ std::vector<int64_t> sum_members(const Assigner& rows, const std::vector<int64_t
   for (size_t i = 0; i < assignment.size(); ++i)
     members[static_cast<size_t>(next[static_cast<size_t>(assignment[i])]++)] = static_cast<int64_t>(i);
   std::vector<int64_t> sums(static_cast<size_t>(clusters * width), 0);
-  const auto factor = static_cast<float>(scale);  // a power of two
 #pragma omp parallel for schedule(dynamic) if (rows.count() * width > 1 << 18)
   for (int64_t c = 0; c < clusters; ++c) {
     int64_t* sum = sums.data() + c * width;
+    const auto factor = static_cast<float>(scales[static_cast<size_t>(c)]);  // a power of two
     for (int64_t m = begin[static_cast<size_t>(c)]; m < begin[static_cast<size_t>(c) + 1]; ++m) {
       const float* x = rows.row(members[static_cast<size_t>(m)]);
 #pragma omp simd
@@ -90,8 +107,8 @@ std::vector<int64_t> sum_members(const Assigner& rows, const std::vector<int64_t
 
 void update_centroids(const Assigner& rows, const std::vector<int64_t>& counts, KMeansResult& result) {
   const int64_t width = rows.width(), clusters = static_cast<int64_t>(counts.size());
-  const double scale = fixed_point_scale(rows.largest_norm());
-  const std::vector<int64_t> sums = sum_members(rows, result.assignment, clusters, scale);
+  const std::vector<double> scales = sum_scales(rows, result.assignment, clusters);
+  const std::vector<int64_t> sums = sum_members(rows, result.assignment, clusters, scales);
   float* centroids = result.centroids.as<float>();
   std::vector<double> mean(static_cast<size_t>(width));
   for (int64_t c = 0; c < clusters; ++c) {
@@ -100,8 +117,8 @@ void update_centroids(const Assigner& rows, const std::vector<int64_t>& counts, 
     double squared = 0;
     for (int64_t k = 0; k < width; ++k) {
       const auto at = static_cast<size_t>(k);
-      mean[at] = static_cast<double>(sums[static_cast<size_t>(c * width) + at]) / scale /
-                 static_cast<double>(members);
+      mean[at] = static_cast<double>(sums[static_cast<size_t>(c * width) + at]) /
+                 scales[static_cast<size_t>(c)] / static_cast<double>(members);
       squared += mean[at] * mean[at];
     }
     const double norm = rows.spherical() ? std::sqrt(squared) : 1;
@@ -122,24 +139,36 @@ void assign_rows(const Assigner& rows, KMeansResult& result) {
   rows.rescore(centroids, best);
   rows.improve(centroids, 0, best);
   result.distance.resize(static_cast<size_t>(rows.count()));
-  const double scale = fixed_point_scale(4 * rows.largest_norm() * rows.largest_norm());
-  int64_t inertia = 0;
+  double most = 0;
   for (int64_t i = 0; i < rows.count(); ++i) {
     const auto at = static_cast<size_t>(i);
     result.distance[at] = rows.squared_distance(i, centroids, best.centroid[at], best.score[at]);
+    most = std::max(most, static_cast<double>(result.distance[at]));
+  }
+  const double scale = fixed_point_scale(rows.spherical() ? 4 * rows.largest_norm() * rows.largest_norm()
+                                                          : rows.comm().max(most));
+  int64_t inertia = 0;
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const auto at = static_cast<size_t>(i);
     inertia += static_cast<int64_t>(static_cast<double>(result.distance[at]) * scale);
   }
   result.assignment = std::move(best.centroid);
   result.inertia = static_cast<double>(rows.comm().sum(inertia)) / scale;
 }
 
-KMeansResult run_lloyd(const Assigner& rows, const KMeansConfig& config) {
+KMeansResult run_lloyd(const Assigner& rows, const KMeansConfig& config, const LloydState* start,
+                       const std::function<void(const LloydState&)>& at_iteration) {
   KMeansResult result;
   result.centroids = Tensor(Shape{config.clusters, rows.width()});
-  const std::vector<float> seeds = seed_centroids(rows, config);
-  std::copy(seeds.begin(), seeds.end(), result.centroids.as<float>());
-  double before = 0;
+  const std::vector<float> from = start != nullptr ? start->centroids : seed_centroids(rows, config);
+  std::copy(from.begin(), from.end(), result.centroids.as<float>());
+  result.iterations = start != nullptr ? start->iterations : 0;
+  double before = start != nullptr ? start->before : 0;
   for (;;) {
+    if (at_iteration) {
+      const auto centroids = std::as_const(result.centroids).f32();
+      at_iteration({{centroids.begin(), centroids.end()}, result.iterations, before});
+    }
     assign_rows(rows, result);
     std::vector<int64_t> counts = count_members(result, config.clusters, rows.comm());
     const bool full = std::find(counts.begin(), counts.end(), 0) == counts.end();
@@ -159,9 +188,63 @@ KMeansResult kmeans(ConstTensorView local, int64_t total_rows, const KMeansConfi
                      std::to_string(total_rows) + " rows; ask for between 1 and that many clusters");
   const log::Phase phase("k-means");
   const int64_t n = local.dim(0);
-  const Assigner rows(n > 0 ? local.as<float>() : nullptr, n, local.dim(1), total_rows, config.clusters,
-                      config.spherical, config.seed, comm);
-  return run_lloyd(rows, config);
+  const ScaledRows scaled(local, comm);
+  const Assigner rows(scaled.data(), n, local.dim(1), total_rows, config.clusters, config.spherical, config.seed,
+                      comm);
+  KMeansResult result = run_lloyd(rows, config);
+  scaled.undo(result, comm);
+  return result;
 }
+
+// Squares of norms from 2^-20 to 2^60, of distances and of what is left of cancelled ones, are normal numbers of
+// f32. Rows up to 2^100 times smaller than the largest still count.
+ScaledRows::ScaledRows(ConstTensorView local, const Communicator& comm) {
+  constexpr int kSmallest = -20, kLargest = 60;
+  const int64_t n = local.dim(0), width = local.dim(1);
+  data_ = n > 0 ? local.as<float>() : nullptr;
+  double largest = 0;
+#pragma omp parallel for reduction(max : largest)
+  for (int64_t i = 0; i < n; ++i) {
+    double squared = 0;
+#pragma omp simd reduction(+ : squared)
+    for (int64_t k = 0; k < width; ++k)
+      squared += static_cast<double>(data_[i * width + k]) * static_cast<double>(data_[i * width + k]);
+    largest = std::max(largest, squared);
+  }
+  largest = std::sqrt(comm.max(largest));
+  int exponent = 0;
+  if (largest > 0) std::frexp(largest, &exponent);
+  if (exponent >= kSmallest && exponent <= kLargest) return;
+  exponent_ = kLargest - exponent;
+  const double factor = std::ldexp(1.0, exponent_);
+  copy_.resize(static_cast<size_t>(n * width));
+#pragma omp parallel for
+  for (int64_t i = 0; i < n * width; ++i)
+    copy_[static_cast<size_t>(i)] = static_cast<float>(static_cast<double>(data_[i]) * factor);
+  data_ = copy_.data();
+}
+
+template <class Result>
+void ScaledRows::undo(Result& result, const Communicator& comm) const {
+  if (exponent_ == 0) return;
+  const double back = std::ldexp(1.0, -exponent_);
+  for (float& value : result.centroids.f32())
+    value = static_cast<float>(static_cast<double>(value) * back);
+  result.inertia *= back * back;
+  bool fits = true;
+  for (const float distance : result.distance) {
+    const double squared = static_cast<double>(distance) * back * back;
+    fits = fits && (squared == 0 || (squared >= static_cast<double>(std::numeric_limits<float>::min()) &&
+                                     squared <= static_cast<double>(std::numeric_limits<float>::max())));
+  }
+  if (comm.any(!fits)) {
+    result.distance_exponent = -2 * exponent_;
+    return;
+  }
+  for (float& distance : result.distance)
+    distance = static_cast<float>(static_cast<double>(distance) * back * back);
+}
+template void ScaledRows::undo(KMeansResult&, const Communicator&) const;
+template void ScaledRows::undo(Level&, const Communicator&) const;
 
 }  // namespace dino

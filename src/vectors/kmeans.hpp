@@ -2,9 +2,12 @@
 #pragma once
 // Lloyd's k-means with k-means++ style seeding over ranks; hierarchical with resampling (arXiv 2405.15613).
 // The same bytes for any number of ranks and threads: ordered products decide, sums are fixed-point integers.
+// Rows of any finite size: what f32 squares would overflow or lose is scaled by a power of two. When a stop is
+// requested all ranks throw the Error of exit code 75 within an iteration.
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "comm/communicator.hpp"
@@ -24,9 +27,10 @@ struct KMeansConfig {
 struct KMeansResult {
   Tensor centroids;                 ///< f32 [K, d], the same on all ranks
   std::vector<int64_t> assignment;  ///< of this rank's rows
-  std::vector<float> distance;      ///< squared distance to the centroid
+  std::vector<float> distance;      ///< squared distance to the centroid, times 2^-distance_exponent
   double inertia = 0;               ///< over all ranks
   int64_t iterations = 0;
+  int64_t distance_exponent = 0;  ///< 0 where f32 holds the squared distances
 };
 /// `local` f32 [n, d], rows laid out over ranks by even_range; K <= total rows (UsageError). Collective.
 [[nodiscard]] KMeansResult kmeans(ConstTensorView local, int64_t total_rows, const KMeansConfig& config,
@@ -36,9 +40,10 @@ struct Level {
   Tensor centroids;  ///< [K_l, d]
   std::vector<int64_t>
       assignment;  ///< level 1: this rank's rows; higher: all clusters of the level below (on every rank)
-  std::vector<float> distance;
+  std::vector<float> distance;  ///< as in KMeansResult
   double inertia = 0;
   int64_t iterations = 0;
+  int64_t distance_exponent = 0;
 };
 struct HierarchyConfig {
   std::vector<int64_t> levels;  ///< clusters per level, falling
@@ -46,6 +51,9 @@ struct HierarchyConfig {
   int64_t iterations = 20;
   bool spherical = true;
   uint64_t seed = 0;
+  /// A file in which rank 0 keeps how far it is; a later call with the same rows and settings goes on there, on
+  /// any number of ranks, to the same result. Removed at the end. Empty = none.
+  std::string state;
 };
 [[nodiscard]] std::vector<Level> hierarchical_kmeans(ConstTensorView local, int64_t total_rows,
                                                      const HierarchyConfig& config, const Communicator& comm);

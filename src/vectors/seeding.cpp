@@ -139,7 +139,7 @@ std::vector<float> seed_centroids(const Assigner& rows, const KMeansConfig& conf
   // Seeds compete by distance, whatever the clusters do: not spherical.
   const Assigner sampled(sample.rows.data(), held, rows.width(), comm.sum(held), config.clusters, false,
                          config.seed, comm);
-  const double scale = fixed_point_scale(4 * rows.largest_norm() * rows.largest_norm());
+  double scale = fixed_point_scale(4 * rows.largest_norm() * rows.largest_norm());
   const auto trials = 2 + static_cast<int64_t>(std::log(static_cast<double>(config.clusters)));
   Random random(config.seed, Stream::kmeans, config.stream * kRuns + kDraws);
   std::vector<uint8_t> used(sample.global.size(), 0);
@@ -157,6 +157,13 @@ std::vector<float> seed_centroids(const Assigner& rows, const KMeansConfig& conf
     nearest = lowered(sampled, added.data(), count, nearest);
     for (size_t i = 0; i < nearest.size(); ++i) {
       if (used[i] != 0) nearest[i] = 0;
+    }
+    // Unit vectors lie within 2 of each other; where sizes differ, the largest distance that is left decides.
+    if (!config.spherical) {
+      const auto most = std::max_element(nearest.begin(), nearest.end());
+      scale = fixed_point_scale(comm.max(most == nearest.end() ? 0.0 : static_cast<double>(*most)));
+    }
+    for (size_t i = 0; i < nearest.size(); ++i) {
       sample.weight[i] = static_cast<int64_t>(static_cast<double>(nearest[i]) * scale);
     }
     seeds.insert(seeds.end(), added.begin(), added.end());

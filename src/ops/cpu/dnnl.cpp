@@ -24,7 +24,7 @@ using Primitive = ::dnnl::matmul;
 /// Variable token counts make many shapes; beyond this many the cache starts anew.
 constexpr size_t kMaxPrimitives = 1024;
 
-/// oneDNN must not run instructions that DINO_CPU forbids. It listens only before its first primitive.
+/// oneDNN must not run instructions that DINO_CPU forbids or that not all ranks have. It listens only before its first primitive.
 void limit_instructions() {
   using ::dnnl::cpu_isa;
   switch (cpu_level()) {
@@ -38,6 +38,8 @@ void limit_instructions() {
       ::dnnl::set_max_cpu_isa(cpu_isa::avx512_core);
       break;
     case CpuLevel::avx512bf16:
+      // Where the ranks differ, one of them may have AMX.
+      if (cpu_is_limited()) ::dnnl::set_max_cpu_isa(cpu_isa::avx512_core_bf16);
       break;
   }
 }
