@@ -14,6 +14,7 @@
 #include "vector_commands.hpp"
 #include "vectors/embeddings.hpp"
 #include "vectors/kmeans.hpp"
+#include "vectors/partial.hpp"
 
 namespace dino {
 namespace {
@@ -90,7 +91,10 @@ ExitCode run(const ClusterConfig& config, CommandContext& context) {
   const auto assignment = comm.gather_values<int64_t>(levels[0].assignment);
   const auto distance = comm.gather_values<float>(levels[0].distance);
   const std::string path = context.common.output + "/clusters.h5";
-  on_root(comm, [&] { write_clusters(path, config, levels, assignment, distance); });
+  on_root(comm, [&] {
+    write_clusters(path, config, levels, assignment, distance);
+    remove_partial(hierarchy.state);
+  });
   const int64_t peak = comm.max(peak_rss_bytes());
   if (!comm.root()) return ExitCode::done;
   log::info(fmt::format("{} rows in {} levels: {}", local.total, levels.size(), path));
@@ -119,7 +123,8 @@ Command cluster_command() {
       "bytes for any "
       "number of ranks and threads. Rows of any finite size are clustered; where float32 does not hold their "
       "squared distances, /distance is those times 2^-distance_exponent (an attribute of the level).\n\n"
-      "Asked to stop by a signal it ends with 75 within seconds; the same command, on any number of ranks, goes on "
+      "Asked to stop by a signal it ends with 75 within seconds; the same command, on any number of ranks, "
+      "goes on "
       "at the iteration that it was in (OUT/.partial, removed at the end).";
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     const auto config = std::make_shared<ClusterConfig>();

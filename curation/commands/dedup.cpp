@@ -15,6 +15,7 @@
 #include "vectors/components.hpp"
 #include "vectors/embeddings.hpp"
 #include "vectors/join.hpp"
+#include "vectors/partial.hpp"
 
 namespace dino {
 namespace {
@@ -66,13 +67,17 @@ ExitCode run(const DedupConfig& config, CommandContext& context) {
   join.probes = config.probes;
   join.max_edges = config.max_pairs;
   join.seed = static_cast<uint64_t>(context.common.seed);
+  join.state = context.common.output + "/.partial/join";
   const JoinResult joined = threshold_self_join(local.rows, local.total, join, comm);
   const Stopwatch grouping;
   const Groups groups = group_rows(local.total, joined.edges,
                                    config.rule == "star" ? GroupRule::star : GroupRule::components, {});
   const double components = grouping.seconds();
   const std::string path = context.common.output + "/dedup.h5";
-  on_root(comm, [&] { write_dedup(path, config, joined.edges, groups); });
+  on_root(comm, [&] {
+    write_dedup(path, config, joined.edges, groups);
+    remove_partial(join.state);
+  });
 
   const int64_t peak = comm.max(peak_rss_bytes());
   if (!comm.root()) return ExitCode::done;
@@ -116,7 +121,10 @@ Command dedup_command() {
       "common.\n\n"
       "The file is the same bytes for any number of ranks and threads. Fails with 66 when the embeddings do "
       "not exist, with 65 when a file is damaged or holds values that are not finite, or when more than "
-      "--max-pairs pairs reach the threshold.";
+      "--max-pairs pairs reach the threshold.\n\n"
+      "Asked to stop by a signal it ends with 75 within seconds; the same command, on any number of ranks, "
+      "goes on "
+      "with the lists that are not joined yet (OUT/.partial, removed at the end).";
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     const auto config = std::make_shared<DedupConfig>();
     table.add("embeddings", &config->embeddings, "Embeddings: .npy, .h5 (/features) or a folder of them.")

@@ -12,9 +12,14 @@
 #include "vector_commands.hpp"
 #include "vectors/embeddings.hpp"
 #include "vectors/kmeans.hpp"
+#include "vectors/partial.hpp"
 
 namespace dino::curation {
 namespace {
+
+std::string cluster_state(const Run& run) {
+  return run.out + "/.partial/cluster.h5";
+}
 
 /// 16 images a cluster, then 10 clusters a cluster, down to at least 10.
 std::vector<int64_t> default_levels(int64_t images) {
@@ -142,7 +147,7 @@ bool balance_stage(Run& run) {
     hierarchy.iterations = run.config.iterations;
     hierarchy.resample = run.config.resample;
     hierarchy.seed = static_cast<uint64_t>(run.config.seed);
-    hierarchy.state = run.out + "/.partial/cluster.h5";
+    hierarchy.state = cluster_state(run);
     const Tensor local = load_kept(run, embedding);
     const auto levels = hierarchical_kmeans(local, count, hierarchy, run.world);
     const auto assignment = run.world.gather_values<int64_t>(levels[0].assignment);
@@ -151,6 +156,7 @@ bool balance_stage(Run& run) {
   }
   on_root(run.world, [&] {
     save_stage(run, ledger, "balance");
+    remove_partial(cluster_state(run));
     if (run.config.target == 0) return;
     run.add_written("clusters.h5");
     run.add_written("selection.h5");

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "base/log.hpp"
+#include "base/signals.hpp"
 #include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "vector_commands.hpp"
@@ -74,6 +75,7 @@ std::vector<Edge> cosine_leaks(const Run& run, const Excluded& excluded) {
     const ConstTensorView reference =
         view_of(excluded.features.data(), Shape{excluded.count(), excluded.width});
     edges = threshold_cross_join(local.rows, local.first, reference, run.config.leak_threshold);
+    if (run.world.any(stop_requested())) throw_stopped();
   }
   return run.world.gather_values<Edge>(edges);
 }

@@ -10,6 +10,7 @@
 #include "vector_commands.hpp"
 #include "vectors/components.hpp"
 #include "vectors/join.hpp"
+#include "vectors/partial.hpp"
 
 namespace dino::curation {
 namespace {
@@ -81,6 +82,7 @@ bool dedup_stage(Run& run) {
     join.probes = run.config.probes;
     join.max_edges = run.config.max_pairs;
     join.seed = static_cast<uint64_t>(run.config.seed);
+    join.state = run.out + "/.partial/join";
     joined = threshold_self_join(local.rows, local.total, join, run.world);
   }
   on_root(run.world, [&] {
@@ -91,6 +93,7 @@ bool dedup_stage(Run& run) {
       run.add_written("dedup.h5");
     }
     save_stage(run, ledger, "dedup");
+    remove_partial(run.out + "/.partial/join");
   });
   return true;
 }

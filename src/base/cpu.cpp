@@ -44,7 +44,8 @@ constexpr uint32_t kVnni = 1u << 8, kAmx = 1u << 9;
 bool has_amx() {
   // Leaf 7: AMX-BF16 is bit 22 of edx, AMX-TILE bit 24, AMX-INT8 bit 25.
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & (1u << 22 | 1u << 24 | 1u << 25)) != 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 &&
+         (edx & (1u << 22 | 1u << 24 | 1u << 25)) != 0;
 }
 
 std::atomic<bool> limited{false}, without_vnni{false};

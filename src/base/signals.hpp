@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // SIGUSR2, SIGUSR1, SIGTERM and SIGINT ask for an early, resumable stop (exit code 75). The handler only sets
-// a flag. Loops over ranks ask at their work-unit boundaries and agree on it (Communicator::any, KeepingPace);
-// long work of one rank gives up with stop_here(). What does neither in time is ended by the watching thread
-// (comm/watchdog.hpp): whatever is committed stays, as after a kill.
+// a flag. Loops over ranks ask at their work-unit boundaries and agree on it (Communicator::any,
+// KeepingPace); long work of one rank gives up with stop_here(). What does neither in time is ended by the
+// watching thread (comm/watchdog.hpp): whatever is committed stays, as after a kill.
 
 namespace dino {
 

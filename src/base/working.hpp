@@ -4,11 +4,12 @@
 
 namespace dino {
 
-/// Between two pieces of work of any length, where one rank works and the others may be waiting for it. Costs a
-/// look at a thread-local pointer.
+/// Between two pieces of work of any length, where one rank works and the others may be waiting for it. Costs
+/// a look at a thread-local pointer.
 void still_working();
 
-/// Who wants to hear it from this thread (KeepingPace). The last one made is told; destroyed in reverse order.
+/// Who wants to hear it from this thread (KeepingPace). The last one made is told; destroyed in reverse
+/// order.
 class WorkListener {
  public:
   WorkListener();

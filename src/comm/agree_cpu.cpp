@@ -26,8 +26,8 @@ void agree_on_cpu(const Communicator& world) {
   if (std::all_of(all.begin(), all.end(), [&](const Choice& choice) { return choice.choices == common; }))
     return;
   limit_cpu_choices(common);
-  const auto lowest =
-      std::min_element(all.begin(), all.end(), [](const Choice& a, const Choice& b) { return a.level < b.level; });
+  const auto lowest = std::min_element(all.begin(), all.end(),
+                                       [](const Choice& a, const Choice& b) { return a.level < b.level; });
   log::info(fmt::format(
       "the ranks' CPUs differ: all use {} kernels, which rank {} has; put them on equal nodes for more speed",
       cpu_level_name(cpu_level()), lowest - all.begin()));

@@ -6,8 +6,8 @@
 
 namespace dino {
 
-/// Lowers every rank's choice of kernels (base/cpu.hpp) to what all of them have, and says so in the log. Before
-/// anything is computed. Collective.
+/// Lowers every rank's choice of kernels (base/cpu.hpp) to what all of them have, and says so in the log.
+/// Before anything is computed. Collective.
 void agree_on_cpu(const Communicator& world);
 
 }  // namespace dino

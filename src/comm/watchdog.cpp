@@ -137,12 +137,13 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
   end_job(s, ExitCode::internal);
 }
 
-/// Work that has no point of stopping, or none that comes in time. What is committed stays; MPI_Abort tells the
-/// launcher the code even where other ranks wait for this one.
+/// Work that has no point of stopping, or none that comes in time. What is committed stays; MPI_Abort tells
+/// the launcher the code even where other ranks wait for this one.
 [[noreturn]] void end_stopped(const State& s) {
   if (s.rank == 0)
-    log::warning(fmt::format("stopped early in phase '{}', {} after the signal; start the same command again to go on",
-                             shown(log::current_phase()), human_seconds(stop_requested_seconds())));
+    log::warning(
+        fmt::format("stopped early in phase '{}', {} after the signal; start the same command again to go on",
+                    shown(log::current_phase()), human_seconds(stop_requested_seconds())));
   leave_board();
   if (s.ranks > 1 && s.introduced && !s.left) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitCode::stopped));
   _exit(static_cast<int>(ExitCode::stopped));

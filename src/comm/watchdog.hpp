@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // Names the rank and phase when a collective, or a call on a file, stalls, or when a rank of this node dies;
-// then ends the job, so that no job hangs until its time limit. Also sees to it that a request to stop reaches
-// all ranks of the node, and that a program which does not come to its next point of stopping ends with 75.
+// then ends the job, so that no job hangs until its time limit. Also sees to it that a request to stop
+// reaches all ranks of the node, and that a program which does not come to its next point of stopping ends
+// with 75.
 
 #include <string>
 
@@ -10,8 +11,8 @@ namespace dino {
 
 class Communicator;
 
-/// Starts the watching thread; `limit_seconds` 0 = nothing counts as stalled. `rank` as the launcher says, until
-/// MPI is up. `stops`: end the program kStopSeconds after a request to stop.
+/// Starts the watching thread; `limit_seconds` 0 = nothing counts as stalled. `rank` as the launcher says,
+/// until MPI is up. `stops`: end the program kStopSeconds after a request to stop.
 void start_watchdog(double limit_seconds, int rank, bool stops);
 /// Collective, after MPI_Init: from now on the ranks of a node see each other.
 void introduce_to_watchdog(const Communicator& world);

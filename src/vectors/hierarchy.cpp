@@ -144,7 +144,6 @@ class HierarchyRun {
       if (error.code() == ExitCode::stopped && !current_.centroids.empty()) keeper_.save(state());
       throw;
     }
-    keeper_.remove();
     return std::move(levels_);
   }
 
@@ -219,7 +218,8 @@ class HierarchyRun {
     KMeansResult result;
     if (from == 0) {
       base_ = {};
-      result = run_lloyd(rows, flat, start ? &*start : nullptr, [&](const LloydState& now) { at_iteration(now, 0); });
+      result = run_lloyd(rows, flat, start ? &*start : nullptr,
+                         [&](const LloydState& now) { at_iteration(now, 0); });
     } else {
       result.centroids = std::move(base_.centroids);
       result.iterations = base_.iterations;
@@ -290,10 +290,10 @@ std::vector<Level> hierarchical_kmeans(ConstTensorView local, int64_t total_rows
   check(config, total_rows);
   const log::Phase phase("clustering");
   const int64_t width = local.dim(1);
-  const std::string fingerprint =
-      config.state.empty() ? ""
-                           : partial_fingerprint(local, comm.exclusive_scan(local.dim(0)),
-                                                 settings_of(config, total_rows, width), comm);
+  const std::string fingerprint = config.state.empty()
+                                      ? ""
+                                      : partial_fingerprint(local, comm.exclusive_scan(local.dim(0)),
+                                                            settings_of(config, total_rows, width), comm);
   const ScaledRows scaled(local, comm);
   std::vector<Level> levels =
       HierarchyRun(scaled.data(), local.dim(0), width, total_rows, config, fingerprint, comm).run();

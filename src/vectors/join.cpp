@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vectors/join.hpp"
 
+#include <fmt/format.h>
+#include <omp.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -12,9 +15,12 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/progress.hpp"
+#include "base/signals.hpp"
 #include "base/timing.hpp"
+#include "comm/keeping_pace.hpp"
 #include "ops/ordered_gemm.hpp"
 #include "vectors/chains.hpp"
+#include "vectors/join_journal.hpp"
 #include "vectors/join_plan.hpp"
 #include "vectors/leading.hpp"
 #include "vectors/lists.hpp"
@@ -23,10 +29,11 @@
 namespace dino {
 namespace {
 
-constexpr int64_t kTile = 256;                         // rows and columns of one product
-constexpr int64_t kOneListRows = 32768;                // up to here all pairs take a second: none is missed
-constexpr int64_t kCandidates = 10'000'000;            // that may wait to be settled, whatever --max-pairs
-constexpr int64_t kFetchBytes = int64_t{64} << 20;     // rows fetched at a time to settle candidates
+constexpr int64_t kTile = 256;                      // rows and columns of one product
+constexpr int64_t kOneListRows = 32768;             // up to here all pairs take a second: none is missed
+constexpr int64_t kCandidates = 10'000'000;         // that may wait to be settled, whatever --max-pairs
+constexpr double kPieceProducts = 1e10;             // multiplications of a thread between points of stopping
+constexpr int64_t kFetchBytes = int64_t{64} << 20;  // rows fetched at a time to settle candidates
 constexpr uint64_t kBasisSample = 1, kListSample = 2;  // indices of the sampling stream
 
 struct Pair {
@@ -81,18 +88,18 @@ double pairs_in_vain(int64_t lists) {
   return std::min(kMostCompared, 2 / static_cast<double>(lists)) / kSettlingCost;
 }
 
-/// Forgets the visits (probes but the first) that find no pair, or none that the other row does not find.
-/// With x in list a and y in list b, x.(a - b) and y.(b - a) are not negative and add up to (x - y).(a - b),
-/// at most |x - y||a - b|. So the smaller of the two is at most half of that, and its row visits the other's
-/// list. |x - y|^2 is at most 2 - 2 threshold where the cosine reaches the threshold.
-void drop_idle_visits(NearestLists& found, int64_t probes, const std::vector<float>& centroids,
+/// Forgets the visits (probes but the first) of `count` rows that find no pair, or none that the other row
+/// does not find. With x in list a and y in list b, x.(a - b) and y.(b - a) are not negative and add up to (x
+/// - y).(a - b), at most |x - y||a - b|. So the smaller of the two is at most half of that, and its row
+/// visits the other's list. |x - y|^2 is at most 2 - 2 threshold where the cosine reaches the threshold.
+void drop_idle_visits(NearestLists& found, int64_t count, int64_t probes, const std::vector<float>& centroids,
                       const Rows& rows, double threshold) {
   const int64_t width = rows.list_width();
   const double reach =
       std::sqrt(2 - 2 * threshold + 2.1 * ops::rounding_of(rows.width) + 4e-6) + 2.1 * rows.basis.row_error();
   const double slack = 4.2 * ops::rounding_of(width);
 #pragma omp parallel for
-  for (int64_t i = 0; i < rows.count; ++i) {
+  for (int64_t i = 0; i < count; ++i) {
     const auto own = static_cast<size_t>(i * probes);
     const float* a = centroids.data() + found.list[own] * width;
     for (size_t visit = own + 1; visit < own + static_cast<size_t>(probes); ++visit) {
@@ -113,29 +120,72 @@ struct Lists {
   ListMembers members;
 };
 
-Lists make_lists(const Rows& rows, const JoinConfig& config, const Communicator& comm, JoinResult& result) {
-  const int64_t count = result.lists, probes = std::min(config.probes, count);
+/// The lists of all rows of this rank, [n, probes], piece by piece.
+std::vector<int32_t> assign_lists(const Rows& rows, const std::vector<float>& centroids, int64_t probes,
+                                  double threshold, JoinJournal& journal, const Communicator& comm) {
   const Keys keys = rows.keys();
-  Stopwatch watch;
-  NearestLists found;
-  if (count > 1) {
-    const int64_t wanted = std::max(count, std::min(rows.total, config.train_per_list * count));
-    const auto sample =
-        gather_sample(stratified_rows(rows.total, wanted, config.seed, kListSample), keys.data, keys.stride,
-                      rows.list_width(), rows.first, rows.count, comm);
-    const auto centroids = train_lists(sample.data(), wanted, rows.list_width(), count,
-                                       config.train_iterations, config.seed, comm);
-    result.seconds["train"] += watch.seconds();
-    result.multiply_adds += static_cast<double>(wanted * config.train_iterations + rows.total) *
-                            static_cast<double>(count * rows.list_width());
-    watch.restart();
-    found = nearest_lists(rows.count > 0 ? keys.data : nullptr, rows.count, keys.stride, rows.list_width(),
-                          centroids, probes);
-    drop_idle_visits(found, probes, centroids, rows, config.threshold);
-  } else {
-    found.list.assign(static_cast<size_t>(rows.count), 0);
+  const auto cost = static_cast<double>(centroids.size());
+  const int64_t piece =
+      omp_get_max_threads() * std::max<int64_t>(1024, static_cast<int64_t>(kPieceProducts / cost));
+  std::vector<int32_t> lists(static_cast<size_t>(rows.count * probes));
+  std::vector<uint8_t> known(static_cast<size_t>(rows.count), 0);
+  journal.recall_lists(rows.first, probes, lists, known);
+  KeepingPace pace(comm);
+  bool stopped = false;
+  for (int64_t begin = 0; begin < rows.count && !stopped;) {
+    if (known[static_cast<size_t>(begin)] != 0) {
+      ++begin;
+      continue;
+    }
+    int64_t end = begin + 1;
+    while (end < std::min(rows.count, begin + piece) && known[static_cast<size_t>(end)] == 0) ++end;
+    stopped = !pace.step(stop_requested());
+    if (stopped) break;
+    NearestLists found = nearest_lists(keys.data + begin * keys.stride, end - begin, keys.stride,
+                                       rows.list_width(), centroids, probes);
+    stopped = stop_requested();
+    if (stopped) break;
+    drop_idle_visits(found, end - begin, probes, centroids, rows, threshold);
+    std::copy(found.list.begin(), found.list.end(), lists.begin() + begin * probes);
+    journal.keep_lists(rows.first + begin, end - begin, probes, found.list.data());
+    begin = end;
   }
-  Lists lists{count, ListMembers::group(found.list, probes, count)};
+  if (pace.finish(stopped, {}, 0)) {
+    journal.flush();
+    throw_stopped();
+  }
+  return lists;
+}
+
+std::vector<float> make_centroids(const Rows& rows, const JoinConfig& config, int64_t count,
+                                  const Communicator& comm, JoinResult& result) {
+  const Keys keys = rows.keys();
+  const int64_t wanted = std::max(count, std::min(rows.total, config.train_per_list * count));
+  const auto sample = gather_sample(stratified_rows(rows.total, wanted, config.seed, kListSample), keys.data,
+                                    keys.stride, rows.list_width(), rows.first, rows.count, comm);
+  result.multiply_adds +=
+      static_cast<double>(wanted * config.train_iterations) * static_cast<double>(count * rows.list_width());
+  return train_lists(sample.data(), wanted, rows.list_width(), count, config.train_iterations, config.seed,
+                     comm);
+}
+
+Lists make_lists(const Rows& rows, const JoinConfig& config, const Communicator& comm, JoinJournal& journal,
+                 JoinResult& result) {
+  const int64_t count = result.lists, probes = std::min(config.probes, count);
+  Stopwatch watch;
+  std::vector<int32_t> lists_of(static_cast<size_t>(rows.count), 0);
+  if (count > 1) {
+    std::vector<float> centroids = journal.centroids();
+    if (static_cast<int64_t>(centroids.size()) != count * rows.list_width()) {
+      centroids = make_centroids(rows, config, count, comm, result);
+      journal.keep_centroids(centroids);
+    }
+    result.seconds["train"] += watch.seconds();
+    watch.restart();
+    result.multiply_adds += static_cast<double>(rows.total) * static_cast<double>(count * rows.list_width());
+    lists_of = assign_lists(rows, centroids, probes, config.threshold, journal, comm);
+  }
+  Lists lists{count, ListMembers::group(lists_of, probes, count)};
   result.seconds["assign"] += watch.seconds();
   return lists;
 }
@@ -200,7 +250,7 @@ std::vector<Pair> join_round(const std::vector<GatheredList>& gathered, const Ke
     std::vector<Pair> found;
 #pragma omp for schedule(dynamic)
     for (size_t t = 0; t < tiles.size(); ++t) {
-      if (total.load(std::memory_order_relaxed) > most) continue;
+      if (total.load(std::memory_order_relaxed) > most || stop_requested()) continue;
       const size_t before = found.size();
       join_tile(tiles[t], join, products, found);
       total.fetch_add(static_cast<int64_t>(found.size() - before), std::memory_order_relaxed);
@@ -285,6 +335,7 @@ void settle(std::vector<Pair>& pairs, const Rows& rows, double threshold, const 
     };
 #pragma omp parallel for schedule(dynamic, 16)
     for (size_t p = begin; p < end; p += static_cast<size_t>(kChains)) {
+      if (stop_requested()) continue;
       const float *left[kChains], *right[kChains];
       float products[kChains];
       const size_t count = std::min(end - p, static_cast<size_t>(kChains));
@@ -320,14 +371,14 @@ std::vector<Edge> gather_edges(const std::vector<Edge>& mine, const Communicator
 }
 
 void join_lists(const Rows& rows, const Lists& lists, const JoinConfig& config, const Communicator& comm,
-                JoinResult& result) {
+                JoinJournal& journal, JoinResult& result) {
   const Keys keys = rows.keys();
   const JoinPlan plan =
-      JoinPlan::make(lists.members, lists.count, keys.stride * static_cast<int64_t>(sizeof(float)) + 8, comm);
+      JoinPlan::make(lists.members, lists.count, keys.stride, journal.joined(lists.count), comm);
   // Rows are of unit length up to rounding, which the factor covers.
   const KeyJoin join{keys.stride, static_cast<float>(config.threshold - 1.01 * rows.basis.rounding() - 1e-6),
                      rows.basis.cuts()};
-  std::vector<Edge> edges;
+  std::vector<Edge> edges = journal.edges();
   Progress progress("join", plan.rounds, "rounds");
   for (int32_t round = 0; round < plan.rounds; ++round) {
     const auto gathered = gather_lists(plan, round, lists.members, keys, rows.first, comm);
@@ -335,17 +386,36 @@ void join_lists(const Rows& rows, const Lists& lists, const JoinConfig& config, 
     std::vector<Pair> pairs = join_round(gathered, join, std::max(config.max_edges, kCandidates), overflow);
     if (comm.any(overflow)) fail_too_many(config);
     if (rows.basis.cuts()) settle(pairs, rows, config.threshold, comm);
+    if (comm.any(stop_requested())) {
+      journal.flush();
+      throw_stopped();
+    }
+    std::vector<Edge> settled;
     for (const Pair& pair : pairs) {
       if (static_cast<double>(pair.value) >= config.threshold)
-        edges.push_back({pair.source, pair.target, pair.value});
+        settled.push_back({pair.source, pair.target, pair.value});
     }
+    edges.insert(edges.end(), settled.begin(), settled.end());
+    journal.keep_edges(plan.lists_of(comm.rank(), round), settled);
     // A pair may have been found twice.
     if (comm.sum(static_cast<int64_t>(edges.size())) / 2 > config.max_edges) fail_too_many(config);
     progress.add(1);
   }
+  journal.settle();
   result.edges = gather_edges(edges, comm);
   if (static_cast<int64_t>(result.edges.size()) > config.max_edges) fail_too_many(config);
   result.multiply_adds += plan.pairs * static_cast<double>(keys.stride);
+}
+
+std::string fingerprint_of(ConstTensorView local, int64_t total_rows, const JoinConfig& config,
+                           const Communicator& comm) {
+  if (config.state.empty()) return {};
+  // Rounds and limits do not matter: they change no edge of a list.
+  const std::string settings =
+      fmt::format("{} x {}, threshold {}, {} lists, {} probes, {} rows per list in {} iterations, seed {}",
+                  total_rows, local.dim(1), config.threshold, config.lists, config.probes,
+                  config.train_per_list, config.train_iterations, config.seed);
+  return partial_fingerprint(local, even_range(total_rows, comm.rank(), comm.size()).begin, settings, comm);
 }
 
 }  // namespace
@@ -364,6 +434,7 @@ JoinResult threshold_self_join(ConstTensorView local, int64_t total_rows, const 
   result.seconds = {{"train", 0}, {"assign", 0}, {"join", 0}};
   if (total_rows == 0) return result;
 
+  JoinJournal journal(config.state, fingerprint_of(local, total_rows, config, comm), comm);
   Stopwatch watch;
   Rows rows;
   rows.data = local.dim(0) > 0 ? local.as<float>() : nullptr;
@@ -387,9 +458,9 @@ JoinResult threshold_self_join(ConstTensorView local, int64_t total_rows, const 
   }
   result.seconds["assign"] = watch.seconds();
 
-  const Lists lists = make_lists(rows, config, comm, result);
+  const Lists lists = make_lists(rows, config, comm, journal, result);
   watch.restart();
-  join_lists(rows, lists, config, comm, result);
+  join_lists(rows, lists, config, comm, journal, result);
   result.seconds["join"] = watch.seconds();
   return result;
 }
@@ -409,6 +480,7 @@ std::vector<Edge> threshold_cross_join(ConstTensorView local, int64_t first_row,
     std::vector<Edge> found;
 #pragma omp for schedule(dynamic)
     for (int64_t a = 0; a < n; a += kTile) {
+      if (stop_requested()) continue;
       const int64_t count = std::min(kTile, n - a);
       for (int64_t b = 0; b < m; b += kTile) {
         const int64_t columns = std::min(kTile, m - b);

@@ -33,6 +33,9 @@ struct JoinConfig {
   /// bytes each and about three times that while they are sorted.
   int64_t max_edges = 100'000'000;
   uint64_t seed = 0;
+  /// A folder in which the ranks keep what is done; a later call with the same rows and settings goes on
+  /// there, on any number of ranks, to the same edges. Removed by the caller (remove_partial). Empty = none.
+  std::string state;
 };
 
 struct JoinResult {
@@ -43,12 +46,14 @@ struct JoinResult {
 };
 
 /// Self-join of rows laid out contiguously over ranks (even_range): `local` holds this rank's rows, already
-/// normalised, f32 [n, d]. Collective.
+/// normalised, f32 [n, d]. Collective. When a stop is requested all ranks throw the Error of exit code 75
+/// within one list, or a few that take seconds together.
 [[nodiscard]] JoinResult threshold_self_join(ConstTensorView local, int64_t total_rows,
                                              const JoinConfig& config, const Communicator& comm);
 
 /// Pairs between this rank's rows and a small reference set held by every rank (decontamination), exhaustive:
-/// source = global row, target = reference row.
+/// source = global row, target = reference row. When a stop is requested the rest is left undone: the caller
+/// asks.
 [[nodiscard]] std::vector<Edge> threshold_cross_join(ConstTensorView local, int64_t first_row,
                                                      ConstTensorView reference, double threshold);
 

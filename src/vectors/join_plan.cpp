@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vectors/join_plan.hpp"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -12,6 +14,7 @@ namespace dino {
 namespace {
 
 constexpr int64_t kRoundBytes = int64_t{128} << 20;  // rows that a rank holds for one round
+constexpr double kRoundProducts = 1e10;              // multiplications of one round and thread: seconds
 
 void append(std::vector<std::byte>& buffer, const void* data, size_t bytes) {
   const auto* from = static_cast<const std::byte*>(data);
@@ -93,8 +96,12 @@ ListMembers ListMembers::group(const std::vector<int32_t>& lists_of, int64_t pro
   return members;
 }
 
-JoinPlan JoinPlan::make(const ListMembers& members, int64_t lists, int64_t row_bytes,
-                        const Communicator& comm) {
+JoinPlan JoinPlan::make(const ListMembers& members, int64_t lists, int64_t stride,
+                        const std::vector<uint8_t>& done, const Communicator& comm) {
+  const int64_t row_bytes =
+      stride * static_cast<int64_t>(sizeof(float)) + static_cast<int64_t>(sizeof(int64_t));
+  const double most_products = kRoundProducts * static_cast<double>(comm.max(int64_t{omp_get_max_threads()}));
+  const auto is_done = [&](size_t list) { return !done.empty() && done[list] != 0; };
   const auto count = static_cast<size_t>(lists);
   std::vector<int64_t> sizes(2 * count);  // owned rows, then visitors
   for (size_t l = 0; l < count; ++l) {
@@ -103,9 +110,11 @@ JoinPlan JoinPlan::make(const ListMembers& members, int64_t lists, int64_t row_b
   }
   comm.all_reduce(std::span<int64_t>(sizes));
   std::vector<double> cost(count);
-  for (size_t l = 0; l < count; ++l)
+  for (size_t l = 0; l < count; ++l) {
+    if (is_done(l)) continue;
     cost[l] = static_cast<double>(sizes[l]) *
               (0.5 * static_cast<double>(sizes[l]) + static_cast<double>(sizes[count + l]));
+  }
 
   std::vector<size_t> order(count);
   std::iota(order.begin(), order.end(), size_t{0});
@@ -121,19 +130,34 @@ JoinPlan JoinPlan::make(const ListMembers& members, int64_t lists, int64_t row_b
     *lightest += cost[l];
   }
   std::vector<int64_t> held(load.size(), 0);
+  std::vector<double> work(load.size(), 0);
   std::vector<int32_t> current(load.size(), 0);
   for (size_t l = 0; l < count; ++l) {
+    if (is_done(l)) {
+      plan.round[l] = -1;
+      continue;
+    }
     const auto rank = static_cast<size_t>(plan.owner[l]);
     const int64_t bytes = (sizes[l] + sizes[count + l]) * row_bytes;
-    if (held[rank] > 0 && held[rank] + bytes > kRoundBytes) {
+    const double products = cost[l] * static_cast<double>(stride);
+    if (held[rank] > 0 && (held[rank] + bytes > kRoundBytes || work[rank] + products > most_products)) {
       held[rank] = 0;
+      work[rank] = 0;
       ++current[rank];
     }
     held[rank] += bytes;
+    work[rank] += products;
     plan.round[l] = current[rank];
     plan.rounds = std::max(plan.rounds, current[rank] + 1);
   }
   return plan;
+}
+
+std::vector<int64_t> JoinPlan::lists_of(int rank, int32_t in_round) const {
+  std::vector<int64_t> lists;
+  for (size_t l = 0; l < owner.size(); ++l)
+    if (round[l] == in_round && owner[l] == rank) lists.push_back(static_cast<int64_t>(l));
+  return lists;
 }
 
 std::vector<GatheredList> gather_lists(const JoinPlan& plan, int32_t round, const ListMembers& members,

@@ -18,14 +18,17 @@ struct ListMembers {
 };
 
 /// The same on every rank. Lists go to ranks by falling cost (longest processing time first); a round is as
-/// many lists of each rank as fit the budget, so memory is bounded.
+/// many lists of each rank as fit a budget of memory and of a few seconds of work, the most that a stop
+/// undoes.
 struct JoinPlan {
   std::vector<int> owner;      ///< [lists]
-  std::vector<int32_t> round;  ///< [lists]
+  std::vector<int32_t> round;  ///< [lists]; -1: was done by an earlier start
   int32_t rounds = 0;
   double pairs = 0;  ///< compared, over all lists
-  static JoinPlan make(const ListMembers& members, int64_t lists, int64_t row_bytes,
-                       const Communicator& comm);
+  [[nodiscard]] std::vector<int64_t> lists_of(int rank, int32_t in_round) const;
+  /// `done` [lists], or empty.
+  static JoinPlan make(const ListMembers& members, int64_t lists, int64_t stride,
+                       const std::vector<uint8_t>& done, const Communicator& comm);
 };
 
 /// Row-major keys that decide about pairs: leading coordinates and rest norm, or the rows themselves.

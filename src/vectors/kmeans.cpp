@@ -64,9 +64,10 @@ void repair_empty(const Assigner& rows, std::vector<int64_t>& counts, KMeansResu
   }
 }
 
-/// A power of two per cluster for sums in fixed point. Unit vectors have one for all; others one that fits the
-/// largest member, so that a distant giant does not round away what is in other clusters.
-std::vector<double> sum_scales(const Assigner& rows, const std::vector<int64_t>& assignment, int64_t clusters) {
+/// A power of two per cluster for sums in fixed point. Unit vectors have one for all; others one that fits
+/// the largest member, so that a distant giant does not round away what is in other clusters.
+std::vector<double> sum_scales(const Assigner& rows, const std::vector<int64_t>& assignment,
+                               int64_t clusters) {
   std::vector<double> scales(static_cast<size_t>(clusters), fixed_point_scale(rows.largest_norm()));
   if (rows.spherical()) return scales;
   std::vector<double> largest(static_cast<size_t>(clusters), 0);
@@ -189,15 +190,15 @@ KMeansResult kmeans(ConstTensorView local, int64_t total_rows, const KMeansConfi
   const log::Phase phase("k-means");
   const int64_t n = local.dim(0);
   const ScaledRows scaled(local, comm);
-  const Assigner rows(scaled.data(), n, local.dim(1), total_rows, config.clusters, config.spherical, config.seed,
-                      comm);
+  const Assigner rows(scaled.data(), n, local.dim(1), total_rows, config.clusters, config.spherical,
+                      config.seed, comm);
   KMeansResult result = run_lloyd(rows, config);
   scaled.undo(result, comm);
   return result;
 }
 
-// Squares of norms from 2^-20 to 2^60, of distances and of what is left of cancelled ones, are normal numbers of
-// f32. Rows up to 2^100 times smaller than the largest still count.
+// Squares of norms from 2^-20 to 2^60, of distances and of what is left of cancelled ones, are normal numbers
+// of f32. Rows up to 2^100 times smaller than the largest still count.
 ScaledRows::ScaledRows(ConstTensorView local, const Communicator& comm) {
   constexpr int kSmallest = -20, kLargest = 60;
   const int64_t n = local.dim(0), width = local.dim(1);
@@ -228,8 +229,7 @@ template <class Result>
 void ScaledRows::undo(Result& result, const Communicator& comm) const {
   if (exponent_ == 0) return;
   const double back = std::ldexp(1.0, -exponent_);
-  for (float& value : result.centroids.f32())
-    value = static_cast<float>(static_cast<double>(value) * back);
+  for (float& value : result.centroids.f32()) value = static_cast<float>(static_cast<double>(value) * back);
   result.inertia *= back * back;
   bool fits = true;
   for (const float distance : result.distance) {

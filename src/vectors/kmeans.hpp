@@ -2,8 +2,8 @@
 #pragma once
 // Lloyd's k-means with k-means++ style seeding over ranks; hierarchical with resampling (arXiv 2405.15613).
 // The same bytes for any number of ranks and threads: ordered products decide, sums are fixed-point integers.
-// Rows of any finite size: what f32 squares would overflow or lose is scaled by a power of two. When a stop is
-// requested all ranks throw the Error of exit code 75 within an iteration.
+// Rows of any finite size: what f32 squares would overflow or lose is scaled by a power of two. When a stop
+// is requested all ranks throw the Error of exit code 75 within an iteration.
 
 #include <cstdint>
 #include <span>
@@ -51,8 +51,9 @@ struct HierarchyConfig {
   int64_t iterations = 20;
   bool spherical = true;
   uint64_t seed = 0;
-  /// A file in which rank 0 keeps how far it is; a later call with the same rows and settings goes on there, on
-  /// any number of ranks, to the same result. Removed at the end. Empty = none.
+  /// A file in which rank 0 keeps how far it is; a later call with the same rows and settings goes on there,
+  /// on any number of ranks, to the same result. Removed by the caller (remove_partial) when that is written.
+  /// Empty = none.
   std::string state;
 };
 [[nodiscard]] std::vector<Level> hierarchical_kmeans(ConstTensorView local, int64_t total_rows,

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/error.hpp"
+#include "base/signals.hpp"
 #include "ops/ordered_gemm.hpp"
 #include "vectors/scan.hpp"
 
@@ -40,6 +41,7 @@ class OrderedAssignIndex final : public faiss::Index {
     DINO_CHECK(k == 1, "clustering asks for one neighbour");
     const Range mine = even_range(n, comm_.rank(), comm_.size());
     const NearestLists found = nearest_lists(x + mine.begin * d, mine.size(), d, d, centroids_, 1);
+    if (comm_.any(stop_requested())) throw_stopped();
     const auto all = comm_.all_gather_values<int32_t>(found.list);
     std::copy(all.begin(), all.end(), labels);
     std::fill_n(distances, n, 0.0f);  // Clustering only adds them up for its statistics
@@ -111,6 +113,7 @@ NearestLists nearest_lists(const float* rows, int64_t n, int64_t stride, int64_t
     };
 #pragma omp for schedule(dynamic)
     for (int64_t begin = 0; begin < n; begin += kRowBlock) {
+      if (stop_requested()) continue;
       const int64_t count = std::min(kRowBlock, n - begin);
       search(begin, count, ops::bound_gemm_nt, 0);
       for (int64_t i = 0; i < count; ++i) {

@@ -21,7 +21,8 @@ struct NearestLists {
 };
 
 /// The `probes` lists of largest ordered product of every row, best first; ties go to the smaller list.
-/// rows [n, width] with a row stride. Rows and centroids are no longer than 1.
+/// rows [n, width] with a row stride. Rows and centroids are no longer than 1. When a stop is requested the
+/// rest is left undone: the caller asks.
 [[nodiscard]] NearestLists nearest_lists(const float* rows, int64_t n, int64_t stride, int64_t width,
                                          const std::vector<float>& centroids, int64_t probes);
 

@@ -21,8 +21,8 @@ struct LloydState {
   double before = 0;  ///< the last iteration's inertia
 };
 
-/// k-means over rows that are already prepared; from seeds, or on from `start`. `at_iteration` (may be empty) is
-/// called where each begins. Collective.
+/// k-means over rows that are already prepared; from seeds, or on from `start`. `at_iteration` (may be empty)
+/// is called where each begins. Collective.
 [[nodiscard]] KMeansResult run_lloyd(const Assigner& rows, const KMeansConfig& config,
                                      const LloydState* start = nullptr,
                                      const std::function<void(const LloydState&)>& at_iteration = {});

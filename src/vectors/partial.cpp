@@ -19,7 +19,8 @@ namespace {
 constexpr int64_t kVersion = 1;  // of what the states mean
 
 std::span<const std::byte> bytes_of(ConstTensorView array) {
-  return {static_cast<const std::byte*>(array.data), static_cast<size_t>(array.numel()) * size_of(array.dtype)};
+  return {static_cast<const std::byte*>(array.data),
+          static_cast<size_t>(array.numel()) * size_of(array.dtype)};
 }
 
 uint32_t checksum(const PartialState& state) {
@@ -65,7 +66,8 @@ void PartialState::save(const std::string& path, const std::string& fingerprint)
     Hdf5File file = Hdf5File::create(temporary);
     if (!names.empty()) {
       file.write_strings("/names", names);
-      file.write("/values", view_of(std::as_const(values).data(), Shape{static_cast<int64_t>(values.size())}));
+      file.write("/values",
+                 view_of(std::as_const(values).data(), Shape{static_cast<int64_t>(values.size())}));
     }
     for (const auto& [name, array] : arrays) file.write("/arrays/" + name, array);
     file.write_attribute("/", "version", kVersion);
@@ -80,8 +82,8 @@ std::optional<PartialState> PartialState::load(const std::string& path, const st
   try {
     return read_state(path, fingerprint);
   } catch (const Error& error) {
-    log::warning(fmt::format("{}: what an earlier start left cannot be used: {}; its work is done again", path,
-                             error.what()));
+    log::warning(fmt::format("{}: what an earlier start left cannot be used: {}; its work is done again",
+                             path, error.what()));
     return std::nullopt;
   }
 }
@@ -176,11 +178,11 @@ void StateKeeper::save(const PartialState& state) {
   pace_.wrote(watch.seconds());
 }
 
-void StateKeeper::remove() {
-  if (path_.empty() || !comm_.root()) return;
+void remove_partial(const std::string& path) {
   std::error_code ignored;
-  std::filesystem::remove(path_, ignored);
-  std::filesystem::remove(std::filesystem::path(path_).parent_path(), ignored);  // where it is empty
+  std::filesystem::remove_all(path, ignored);
+  const auto around = std::filesystem::path(path).parent_path();
+  if (std::filesystem::is_empty(around, ignored)) std::filesystem::remove(around, ignored);
 }
 
 }  // namespace dino

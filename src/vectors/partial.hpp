@@ -31,8 +31,12 @@ struct PartialState {
 
 /// Names rows and settings, the same for any number of ranks: `local` [n, d] begins at global row `first`.
 /// Collective.
-[[nodiscard]] std::string partial_fingerprint(ConstTensorView local, int64_t first, const std::string& settings,
-                                              const Communicator& comm);
+[[nodiscard]] std::string partial_fingerprint(ConstTensorView local, int64_t first,
+                                              const std::string& settings, const Communicator& comm);
+
+/// The result is written: removes a state, or a folder of them, and the folder around it where that is empty.
+/// Rank 0's work.
+void remove_partial(const std::string& path);
 
 /// When to write next: a kill costs a few seconds or two percent of the time spent, and writing at most five
 /// percent.
@@ -57,8 +61,6 @@ class StateKeeper {
   [[nodiscard]] bool keeps() const { return !path_.empty() && comm_.root(); }
   [[nodiscard]] bool due() const { return keeps() && pace_.due(); }
   void save(const PartialState& state);
-  /// The computation is done: nothing is left behind.
-  void remove();
 
  private:
   std::string path_, fingerprint_;

@@ -24,7 +24,8 @@ using Primitive = ::dnnl::matmul;
 /// Variable token counts make many shapes; beyond this many the cache starts anew.
 constexpr size_t kMaxPrimitives = 1024;
 
-/// oneDNN must not run instructions that DINO_CPU forbids or that not all ranks have. It listens only before its first primitive.
+/// oneDNN must not run instructions that DINO_CPU forbids or that not all ranks have. It listens only before
+/// its first primitive.
 void limit_instructions() {
   using ::dnnl::cpu_isa;
   switch (cpu_level()) {
