@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "base/error.hpp"
+#include "base/working.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/seal.hpp"
@@ -32,6 +33,7 @@ constexpr std::array<QualityColumn, 6> kQuality = {{{"/blur", &QualityMeasures::
 
 template <class T, class Rows, class Get>
 void write_column(Hdf5File& file, const std::string& name, const Rows& rows, const Get& get) {
+  still_working();
   std::vector<T> column;
   column.reserve(rows.size());
   for (const auto& row : rows) column.push_back(static_cast<T>(get(row)));
@@ -85,6 +87,7 @@ void write_verdicts(Hdf5File& file, const std::vector<Verdict>& rows) {
 
 template <class T>
 std::vector<T> read_column(const Hdf5File& file, const std::string& name, DType dtype, int64_t rows) {
+  still_working();
   const Tensor column = file.read(name, dtype);
   if (column.numel() != rows) {
     throw DataError(fmt::format("bad ledger: {}: {} has {} rows instead of {}; run the stage again",

@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "base/error.hpp"
+#include "base/working.hpp"
 #include "storage/files.hpp"
 
 namespace dino::curation {
@@ -124,6 +125,7 @@ void append(Listing& listing, const std::string& reference, const std::string& p
               {},
               {}};
   for (Record& record : data.records) {
+    work_point();
     Item item;
     item.row = static_cast<int64_t>(listing.items.size());
     if (record.size < 0) record.size = listed_size(record.path);

@@ -10,6 +10,7 @@
 #include "base/error.hpp"
 #include "base/json_line.hpp"
 #include "base/log.hpp"
+#include "base/working.hpp"
 #include "commands.hpp"
 #include "picture_input.hpp"
 #include "storage/output_folder.hpp"
@@ -61,6 +62,7 @@ ExitCode run_attention(CommandContext& context, const PictureConfig& config) {
   std::vector<float> maps(static_cast<size_t>(heads * grid * grid));
   double patch_share = 0;
   for (size_t i = 0; i < input.images().size(); ++i) {
+    work_point();
     extractor.attention(std::span(input.images()).subspan(i, 1), maps.data());
     set.begin_strip(input.keys()[i]);
     set.add(fit(input.images()[i], 160), "image", "");

@@ -10,7 +10,9 @@
 #include "base/error.hpp"
 #include "base/json_line.hpp"
 #include "base/log.hpp"
+#include "base/signals.hpp"
 #include "base/timing.hpp"
+#include "base/working.hpp"
 #include "commands.hpp"
 #include "extractor.hpp"
 #include "options.hpp"
@@ -130,9 +132,18 @@ Neighbours search(const Communicator& world, const std::vector<float>& bank,
   const auto rows = [&](const std::vector<float>& x) { return static_cast<int64_t>(x.size()) / width; };
   const Range mine = even_range(rows(queries), world.rank(), world.size());
   Neighbours found;
-  if (mine.size() > 0)
-    found = nearest(view_of(bank.data(), {rows(bank), width}),
-                    view_of(queries.data() + mine.begin * width, {mine.size(), width}), k);
+  // Queries between two points of stopping: a few seconds of products.
+  const int64_t piece =
+      std::max<int64_t>(1024, int64_t{10'000'000'000} / std::max<int64_t>(1, rows(bank) * width));
+  for (int64_t begin = mine.begin; begin < mine.end && !stop_requested(); begin += piece) {
+    const int64_t count = std::min(piece, mine.end - begin);
+    const Neighbours part = nearest(view_of(bank.data(), {rows(bank), width}),
+                                    view_of(queries.data() + begin * width, {count, width}), k);
+    found.index.insert(found.index.end(), part.index.begin(), part.index.end());
+    found.similarity.insert(found.similarity.end(), part.similarity.begin(), part.similarity.end());
+    still_working();
+  }
+  if (world.any(stop_requested())) throw_stopped();
   Neighbours all;
   all.k = k;
   all.index = world.gather_values<int64_t>(std::span<const int64_t>(found.index));

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "base/random.hpp"
+#include "base/working.hpp"
 #include "ops/ops.hpp"
 
 namespace dino::eval {
@@ -54,6 +55,7 @@ void LinearHead::fit(const float* x, const std::vector<int32_t>& labels, const s
     Random random(training.seed, Stream::probe, static_cast<uint64_t>(epoch));
     const std::vector<int64_t> order = permutation(random, n);
     for (int64_t b = 0; b < per_epoch; ++b, ++step) {
+      work_point();
       for (int64_t i = 0; i < batch; ++i) {
         const int64_t row = rows[static_cast<size_t>(order[static_cast<size_t>(b * batch + i)])];
         std::copy_n(x + row * width_, width_, input.as<float>() + i * width_);

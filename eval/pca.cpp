@@ -10,6 +10,7 @@
 #include "base/error.hpp"
 #include "base/json_line.hpp"
 #include "base/log.hpp"
+#include "base/working.hpp"
 #include "commands.hpp"
 #include "picture_input.hpp"
 #include "principal.hpp"
@@ -108,9 +109,11 @@ ExitCode run_pca(CommandContext& context, const PictureConfig& config) {
   }
   std::vector<float> patches(static_cast<size_t>(images * grid * grid * width));
   std::vector<float> features(static_cast<size_t>(extractor.columns(config.protocol).width()));
-  for (int64_t i = 0; i < images; ++i)
+  for (int64_t i = 0; i < images; ++i) {
+    work_point();
     extractor.extract(std::span(input.images()).subspan(static_cast<size_t>(i), 1), config.protocol,
                       features.data(), patches.data() + i * grid * grid * width);
+  }
   const PcaPicture pca = pca_picture(patches, images, grid, width);
   size_t next = 0;
   for (int64_t i = 0; i < images; ++i) {

@@ -14,6 +14,7 @@
 #include "base/progress.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"
+#include "base/working.hpp"
 #include "commands.hpp"
 #include "composite.hpp"
 #include "imaging/decode_options.hpp"
@@ -68,6 +69,7 @@ Tokens extract_tokens(Extractor& extractor, const SegmentConfig& config, std::sp
   // Batches start at multiples of the batch size in global order, so they are the same for any number of
   // ranks.
   for (int64_t begin = mine.begin; begin < mine.end; begin += config.batch) {
+    work_point();
     const int64_t count = std::min(config.batch, mine.end - begin);
     std::vector<Composite> made(static_cast<size_t>(count));
     LoopFailure failure;

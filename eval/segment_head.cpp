@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/random.hpp"
+#include "base/working.hpp"
 
 namespace dino::eval {
 
@@ -76,6 +77,7 @@ void SegmentHead::fit(const std::vector<float>& patches, const std::vector<uint8
     Random random(training.seed, Stream::probe, static_cast<uint64_t>(epoch));
     const std::vector<int64_t> order = permutation(random, images);
     for (int64_t b = 0; b < per_epoch; ++b, ++step) {
+      work_point();
       std::fill(gradient.begin(), gradient.end(), 0.0);
       const int64_t end = std::min((b + 1) * batch, images), count = (end - b * batch) * per_image;
       for (int64_t i = b * batch; i < end; ++i)

@@ -9,6 +9,7 @@
 
 #include "base/json_line.hpp"
 #include "base/random.hpp"
+#include "base/signals.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"
 #include "train_config.hpp"
@@ -148,6 +149,7 @@ Timings time_steps(const BenchConfig& bench, const TrainConfig& config, CommandC
   const Schedules schedules(config);
   Timings timings;
   for (int64_t step = 0; step < bench.warmup + bench.steps; ++step) {
+    if (comm.any(stop_requested())) throw_stopped();
     const BatchMasks masks = batch_masks(make_mask_config(config), blocks, 2 * n,
                                          static_cast<uint64_t>(comm.rank()), static_cast<uint64_t>(step));
     SslBatch batch;

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
+#include <optional>
 #include <unordered_map>
 
 #include "base/log.hpp"
@@ -12,6 +14,7 @@
 #include "storage/files.hpp"
 #include "vector_commands.hpp"
 #include "vectors/join.hpp"
+#include "vectors/partial.hpp"
 
 namespace dino::curation {
 namespace {
@@ -34,27 +37,75 @@ struct Leak {
   float similarity = 0;
 };
 
+void measure_item(const Run& run, const Item& item, const Embedder* embedder, Excluded& part) {
+  const MeasuredImage one = measure_record(item.record, run.config);
+  if (one.image.pixels.empty()) {
+    log::warning(fmt::format("excluded image left out: {}: {}: {}", item.record.key,
+                             name_of(one.measured.reason), one.measured.message));
+    return;
+  }
+  part.row.push_back(item.row);
+  part.sha256.push_back(one.measured.sha256);
+  part.phash.push_back(one.measured.phash);
+  if (embedder == nullptr) return;
+  part.features.resize(part.features.size() + static_cast<size_t>(part.width));
+  embedder->embed(std::span(&one.image, 1), part.features.data() + part.features.size() - part.width);
+}
+
+PartialState pack_excluded(const Excluded& part) {
+  PartialState state;
+  const int64_t n = part.count();
+  const auto store = [&](const char* name, const void* data, Shape shape, DType dtype) {
+    Tensor& array = state.arrays[name] = Tensor(shape, dtype);
+    if (array.bytes() > 0) std::memcpy(array.view().data, data, static_cast<size_t>(array.bytes()));
+  };
+  store("row", part.row.data(), Shape{n}, DType::i64);
+  store("sha256", part.sha256.data(), Shape{n, 32}, DType::u8);
+  store("phash", part.phash.data(), Shape{n}, DType::i64);
+  store("features", part.features.data(), Shape{n, part.features.empty() ? 0 : part.width}, DType::f32);
+  return state;
+}
+
+void append_excluded(const PartialState& state, Excluded& all) {
+  const auto take = [&]<class T>(const char* name, std::vector<T>& to) {
+    const Tensor& array = state.arrays.at(name);
+    const size_t old = to.size(), count = static_cast<size_t>(array.bytes()) / sizeof(T);
+    to.resize(old + count);
+    if (count > 0) std::memcpy(to.data() + old, array.view().data, count * sizeof(T));
+  };
+  take("row", all.row);
+  take("sha256", all.sha256);
+  take("phash", all.phash);
+  take("features", all.features);
+}
+
+std::string excluded_folder(const Run& run) {
+  return run.out + "/.partial/excluded";
+}
+
+/// Units that an earlier start has measured are read, where these are the same images and settings.
 Excluded measure_excluded(const Run& run, const Listing& listing, const Embedder* embedder) {
   const Units units = share_units(
       listing.items, kExcludeUnit, [](int64_t) { return false; }, run.world);
+  std::string fingerprint = run.hash;
+  for (const Input& input : listing.inputs) fingerprint += " " + input.hash;
+  run.world.broadcast(fingerprint);
   Excluded mine;
   mine.width = embedder != nullptr ? embedder->width() : 0;
-  process_units("decontaminate", units, run.world, [&](int64_t /*unit*/, const std::vector<Item>& items) {
-    for (const Item& item : items) {
-      const MeasuredImage one = measure_record(item.record, run.config);
-      if (one.image.pixels.empty()) {
-        log::warning(fmt::format("excluded image left out: {}: {}: {}", item.record.key,
-                                 name_of(one.measured.reason), one.measured.message));
-        continue;
-      }
-      mine.row.push_back(item.row);
-      mine.sha256.push_back(one.measured.sha256);
-      mine.phash.push_back(one.measured.phash);
-      if (embedder == nullptr) continue;
-      mine.features.resize(mine.features.size() + static_cast<size_t>(mine.width));
-      embedder->embed(std::span(&one.image, 1), mine.features.data() + mine.features.size() - mine.width);
-    }
-  });
+  const bool finished =
+      process_units("decontaminate", units, run.world, [&](int64_t unit, const std::vector<Item>& items) {
+        const std::string path = fmt::format("{}/unit_{:06}.h5", excluded_folder(run), unit);
+        std::optional<PartialState> state = PartialState::load(path, fingerprint);
+        if (!state) {
+          Excluded part;
+          part.width = mine.width;
+          for (const Item& item : items) measure_item(run, item, embedder, part);
+          state = pack_excluded(part);
+          state->save(path, fingerprint);
+        }
+        append_excluded(*state, mine);
+      });
+  if (!finished) throw_stopped();
   // Ranks hold contiguous parts, so rank order is listing order.
   Excluded all;
   all.width = mine.width;
@@ -164,6 +215,7 @@ bool decontaminate_stage(Run& run) {
       if (lost > 0) log::warning(fmt::format("decontaminate: {} excluded images cannot be decoded", lost));
     }
     save_stage(run, ledger, "decontaminate");
+    remove_partial(excluded_folder(run));
   });
   return true;
 }

@@ -7,6 +7,7 @@
 
 #include "base/log.hpp"
 #include "base/loop_failure.hpp"
+#include "base/working.hpp"
 #include "model/normalisation.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
@@ -66,6 +67,7 @@ void write_embeddings(Run& run, const std::vector<int64_t>& rows, int64_t width,
   commit_hdf5(embeddings_path(run), [&](Hdf5File& file) {
     file.create_dataset("/features", Shape{n, width}, DType::f32);
     for (int64_t begin = 0; begin < n; begin += kBlock) {
+      work_point();
       const int64_t count = std::min(kBlock, n - begin);
       Tensor block(Shape{count, width});
       for (int64_t i = 0; i < count; ++i) {

@@ -9,6 +9,7 @@
 
 #include "base/log.hpp"
 #include "base/loop_failure.hpp"
+#include "base/working.hpp"
 #include "imaging/decode_options.hpp"
 #include "pipeline.hpp"
 #include "storage/files.hpp"
@@ -65,6 +66,7 @@ Ledger merge_units(const Run& run, int64_t units) {
   ledger.resize(static_cast<int64_t>(run.listing.items.size()));
   size_t row = 0;
   for (int64_t unit = 0; unit < units; ++unit) {
+    work_point();
     Ledger part = Ledger::load(unit_path(run, unit), "the same command makes it again");
     for (size_t i = 0; i < part.key.size(); ++i, ++row) {
       DINO_CHECK(row < ledger.key.size() && part.key[i] == run.listing.items[row].record.key,

@@ -392,7 +392,9 @@ void add_common_options(OptionTable& table, CommonOptions& common) {
       .add("output", &common.output, "Output folder or file.")
       .add("seed", &common.seed, "Seed of every random draw.")
       .add("threads", &common.threads,
-           "Threads of a rank; 0 = OMP_NUM_THREADS, or the cores of the node divided by its ranks.")
+           "Threads of a rank; 0 = OMP_NUM_THREADS, or the cores of the node divided by its ranks (those "
+           "that a "
+           "launcher binds a rank to, where that was asked for).")
       .range(0, 4096)
       .add("watchdog-seconds", &common.watchdog_seconds,
            "End the job, naming rank and phase, when a collective or a call on a file waits for longer; 0 = "

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdlib>
 #include <ctime>
 #include <initializer_list>
 
@@ -51,6 +52,15 @@ double stop_requested_seconds() noexcept {
 void request_stop() noexcept {
   int64_t none = 0;
   requested_at.compare_exchange_strong(none, now_ns());
+}
+
+double stop_seconds() {
+  constexpr double kUsual = 7;
+  const char* text = std::getenv("DINO_STOP_SECONDS");
+  if (text == nullptr || *text == '\0') return kUsual;
+  char* end = nullptr;
+  const double seconds = std::strtod(text, &end);
+  return *end == '\0' && seconds >= 0 ? seconds : kUsual;
 }
 
 void clear_stop_request() noexcept {

@@ -7,8 +7,8 @@
 
 namespace dino {
 
-/// How long after the request a program that has not ended by itself is ended.
-constexpr double kStopSeconds = 7;
+/// How long after the request a program that has not ended by itself is ended: DINO_STOP_SECONDS, or 7.
+[[nodiscard]] double stop_seconds();
 
 void install_stop_handlers();
 [[nodiscard]] bool stop_requested() noexcept;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/working.hpp"
 
+#include "base/signals.hpp"
+
 namespace dino {
 namespace {
 
@@ -10,6 +12,11 @@ thread_local WorkListener* listening = nullptr;
 
 void still_working() {
   if (listening != nullptr) listening->working();
+}
+
+void work_point() {
+  still_working();
+  stop_here();
 }
 
 WorkListener::WorkListener() : outer_(listening) {

@@ -14,7 +14,7 @@ namespace {
 
 constexpr auto kPatience = std::chrono::milliseconds(1000);
 /// Ranks that are asked to stop come to their points of stopping at their own pace.
-constexpr auto kStopPatience = std::chrono::milliseconds(4000);
+constexpr auto kStopPatience = std::chrono::milliseconds(3000);
 
 MPI_Comm vote_comm = MPI_COMM_NULL;
 

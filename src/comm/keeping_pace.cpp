@@ -5,7 +5,6 @@
 #include <thread>
 
 #include "base/error.hpp"
-#include "base/signals.hpp"
 #include "comm/mpi_check.hpp"
 #include "comm/watchdog.hpp"
 
@@ -14,19 +13,6 @@ namespace {
 
 /// still_working() may be called after every microsecond of work.
 constexpr auto kTellEvery = std::chrono::milliseconds(20);
-
-/// On rank 0 in on_root: the others wait, so a stop can be answered at any point.
-class StopListener : public WorkListener {
- public:
-  explicit StopListener(KeepingPace& pace) : pace_(pace) {}
-  void working() override {
-    pace_.working();
-    stop_here();
-  }
-
- private:
-  KeepingPace& pace_;
-};
 
 }  // namespace
 
@@ -106,7 +92,6 @@ void on_root(const Communicator& comm, const std::function<void()>& work) {
   std::string failure;
   int code = 0;
   if (comm.root()) {
-    const StopListener listener(pace);
     try {
       work();
     } catch (const Error& error) {

@@ -48,8 +48,8 @@ class KeepingPace : public WorkListener {
   std::chrono::steady_clock::time_point told_{};  ///< when working() last went into MPI
 };
 
-/// Runs `work` on rank 0, with still_working() setting back the clock of the ranks that wait, and ending the
-/// work when a stop is asked for; its failure is thrown on every rank. Collective.
+/// Runs `work` on rank 0, with still_working() setting back the clock of the ranks that wait; its failure is
+/// thrown on every rank. Collective.
 void on_root(const Communicator& comm, const std::function<void()>& work);
 
 }  // namespace dino

@@ -164,9 +164,22 @@ std::string man_page(const ProgramSpec& spec) {
   for (const auto& [code, meaning] : kExitCodes)
     text += fmt::format(".TP\n{}\n{}\n", code, roff_escape(meaning));
   text +=
+      ".SH SIGNALS\nUSR2, USR1, TERM and INT ask for an early stop: the program ends with 75 within ten "
+      "seconds "
+      "(a training after its step and checkpoint), and the same command goes on near where it was. One rank "
+      "that "
+      "is asked stops all. Open MPI's mpirun passes USR1 and USR2 on and then ends with 75 as well. A TERM "
+      "or INT "
+      "that is sent to mpirun itself it turns into a TERM of the ranks and, a second later, a KILL "
+      "(OMPI_MCA_odls_base_sigkill_timeout sets the seconds), and it ends with 1: what was committed until "
+      "then "
+      "stays.\n"
       ".SH ENVIRONMENT\n.TP\nDINO_CPU\nbaseline, avx2, avx512 or avx512bf16: lowers the choice of CPU "
-      "kernels.\n"
+      "kernels. Ranks whose CPUs differ use what all of them have.\n"
       ".TP\nDINO_SHARE\nFolder of recipes and data set definitions.\n"
+      ".TP\nDINO_STOP_SECONDS\nSeconds after a signal in which a program comes to its next point of stopping "
+      "(7); "
+      "after that it is ended where it is, with 75.\n"
       ".TP\nDINO_WATCHDOG_SECONDS\nAs \\-\\-watchdog\\-seconds, which wins.\n"
       ".TP\nOMP_NUM_THREADS\nThreads of a rank, unless \\-\\-threads is given.\n";
   return text;

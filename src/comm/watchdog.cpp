@@ -49,7 +49,8 @@ struct State {
   std::atomic<int> rank{0}, ranks{1};
   std::atomic<bool> introduced{false}, left{false};
   double limit_seconds = 0;  ///< infinite: nothing counts as stalled
-  bool watching = false, stops = false;
+  double stop_seconds = 0;   ///< from a request to stop to the end; infinite: never
+  bool watching = false;
 };
 
 /// Never destroyed: the watching thread outlives static destruction.
@@ -152,7 +153,7 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
 /// A signal may reach one rank only.
 void watch_stop_request(const State& s) {
   if (share_stop_request(stop_requested())) request_stop();
-  if (s.stops && !s.left && stop_requested_seconds() > kStopSeconds && !finishing()) end_stopped(s);
+  if (!s.left && stop_requested_seconds() > s.stop_seconds && !finishing()) end_stopped(s);
 }
 
 /// This rank's row on the board. A call on a file is worth a word when it takes long.
@@ -219,7 +220,7 @@ void start_watchdog(double limit_seconds, int rank, bool stops) {
   State& s = state();
   if (s.watching) return;
   s.limit_seconds = limit_seconds > 0 ? limit_seconds : std::numeric_limits<double>::infinity();
-  s.stops = stops;
+  s.stop_seconds = stops ? stop_seconds() : std::numeric_limits<double>::infinity();
   s.rank = rank;
   s.since_ms = now_ms();
   s.watching = true;

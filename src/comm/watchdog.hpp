@@ -12,7 +12,7 @@ namespace dino {
 class Communicator;
 
 /// Starts the watching thread; `limit_seconds` 0 = nothing counts as stalled. `rank` as the launcher says,
-/// until MPI is up. `stops`: end the program kStopSeconds after a request to stop.
+/// until MPI is up. `stops`: end the program stop_seconds() after a request to stop.
 void start_watchdog(double limit_seconds, int rank, bool stops);
 /// Collective, after MPI_Init: from now on the ranks of a node see each other.
 void introduce_to_watchdog(const Communicator& world);

@@ -17,6 +17,7 @@
 
 #include "base/error.hpp"
 #include "base/retry.hpp"
+#include "base/working.hpp"
 #include "datasets/dataset_builder.hpp"
 #include "storage/files.hpp"
 #include "storage/seal.hpp"
@@ -162,6 +163,7 @@ int64_t class_number(const std::string& text) {
 Dataset open_folder(const std::string& reference) {
   DatasetBuilder builder(reference);
   for (const FoundFile& file : walk_folder(reference, builder.dataset().faults)) {
+    work_point();
     const std::string extension = lower_extension(file.relative);
     const std::string path = reference + "/" + file.relative;
     if (extension == "tar") {

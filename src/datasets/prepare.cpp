@@ -24,6 +24,7 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/random.hpp"
+#include "base/working.hpp"
 #include "datasets/mesh.hpp"
 #include "storage/files.hpp"
 #include "storage/tar.hpp"
@@ -218,6 +219,7 @@ std::vector<uint8_t> with_header(const std::string& header, std::span<const uint
 
 void add_views(TarWriter& tar, const Mesh& mesh, const std::string& name, int views, int size) {
   for (int v = 0; v < views; ++v) {
+    work_point();
     // Keyed by the model's name, so that a picture does not depend on which others there are.
     Random random(xxh3(std::as_bytes(std::span(name))), Stream::render, static_cast<uint64_t>(v));
     const Rendering picture = render(mesh, random_view(random, v, views), size);

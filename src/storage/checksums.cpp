@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "base/error.hpp"
+#include "base/working.hpp"
 #include "storage/files.hpp"
 #include "storage/posix_file.hpp"
 
@@ -107,6 +108,7 @@ void for_each_chunk(const std::string& path, const Use& use) {
     const int64_t got = file.read_some(offset, buffer.data(), kChunk);
     use(std::span<const std::byte>(buffer.data(), static_cast<size_t>(got)));
     offset += got;
+    still_working();
     if (got < kChunk) return;
   }
 }

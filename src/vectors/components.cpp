@@ -7,6 +7,7 @@
 #include <queue>
 
 #include "base/error.hpp"
+#include "base/working.hpp"
 
 namespace dino {
 namespace {
@@ -63,6 +64,7 @@ std::vector<int64_t> by_quality(const Adjacency& graph, std::span<const double> 
 void cover_by_stars(const Adjacency& graph, const std::vector<int64_t>& order, Groups& groups) {
   std::vector<uint8_t> taken(groups.keep.size(), 0);
   for (const int64_t centre : order) {
+    work_point();
     if (taken[static_cast<size_t>(centre)] != 0) continue;
     taken[static_cast<size_t>(centre)] = 1;
     for (const Neighbour& other : graph.of(centre)) {
@@ -88,6 +90,7 @@ void cover_by_components(const Adjacency& graph, const std::vector<int64_t>& ord
   std::vector<uint8_t> done(groups.keep.size(), 0);
   std::vector<float> width(groups.keep.size(), -1);
   for (const int64_t start : order) {
+    work_point();
     if (done[static_cast<size_t>(start)] != 0) continue;
     std::priority_queue<Reached> open;
     open.push({std::numeric_limits<float>::max(), start});

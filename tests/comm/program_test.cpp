@@ -3,7 +3,9 @@
 // not have started MPI itself, so it takes over before main); the tests start it as a user would.
 #include "comm/program.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,8 +19,11 @@
 #include <sstream>
 #include <thread>
 
+#include "base/cpu.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"
+#include "base/working.hpp"
+#include "comm/keeping_pace.hpp"
 
 namespace dino {
 namespace {
@@ -54,6 +59,45 @@ void die(const Config& config, const Communicator& world) {
   world.barrier();
 }
 
+/// Rank 0 works for three seconds while the others wait: in on_root, or at the end of the command.
+void work_alone(const Config& config, const Communicator& world) {
+  const log::Phase phase("serial");
+  const auto work = [&] {
+    for (int piece = 0; piece < 30; ++piece) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      if (config.how != "alone-silent") still_working();
+    }
+    if (config.how == "alone-silent") std::this_thread::sleep_for(std::chrono::seconds(60));
+  };
+  if (config.how == "alone-last") {
+    if (world.root()) work();
+  } else {
+    on_root(world, work);
+  }
+}
+
+/// Only the rank `only` gets the signal.
+ExitCode be_stopped(const Config& config, const Communicator& world) {
+  const log::Phase phase("stopping");
+  if (world.rank() == config.only) std::raise(SIGUSR2);
+  const auto rest = [](int seconds) { std::this_thread::sleep_for(std::chrono::seconds(seconds)); };
+  if (config.how == "stopped-deaf") {
+    rest(60);  // as a library that takes a minute
+  } else if (config.how == "stopped-finishing") {
+    const FinishingScope scope;
+    rest(3);
+    return ExitCode::stopped;
+  } else if (config.how == "stopped-waiting") {
+    if (world.rank() == config.only) stop_here();
+    world.barrier();  // which the stopped rank never joins
+  } else {
+    on_root(world, [] {
+      for (;;) work_point();
+    });
+  }
+  return ExitCode::done;
+}
+
 ExitCode run_case(const Config& config, CommandContext& context) {
   Communicator& world = context.world;
   const bool chosen = config.only < 0 || config.only == world.rank();
@@ -65,16 +109,22 @@ ExitCode run_case(const Config& config, CommandContext& context) {
     world.barrier();
   }
   if (config.how.starts_with("die")) die(config, world);
+  if (config.how.starts_with("alone")) {
+    work_alone(config, world);
+    return ExitCode::done;
+  }
+  if (config.how.starts_with("stopped")) return be_stopped(config, world);
   if (config.how == "signal") {
     if (world.root()) std::raise(SIGUSR2);
     while (!world.any(stop_requested())) std::this_thread::sleep_for(std::chrono::milliseconds(5));
     return ExitCode::stopped;
   }
-  if (config.how != "none" && chosen) fail_as(config.how);
+  if (config.how != "none" && config.how != "cpu" && chosen) fail_as(config.how);
   const int64_t ranks = world.sum(int64_t{1});
   if (world.root())
     std::printf("ranks=%d level=%d threads=%d\n", static_cast<int>(ranks), static_cast<int>(config.level),
                 resolve_threads(context));
+  if (world.root() && config.how == "cpu") std::printf("cpu=%s\n", cpu_level_name(cpu_level()));
   return ExitCode::done;
 }
 
@@ -125,13 +175,13 @@ std::string scratch() {
 
 /// Runs the program; ranks = 0 means without mpirun. The environment is clean: this process is an MPI program
 /// itself, and its variables would confuse mpirun.
-Outcome run(int ranks, const std::string& words, const std::string& environment = "") {
+Outcome run(int ranks, const std::string& words, const std::string& environment = "",
+            const std::string& binding = "--oversubscribe --bind-to none") {
   const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
   const std::string base = scratch();
   std::string command =
       "env -i PATH=\"$PATH\" HOME=/tmp LC_ALL=C DINO_TEST_PROGRAM=1 " + environment + " timeout 60 ";
-  if (ranks > 0)
-    command += "mpirun --allow-run-as-root --oversubscribe --bind-to none -n " + std::to_string(ranks) + " ";
+  if (ranks > 0) command += "mpirun --allow-run-as-root " + binding + " -n " + std::to_string(ranks) + " ";
   command += self + " " + words + " >" + base + ".out 2>" + base + ".err";
   const auto start = std::chrono::steady_clock::now();
   const int status = std::system(command.c_str());
@@ -192,6 +242,62 @@ TEST(Program, UsageErrorsAreOneLineAndCode64) {
   EXPECT_EQ(run(0, "run --config /no/such.cfg").code, 66);
   o = run(0, "run", "DINO_CPU=avx3");
   EXPECT_EQ(o.code, 0) << "only programs with kernels ask for the level";
+}
+
+TEST(Program, OpenMpisDefaultBindingIsNotTakenForTheUsersWish) {
+  cpu_set_t mask;
+  ASSERT_EQ(sched_getaffinity(0, sizeof mask, &mask), 0);
+  const int cores = CPU_COUNT(&mask);
+  expect_contains(run(1, "run", "", "").out, "threads=" + std::to_string(cores) + "\n");
+  if (cores >= 2) expect_contains(run(2, "run", "", "").out, "threads=" + std::to_string(cores / 2) + "\n");
+  expect_contains(run(1, "run", "", "--bind-to core").out, "threads=1\n");
+  expect_contains(run(1, "run", "OMP_NUM_THREADS=1", "").out, "threads=1\n");
+}
+
+TEST(Program, RanksOnDifferentCpusUseWhatAllHave) {
+  if (available_cpu_levels().size() < 2) GTEST_SKIP() << "this CPU has one level";
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
+  for (const bool root_has_less : {false, true}) {
+    const std::string other = "-x DINO_CPU=baseline -n 1 " + self + " run --how cpu : -n 1 ";
+    const std::string first = "-n 1 " + self + " run --how cpu : -x DINO_CPU=baseline -n 1 ";
+    Outcome o =
+        run(1, "run --how cpu", "", "--oversubscribe --bind-to none " + (root_has_less ? other : first));
+    EXPECT_EQ(o.code, 0) << o.err;
+    expect_contains(o.out, "cpu=baseline");
+    expect_contains(o.err, "the ranks' CPUs differ: all use baseline kernels");
+    EXPECT_EQ(count(o.err, "CPUs differ"), 1);
+  }
+  EXPECT_EQ(count(run(2, "run", "DINO_CPU=avx2").err, "CPUs differ"), 0);
+}
+
+TEST(Program, ARankThatWorksAloneIsNotAStalledOne) {
+  for (const char* how : {"alone", "alone-last"}) {
+    const Outcome o = run(3, std::string("run --watchdog-seconds 1 --how ") + how);
+    EXPECT_EQ(o.code, 0) << how << "\n" << o.err;
+    EXPECT_EQ(count(o.err, "stalled"), 0) << o.err;
+  }
+  const Outcome o = run(2, "run --watchdog-seconds 1 --how alone-silent");
+  EXPECT_EQ(o.code, 70);
+  expect_contains(o.err, "collective stalled: ");
+  expect_contains(o.err, "rank 0 is outside of collectives for");
+  EXPECT_LT(o.seconds, 20);
+}
+
+TEST(Program, AStopOfAnyRankEndsAllInTime) {
+  for (const char* how : {"stopped-deaf", "stopped-waiting", "stopped-alone"}) {
+    for (const int ranks : {0, 3}) {
+      if (ranks == 0 && std::string(how) == "stopped-waiting") continue;
+      const Outcome o =
+          run(ranks, fmt::format("run --how {} --only {}", how, ranks == 0 ? 0 : 1), "DINO_STOP_SECONDS=1");
+      EXPECT_EQ(o.code, 75) << how << "\n" << o.err;
+      EXPECT_LT(o.seconds, 10) << how;
+      expect_contains(o.err, "start the same command again to go on");
+      EXPECT_EQ(count(o.err, "error:"), 0) << o.err;
+    }
+  }
+  const Outcome o = run(0, "run --how stopped-finishing --only 0", "DINO_STOP_SECONDS=1");
+  EXPECT_EQ(o.code, 75);
+  EXPECT_EQ(count(o.err, "stopped early"), 0) << "it was given the time";
 }
 
 TEST(Program, PrintsItsConfiguration) {
