@@ -11,6 +11,7 @@
 #include <span>
 #include <sstream>
 
+#include "base/cpu.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "base/version.hpp"
@@ -158,6 +159,7 @@ void RunLog::start(const TrainConfig& config, const CommandContext& context, int
   json["version"] = version();
   json["commit"] = commit();
   json["ranks"] = context.world.size();
+  json["cpu"] = cpu_level_name(cpu_level());
   json["preset"] = config.preset;
   json["batch"] = config.batch;
   json["steps"] = config.steps;
@@ -291,6 +293,7 @@ void write_run_json(const std::string& run, const CommandContext& context, const
   start["time"] = utc_now();
   start["host"] = host.data();
   start["ranks"] = context.world.size();
+  start["cpu"] = cpu_level_name(cpu_level());
   start["from_step"] = start_step;
   start["argv"] = context.argv;
   start["version"] = version();

@@ -124,6 +124,8 @@ ExitCode Trainer::run() {
   progress.set(step_);
   while (step_ < config_.steps) {
     if (!data_ready(loader)) return stopped(progress);
+    // A step that has begun and its checkpoint are worth the time they take.
+    const FinishingScope finishing;
     train_step(loader);
     progress.set(step_);
     const bool last = step_ == config_.steps;
@@ -141,6 +143,7 @@ ExitCode Trainer::run() {
 }
 
 ExitCode Trainer::stopped(Progress& progress) {
+  const FinishingScope finishing;
   if (step_ > 0) save(true);
   if (log_) log_->stop(step_, stop_requested() ? "signal" : "limit");
   progress.finish();

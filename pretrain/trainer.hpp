@@ -53,9 +53,10 @@ class Trainer {
   std::unique_ptr<RunLog> log_;  ///< rank 0 only
   std::unique_ptr<OnlineKnn> knn_;
   std::unique_ptr<Vit> knn_vit_;
-  int64_t step_ = 0;        ///< steps finished
-  int64_t updates_ = 0;     ///< optimizer updates (skipped steps do not count)
-  int64_t first_step_ = 0;  ///< where this process began
+  int64_t step_ = 0;           ///< steps finished
+  int64_t updates_ = 0;        ///< optimizer updates (skipped steps do not count)
+  double waited_seconds_ = 0;  ///< for the data of the step
+  int64_t first_step_ = 0;     ///< where this process began
   int64_t skips_ = 0, rollbacks_ = 0;
   int64_t last_saved_ = -1;
   ReplacedSamples replaced_;

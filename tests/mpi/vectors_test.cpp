@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Join, k-means and hierarchy give the bytes of a single process at any number of ranks.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <string>
+#include <thread>
 
+#include "base/error.hpp"
+#include "base/signals.hpp"
 #include "comm/communicator.hpp"
 #include "vectors/join.hpp"
 #include "vectors/kmeans.hpp"
+#include "vectors/partial.hpp"
 #include "vectors/synthetic.hpp"
 
 namespace dino {
@@ -131,6 +138,93 @@ TEST(VectorsMpi, HierarchyIsTheSameBytes) {
       EXPECT_EQ(alone[l].distance, together[l].distance);
     }
   }
+}
+
+/// Runs `work` on all ranks, each time with the request to stop a little later and on another rank, until it
+/// has been stopped `times` times or has come to its end. Returns how often it was stopped.
+template <class Work>
+int stop_often(const Communicator& world, int times, Work&& work) {
+  int stops = 0;
+  for (int start = 0; start < 100 && stops < times; ++start) {
+    std::thread later;
+    if (world.rank() == start % world.size()) {
+      later = std::thread([start] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10 + 5 * start));
+        request_stop();
+      });
+    }
+    bool stopped = false;
+    try {
+      work();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::stopped);
+      stopped = true;
+    }
+    if (later.joinable()) later.join();
+    clear_stop_request();
+    // All ranks took the same way.
+    EXPECT_EQ(world.sum(static_cast<int64_t>(stopped)), stopped ? world.size() : 0);
+    if (!stopped) break;
+    ++stops;
+  }
+  return stops;
+}
+
+std::string shared_folder(const Communicator& world, const char* name) {
+  std::string folder = testing::TempDir() + name + std::to_string(::getpid());
+  world.broadcast(folder);
+  return folder;
+}
+
+TEST(VectorsMpi, AStoppedHierarchyGoesOnAtAnotherNumberOfRanks) {
+  const auto world = Communicator::world();
+  const auto rows = unit_rows({.rows = 2001, .width = 64, .subspace = 16, .clusters = 30}, 35);
+  HierarchyConfig config;
+  config.levels = {90, 9};
+  config.resample = 2;
+  config.iterations = 6;
+  const auto whole = hierarchical_kmeans(view(rows, 64), 2001, config, Communicator::self());
+  config.state = shared_folder(world, "dino_mpi_hierarchy_") + "/cluster.h5";
+  const int stops =
+      stop_often(world, 3, [&] { (void)hierarchical_kmeans(mine(rows, 64, world), 2001, config, world); });
+  EXPECT_GE(stops, 1);
+  world.barrier();
+  if (!world.root()) return;
+  const auto levels = hierarchical_kmeans(view(rows, 64), 2001, config, Communicator::self());
+  for (size_t l = 0; l < 2; ++l) {
+    EXPECT_EQ(levels[l].assignment, whole[l].assignment);
+    EXPECT_EQ(levels[l].distance, whole[l].distance);
+    EXPECT_EQ(levels[l].iterations, whole[l].iterations);
+    EXPECT_TRUE(std::ranges::equal(levels[l].centroids.f32(), whole[l].centroids.f32()));
+  }
+  remove_partial(config.state);
+}
+
+TEST(VectorsMpi, AStoppedJoinGoesOnAtAnotherNumberOfRanks) {
+  const auto world = Communicator::world();
+  const auto rows =
+      unit_rows({.rows = 6001, .width = 64, .subspace = 16, .clusters = 20, .sources = 200, .copies = 4}, 36);
+  JoinConfig config;
+  config.threshold = 0.9;
+  config.lists = 48;
+  config.probes = 12;
+  const auto whole = threshold_self_join(view(rows, 64), 6001, config, Communicator::self()).edges;
+  config.state = shared_folder(world, "dino_mpi_join_") + "/join";
+  const int stops =
+      stop_often(world, 3, [&] { (void)threshold_self_join(mine(rows, 64, world), 6001, config, world); });
+  EXPECT_GE(stops, 1);
+  world.barrier();
+  if (world.root()) {
+    const auto edges = threshold_self_join(view(rows, 64), 6001, config, Communicator::self()).edges;
+    ASSERT_EQ(edges.size(), whole.size());
+    for (size_t e = 0; e < edges.size(); ++e) {
+      EXPECT_EQ(edges[e].source, whole[e].source);
+      EXPECT_EQ(edges[e].target, whole[e].target);
+      EXPECT_EQ(edges[e].similarity, whole[e].similarity);
+    }
+    remove_partial(config.state);
+  }
+  world.barrier();
 }
 
 }  // namespace

@@ -357,5 +357,34 @@ TEST(StratifiedRows, AreDistinctAscendingAndSpread) {
   EXPECT_NE(stratified_rows(100000, 50, 3, 1), stratified_rows(100000, 50, 4, 1));
 }
 
+/// Rows of any finite size have the pairs of their directions.
+TEST(Join, RowsOfAnySizeAreJoinedByTheirDirection) {
+  constexpr int64_t kWidth = 64;
+  auto rows = unit_rows({.rows = 900, .width = kWidth, .sources = 60, .copies = 2}, 8);
+  JoinConfig config;
+  config.threshold = 0.9;
+  config.lists = 12;
+  config.probes = 12;
+  const auto expected = threshold_self_join(view(rows, kWidth), 900, config, Communicator::self()).edges;
+  ASSERT_GT(expected.size(), 50u);
+  // Every row has a size of its own, up to what f32 holds and down to where its digits end.
+  for (int64_t i = 0; i < 900; ++i)
+    for (int64_t k = 0; k < kWidth; ++k)
+      rows[static_cast<size_t>(i * kWidth + k)] =
+          std::ldexp(rows[static_cast<size_t>(i * kWidth + k)], i % 3 == 0 ? 127 : (i % 3 == 1 ? -110 : 0));
+  normalize_rows(rows.data(), 900, kWidth);
+  const auto found = threshold_self_join(view(rows, kWidth), 900, config, Communicator::self()).edges;
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t e = 0; e < found.size(); ++e) {
+    EXPECT_EQ(found[e].source, expected[e].source);
+    EXPECT_EQ(found[e].target, expected[e].target);
+    EXPECT_NEAR(found[e].similarity, expected[e].similarity, 1e-5);
+  }
+  std::vector<float> tiny(8, 0.0f);
+  tiny[3] = 1e-45f;
+  normalize_rows(tiny.data(), 1, 8);
+  EXPECT_EQ(tiny[3], 1.0f);
+}
+
 }  // namespace
 }  // namespace dino

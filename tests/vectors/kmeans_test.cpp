@@ -3,14 +3,20 @@
 
 #include <gtest/gtest.h>
 #include <omp.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <set>
+#include <thread>
 
 #include "base/cpu.hpp"
 #include "base/error.hpp"
+#include "base/signals.hpp"
+#include "vectors/partial.hpp"
 #include "vectors/synthetic.hpp"
 
 namespace dino {
@@ -223,6 +229,109 @@ TEST(Hierarchy, LevelsFitTogetherAndResamplingFlattens) {
     config.levels = bad;
     EXPECT_THROW((void)hierarchical_kmeans(view(dense, 32), 2000, config, Communicator::self()), UsageError);
   }
+}
+
+std::vector<float> scaled(std::vector<float> rows, int exponent) {
+  for (float& x : rows) x = std::ldexp(x, exponent);
+  return rows;
+}
+
+TEST(KMeans, RowsOfAnySizeClusterAsThoseOfSizeOne) {
+  const auto rows = unit_rows({.rows = 1200, .width = 64}, 5);
+  KMeansConfig config;
+  config.clusters = 80;  // enough for the bound
+  config.spherical = false;
+  config.seed = 3;
+  const auto plain = kmeans(view(rows, 64), 1200, config, Communicator::self());
+  for (const int exponent : {-100, -70, -25, 30, 61, 90, 127}) {
+    const auto other = scaled(rows, exponent);
+    const auto result = kmeans(view(other, 64), 1200, config, Communicator::self());
+    EXPECT_EQ(result.assignment, plain.assignment) << exponent;
+    EXPECT_EQ(result.inertia, std::ldexp(plain.inertia, 2 * exponent)) << exponent;
+    const auto expected = plain.centroids.f32(), found = result.centroids.f32();
+    for (size_t i = 0; i < expected.size(); ++i)
+      ASSERT_EQ(found[i], std::ldexp(expected[i], exponent)) << exponent << " at " << i;
+    for (size_t i = 0; i < plain.distance.size(); ++i)
+      ASSERT_EQ(
+          std::ldexp(static_cast<double>(result.distance[i]), static_cast<int>(result.distance_exponent)),
+          std::ldexp(static_cast<double>(plain.distance[i]), 2 * exponent));
+  }
+}
+
+/// Four tight groups of size one and a giant: the giant has a cluster, and the groups have theirs.
+TEST(KMeans, AGiantRowDoesNotRoundTheOthersAway) {
+  for (const float giant : {1e12f, 1e30f, 3e38f}) {
+    std::vector<float> rows;
+    Random random(1, Stream::test, 9);
+    for (int i = 0; i < 200; ++i)
+      for (int k = 0; k < 8; ++k)
+        rows.push_back(static_cast<float>((k == i % 4 ? 1 : 0) + 0.01 * random.normal()));
+    rows.insert(rows.end(), {giant, giant, 0, 0, -giant, 0, 0, 0});
+    rows.insert(rows.end(), 8, 0.0f);
+    rows.insert(rows.end(), 8, 1e-42f);
+    KMeansConfig config;
+    config.clusters = 6;
+    config.spherical = false;
+    config.iterations = 50;
+    const auto result = kmeans(view(rows, 8), 203, config, Communicator::self());
+    for (const float x : result.centroids.f32()) EXPECT_TRUE(std::isfinite(x));
+    EXPECT_TRUE(std::isfinite(result.inertia));
+    EXPECT_LT(result.inertia, 1);
+    for (size_t i = 4; i < 200; ++i) EXPECT_EQ(result.assignment[i], result.assignment[i % 4]) << giant;
+    EXPECT_EQ(std::count(result.assignment.begin(), result.assignment.end(), result.assignment[200]), 1);
+    EXPECT_EQ(result.assignment[201], result.assignment[202]);
+  }
+}
+
+/// Stops a hierarchy again and again, a little later each time, until it comes to its end.
+TEST(KMeans, AHierarchyThatIsStoppedGoesOnToTheSameResult) {
+  const auto rows = unit_rows({.rows = 3000, .width = 64}, 6);
+  HierarchyConfig config;
+  config.levels = {120, 12};
+  config.resample = 3;
+  config.iterations = 8;
+  const auto whole = hierarchical_kmeans(view(rows, 64), 3000, config, Communicator::self());
+  config.state = testing::TempDir() + "dino_kmeans_state_" + std::to_string(::getpid()) + "/cluster.h5";
+  std::vector<Level> levels;
+  int stops = 0;
+  for (int start = 0; levels.empty() && start < 200; ++start) {
+    std::thread later([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20 + 5 * start));
+      request_stop();
+    });
+    try {
+      levels = hierarchical_kmeans(view(rows, 64), 3000, config, Communicator::self());
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::stopped);
+      ++stops;
+    }
+    later.join();
+    clear_stop_request();
+  }
+  ASSERT_EQ(levels.size(), 2u);
+  EXPECT_GE(stops, 2);
+  for (size_t l = 0; l < 2; ++l) {
+    EXPECT_EQ(levels[l].assignment, whole[l].assignment);
+    EXPECT_EQ(levels[l].distance, whole[l].distance);
+    EXPECT_EQ(levels[l].inertia, whole[l].inertia);
+    EXPECT_EQ(levels[l].iterations, whole[l].iterations);
+    EXPECT_TRUE(std::equal(levels[l].centroids.f32().begin(), levels[l].centroids.f32().end(),
+                           whole[l].centroids.f32().begin()));
+  }
+  // Another setting, other rows, a damaged state: not gone on with, and not an error.
+  ASSERT_TRUE(std::filesystem::exists(config.state));
+  HierarchyConfig other = config;
+  other.seed = 9;
+  EXPECT_FALSE(PartialState::load(config.state, "another").has_value());
+  const auto damaged = hierarchical_kmeans(view(rows, 64), 3000, other, Communicator::self());
+  other.state.clear();
+  EXPECT_EQ(damaged[0].assignment,
+            hierarchical_kmeans(view(rows, 64), 3000, other, Communicator::self())[0].assignment);
+  std::filesystem::resize_file(config.state, std::filesystem::file_size(config.state) - 9);
+  EXPECT_EQ(hierarchical_kmeans(view(rows, 64), 3000, config, Communicator::self())[0].assignment,
+            whole[0].assignment);
+  remove_partial(config.state);
+  EXPECT_FALSE(std::filesystem::exists(std::filesystem::path(config.state).parent_path()));
 }
 
 }  // namespace
