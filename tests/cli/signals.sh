@@ -6,21 +6,31 @@
 "$DINO_PYTHON" -c 'import numpy, h5py' 2>/dev/null || { echo "needs python3-numpy and python3-h5py"; exit 77; }
 LIMIT=10  # seconds from the signal to the end
 "$DINO_PYTHON" - <<'PY'
-import h5py, numpy as np
+import numpy as np
 rng = np.random.default_rng(3)
 rows = rng.standard_normal((40000, 96), dtype="f4")
 rows[30000:] = rows[:10000] + 0.1 * rng.standard_normal((10000, 96), dtype="f4")
 np.save("rows.npy", rows)
-for name, n in ("train", 3000), ("test", 300):
-    labels = rng.integers(0, 10, n).astype("i4")
-    with h5py.File(name + ".h5", "w") as f:
-        f["features"] = (rng.standard_normal((n, 256)) + labels[:, None] * 0.1).astype("f4")
-        f["labels"] = labels
 PY
 images pictures 60
+# The features of these pictures, again and again: enough work for a few minutes.
+dino-eval features --weights raw-pixels --data pictures --size 16 --output few.h5 --progress off >/dev/null 2>&1 || fail "features"
+"$DINO_PYTHON" - <<'PY'
+import h5py, numpy as np
+few = h5py.File("few.h5")
+for name, times in ("train", 40), ("many", 400):
+    with h5py.File(name + ".h5", "w") as f:
+        for key, value in few.attrs.items(): f.attrs[key] = value
+        n = len(few["features"]) * times
+        f["features"] = np.tile(few["features"][:], (times, 1)) + np.random.default_rng(0).normal(0, 0.01, (n, few["features"].shape[1])).astype("f4")
+        f["labels"] = np.tile(few["labels"][:], times)
+        f["keys"] = np.array([b"%d" % i for i in range(n)])
+PY
 
 now() { date +%s%N; }
-# ask NAME RANKS WHO SIGNAL SECONDS command...: the signal after SECONDS of work, to mpirun (or the program alone) or to rank 1; sets RC and TOOK (milliseconds).
+# worked PID CENTISECONDS: has the process used this much time of a CPU? On a busy machine the clock on the wall says little.
+worked() { local fields; read -r -a fields < <(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) && [ $((fields[11] + fields[12])) -ge "$2" ]; }
+# ask NAME RANKS WHO SIGNAL CENTISECONDS command...: the signal after that much work, to mpirun (or the program alone) or to rank 1; sets RC and TOOK (milliseconds).
 ask() {
   local name=$1 n=$2 who=$3 signal=$4 after=$5 target begin; shift 5
   if [ "$n" = 1 ]; then
@@ -30,7 +40,8 @@ ask() {
     launch "$name" "$n" "$@"
     until_true 30 eval '[ -n "$(rank_pid 1)" ]'
   fi
-  sleep "$after"
+  target=$LAUNCHED; [ "$n" = 1 ] || target=$(rank_pid 1)
+  until_true 60 eval "worked $target $after || ! kill -0 $LAUNCHED 2>/dev/null"
   target=$LAUNCHED; [ "$who" = "rank 1" ] && target=$(rank_pid 1)
   begin=$(now); kill "-$signal" "$target" 2>/dev/null
   wait "$LAUNCHED" 2>/dev/null; RC=$?
@@ -48,40 +59,40 @@ judge() {
 
 heading case ranks signal phase ms exit verdict
 # -- what goes on where it was
-CLUSTER=(dino-curate cluster --embeddings rows.npy --levels 400,20 --iterations 8 --resample 2 --progress off)
+CLUSTER=(dino-curate cluster --embeddings rows.npy --levels 600,20 --iterations 12 --resample 2 --progress off)
 JOIN=(dino-curate dedup --embeddings rows.npy --threshold 0.9 --lists 256 --probes 64 --progress off)
-chain() { # NAME FILE command...: stopped alone, at two ranks through mpirun and at three by one rank, then left alone; FILE is compared
-  local name=$1 file=$2 case; shift 2
+chain() { # NAME FILE CENTISECONDS command...: stopped alone, at two ranks through mpirun and at three by one rank, then left alone; FILE is compared
+  local name=$1 file=$2 work=$3; shift 3
   "$@" --output "$name.whole" >whole.log 2>&1 || fail "$name: the uninterrupted run"
-  ask "$name-alone" 1 program USR2 1 "$@" --output "$name"; judge "$name-alone" 1 program USR2 75
-  ask "$name-mpirun" 2 mpirun USR2 1.2 "$@" --output "$name"; judge "$name-mpirun" 2 mpirun USR2 75
-  ask "$name-rank" 3 "rank 1" TERM 1.2 "$@" --output "$name"; judge "$name-rank" 3 "rank 1" TERM 75
+  ask "$name-alone" 1 program USR2 "$work" "$@" --output "$name"; judge "$name-alone" 1 program USR2 75
+  ask "$name-mpirun" 2 mpirun USR2 $((work * 2 / 3)) "$@" --output "$name"; judge "$name-mpirun" 2 mpirun USR2 75
+  ask "$name-rank" 3 "rank 1" TERM $((work / 2)) "$@" --output "$name"; judge "$name-rank" 3 "rank 1" TERM 75
   "$@" --output "$name" >"$name-last.log" 2>&1 || fail "$name: the last start"
-  grep -q "goes on" "$name-last.log" || fail "$name: the last start began anew"
+  grep -q "goes on" "$name"-*.log || fail "$name: every start began anew"
   cmp -s "$name.whole/$file" "$name/$file" || fail "$name: other bytes after stops"
   same "$name.whole" "$name"
 }
-chain cluster clusters.h5 "${CLUSTER[@]}"
-chain dedup dedup.h5 "${JOIN[@]}"
+chain cluster clusters.h5 80 "${CLUSTER[@]}"
+chain dedup dedup.h5 150 "${JOIN[@]}"
 
 # mpirun makes a KILL of a TERM a second later, and ends with 1: nothing that was committed is lost.
-ask killed 2 mpirun TERM 1.5 "${CLUSTER[@]}" --output killed; judge killed 2 mpirun TERM 1
+ask killed 2 mpirun TERM 60 "${CLUSTER[@]}" --output killed; judge killed 2 mpirun TERM 1
 "${CLUSTER[@]}" --output killed >killed-last.log 2>&1 || fail "after mpirun's TERM"
 same cluster.whole killed
 
 # Other settings or rows: begun anew, with a word.
-ask other 1 program USR2 1 "${CLUSTER[@]}" --output other; judge other 1 program USR2 75
+ask other 1 program USR2 100 "${CLUSTER[@]}" --output other; judge other 1 program USR2 75
 "${CLUSTER[@]}" --seed 5 --output other >other-last.log 2>&1 || fail "with another seed"
 grep -q "belongs to other embeddings or settings" other-last.log || fail "nothing is said of a state that does not fit"
 
 # -- what begins its last piece anew
 stop() { ask "$1" "${@:2:4}" "${@:6}"; judge "$1" "$2" "$3" "$4" 75; }
-stop knn 1 program TERM 1 dino-eval knn --train train.h5 --test train.h5 --k 5 --output results --threads 1 --gallery false
-stop linear 2 "rank 1" USR2 1 dino-eval linear --train train.h5 --test test.h5 --epochs 10000 --output results
-stop linear-mpirun 2 mpirun USR1 1 dino-eval linear --train train.h5 --test test.h5 --epochs 10000 --output results
-stop bench 1 program USR2 1 dino-pretrain bench --preset vits14 --batch 2 --steps 10000 --crops 2x56,2x28
+stop knn 1 program TERM 80 dino-eval knn --train many.h5 --test many.h5 --k 5 --output results --threads 1 --gallery false
+stop linear 2 "rank 1" USR2 60 dino-eval linear --train train.h5 --test few.h5 --epochs 10000 --output results
+stop linear-mpirun 2 mpirun USR1 60 dino-eval linear --train train.h5 --test few.h5 --epochs 10000 --output results
+stop bench 1 program USR2 150 dino-pretrain bench --preset vits14 --batch 2 --steps 10000 --crops 2x56,2x28 --prototypes 256
 TRAIN=(dino-pretrain train --config "$DINO_SHARE/recipes/tiny.cfg" --data pictures --progress off --batch 4 --steps 1000000 --checkpoint-every 1000000)
-stop train 2 "rank 1" TERM 3 "${TRAIN[@]}" --output train
+stop train 2 "rank 1" TERM 200 "${TRAIN[@]}" --output train
 [ -n "$(ls train/checkpoints 2>/dev/null)" ] || fail "a stopped training left no checkpoint"
 
 # -- ranks on different CPUs
@@ -97,7 +108,7 @@ if grep -q avx2 /proc/cpuinfo && grep -q avx512vl /proc/cpuinfo; then
   [ -n "$(losses low)" ] && [ "$(losses low)" = "$(losses mixed)" ] && ok "ranks with different CPUs train as those with the lesser" || fail "ranks with different CPUs compute differently"
 fi
 for level in baseline avx2 avx512; do
-  DINO_CPU=$level dino-curate cluster --embeddings train.h5 --levels 40,4 --iterations 4 --resample 1 --spherical false --output "level.$level" --progress off >/dev/null 2>&1 || fail "cluster at $level"
+  DINO_CPU=$level dino-curate cluster --embeddings train.h5 --levels 100,4 --iterations 4 --resample 1 --spherical false --output "level.$level" --progress off >/dev/null 2>&1 || fail "cluster at $level"
   cmp -s level.baseline/clusters.h5 "level.$level/clusters.h5" && ok "clusters at $level have the bytes of those at baseline" || fail "other clusters at $level"
 done
 finish
