@@ -141,7 +141,7 @@ class HierarchyRun {
     try {
       while (levels_.size() < config_.levels.size()) next_level();
     } catch (const Error& error) {
-      if (error.code() == ExitCode::stopped && !current_.centroids.empty()) keeper_.save(state());
+      if (error.code() == ExitCode::stopped && advanced_) keeper_.save(state());
       throw;
     }
     return std::move(levels_);
@@ -170,14 +170,14 @@ class HierarchyRun {
 
   PartialState state() const {
     PartialState state;
-    state.numbers = {{"level", static_cast<double>(levels_.size())},
+    state.numbers = {{"level", static_cast<double>(level_)},
                      {"step", static_cast<double>(step_)},
                      {"iteration", static_cast<double>(current_.iterations)},
                      {"before", current_.before},
                      {"base_iterations", static_cast<double>(base_.iterations)}};
     state.arrays["current"] = copy_of(current_.centroids, width_);
     if (step_ > 0) state.arrays["base"] = base_.centroids.clone();
-    for (size_t l = 0; l < levels_.size(); ++l) {
+    for (size_t l = 0; l < level_; ++l) {
       state.arrays["level" + std::to_string(l)] = levels_[l].centroids.clone();
       state.numbers["iterations" + std::to_string(l)] = static_cast<double>(levels_[l].iterations);
     }
@@ -186,8 +186,11 @@ class HierarchyRun {
 
   void at_iteration(const LloydState& now, int64_t step) {
     if (!keeper_.keeps()) return;
+    if (next_base_.centroids.numel() > 0) base_ = std::exchange(next_base_, {});
+    level_ = levels_.size();
     step_ = step;
     current_ = now;
+    advanced_ = true;
     if (keeper_.due()) keeper_.save(state());
   }
 
@@ -217,18 +220,17 @@ class HierarchyRun {
     flat.stream = stream;
     KMeansResult result;
     if (from == 0) {
-      base_ = {};
       result = run_lloyd(rows, flat, start ? &*start : nullptr,
                          [&](const LloydState& now) { at_iteration(now, 0); });
     } else {
-      result.centroids = std::move(base_.centroids);
+      result.centroids = base_.centroids.clone();
       result.iterations = base_.iterations;
       assign_rows(rows, result);
     }
     progress_.add(std::max<int64_t>(from, 1));
     for (int64_t step = std::max<int64_t>(from, 1); step <= config_.resample; ++step) {
       flat.stream = stream + static_cast<uint64_t>(step);
-      if (keeper_.keeps()) base_ = {result.centroids.clone(), result.iterations};
+      if (keeper_.keeps()) next_base_ = {result.centroids.clone(), result.iterations};
       if (!resample(rows, flat, result, start && step == from ? &*start : nullptr,
                     [&](const LloydState& now) { at_iteration(now, step); }))
         break;
@@ -266,10 +268,13 @@ class HierarchyRun {
   StateKeeper keeper_;
   Progress progress_;
   std::vector<Level> levels_;
-  // The iteration that begins, and the step before it; of an earlier start at first.
+  // The iteration that began last, and what the step before it left; of an earlier start at first. They
+  // change together, so that a stop between two iterations finds what belongs together.
   LloydState current_;
-  Base base_;
+  Base base_, next_base_;
+  size_t level_ = 0;
   int64_t step_ = 0;
+  bool advanced_ = false;  ///< this start has begun an iteration
   bool resumed_ = false;
   size_t resume_level_ = 0;
   std::vector<Tensor> done_;

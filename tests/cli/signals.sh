@@ -8,8 +8,8 @@ LIMIT=10  # seconds from the signal to the end
 "$DINO_PYTHON" - <<'PY'
 import numpy as np
 rng = np.random.default_rng(3)
-rows = rng.standard_normal((40000, 96), dtype="f4")
-rows[30000:] = rows[:10000] + 0.1 * rng.standard_normal((10000, 96), dtype="f4")
+rows = rng.standard_normal((24000, 96), dtype="f4")
+rows[18000:] = rows[:6000] + 0.1 * rng.standard_normal((6000, 96), dtype="f4")
 np.save("rows.npy", rows)
 PY
 images pictures 60
@@ -60,7 +60,7 @@ judge() {
 heading case ranks signal phase ms exit verdict
 # -- what goes on where it was
 CLUSTER=(dino-curate cluster --embeddings rows.npy --levels 600,20 --iterations 12 --resample 2 --progress off)
-JOIN=(dino-curate dedup --embeddings rows.npy --threshold 0.9 --lists 256 --probes 64 --progress off)
+JOIN=(dino-curate dedup --embeddings rows.npy --threshold 0.9 --lists 256 --probes 200 --progress off)
 chain() { # NAME FILE CENTISECONDS command...: stopped alone, at two ranks through mpirun and at three by one rank, then left alone; FILE is compared
   local name=$1 file=$2 work=$3; shift 3
   "$@" --output "$name.whole" >whole.log 2>&1 || fail "$name: the uninterrupted run"
@@ -72,8 +72,8 @@ chain() { # NAME FILE CENTISECONDS command...: stopped alone, at two ranks throu
   cmp -s "$name.whole/$file" "$name/$file" || fail "$name: other bytes after stops"
   same "$name.whole" "$name"
 }
-chain cluster clusters.h5 80 "${CLUSTER[@]}"
-chain dedup dedup.h5 150 "${JOIN[@]}"
+chain cluster clusters.h5 60 "${CLUSTER[@]}"
+chain dedup dedup.h5 60 "${JOIN[@]}"
 
 # mpirun makes a KILL of a TERM a second later, and ends with 1: nothing that was committed is lost.
 ask killed 2 mpirun TERM 60 "${CLUSTER[@]}" --output killed; judge killed 2 mpirun TERM 1
@@ -81,7 +81,7 @@ ask killed 2 mpirun TERM 60 "${CLUSTER[@]}" --output killed; judge killed 2 mpir
 same cluster.whole killed
 
 # Other settings or rows: begun anew, with a word.
-ask other 1 program USR2 100 "${CLUSTER[@]}" --output other; judge other 1 program USR2 75
+ask other 1 program USR2 70 "${CLUSTER[@]}" --output other; judge other 1 program USR2 75
 "${CLUSTER[@]}" --seed 5 --output other >other-last.log 2>&1 || fail "with another seed"
 grep -q "belongs to other embeddings or settings" other-last.log || fail "nothing is said of a state that does not fit"
 

@@ -296,7 +296,7 @@ TEST(KMeans, AHierarchyThatIsStoppedGoesOnToTheSameResult) {
   int stops = 0;
   for (int start = 0; levels.empty() && start < 200; ++start) {
     std::thread later([&] {
-      std::this_thread::sleep_for(std::chrono::milliseconds(20 + 5 * start));
+      std::this_thread::sleep_for(std::chrono::milliseconds(3 + 2 * start));
       request_stop();
     });
     try {
