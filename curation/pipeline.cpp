@@ -68,14 +68,18 @@ bool unit_done(const std::string& path) {
   return false;
 }
 
-std::optional<std::vector<uint8_t>> read_as_judged(const Item& item) {
-  const Record& record = item.record;
+void check_size(const Record& record) {
   // Members of tars never begin at 0.
   const int64_t now = record.offset == 0 ? listed_size(record.path) : record.size;
   if (now != record.size)
     throw DataError(
         fmt::format("input changed: {}: {} bytes instead of {}; put it back, or name another --output",
                     record.path, now, record.size));
+}
+
+std::optional<std::vector<uint8_t>> read_as_judged(const Item& item) {
+  const Record& record = item.record;
+  check_size(record);
   std::vector<uint8_t> bytes = read_record(record);
   if (sha256_of(bytes) != item.sha256) return std::nullopt;
   return bytes;

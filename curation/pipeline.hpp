@@ -63,6 +63,8 @@ void save_stage(Run& run, const Ledger& ledger, const std::string& stage);
 void begin_units(const Run& run, const std::string& stage, const std::string& identity);
 /// Rank 0: a work unit that is there and whose checksum holds; one that is damaged is named and made again.
 [[nodiscard]] bool unit_done(const std::string& path);
+/// DataError when the file has another size than it had in the listing: a part of it is no image to judge.
+void check_size(const Record& record);
 /// The bytes of a record, if they are those that ingest judged.
 [[nodiscard]] std::optional<std::vector<uint8_t>> read_as_judged(const Item& item);
 /// Rank 0: the records of these rows, with the digests of what was judged.

@@ -160,6 +160,7 @@ MeasuredImage read_and_measure(const Record& record, const CurateConfig& config)
     m.message = fmt::format("{} bytes, the limit is {}", m.bytes, config.max_bytes);
     return one;
   }
+  if (record.size >= 0) check_size(record);
   // What fails here is the file system, and no verdict on the image.
   const std::vector<uint8_t> bytes = read_record(record);
   m.bytes = static_cast<int64_t>(bytes.size());

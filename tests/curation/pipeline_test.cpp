@@ -155,6 +155,15 @@ TEST_F(Pipeline, VanishedAndChangedFiles) {
   EXPECT_THROW((void)ingest_stage(run), IoError);
   set_retry_seconds(30);
   put("in/p2.png", encode_png(drawing(22)));
+  // Nor is a part of one that grew, or the whole of one that shrank.
+  std::vector<uint8_t> other = encode_png(drawing(23));
+  other.push_back(0);
+  put("in/p3.png", other);
+  EXPECT_THROW((void)ingest_stage(run), DataError);
+  other.resize(other.size() - 2);
+  put("in/p3.png", other);
+  EXPECT_THROW((void)ingest_stage(run), DataError);
+  put("in/p3.png", encode_png(drawing(23)));
   ASSERT_TRUE(ingest_stage(run));
   EXPECT_EQ(Ledger::load(path("out/stages/ingest.h5")).kept_rows().size(), 4U);
   // A file that changes between ingest and export stops the export.
