@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "base/error.hpp"
+#include "base/text.hpp"
 #include "stage_marker.hpp"
 #include "storage/files.hpp"
 #include "storage/seal.hpp"
@@ -27,7 +28,10 @@ std::string lines_path(const std::string& out) {
 Json references(const Listing& listing) {
   Json list = Json::array();
   for (const Input& input : listing.inputs)
-    list.push_back({{"reference", input.reference}, {"records", input.records}, {"hash", input.hash}});
+    list.push_back({{"reference", printable_name(input.reference)},
+                    {"records", input.records},
+                    {"passed_over", input.passed_over},
+                    {"hash", input.hash}});
   return list;
 }
 

@@ -241,6 +241,7 @@ void Ledger::save(const std::string& path_, const std::string& config_hash,
     }
     write_column<int64_t>(file, "/leak", leak, [](int64_t v) { return v; });
     if (!excluded.empty()) file.write_strings("/excluded/key", excluded);
+    if (!exported.empty()) file.write_strings("/exported", exported);
     if (extra) extra(file);
   });
 }
@@ -264,6 +265,7 @@ Ledger Ledger::load(const std::string& path_, const std::string& remedy) {
   }
   ledger.leak = read_column<int64_t>(file, "/leak", DType::i64, ledger.rows());
   if (file.exists("/excluded/key")) ledger.excluded = file.read_strings("/excluded/key");
+  if (file.exists("/exported")) ledger.exported = file.read_strings("/exported");
   return ledger;
 }
 

@@ -37,13 +37,14 @@ struct Verdict {
 };
 
 struct Ledger {
-  std::vector<std::string> key, source, path;
+  std::vector<std::string> key, source, path;  ///< printable (base/text.hpp)
   std::vector<int64_t> offset;
   std::vector<Measured> measured;
   std::vector<Verdict> verdict;
   std::vector<std::vector<int64_t>> cluster;  ///< per level, [N], -1 = not clustered
   std::vector<int64_t> leak;                  ///< [N] index into excluded, -1 = none
   std::vector<std::string> excluded;          ///< keys of excluded images that leak
+  std::vector<std::string> exported;          ///< [N] key in the exported tars, empty = not there; or none
 
   [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(key.size()); }
   void resize(int64_t rows);

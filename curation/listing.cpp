@@ -5,9 +5,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <set>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "base/error.hpp"
+#include "base/text.hpp"
 #include "base/working.hpp"
 #include "storage/files.hpp"
 
@@ -16,7 +20,11 @@ namespace {
 
 std::string base_name(std::string reference) {
   while (reference.size() > 1 && reference.back() == '/') reference.pop_back();
-  return reference.substr(reference.rfind('/') + 1);
+  std::string name = reference.substr(reference.rfind('/') + 1);
+  std::error_code ignored;
+  if (name == "." || name == "..")
+    name = std::filesystem::weakly_canonical(reference, ignored).filename().string();
+  return name;
 }
 
 class Packer {
@@ -58,7 +66,7 @@ class Unpacker {
 void pack(Packer& out, const Item& item) {
   const Record& r = item.record;
   out.number(item.row), out.text(r.key), out.text(r.path), out.number(r.offset), out.number(r.size);
-  out.text(r.extension), out.text(item.class_name);
+  out.number(r.label), out.text(r.extension), out.text(r.fault), out.text(item.class_name);
   out.number(static_cast<int64_t>(item.sidecars.size()));
   for (const Sidecar& s : item.sidecars) {
     out.text(s.extension), out.text(s.path), out.number(s.offset), out.number(s.size);
@@ -71,7 +79,8 @@ Item unpack(Unpacker& in) {
   item.row = in.number();
   Record& r = item.record;
   r.key = in.text(), r.path = in.text(), r.offset = in.number(), r.size = in.number();
-  r.extension = in.text(), item.class_name = in.text();
+  r.label = static_cast<int32_t>(in.number());
+  r.extension = in.text(), r.fault = in.text(), item.class_name = in.text();
   item.sidecars.resize(static_cast<size_t>(in.number()));
   for (Sidecar& s : item.sidecars) {
     s.extension = in.text(), s.path = in.text(), s.offset = in.number(), s.size = in.number();
@@ -92,7 +101,7 @@ std::vector<std::string> key_prefixes(const std::vector<std::string>& references
     for (int copy = 2; !seen.insert(name).second; ++copy) {
       name = fmt::format("{}~{}", base_name(reference), copy);
     }
-    prefixes.push_back(name + "/");
+    prefixes.push_back(printable_name(name) + "/");
   }
   return prefixes;
 }
@@ -117,19 +126,21 @@ std::string line_of(const Item& item) {
   return line + "\n";
 }
 
-void append(Listing& listing, const std::string& reference, const std::string& prefix) {
+/// Returns the input's classes, where images have one.
+std::vector<std::string> append(Listing& listing, const std::string& reference, const std::string& prefix) {
   Dataset data = open_dataset(reference);
-  Input input{reference,
-              static_cast<int64_t>(listing.items.size()),
-              static_cast<int64_t>(data.records.size()),
-              {},
-              {}};
+  Input input;
+  input.reference = reference;
+  input.first = static_cast<int64_t>(listing.items.size());
+  input.records = static_cast<int64_t>(data.records.size());
   for (Record& record : data.records) {
     work_point();
     Item item;
     item.row = static_cast<int64_t>(listing.items.size());
     if (record.size < 0) record.size = listed_size(record.path);
-    if (record.label >= 0) item.class_name = data.classes[static_cast<size_t>(record.label)];
+    // The folder in a tar's key travels with the key; no .cls is made of it.
+    if (record.label >= 0 && !record.key_label)
+      item.class_name = data.classes[static_cast<size_t>(record.label)];
     item.record = std::move(record);
     listing.items.push_back(std::move(item));
   }
@@ -142,8 +153,37 @@ void append(Listing& listing, const std::string& reference, const std::string& p
     listing.items[i].record.key.insert(0, prefix);
   }
   input.hash = sha256_hex(std::as_bytes(std::span(input.lines))).substr(0, 16);
+  input.passed_over = data.passed_over;
   listing.inputs.push_back(std::move(input));
   listing.faults.insert(listing.faults.end(), data.faults.begin(), data.faults.end());
+  const auto has_class = [](const Item& item) { return !item.class_name.empty(); };
+  const bool any =
+      std::any_of(listing.items.begin() + listing.inputs.back().first, listing.items.end(), has_class);
+  return any ? std::move(data.classes) : std::vector<std::string>();
+}
+
+/// Numbers where all inputs have numbers, else names: one list for all inputs, and every item's place in it.
+void number_classes(Listing& listing, const std::vector<std::vector<std::string>>& lists) {
+  const auto is_numbered = [](const std::vector<std::string>& names) {
+    for (size_t i = 0; i < names.size(); ++i)
+      if (names[i] != std::to_string(i)) return false;
+    return true;
+  };
+  if (std::all_of(lists.begin(), lists.end(), is_numbered)) {
+    for (const auto& names : lists)
+      if (names.size() > listing.classes.size()) listing.classes = names;
+  } else if (lists.size() == 1) {
+    listing.classes = lists[0];
+  } else {
+    std::set<std::string> names;
+    for (const auto& list : lists) names.insert(list.begin(), list.end());
+    listing.classes.assign(names.begin(), names.end());
+  }
+  std::unordered_map<std::string_view, int32_t> place;
+  for (size_t i = 0; i < listing.classes.size(); ++i)
+    place.emplace(listing.classes[i], static_cast<int32_t>(i));
+  for (Item& item : listing.items)
+    item.record.label = item.class_name.empty() ? -1 : place.at(item.class_name);
 }
 
 }  // namespace
@@ -151,7 +191,15 @@ void append(Listing& listing, const std::string& reference, const std::string& p
 Listing list_inputs(const std::vector<std::string>& references) {
   Listing listing;
   const std::vector<std::string> prefixes = key_prefixes(references);
-  for (size_t i = 0; i < references.size(); ++i) append(listing, references[i], prefixes[i]);
+  std::vector<std::vector<std::string>> classes;
+  for (size_t i = 0; i < references.size(); ++i) {
+    if (std::find(references.begin(), references.begin() + static_cast<std::ptrdiff_t>(i), references[i]) !=
+        references.begin() + static_cast<std::ptrdiff_t>(i))
+      listing.faults.push_back(fmt::format(
+          "{}: the input is given twice: its images are duplicates of themselves", references[i]));
+    classes.push_back(append(listing, references[i], prefixes[i]));
+  }
+  number_classes(listing, classes);
   return listing;
 }
 

@@ -18,7 +18,7 @@ namespace dino::curation {
 struct Item {
   int64_t row = 0;  ///< in the ledger
   Record record;
-  std::string class_name;  ///< empty = unknown
+  std::string class_name;  ///< empty = unknown; record.label is its place in Listing::classes
   std::vector<Sidecar> sidecars;
   std::array<uint8_t, 32> sha256{};  ///< of the bytes that ingest judged; filled in where they are read again
 };
@@ -26,13 +26,15 @@ struct Item {
 struct Input {
   std::string reference;
   int64_t first = 0, records = 0;
-  std::string lines;  ///< one a record: name, bytes, class, offset, sidecars
-  std::string hash;   ///< of lines
+  int64_t passed_over = 0;  ///< files that are no images
+  std::string lines;        ///< one a record: name, bytes, class, offset, sidecars
+  std::string hash;         ///< of lines
 };
 
 struct Listing {
   std::vector<Input> inputs;
-  std::vector<Item> items;  ///< rows 0, 1, ...; keys are unique over all inputs
+  std::vector<Item> items;           ///< rows 0, 1, ...; keys are unique over all inputs
+  std::vector<std::string> classes;  ///< of all inputs: numbers keep their value, names are in order
   std::vector<std::string> faults;
   bool compared = false;  ///< with what ingest saw
 };

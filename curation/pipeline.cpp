@@ -9,6 +9,7 @@
 #include "base/log.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
+#include "base/text.hpp"
 #include "comm/keeping_pace.hpp"
 #include "input_record.hpp"
 #include "storage/files.hpp"

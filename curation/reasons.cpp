@@ -8,7 +8,7 @@ const std::vector<std::string>& reason_names() {
       "kept",       "unreadable",      "not_an_image",   "truncated",      "corrupt",
       "too_large",  "unsupported",     "too_small",      "aspect",         "blur",
       "entropy",    "exact_duplicate", "hash_duplicate", "near_duplicate", "leak",
-      "leak_group", "balance",         "decode_memory",  "changed"};
+      "leak_group", "balance",         "decode_memory",  "changed",        "bad_name"};
   return names;
 }
 

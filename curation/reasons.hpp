@@ -30,6 +30,7 @@ enum class Reason : uint8_t {
   balance = 16,        ///< not drawn by balanced sampling
   decode_memory = 17,  ///< decoding would need more than decode-memory, or the machine had no more
   changed = 18,        ///< its bytes are no longer those that ingest judged
+  bad_name = 19,       ///< its name is longer than a name may be
 };
 
 enum class Stage : uint8_t {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/text.hpp"
 #include "datasets/dataset.hpp"
 #include "report_data.hpp"
 #include "storage/files.hpp"
@@ -51,7 +52,7 @@ void read_funnel(const std::string& path, CurationData& data) {
 
 Image thumbnail(const Json& picture) {
   Record record;
-  record.path = picture.value("path", "");
+  record.path = raw_name(picture.value("path", ""));
   record.offset = picture.value("offset", int64_t{0});
   record.size = picture.value("bytes", int64_t{-1});
   try {

@@ -7,7 +7,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/text.hpp"
 #include "commands.hpp"
+#include "datasets/dataset_builder.hpp"
 #include "ledger.hpp"
 #include "storage/files.hpp"
 
@@ -29,11 +31,20 @@ std::string newest_ledger(const std::string& out) {
       fmt::format("no ledger: {}: ingest is not complete; run `dino-curate ingest` first", out));
 }
 
+/// A key as the ledger shows it or as the file has it, a path, or a name in the exported tars.
 int64_t find_row(const Ledger& ledger, const std::string& wanted, const std::string& out) {
-  for (int64_t row = 0; row < ledger.rows(); ++row) {
-    const auto at = static_cast<size_t>(row);
-    if (ledger.key[at] == wanted || ledger.path[at] == wanted) return row;
-  }
+  const std::string shown = printable_name(wanted), stem = without_extension(wanted);
+  const auto find = [&](const auto& matches) {
+    for (int64_t row = 0; row < ledger.rows(); ++row)
+      if (matches(static_cast<size_t>(row))) return row;
+    return int64_t{-1};
+  };
+  for (const int64_t row :
+       {find([&](size_t at) { return ledger.key[at] == wanted; }),
+        find([&](size_t at) { return ledger.key[at] == shown || ledger.path[at] == shown; }),
+        find([&](size_t at) { return !ledger.exported.empty() && ledger.exported[at] == wanted; }),
+        find([&](size_t at) { return !ledger.exported.empty() && ledger.exported[at] == stem; })})
+    if (row >= 0) return row;
   throw MissingInputError(fmt::format(
       "unknown key: {}: none of the {} images of {} has this key or path; a key is the path below the input "
       "without its extension",
@@ -63,6 +74,8 @@ void print_text(const Ledger& ledger, int64_t row) {
   const Verdict& v = ledger.verdict[at];
   fmt::print("key         {}\nrow         {}\nsource      {}\nlocation    {}\n", ledger.key[at], row,
              ledger.source[at], location_of(ledger.path[at], ledger.offset[at]));
+  if (!ledger.exported.empty() && !ledger.exported[at].empty())
+    fmt::print("exported    {}\n", ledger.exported[at]);
   fmt::print("file        {}, {} x {}, {} bytes\nsha256      {}\nphash       {:016x}\n",
              m.format.empty() ? "unknown format" : m.format, m.width, m.height, m.bytes, hex(m.sha256),
              m.phash);
@@ -103,6 +116,7 @@ void print_json(const Ledger& ledger, int64_t row) {
                                 {"row", row},
                                 {"source", ledger.source[at]},
                                 {"location", location_of(ledger.path[at], ledger.offset[at])},
+                                {"exported", ledger.exported.empty() ? "" : ledger.exported[at]},
                                 {"format", m.format},
                                 {"width", m.width},
                                 {"height", m.height},
@@ -140,8 +154,9 @@ Command explain_command() {
       "Prints what the ledger of OUT knows about one image: where it lies, its measures, the verdict of "
       "every "
       "stage, which image represents it and how similar they are, and which images it stands for. KEY is the "
-      "image's key (the path below the input without its extension) or its path. Fails with 66 when there is "
-      "no such image.";
+      "image's key (the path below the input without its extension), its path, or its name in the exported "
+      "tars. Bytes that are no printable UTF-8 are shown as \\xNN. Fails with 66 when there is no such "
+      "image.";
   command.uses_mpi = false;
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     const auto key = std::make_shared<std::string>();

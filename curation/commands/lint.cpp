@@ -2,57 +2,161 @@
 // dino-curate lint TAR...: are these shards what a WebDataset reader expects?
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
+#include "base/text.hpp"
 #include "commands.hpp"
-#include "datasets/dataset.hpp"
+#include "datasets/dataset_builder.hpp"
+#include "imaging/image.hpp"
 #include "storage/files.hpp"
 #include "storage/tar.hpp"
 
 namespace dino::curation {
 namespace {
 
-bool names_an_image(const std::string& extension) {
+/// Kinds of sidecars that hold a picture.
+bool is_map_extension(const std::string& extension) {
   const std::string last = extension.substr(extension.rfind('.') + 1);
-  for (const char* known : {"jpg", "jpeg", "png",  "webp", "gif",  "bmp", "tif", "tiff", "ppm",  "pgm",
-                            "pbm", "pnm",  "heic", "heif", "avif", "jxl", "jp2", "jpe",  "jfif", "img"}) {
-    if (last == known) return true;
-  }
-  return false;
+  return last == "depth" || last == "seg" || last == "mask" || is_image_extension(last);
 }
 
-/// Faults of the container (scan_tar), then of the grouping: a name twice, a key that comes back after
-/// another, a key without an image, a member without content.
-std::vector<TarFault> lint(const std::string& path) {
-  std::vector<TarFault> faults;
-  const std::vector<TarMember> members = scan_tar(path, faults);
-  std::unordered_set<std::string> names, keys;
-  bool image = true;  // of the current key
-  for (size_t i = 0; i < members.size(); ++i) {
-    const TarMember& m = members[i];
-    if (!names.insert(m.name).second) faults.push_back({m.offset, "the name occurs twice: " + m.name});
-    if (m.size == 0) faults.push_back({m.offset, "the member is empty: " + m.name});
-    if (i == 0 || members[i - 1].key != m.key) {
-      if (!image) faults.push_back({members[i - 1].offset, "no image for the key: " + members[i - 1].key});
-      if (!keys.insert(m.key).second)
-        faults.push_back({m.offset, "the key comes back after another: " + m.key});
-      image = false;
+class Linter {
+ public:
+  explicit Linter(const std::string& path) : path_(path) {}
+
+  std::vector<TarFault> run() {
+    members_ = scan_tar(path_, faults_);
+    if (members_.empty() && faults_.empty()) add(0, "the tar has no member");
+    if (members_.empty()) return std::move(faults_);
+    const PosixFile file(path_);
+    samples_ = group_members(file, members_);
+    std::unordered_set<std::string> names;
+    for (const TarMember& m : members_) {
+      check_name(m);
+      if (!names.insert(m.name).second) add(m.header, "the name occurs twice: " + shown(m));
     }
-    image = image || names_an_image(m.extension);
+    check_images(file);
+    check_sidecars(file);
+    check_order();
+    std::stable_sort(faults_.begin(), faults_.end(),
+                     [](const TarFault& a, const TarFault& b) { return a.offset < b.offset; });
+    return std::move(faults_);
   }
-  if (!image) faults.push_back({members.back().offset, "no image for the key: " + members.back().key});
-  if (members.empty() && faults.empty()) faults.push_back({0, "the tar has no member"});
-  return faults;
-}
+
+ private:
+  void add(int64_t offset, std::string what) { faults_.push_back({offset, std::move(what)}); }
+
+  static std::string shown(const TarMember& m) {
+    return printable_name(m.name.substr(0, 200)) + (m.name.size() > 200 ? "..." : "");
+  }
+
+  void check_name(const TarMember& m) {
+    if (m.name_bytes > kMaxName)
+      add(m.header, fmt::format("the name has {} bytes, more than {}: {}", m.name_bytes, kMaxName, shown(m)));
+    if (m.name.starts_with('/')) add(m.header, "the name is absolute: " + shown(m));
+    for (const std::string& part : split(m.name, '/')) {
+      if (part == "..") {
+        add(m.header, "the name leads out of the folder (..): " + shown(m));
+        break;
+      }
+    }
+    if (printable_name(m.name) != m.name)
+      add(m.header, "the name holds control characters or is not UTF-8: " + shown(m));
+  }
+
+  [[nodiscard]] std::string first_bytes(const PosixFile& file, const TarMember& m) const {
+    std::string bytes(static_cast<size_t>(std::min<int64_t>(m.size, 32)), '\0');
+    file.read_exactly(m.offset, bytes.data(), static_cast<int64_t>(bytes.size()));
+    return bytes;
+  }
+
+  [[nodiscard]] std::string content(const PosixFile& file, const TarMember& m) const {
+    const std::string bytes = first_bytes(file, m);
+    return std::string(image_extension_of({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}));
+  }
+
+  void check_images(const PosixFile& file) {
+    for (const TarImage& image : samples_.images) {
+      const TarMember& m = members_[image.member];
+      const std::string base = image.key.substr(image.key.rfind('/') + 1);
+      if (m.size == 0)
+        add(m.offset, "the member is empty: " + shown(m));
+      else if (!image.named)
+        add(m.offset, fmt::format("the name has no image's extension, the content is {}: {}", image.extension,
+                                  shown(m)));
+      else if (content(file, m).empty())
+        add(m.offset, fmt::format("the name has an image's extension, the content is of none: {}", shown(m)));
+      if (image.named && is_image_extension(lower_extension(base)))
+        add(m.header, "double extension: " + shown(m));
+      else if (base.find('.', 1) != std::string::npos && m.name_bytes <= kMaxName)
+        add(m.header, fmt::format("dots in the key: readers that end it at the first one take {} for it: {}",
+                                  printable_name(base.substr(0, base.find('.', 1))), shown(m)));
+    }
+    for (const size_t i : samples_.shared)
+      add(members_[i].header, "a second image of the same key: " + shown(members_[i]));
+  }
+
+  void check_sidecars(const PosixFile& file) {
+    std::unordered_set<size_t> checked;
+    for (const TarSidecar& sidecar : samples_.sidecars) {
+      if (!checked.insert(sidecar.member).second) continue;
+      const TarMember& m = members_[sidecar.member];
+      if (m.size == 0 && sidecar.extension != "txt") add(m.offset, "the member is empty: " + shown(m));
+      if (!is_map_extension(sidecar.extension) && !content(file, m).empty())
+        add(m.offset, fmt::format("the name has no image's extension, the content is {}: {}",
+                                  content(file, m), shown(m)));
+      const size_t double_at = sidecar.extension.find('.');
+      if (double_at != std::string::npos && is_image_extension(sidecar.extension.substr(0, double_at)))
+        add(m.header, "double extension: " + shown(m));
+    }
+    for (const size_t i : samples_.refused) {
+      const bool large = members_[i].size > kMaxSidecar;
+      add(members_[i].header, large ? fmt::format("a sidecar of {} bytes, more than {}: {}", members_[i].size,
+                                                  kMaxSidecar, shown(members_[i]))
+                                    : "a second sidecar of its kind: " + shown(members_[i]));
+    }
+    for (const size_t i : samples_.orphans)
+      add(members_[i].header, "no image for the key of " + shown(members_[i]));
+    for (const size_t i : samples_.hidden)
+      add(members_[i].header, "a file of the desktop: " + shown(members_[i]));
+  }
+
+  /// Readers that stream take what follows each other as one sample.
+  void check_order() {
+    std::vector<size_t> image_of(members_.size(), kNone);
+    for (const TarSidecar& sidecar : samples_.sidecars) image_of[sidecar.member] = sidecar.image;
+    for (size_t i = 0; i < samples_.images.size(); ++i) image_of[samples_.images[i].member] = i;
+    std::unordered_set<std::string> left;
+    std::string current;
+    for (size_t i = 0; i < members_.size(); ++i) {
+      if (image_of[i] == kNone) continue;
+      const std::string& key = samples_.images[image_of[i]].key;
+      if (key == current) continue;
+      if (left.contains(key))
+        add(members_[i].offset, "the key comes back after another: " + printable_name(key));
+      left.insert(current);
+      current = key;
+    }
+  }
+
+  static constexpr size_t kNone = SIZE_MAX;
+  const std::string& path_;
+  std::vector<TarFault> faults_;
+  std::vector<TarMember> members_;
+  TarSamples samples_;
+};
 
 ExitCode run(const std::vector<std::string>& tars, const CommandContext& context) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const std::string& path : tars) {
-    for (const TarFault& fault : lint(path)) {
-      if (!context.common.json) fmt::print("{}: offset {}: {}\n", path, fault.offset, fault.what);
+    for (const TarFault& fault : Linter(path).run()) {
+      if (!context.common.json)
+        fmt::print("{}: offset {}: {}\n", printable_name(path), fault.offset, fault.what);
       all.push_back({{"path", path}, {"offset", fault.offset}, {"fault", fault.what}});
     }
   }
@@ -72,11 +176,13 @@ Command lint_command() {
   command.summary = "check tar shards";
   command.usage = "TAR...";
   command.description =
-      "Reads the headers of every tar and prints each fault with its offset: bad checksums, truncated "
-      "members, "
-      "names that occur twice, keys whose members are apart, keys without an image, empty members. Exit 65 "
-      "if "
-      "there is any.";
+      "Reads the headers of every tar, and the first bytes of every member, and prints each fault with its "
+      "offset: bad checksums, truncated members, compression, joined archives, links, devices and sparse "
+      "members, names that lead out of the folder, are absolute, longer than 4,096 bytes, hold control "
+      "characters, occur twice or have two extensions, dots in keys, keys whose members are apart, sidecars "
+      "without an image or of more than 16 MiB, contents that do not fit the extension, empty members. Exit "
+      "65 "
+      "if there is any.";
   command.uses_mpi = false;
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     const auto tars = std::make_shared<std::vector<std::string>>();

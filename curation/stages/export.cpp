@@ -6,9 +6,9 @@
 #include <array>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <unordered_set>
 
 #include "base/log.hpp"
+#include "export_names.hpp"
 #include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/seal.hpp"
@@ -29,19 +29,25 @@ int64_t tar_bytes(const Item& item) {
   const auto member = [](int64_t size) { return kTarBlock + (size + kTarBlock - 1) / kTarBlock * kTarBlock; };
   int64_t total = member(std::max<int64_t>(item.record.size, 0));
   for (const Sidecar& sidecar : item.sidecars) total += member(sidecar.size);
-  return item.class_name.empty() ? total : total + member(static_cast<int64_t>(item.class_name.size()));
+  return item.record.label < 0 ? total : total + member(1);
 }
 
-/// In a tar a key ends at the first dot of its base name, so other dots become underscores; keys stay unique.
-void make_tar_keys(std::vector<Item>& items) {
-  std::unordered_set<std::string> seen;
+/// Keys become names of members, and a class, whatever form it had, the number in classes.txt.
+void make_members(std::vector<Item>& items, const std::vector<std::string>& names) {
   for (Item& item : items) {
-    std::string& key = item.record.key;
-    const size_t base = key.rfind('/') == std::string::npos ? 0 : key.rfind('/') + 1;
-    std::replace(key.begin() + static_cast<std::ptrdiff_t>(base), key.end(), '.', '_');
-    const std::string stem = key;
-    for (int copy = 2; !seen.insert(key).second; ++copy) key = fmt::format("{}~{}", stem, copy);
+    item.record.key = names[static_cast<size_t>(item.row)];
+    item.record.extension = export_extension(item.record.extension);
+    if (item.record.label >= 0)
+      std::erase_if(item.sidecars,
+                    [](const Sidecar& s) { return s.extension == "cls" || s.extension == "cls.txt"; });
+    for (Sidecar& sidecar : item.sidecars) sidecar.extension = export_extension(sidecar.extension);
   }
+}
+
+/// One name a line, in the order of the numbers in .cls members.
+void write_class_names(const Run& run) {
+  if (run.listing.classes.empty()) return;
+  write_file_atomically(run.out + "/classes.txt", fmt::format("{}\n", fmt::join(run.listing.classes, "\n")));
 }
 
 /// First item of every shard.
@@ -119,15 +125,12 @@ bool add_item(TarWriter& tar, const Item& item) {
   const Record& record = item.record;
   const auto bytes = read_as_judged(item);
   if (!bytes) return false;
-  tar.add(record.key + "." + (record.extension.empty() ? "img" : record.extension), *bytes);
-  bool has_class = false;
-  for (const Sidecar& sidecar : item.sidecars) {
-    has_class = has_class || sidecar.extension == "cls";
+  tar.add(record.key + "." + record.extension, *bytes);
+  for (const Sidecar& sidecar : item.sidecars)
     tar.add(record.key + "." + sidecar.extension, read_listed(sidecar.path, sidecar.offset, sidecar.size));
-  }
-  if (item.class_name.empty() || has_class) return true;
-  tar.add(record.key + ".cls",
-          std::span(reinterpret_cast<const uint8_t*>(item.class_name.data()), item.class_name.size()));
+  if (record.label < 0) return true;
+  const std::string number = std::to_string(record.label);
+  tar.add(record.key + ".cls", std::span(reinterpret_cast<const uint8_t*>(number.data()), number.size()));
   return true;
 }
 
@@ -236,6 +239,7 @@ void conclude(Run& run, Ledger ledger, int64_t shards, size_t items) {
   write_file_atomically(run.stage_file("shards.json"),
                         sealed_json(nlohmann::ordered_json{{"shards", list}}.dump(1)));
   run.add_written("stages/shards.json");
+  if (!run.listing.classes.empty()) run.add_written("classes.txt");
   save_stage(run, ledger, "export");
   log::info(fmt::format("export: {} images in {} shards", records, list.size()));
 }
@@ -252,7 +256,8 @@ bool export_stage(Run& run) {
     ledger = load_stage(run, "balance");
     begin_units(run, "export", run.after);
     items = judged_items(run, ledger, ledger.kept_rows());
-    make_tar_keys(items);
+    make_members(items, export_names(ledger.key));
+    write_class_names(run);
     first = plan_shards(items, run.config);
   });
   std::vector<uint8_t> whole;

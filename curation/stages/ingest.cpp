@@ -9,6 +9,7 @@
 
 #include "base/log.hpp"
 #include "base/loop_failure.hpp"
+#include "base/text.hpp"
 #include "base/working.hpp"
 #include "imaging/decode_options.hpp"
 #include "pipeline.hpp"
@@ -49,9 +50,10 @@ void ingest_unit(const Run& run, int64_t unit, const std::vector<Item>& items) {
         copy_descriptor(one.image, copies.as<float>() + i * kCopyDescriptorSize);
       }
       part.key[at] = items[at].record.key;
-      part.path[at] = items[at].record.path;
+      part.path[at] = printable_name(items[at].record.path);
       part.offset[at] = items[at].record.offset;
       part.measured[at] = std::move(one.measured);
+      part.measured[at].message = printable_line(part.measured[at].message);
       part.verdict[at] = verdict_of(part.measured[at].reason, Stage::ingest);
     });
   }
@@ -82,7 +84,7 @@ Ledger merge_units(const Run& run, int64_t units) {
   DINO_CHECK(row == ledger.key.size(), "a work unit is missing");
   for (const Input& input : run.listing.inputs) {
     for (int64_t i = 0; i < input.records; ++i) {
-      ledger.source[static_cast<size_t>(input.first + i)] = input.reference;
+      ledger.source[static_cast<size_t>(input.first + i)] = printable_name(input.reference);
     }
   }
   return ledger;
@@ -154,6 +156,11 @@ MeasuredImage read_and_measure(const Record& record, const CurateConfig& config)
   MeasuredImage one;
   Measured& m = one.measured;
   m.quality = no_quality();
+  if (!record.fault.empty()) {
+    m.reason = Reason::bad_name;
+    m.message = record.fault;
+    return one;
+  }
   m.bytes = record.size >= 0 ? record.size : listed_size(record.path);
   if (m.bytes > config.max_bytes) {
     m.reason = Reason::too_large;

@@ -10,6 +10,7 @@
 
 #include "base/log.hpp"
 #include "base/version.hpp"
+#include "export_names.hpp"
 #include "pipeline.hpp"
 #include "storage/files.hpp"
 #include "storage/seal.hpp"
@@ -164,6 +165,13 @@ Json stage_json(const Run& run, const std::string& name, const std::string& stag
   return Json::parse(text);
 }
 
+/// The same names as export gave: they follow from the keys of all rows.
+void name_exported(Ledger& ledger) {
+  ledger.exported = export_names(ledger.key);
+  for (size_t row = 0; row < ledger.key.size(); ++row)
+    if (!ledger.kept(static_cast<int64_t>(row))) ledger.exported[row].clear();
+}
+
 Json manifest(const Run& run, const Ledger& ledger) {
   Json m;
   m["schema"] = 1;
@@ -190,7 +198,8 @@ Json manifest(const Run& run, const Ledger& ledger) {
 
 bool report_stage(Run& run) {
   on_root(run.world, [&] {
-    const Ledger ledger = load_stage(run, "export");
+    Ledger ledger = load_stage(run, "export");
+    name_exported(ledger);
     const Groups groups = duplicate_groups(ledger);
     ledger.save(run.out + "/ledger.h5", run.hash);
     Json funnel;

@@ -8,6 +8,8 @@
 #include <exception>
 #include <string>
 
+#include "base/text.hpp"
+
 namespace dino::log {
 namespace {
 
@@ -38,7 +40,8 @@ void put(std::string_view kind, std::string_view line, bool with_rank) {
   const Settings& s = settings();
   std::string text = s.program + ": ";
   text += kind;
-  text += line;
+  // Lines may quote names of files and keys: no byte of theirs moves the cursor or begins another line.
+  text += printable_line(line);
   if (with_rank && s.ranks > 1) text += fmt::format(" [rank {} of {}]", s.rank, s.ranks);
   text += '\n';
   size_t done = 0;

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <cstdint>
 
 #include "base/error.hpp"
 
@@ -95,6 +97,99 @@ std::string roff_escape(std::string_view text) {
   return out;
 }
 
+namespace {
+
+/// Bytes of the UTF-8 sequence at the front and its code point; 0 bytes when it is not one.
+struct Utf8 {
+  size_t size = 0;
+  uint32_t code = 0;
+};
+
+Utf8 utf8_at(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return {1, first};
+  const size_t size = first >= 0xf0 && first < 0xf5   ? 4
+                      : first >= 0xe0 && first < 0xf0 ? 3
+                      : first >= 0xc2 && first < 0xe0 ? 2
+                                                      : 0;
+  if (size == 0 || text.size() < size) return {};
+  uint32_t code = first & (0xffu >> (size + 1));
+  for (size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xc0u) != 0x80u) return {};
+    code = code << 6 | (byte(i) & 0x3fu);
+  }
+  constexpr std::array<uint32_t, 5> least = {0, 0, 0x80, 0x800, 0x10000};
+  if (code < least[size] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return {};
+  return {size, code};
+}
+
+/// Moves the cursor, erases, or turns the direction of writing, or ends the line.
+bool is_control(uint32_t code) {
+  return code < 0x20 || (code >= 0x7f && code < 0xa0) || (code >= 0x200e && code <= 0x200f) ||
+         (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069) || code == 0xfeff;
+}
+
+int hex_digit(char c) {
+  return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/// Does "\\xNN" stand at the front?
+bool is_pair(std::string_view text) {
+  return text.size() >= 4 && text[0] == '\\' && text[1] == 'x' && hex_digit(text[2]) >= 0 &&
+         hex_digit(text[3]) >= 0;
+}
+
+std::string printable(std::string_view text, bool keep_pairs) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    const Utf8 next = utf8_at(text);
+    const size_t size = std::max<size_t>(next.size, 1);
+    const bool plain = next.size > 0 && !is_control(next.code) && (keep_pairs || !is_pair(text));
+    for (const char c : text.substr(0, size)) {
+      if (plain)
+        out += c;
+      else
+        out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    }
+    text.remove_prefix(size);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string printable_name(std::string_view bytes) {
+  return printable(bytes, false);
+}
+
+std::string printable_line(std::string_view text) {
+  return printable(text, true);
+}
+
+std::string raw_name(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    const bool pair = is_pair(text);
+    out += pair ? static_cast<char>(hex_digit(text[2]) << 4 | hex_digit(text[3])) : text[0];
+    text.remove_prefix(pair ? 4 : 1);
+  }
+  return out;
+}
+
+std::string_view without_byte_order_mark(std::string_view text) {
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
+  return text;
+}
+
+bool is_wide_text(std::string_view text) {
+  using namespace std::string_view_literals;
+  return text.starts_with("\xff\xfe"sv) || text.starts_with("\xfe\xff"sv) ||
+         text.starts_with("\0\0\xfe\xff"sv);
+}
+
 size_t edit_distance(std::string_view a, std::string_view b) {
   // Three rows of the optimal-string-alignment table; row i is the cost of a[0, i) against every prefix of b.
   std::vector<size_t> before(b.size() + 1), above(b.size() + 1), row(b.size() + 1);
@@ -129,6 +224,9 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
 
 std::vector<IniLine> read_ini(std::string_view text, const std::string& source) {
   std::vector<IniLine> lines;
+  if (is_wide_text(text))
+    throw UsageError(fmt::format("bad recipe: {}: it is UTF-16 or UTF-32; save it as UTF-8", source));
+  text = without_byte_order_mark(text);
   std::string section;
   int number = 0;
   for (const std::string& raw : split(text, '\n')) {

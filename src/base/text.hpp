@@ -14,6 +14,19 @@ namespace dino {
 [[nodiscard]] std::vector<std::string> wrap(std::string_view text, size_t width);
 [[nodiscard]] std::string roff_escape(std::string_view text);
 
+/// A name from outside as text that is safe on terminals, in HDF5, JSON and markup: bytes that are not UTF-8,
+/// control characters (C1 too) and the ones that turn the direction of writing become \xNN, a hexadecimal
+/// pair a byte. A backslash stays, unless what follows it would read as such a pair. raw_name is the inverse.
+[[nodiscard]] std::string printable_name(std::string_view bytes);
+[[nodiscard]] std::string raw_name(std::string_view printable);
+/// A line of a log: the same, but a pair that is there already stays as it is.
+[[nodiscard]] std::string printable_line(std::string_view text);
+
+/// `text` without the byte order mark of UTF-8.
+[[nodiscard]] std::string_view without_byte_order_mark(std::string_view text);
+/// Does it begin with the byte order mark of UTF-16 or UTF-32?
+[[nodiscard]] bool is_wide_text(std::string_view text);
+
 /// Insertions, deletions, replacements and swaps of neighbours that turn one into the other.
 [[nodiscard]] size_t edit_distance(std::string_view a, std::string_view b);
 /// The nearest of `names`, or empty when none is near enough to be what was meant.
@@ -24,8 +37,8 @@ struct IniLine {
   int number = 0;
   std::string section, key, value;
 };
-/// Lines that are empty or begin with '#' or ';' are skipped, `[name]` starts a section; anything else
-/// without a '=' is a UsageError that names source and line.
+/// A byte order mark of UTF-8 is passed over. Lines that are empty or begin with '#' or ';' are skipped,
+/// `[name]` starts a section; anything else without a '=' is a UsageError that names source and line.
 [[nodiscard]] std::vector<IniLine> read_ini(std::string_view text, const std::string& source);
 /// One value: the text, or what stands in double quotes (\" and \\ and \n escaped); " #" begins a comment.
 [[nodiscard]] std::string ini_word(std::string_view value, const std::string& place);

@@ -97,10 +97,8 @@ std::string with_place(const Failure& failure, const Communicator& world, bool n
 /// (sbatch, at length) is passed on whole.
 std::string printable(std::string text) {
   constexpr size_t kLongest = 100000;
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
   if (text.size() > kLongest) text.replace(kLongest, std::string::npos, " ...");
-  return text;
+  return printable_line(text);
 }
 
 void print_error(const std::string& program, const std::string& message) {

@@ -1,24 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "datasets/dataset.hpp"
 
-#include <dirent.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 
-#include <algorithm>
-#include <cerrno>
-#include <charconv>
-#include <cstring>
-#include <memory>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
-#include <unordered_map>
 #include <unordered_set>
 
 #include "base/error.hpp"
-#include "base/retry.hpp"
+#include "base/text.hpp"
 #include "base/working.hpp"
 #include "datasets/dataset_builder.hpp"
+#include "datasets/tar_unpack.hpp"
 #include "storage/files.hpp"
 #include "storage/seal.hpp"
 #include "storage/tar.hpp"
@@ -26,188 +20,147 @@
 namespace dino {
 namespace {
 
-/// A class text is a number or a name.
-constexpr int64_t kMaxClassText = 4096;
-/// Class numbers above this are taken as names, so that one wrong sidecar cannot make 10^9 classes.
-constexpr int64_t kMaxClassNumber = 1'000'000;
-
-struct CloseFolder {
-  void operator()(DIR* folder) const { ::closedir(folder); }
-};
-
-struct FolderId {
-  dev_t device;
-  ino_t inode;
-  bool operator==(const FolderId&) const = default;
-};
-
-class Walk {
- public:
-  Walk(const std::string& root, std::vector<std::string>& faults, bool links)
-      : root_(root), faults_(faults), links_(links) {}
-
-  std::vector<FoundFile> run() {
-    visit("");
-    std::sort(files_.begin(), files_.end(),
-              [](const FoundFile& a, const FoundFile& b) { return a.relative < b.relative; });
-    return std::move(files_);
-  }
-
- private:
-  void visit(const std::string& relative) {
-    const std::string path = relative.empty() ? root_ : root_ + "/" + relative;
-    struct stat status {};
-    const auto folder = open_listed(path, status);
-    if (!folder) {
-      faults_.push_back(fmt::format("{}: cannot read the folder: {}", path, std::strerror(errno)));
-      return;
-    }
-    const FolderId self{status.st_dev, status.st_ino};
-    if (std::find(above_.begin(), above_.end(), self) != above_.end()) return;
-    above_.push_back(self);
-    for (const auto& [name, type] : entries_of(folder.get(), path))
-      classify(relative.empty() ? name : relative + "/" + name, type);
-    above_.pop_back();
-  }
-
-  /// Null where the rights do not suffice; a folder that fails, or that is gone since its parent was read, is
-  /// a fault of the file system.
-  static std::unique_ptr<DIR, CloseFolder> open_listed(const std::string& path, struct stat& status) {
-    return retrying(path, [&] {
-      std::unique_ptr<DIR, CloseFolder> folder(::opendir(path.c_str()));
-      const bool there = folder && ::fstat(::dirfd(folder.get()), &status) == 0;
-      if (!there && (is_passing_fault(errno) || errno == ENOENT))
-        throw IoError(
-            fmt::format("cannot read the folder: {}: {}; check its file system", path, std::strerror(errno)));
-      return there ? std::move(folder) : nullptr;
-    });
-  }
-
-  static std::vector<std::pair<std::string, unsigned char>> entries_of(DIR* folder, const std::string& path) {
-    return retrying(path, [&] {
-      std::vector<std::pair<std::string, unsigned char>> entries;
-      ::rewinddir(folder);
-      errno = 0;
-      while (const dirent* entry = ::readdir(folder)) {
-        if (entry->d_name[0] != '.' && entry->d_name[0] != '\0')
-          entries.emplace_back(entry->d_name, entry->d_type);
-        errno = 0;
-      }
-      if (errno != 0)
-        throw IoError(
-            fmt::format("cannot read the folder: {}: {}; check its file system", path, std::strerror(errno)));
-      return entries;
-    });
-  }
-
-  static bool ask(const std::string& path, struct stat& status, int (*call)(const char*, struct stat*)) {
-    return retrying(path, [&] {
-      if (call(path.c_str(), &status) == 0) return true;
-      if (is_passing_fault(errno)) throw_errno("cannot stat", path);
-      return false;
-    });
-  }
-
-  void classify(const std::string& relative, unsigned char type) {
-    const std::string path = root_ + "/" + relative;
-    struct stat status {};
-    if (type == DT_UNKNOWN && ask(path, status, ::lstat)) {  // some file systems do not tell
-      if (S_ISREG(status.st_mode)) type = DT_REG;
-      if (S_ISDIR(status.st_mode)) type = DT_DIR;
-      if (S_ISLNK(status.st_mode)) type = DT_LNK;
-    }
-    if (type == DT_LNK) {
-      if (!links_) return;
-      if (!ask(path, status, ::stat)) {
-        faults_.push_back(fmt::format("{}: cannot follow the link: {}", path, std::strerror(errno)));
-        return;
-      }
-      type = S_ISDIR(status.st_mode) ? DT_DIR : S_ISREG(status.st_mode) ? DT_REG : DT_UNKNOWN;
-    }
-    if (type == DT_DIR) visit(relative);
-    if (type == DT_REG) files_.push_back({relative});
-  }
-
-  const std::string& root_;
-  std::vector<std::string>& faults_;
-  bool links_;
-  std::vector<FolderId> above_;
-  std::vector<FoundFile> files_;
-};
-
-std::string first_component(std::string_view path) {
-  const size_t slash = path.find('/');
-  return slash == std::string_view::npos ? std::string() : std::string(path.substr(0, slash));
-}
-
 std::string base_name(std::string_view path) {
   return std::string(path.substr(path.rfind('/') + 1));
 }
 
-std::string trimmed(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\r\n";
-  const size_t begin = text.find_first_not_of(kSpace);
-  if (begin == std::string_view::npos) return {};
-  return std::string(text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin));
+/// Of a record's key: bytes before the extension of a tar.
+std::string tar_prefix(const std::string& path) {
+  size_t stem = path.size();
+  static_cast<void>(is_tar_name(path, &stem));
+  return printable_name(path.substr(0, stem));
 }
 
-/// The class number in `text`, or -1.
-int64_t class_number(const std::string& text) {
-  int64_t value = -1;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size() && value >= 0 && value < kMaxClassNumber
-             ? value
-             : -1;
+/// Sidecars beside an image are not opened, as there may be as many as images.
+bool is_sidecar_extension(std::string_view extension) {
+  return extension == "json" || extension == "txt" || extension == "cls";
 }
 
 Dataset open_folder(const std::string& reference) {
   DatasetBuilder builder(reference);
-  for (const FoundFile& file : walk_folder(reference, builder.dataset().faults)) {
+  const FolderFiles found = walk_folder(reference, builder.dataset().faults);
+  builder.pass_over_hidden(found.hidden);
+  std::unordered_set<std::string> stems;
+  for (const FoundFile& file : found.files)
+    if (is_image_extension(lower_extension(file.relative))) stems.insert(without_extension(file.relative));
+  for (const FoundFile& file : found.files) {
     work_point();
-    const std::string extension = lower_extension(file.relative);
     const std::string path = reference + "/" + file.relative;
-    if (extension == "tar") {
-      builder.add_tar(path, without_extension(file.relative));
-    } else if (is_image_extension(extension)) {
-      Record record;
-      record.key = without_extension(file.relative);
-      record.path = path;
-      record.extension = extension;
-      builder.add(std::move(record), first_component(file.relative));
+    if (is_tar_name(file.relative)) {
+      builder.add_tar(path, tar_prefix(file.relative));
+      continue;
+    }
+    Record record;
+    record.path = path;
+    record.extension = lower_extension(file.relative);
+    record.key = printable_name(without_extension(file.relative));
+    if (!is_image_extension(record.extension)) {
+      const bool beside =
+          is_sidecar_extension(record.extension) && stems.contains(without_extension(file.relative));
+      std::string told;
+      try {
+        if (!beside) told = extension_by_content(path);
+      } catch (const IoError&) {
+        throw;
+      } catch (const Error& error) {
+        builder.fault(error.what());
+        continue;
+      }
+      if (told.empty()) {
+        builder.pass_over(file.relative);
+        continue;
+      }
+      record.extension = told;
+      record.key = printable_name(file.relative.substr(0, key_length(file.relative)));
+    }
+    const size_t slash = file.relative.rfind('/');
+    builder.add_in_folder(std::move(record),
+                          std::string_view(file.relative).substr(0, slash == std::string::npos ? 0 : slash));
+  }
+  return builder.finish();
+}
+
+/// The file that a line of a list names: spaces at its ends may belong to the name.
+std::string listed_path(const std::string& folder, const std::string& exact, const std::string& given) {
+  const auto place = [&](const std::string& name) { return name[0] == '/' ? name : folder + name; };
+  return exact != given && path_exists(place(exact)) ? exact : given;
+}
+
+/// One line of a list, without what ends it.
+struct ListLine {
+  std::string path, label;
+};
+
+std::optional<ListLine> parse_list_line(std::string line, const std::string& folder) {
+  if (line.ends_with('\r')) line.pop_back();
+  const size_t tab = line.find('\t');
+  const std::string exact = line.substr(0, tab), given = trimmed_text(exact);
+  if (given.empty() || given[0] == '#') return std::nullopt;
+  std::string ignored;
+  return ListLine{given.find('\0') == std::string::npos ? listed_path(folder, exact, given) : given,
+                  tab == std::string::npos ? "" : class_text(line.substr(tab + 1), ignored)};
+}
+
+/// Why the file cannot be a record, or nothing: then its extension is set.
+std::string refuse_listed(Record& record) {
+  if (record.path.find('\0') != std::string::npos) return "not the name of a file";
+  if (!path_exists(record.path)) return "no such file";
+  if (is_folder(record.path)) return "a folder; list its files, or give it as the reference";
+  if (static_cast<int64_t>(record.path.size()) > kMaxName) return "its name is too long";
+  if (is_tar_name(record.path) || is_image_extension(record.extension)) return {};
+  try {
+    record.extension = extension_by_content(record.path);
+  } catch (const IoError&) {
+    throw;
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return record.extension.empty() ? "not an image" : "";
+}
+
+/// One path a line (an image or a tar), relative to the list's folder; after a tab, optionally, the label.
+Dataset open_list(const std::string& reference) {
+  DatasetBuilder builder(reference);
+  const std::string folder = reference.substr(0, reference.rfind('/') + 1);
+  const std::string whole = read_text(reference);
+  if (is_wide_text(whole))
+    throw DataError(fmt::format("bad list: {}: it is UTF-16 or UTF-32; save it as UTF-8", reference));
+  std::istringstream text{std::string(without_byte_order_mark(whole))};
+  std::unordered_set<std::string> seen;
+  std::string line;
+  for (int64_t number = 1; std::getline(text, line); ++number) {
+    const auto parsed = parse_list_line(line, folder);
+    if (!parsed) continue;
+    const std::string& given = parsed->path;
+    Record record;
+    record.path = given[0] == '/' ? given : folder + given;
+    record.extension = lower_extension(given);
+    const bool named = is_image_extension(record.extension);
+    record.key = printable_name(given.substr(0, named ? without_extension(given).size() : key_length(given)));
+    std::string why = refuse_listed(record);
+    const bool found = why.empty();
+    if (found && !seen.insert(std::filesystem::path(record.path).lexically_normal().string()).second)
+      why = "listed twice; used once";
+    if (!why.empty()) {
+      builder.fault(fmt::format("{}: line {}: {}: {}", reference, number, given.substr(0, 200), why));
+      builder.dataset().passed_over += !found;
+    } else if (is_tar_name(record.path)) {
+      builder.add_tar(record.path, tar_prefix(given));
+    } else {
+      builder.add(std::move(record), parsed->label);
     }
   }
   return builder.finish();
 }
 
-/// One path a line, relative to the list's folder; after a tab, optionally, the label.
-Dataset open_list(const std::string& reference) {
-  DatasetBuilder builder(reference);
-  const std::string folder = reference.substr(0, reference.rfind('/') + 1);
-  std::istringstream text(read_text(reference));
-  std::unordered_set<std::string> seen;
-  std::string line;
-  for (int64_t number = 1; std::getline(text, line); ++number) {
-    const size_t tab = line.find('\t');
-    const std::string given = trimmed(line.substr(0, tab));
-    if (given.empty() || given[0] == '#') continue;
-    const auto fault = [&](const std::string& why) {
-      builder.fault(fmt::format("{}: line {}: {}: {}", reference, number, given, why));
-    };
-    Record record;
-    record.path = given[0] == '/' ? given : folder + given;
-    record.key = without_extension(given);
-    record.extension = lower_extension(given);
-    if (given.find('\0') != std::string::npos || !is_image_extension(record.extension)) {
-      fault("not the name of an image file");
-    } else if (!path_exists(record.path)) {
-      fault("no such file");
-    } else if (!seen.insert(record.path).second) {
-      fault("listed twice; used once");
-    } else {
-      builder.add(std::move(record), tab == std::string::npos ? "" : trimmed(line.substr(tab + 1)));
-    }
-  }
-  return builder.finish();
+/// The names of the classes that a curation numbered, one a line.
+std::vector<std::string> read_class_names(const std::string& path) {
+  std::vector<std::string> names;
+  const std::string whole = read_text(path);
+  std::istringstream text{std::string(without_byte_order_mark(whole))};
+  for (std::string line; std::getline(text, line); names.push_back(line))
+    if (line.ends_with('\r')) line.pop_back();
+  return names;
 }
 
 /// Shards of so many bytes in all are read and compared with their checksums when they are opened.
@@ -247,6 +200,8 @@ std::optional<Dataset> open_curated(const std::string& reference) {
     return std::nullopt;
   if (has_json_seal(text)) check_sealed_json(text, path, "copy it again, or run `dino-curate run` there");
   DatasetBuilder builder(reference);
+  if (path_exists(reference + "/classes.txt"))
+    builder.name_classes(read_class_names(reference + "/classes.txt"));
   int64_t total = 0;
   std::vector<Shard> shards;
   for (const auto& shard : manifest["shards"]) {
@@ -257,156 +212,13 @@ std::optional<Dataset> open_curated(const std::string& reference) {
   for (const Shard& shard : shards) {
     if (total <= kAlwaysVerified && !shard.crc.empty() && hex32(crc32c_file(shard.file)) != shard.crc)
       fail_shard(shard.file, "its checksum is not that of manifest.json");
-    builder.add_tar(shard.file, without_extension(base_name(shard.file)));
+    // The keys' folders are those of its inputs, and labels only by chance.
+    builder.add_tar(shard.file, tar_prefix(base_name(shard.file)), false);
   }
   return builder.finish();
 }
 
 }  // namespace
-
-std::vector<FoundFile> walk_folder(const std::string& root, std::vector<std::string>& faults,
-                                   bool follow_links) {
-  return Walk(root, faults, follow_links).run();
-}
-
-std::string lower_extension(std::string_view path) {
-  const std::string base = base_name(path);
-  const size_t dot = base.rfind('.');
-  if (dot == std::string::npos || dot == 0) return {};
-  std::string extension = base.substr(dot + 1);
-  for (char& c : extension)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  return extension;
-}
-
-std::string without_extension(std::string_view path) {
-  const std::string base = base_name(path);
-  const size_t dot = base.rfind('.');
-  return std::string(
-      path.substr(0, path.size() - (dot == std::string::npos || dot == 0 ? 0 : base.size() - dot)));
-}
-
-bool is_image_extension(std::string_view extension) {
-  for (const std::string_view known :
-       {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm",
-        "heic", "heif", "avif", "jxl", "jp2"})
-    if (extension == known) return true;
-  return false;
-}
-
-void DatasetBuilder::add(Record record, std::string label) {
-  dataset_.records.push_back(std::move(record));
-  labels_.push_back(std::move(label));
-}
-
-namespace {
-
-/// A tar that cannot be reached is not one without images.
-std::vector<TarMember> scan_listed_tar(const std::string& path, std::vector<TarFault>& faults) {
-  return retrying(path, [&] {
-    static_cast<void>(listed_size(path));
-    faults.clear();
-    return scan_tar(path, faults);
-  });
-}
-
-}  // namespace
-
-void DatasetBuilder::add_tar(const std::string& path, const std::string& prefix) {
-  std::vector<TarFault> faults;
-  std::vector<TarMember> members;
-  try {
-    members = scan_listed_tar(path, faults);
-  } catch (const DataError& error) {
-    fault(error.what());
-    return;
-  }
-  for (const TarFault& f : faults) fault(fmt::format("{}: offset {}: {}", path, f.offset, f.what));
-  // Sidecars may stand before or after their image.
-  std::unordered_map<std::string_view, int64_t> by_key;
-  for (const TarMember& member : members) {
-    const std::string last = lower_extension(member.name);
-    if (!is_image_extension(last)) continue;
-    // "a.1.jpg" is a second image of the sample "a".
-    const std::string inner = without_extension("." + member.extension).substr(1);
-    const bool plain = member.extension == last;
-    by_key.emplace(member.key, static_cast<int64_t>(dataset_.records.size()));
-    Record record;
-    record.key = prefix + "/" + member.key + (plain ? "" : "." + inner);
-    record.path = path;
-    record.offset = member.offset;
-    record.size = member.size;
-    record.extension = last;
-    add(std::move(record), first_component(member.key));
-  }
-  for (const TarMember& member : members) {
-    if (member.extension != "json" && member.extension != "txt" && member.extension != "cls" &&
-        member.extension != "depth")
-      continue;
-    const auto owner = by_key.find(member.key);
-    if (owner == by_key.end()) continue;
-    dataset_.sidecars.push_back({owner->second, member.extension, path, member.offset, member.size});
-    if (member.extension != "cls") continue;
-    if (member.size > kMaxClassText) {
-      fault(fmt::format("{}: offset {}: {}: a class of {} bytes", path, member.offset, member.name,
-                        member.size));
-      continue;
-    }
-    const auto bytes = read_listed(path, member.offset, member.size);
-    labels_[static_cast<size_t>(owner->second)] =
-        trimmed({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-  }
-}
-
-void DatasetBuilder::make_keys_unique() {
-  std::unordered_set<std::string_view> seen;
-  seen.reserve(dataset_.records.size());
-  for (Record& record : dataset_.records) {
-    if (seen.contains(record.key) && !record.extension.empty()) record.key += "." + record.extension;
-    const std::string stem = record.key;
-    for (int copy = 2; seen.contains(record.key); ++copy) record.key = fmt::format("{}~{}", stem, copy);
-    seen.insert(record.key);
-  }
-}
-
-void DatasetBuilder::number_labels() {
-  int64_t highest = -1;
-  bool numbers = true;
-  std::vector<std::string> names;
-  for (const std::string& label : labels_) {
-    if (label.empty()) continue;
-    const int64_t number = class_number(label);
-    numbers = numbers && number >= 0;
-    highest = std::max(highest, number);
-    names.push_back(label);
-  }
-  if (numbers) {
-    // Numbers keep their value even when some do not occur, so that two parts of a data set agree.
-    for (int64_t i = 0; i <= highest; ++i) dataset_.classes.push_back(std::to_string(i));
-    for (size_t i = 0; i < labels_.size(); ++i)
-      dataset_.records[i].label = labels_[i].empty() ? -1 : static_cast<int32_t>(class_number(labels_[i]));
-    return;
-  }
-  std::sort(names.begin(), names.end());
-  names.erase(std::unique(names.begin(), names.end()), names.end());
-  dataset_.classes = std::move(names);
-  const auto& classes = dataset_.classes;
-  for (size_t i = 0; i < labels_.size(); ++i)
-    if (!labels_[i].empty())
-      dataset_.records[i].label = static_cast<int32_t>(
-          std::lower_bound(classes.begin(), classes.end(), labels_[i]) - classes.begin());
-}
-
-Dataset DatasetBuilder::finish() {
-  if (dataset_.records.empty())
-    throw DataError(
-        fmt::format("no image found: {}: {}; give a folder of images or tars, a tar, a .txt list or a name",
-                    dataset_.reference,
-                    dataset_.faults.empty() ? "no file with an image's extension" : dataset_.faults[0]));
-  make_keys_unique();
-  number_labels();
-  return std::move(dataset_);
-}
 
 Dataset open_dataset(const std::string& given) {
   std::string reference = given;
@@ -426,18 +238,20 @@ Dataset open_dataset(const std::string& given) {
           "curation not complete: {}: it has no manifest.json yet; run `dino-curate run` again", given));
     return open_folder(reference);
   }
-  const std::string extension = lower_extension(reference);
-  if (extension == "txt") return open_list(reference);
-  if (extension == "tar") {
+  if (lower_extension(reference) == "txt") return open_list(reference);
+  if (is_tar_name(reference)) {
     DatasetBuilder builder(reference);
-    builder.add_tar(reference, without_extension(base_name(reference)));
+    builder.add_tar(reference, tar_prefix(base_name(reference)));
     return builder.finish();
   }
-  throw DataError(fmt::format(
-      "cannot use as data: {}: neither a folder, a .tar, a .txt list nor a name; give one of those", given));
+  throw DataError(
+      fmt::format("cannot use as data: {}: neither a folder, a .tar (.tar.gz, .tgz, .tar.zst, .tar.xz, "
+                  ".tar.bz2), a .txt list nor a name; give one of those",
+                  given));
 }
 
 std::vector<uint8_t> read_record(const Record& record) {
+  if (!record.fault.empty()) throw DataError(fmt::format("cannot use: {}: {}", record.key, record.fault));
   return read_listed(record.path, record.offset, record.size);
 }
 

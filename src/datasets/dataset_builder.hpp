@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What dataset.cpp and dataset_named.cpp share: collecting records with label names, then numbering them.
+// What the kinds of data references share: collecting records with label names, then numbering them.
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "datasets/dataset.hpp"
+#include "datasets/tar_samples.hpp"
 
 namespace dino {
 
@@ -16,36 +18,75 @@ struct FoundFile {
   std::string relative;  ///< below the root, with '/'
 };
 
-/// All files below `root`, byte-wise by path. Hidden names are skipped; links are followed unless they lead
-/// back to a folder above, or left out altogether; folders that cannot be read become faults.
-[[nodiscard]] std::vector<FoundFile> walk_folder(const std::string& root, std::vector<std::string>& faults,
-                                                 bool follow_links = true);
+struct FolderFiles {
+  std::vector<FoundFile> files;  ///< byte-wise by path
+  int64_t hidden = 0;            ///< names that begin with a dot, what desktops leave, pipes and devices
+};
+
+/// All files below `root`. Links are followed, but a folder is read once, whatever leads to it; folders that
+/// may not be read and links that lead nowhere become faults. IoError when the file system fails.
+[[nodiscard]] FolderFiles walk_folder(const std::string& root, std::vector<std::string>& faults,
+                                      bool follow_links = true);
 
 [[nodiscard]] std::string lower_extension(std::string_view path);  ///< without the dot
 [[nodiscard]] std::string without_extension(
     std::string_view path);  ///< cuts at the last dot of the base name
 [[nodiscard]] bool is_image_extension(std::string_view extension);
+/// Bytes of a name before what can be read as an extension: letters and digits, not digits alone (a scan
+/// named 0.05 has none).
+[[nodiscard]] size_t key_length(std::string_view path);
+/// The extension that the first bytes of a file tell, or empty when they are of no image.
+[[nodiscard]] std::string extension_by_content(const std::string& path);
 
 class DatasetBuilder {
  public:
   explicit DatasetBuilder(std::string reference) { dataset_.reference = std::move(reference); }
   /// `label` is empty when unknown.
   void add(Record record, std::string label);
-  /// All images of a tar; the label is the text of the .cls sidecar, else the first folder of the key.
-  void add_tar(const std::string& path, const std::string& prefix);
+  /// A record whose label is its folder: the first part of `folder`, or the one below a train/ or val/.
+  void add_in_folder(Record record, std::string_view folder);
+  /// All images of a tar; the label is the text of the .cls sidecar; where the tar has none and
+  /// `folders_are_labels`, the first folder of the key. `path` may lead to a compressed tar.
+  void add_tar(const std::string& path, const std::string& prefix, bool folders_are_labels = true);
+  /// A file that is no image and was passed over: counted, and told in one line.
+  void pass_over(std::string_view name);
+  void pass_over_hidden(int64_t count) { hidden_ += count; }
   void fault(std::string line) { dataset_.faults.push_back(std::move(line)); }
+  /// The names of labels that are given as numbers, 0, 1, ...
+  void name_classes(std::vector<std::string> names) { names_ = std::move(names); }
   [[nodiscard]] Dataset& dataset() { return dataset_; }
+  /// One a record: names, or the folders of records added by add_in_folder.
   [[nodiscard]] std::vector<std::string>& labels() { return labels_; }
   /// Makes keys unique and labels into indices. DataError when there is no record.
   [[nodiscard]] Dataset finish();
 
  private:
+  enum class LabelKind : uint8_t { name, number, folder };
+  void add_label(std::string label, LabelKind kind);
+  void add_tar_members(const std::string& tar, const std::string& shown, const std::string& prefix,
+                       bool folders_are_labels);
+  void say_tar_faults(const std::string& shown, const std::vector<TarMember>& members,
+                      const TarSamples& samples, const std::vector<TarFault>& faults);
+  void read_classes(const PosixFile& file, const std::string& shown, const std::vector<TarMember>& members,
+                    const TarSamples& samples, size_t first);
+  void say_passed_over();
   void make_keys_unique();
+  void settle_folders();
   void number_labels();
 
   Dataset dataset_;
   std::vector<std::string> labels_;  ///< one per record
+  std::vector<LabelKind> kinds_;     ///< of each
+  std::vector<std::string> names_;
+  std::map<std::string, int64_t> passed_;  ///< by extension
+  std::string first_passed_;
+  int64_t hidden_ = 0;
 };
+
+/// A class text: without byte order mark and spaces, numbers without leading zeros. Empty, with `fault` set,
+/// for UTF-16.
+[[nodiscard]] std::string class_text(std::string_view text, std::string& fault);
+[[nodiscard]] std::string trimmed_text(std::string_view text);
 
 /// The data set NAME[/SPLIT] of share/datasets/, or nothing when no such name is defined there.
 [[nodiscard]] std::optional<Dataset> open_named_dataset(const std::string& reference);

@@ -190,7 +190,7 @@ std::vector<Item> collect_images(const Definition& d, std::vector<std::string>& 
   std::vector<Item> items;
   for (const Root& root : d.roots) {
     const std::string folder = package_folder(d, root);
-    for (const FoundFile& file : walk_folder(folder, faults, d.links)) {
+    for (const FoundFile& file : walk_folder(folder, faults, d.links).files) {
       const std::string extension = lower_extension(file.relative);
       if (!is_image_extension(extension)) continue;
       if (!d.include.empty() && !any_match(d.include, file.relative)) continue;
@@ -304,7 +304,8 @@ void add_prepared(const std::string& tar, const std::string& part, std::vector<I
     Item item;
     item.record = std::move(builder.dataset().records[i]);
     item.record.group = item.record.key;
-    item.label = std::move(builder.labels()[i]);
+    item.record.key_label = false;  // the set's own, and no guess
+    item.label = builder.labels()[i].substr(0, builder.labels()[i].find('/'));
     item.part = part;
     items.push_back(std::move(item));
   }
@@ -337,7 +338,7 @@ std::vector<Item> collect_models(const Definition& d, Dataset& dataset) {
   if (!path_exists(tar)) {
     const std::string folder = package_folder(d, d.roots[0]);
     std::vector<std::string> catalogues;
-    for (const FoundFile& file : walk_folder(folder, dataset.faults, false))
+    for (const FoundFile& file : walk_folder(folder, dataset.faults, false).files)
       if (lower_extension(file.relative) == "sh3f") catalogues.push_back(folder + "/" + file.relative);
     prepare_models(catalogues, d.views, d.size, tar);
   }

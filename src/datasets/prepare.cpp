@@ -96,29 +96,12 @@ std::map<std::string, std::vector<uint8_t>> unzip_models(const std::string& path
   return files;
 }
 
-/// Fills a tar under a lock and commits it; returns at once when another process has done it meanwhile.
 void prepare_once(const std::string& out, const std::function<void(TarWriter&)>& fill) {
-  make_folders(std::filesystem::path(out).parent_path().string());
-  const std::string lock_path = out + ".lock";
-  const int lock = open_without_links(lock_path, O_RDWR | O_CREAT);
-  // Without flock (some network file systems) all may write: the bytes are equal, and the rename is atomic.
-  while (::flock(lock, LOCK_EX) != 0 && errno == EINTR) {
-  }
-  try {
-    if (!path_exists(out)) {
-      log::info(fmt::format("preparing {}: this is done once", out));
-      remove_leftovers_of(out);
-      commit_file(out, [&](const std::string& temporary) {
-        TarWriter tar(temporary);
-        fill(tar);
-        tar.close();
-      });
-    }
-  } catch (...) {
-    ::close(lock);
-    throw;
-  }
-  ::close(lock);
+  make_once(out, [&](const std::string& temporary) {
+    TarWriter tar(temporary);
+    fill(tar);
+    tar.close();
+  });
 }
 
 uint32_t big_endian(const std::vector<uint8_t>& bytes, size_t at) {
@@ -238,6 +221,26 @@ void add_views(TarWriter& tar, const Mesh& mesh, const std::string& name, int vi
 }
 
 }  // namespace
+
+void make_once(const std::string& out, const std::function<void(const std::string&)>& fill) {
+  make_folders(std::filesystem::path(out).parent_path().string());
+  const std::string lock_path = out + ".lock";
+  const int lock = open_without_links(lock_path, O_RDWR | O_CREAT);
+  // Without flock (some network file systems) all may write: the bytes are equal, and the rename is atomic.
+  while (::flock(lock, LOCK_EX) != 0 && errno == EINTR) {
+  }
+  try {
+    if (!path_exists(out)) {
+      log::info(fmt::format("preparing {}: this is done once", out));
+      remove_leftovers_of(out);
+      commit_file(out, fill);
+    }
+  } catch (...) {
+    ::close(lock);
+    throw;
+  }
+  ::close(lock);
+}
 
 void prepare_idx(const std::string& images_path, const std::string& labels_path,
                  const std::vector<std::string>& classes, const std::string& out) {

@@ -3,10 +3,14 @@
 // Turns packed formats into a tar of pictures, once a machine: the first process does it under a lock, the
 // others wait and find it done.
 
+#include <functional>
 #include <string>
 #include <vector>
 
 namespace dino {
+
+/// Fills a file under a lock and commits it; returns at once when another process has done it meanwhile.
+void make_once(const std::string& out, const std::function<void(const std::string& temporary)>& fill);
 
 /// IDX images and labels (LeCun's format, gzipped) -> OUT with CLASS/NUMBER.pgm. DataError names the broken
 /// file.

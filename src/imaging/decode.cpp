@@ -226,6 +226,17 @@ Sniffed sniff(Bytes bytes) {
 }  // namespace
 }  // namespace imaging
 
+std::string_view image_extension_of(std::span<const uint8_t> first_bytes) {
+  const std::string_view format = imaging::sniff(first_bytes).format;
+  // "P1 " and the like also begin English text: a number or a comment must follow.
+  if (format.ends_with("m") && format.size() == 3 && format[0] == 'p') {
+    const bool number = first_bytes.size() > 3 && ((first_bytes[3] >= '0' && first_bytes[3] <= '9') ||
+                                                   first_bytes[3] == '#' || first_bytes[2] == '#');
+    return number ? format : std::string_view();
+  }
+  return format == "jpeg" ? "jpg" : format == "tiff" ? "tif" : format;
+}
+
 Decoded decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options) {
   Decoded out;
   if (bytes.empty()) {

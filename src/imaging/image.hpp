@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/random.hpp"
@@ -75,6 +76,10 @@ struct Decoded {
 /// a status and a message. 16-bit -> 8, CMYK -> RGB, animated -> first frame, gray -> RGB. A truncated file
 /// is `truncated`, not half an image.
 [[nodiscard]] Decoded decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options = {});
+
+/// The extension of the format that the first bytes of a file tell (32 are enough); empty when they are of
+/// none.
+[[nodiscard]] std::string_view image_extension_of(std::span<const uint8_t> first_bytes);
 
 [[nodiscard]] std::vector<uint8_t> encode_png(const Image& image);
 [[nodiscard]] std::vector<uint8_t> encode_jpeg(const Image& image, int quality);

@@ -63,8 +63,8 @@ class Hdf5File {
   // -- writing. Parent groups are made as needed. Data are contiguous and carry no timestamps: equal content
   // gives equal bytes.
   void write(const std::string& name, ConstTensorView data);
-  void write_strings(const std::string& name,
-                     const std::vector<std::string>& values);  ///< fixed length, null-padded UTF-8
+  /// Variable-length UTF-8. A value ends at its first zero byte.
+  void write_strings(const std::string& name, const std::vector<std::string>& values);
   /// Creates a dataset of full size to be filled by write_rows (for streaming).
   void create_dataset(const std::string& name, Shape shape, DType dtype);
   void write_rows(const std::string& name, int64_t begin, ConstTensorView rows);

@@ -29,10 +29,10 @@ namespace dino::h5 {
 namespace {
 
 /// Of CPU time for one request, and of bytes read or inflated in a second beyond them.
-constexpr int64_t kSeconds = 10;
+constexpr int64_t kSeconds = 3;
 constexpr int64_t kBytesPerSecond = 50 << 20;
 /// Of wall-clock time per CPU second allowed: a file system may be slow, a pipe behind a link waits for ever.
-constexpr int64_t kPatience = 10;
+constexpr int64_t kPatience = 33;
 /// Beyond this the data of a file go through in slabs.
 constexpr int64_t kSlab = int64_t{64} << 20;
 constexpr uint64_t kMemory = uint64_t{2} << 30;

@@ -19,6 +19,8 @@ using h5::Lock;
 
 /// Slabs keep the library's conversion and the kernel's write(2) far below their 2 GiB limits.
 constexpr int64_t kSlabBytes = int64_t{1} << 30;
+/// Rows of text that are handed to the library at once.
+constexpr size_t kTextRows = size_t{1} << 16;
 
 std::vector<hsize_t> dims_of(const Shape& shape) {
   std::vector<hsize_t> dims;
@@ -32,14 +34,15 @@ Handle make_space(const std::vector<hsize_t>& dims) {
 }
 
 /// Parents are made as needed, and no time is stored, so that equal content gives equal bytes.
-Handle make_dataset(hid_t file, const std::string& path, const std::string& name, hid_t type, hid_t space) {
+Handle make_dataset(hid_t file, const std::string& path, const std::string& name, hid_t type, hid_t space,
+                    H5D_fill_time_t fill = H5D_FILL_TIME_NEVER) {
   const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
   H5Pset_create_intermediate_group(links, 1);
   const Handle plist(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   H5Pset_obj_track_times(plist, false);
   H5Pset_layout(plist, H5D_CONTIGUOUS);
   H5Pset_alloc_time(plist, H5D_ALLOC_TIME_EARLY);
-  H5Pset_fill_time(plist, H5D_FILL_TIME_NEVER);  // every element is written by us: once is enough
+  H5Pset_fill_time(plist, fill);  // every element is written by us: once is enough, but for text
   Handle dataset(H5Dcreate2(file, name.c_str(), type, space, links, plist, H5P_DEFAULT), H5Dclose);
   if (!dataset.ok()) h5::fail_write("cannot create dataset", path, name);
   return dataset;
@@ -131,20 +134,21 @@ void Hdf5File::write(const std::string& name, ConstTensorView data) {
 
 void Hdf5File::write_strings(const std::string& name, const std::vector<std::string>& values) {
   const Lock lock;
-  size_t longest = 1;
-  for (const auto& value : values) longest = std::max(longest, value.size());
-  const Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
-  H5Tset_size(type, longest);
-  H5Tset_strpad(type, H5T_STR_NULLPAD);
-  H5Tset_cset(type, H5T_CSET_UTF8);
+  // Variable length, so that one long value costs its own bytes and not those of a column of its width.
+  const Handle type = variable_string_type();
   const Handle space = make_space({values.size()});
-  const Handle dataset = make_dataset(id_, path_, name, type, space);
-  if (values.empty()) return;
-  std::vector<char> bytes(longest * values.size(), '\0');
-  for (size_t i = 0; i < values.size(); ++i)
-    std::copy(values[i].begin(), values[i].end(), &bytes[i * longest]);
-  if (H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data()) < 0)
-    h5::fail_write("cannot write dataset", path_, name);
+  const Handle dataset = make_dataset(id_, path_, name, type, space, H5D_FILL_TIME_ALLOC);
+  std::vector<const char*> texts;
+  for (size_t begin = 0; begin < values.size(); begin += kTextRows) {
+    const size_t count = std::min(kTextRows, values.size() - begin);
+    texts.clear();
+    for (size_t i = begin; i < begin + count; ++i) texts.push_back(values[i].c_str());
+    const Handle memory = make_space({count});
+    const hsize_t first = begin, rows = count;
+    if (H5Sselect_hyperslab(space, H5S_SELECT_SET, &first, nullptr, &rows, nullptr) < 0 ||
+        H5Dwrite(dataset, type, memory, space, H5P_DEFAULT, texts.data()) < 0)
+      h5::fail_write("cannot write dataset", path_, name);
+  }
 }
 
 void Hdf5File::create_dataset(const std::string& name, Shape shape, DType dtype) {

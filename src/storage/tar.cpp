@@ -12,9 +12,11 @@
 #include <cstring>
 #include <optional>
 #include <system_error>
+#include <unordered_map>
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/text.hpp"
 #include "storage/files.hpp"
 #include "storage/posix_file.hpp"
 #include "storage/temporary.hpp"
@@ -23,7 +25,7 @@ namespace dino {
 namespace {
 
 constexpr int64_t kBlock = 512;
-/// Long names and pax records beyond this are not names; it also bounds what a broken header can allocate.
+/// pax headers beyond this are not read; it also bounds what a broken one can allocate.
 constexpr int64_t kMaxMetadata = 1 << 20;
 
 // POSIX ustar header: field offset and length.
@@ -31,7 +33,7 @@ struct Field {
   size_t at, length;
 };
 constexpr Field kName{0, 100}, kMode{100, 8}, kOwner{108, 8}, kGroup{116, 8}, kSize{124, 12}, kTime{136, 12},
-    kChecksum{148, 8}, kType{156, 1}, kMagic{257, 8}, kPrefix{345, 155};
+    kChecksum{148, 8}, kType{156, 1}, kLink{157, 100}, kMagic{257, 8}, kPrefix{345, 155};
 
 using Header = std::array<char, kBlock>;
 
@@ -76,7 +78,8 @@ int64_t padded(int64_t size) {
 
 /// What GNU long-name and pax members say about the next member.
 struct Overrides {
-  std::string name;
+  std::string name, link;
+  int64_t name_bytes = 0;
   std::optional<int64_t> size;
   bool sparse = false;
 };
@@ -95,7 +98,13 @@ bool parse_pax(std::string_view text, Overrides& next) {
     if (equals == std::string_view::npos) return false;
     const std::string_view key = record.substr(0, equals), value = record.substr(equals + 1);
     if (key.starts_with("GNU.sparse.")) next.sparse = true;
-    if (key == "path") next.name = std::string(value.substr(0, value.find('\0')));
+    if (key == "path") {
+      const std::string_view path = value.substr(0, value.find('\0'));
+      next.name = std::string(path.substr(0, kMaxName));
+      next.name_bytes = static_cast<int64_t>(path.size());
+    }
+    if (key == "linkpath")
+      next.link = std::string(value.substr(0, std::min<size_t>(value.find('\0'), kMaxName)));
     if (key == "size") {
       int64_t size = -1;
       const auto parsed = std::from_chars(value.data(), value.data() + value.size(), size);
@@ -105,24 +114,6 @@ bool parse_pax(std::string_view text, Overrides& next) {
     text.remove_prefix(length);
   }
   return true;
-}
-
-TarMember make_member(std::string name, int64_t offset, int64_t size) {
-  TarMember member;
-  std::string_view clean = name;
-  while (clean.starts_with("./")) clean.remove_prefix(2);
-  const size_t slash = clean.rfind('/');
-  const size_t base = slash == std::string_view::npos ? 0 : slash + 1;
-  // A leading dot (".hidden") starts the base name, not an extension.
-  const size_t dot = clean.find('.', base + 1);
-  member.key = std::string(clean.substr(0, dot));
-  if (dot != std::string_view::npos) member.extension = std::string(clean.substr(dot + 1));
-  std::transform(member.extension.begin(), member.extension.end(), member.extension.begin(),
-                 [](unsigned char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c); });
-  member.name = std::move(name);
-  member.offset = offset;
-  member.size = size;
-  return member;
 }
 
 std::string member_name(const Header& header) {
@@ -136,56 +127,141 @@ bool all_zero(const Header& header) {
   return std::all_of(header.begin(), header.end(), [](char c) { return c == 0; });
 }
 
+/// Names are cut where messages quote them.
+std::string shown(const std::string& name) {
+  return printable_name(name.substr(0, 120)) + (name.size() > 120 ? "..." : "");
+}
+
 class Scanner {
  public:
-  explicit Scanner(const std::string& path) : file_(path) {}
+  Scanner(const std::string& path, std::vector<TarFault>& faults) : file_(path), faults_(faults) {}
 
-  std::vector<TarMember> run(std::vector<TarFault>& faults) {
+  std::vector<TarMember> run() {
+    std::array<uint8_t, 8> first{};
+    const int64_t got = file_.read_some(0, first.data(), first.size());
+    const std::string_view compression = compression_of({first.data(), static_cast<size_t>(got)});
     if (file_.size() == 0) {
-      faults.push_back({0, "the file is empty"});
-      return {};
+      fail("the file is empty");
+    } else if (!compression.empty()) {
+      fail(fmt::format("the file is compressed ({}): its members cannot be read in place", compression));
+    } else {
+      while (step()) {
+      }
     }
-    while (step(faults)) {
-    }
-    if (!fault_.empty()) faults.push_back({offset_, fault_});
     return std::move(members_);
   }
 
  private:
   /// Reads one header at offset_; false at the end or at a fault.
-  bool step(std::vector<TarFault>& faults) {
+  bool step() {
     Header header{};
     const int64_t got = file_.read_some(offset_, header.data(), kBlock);
     if (got == 0) return fail("no end marker: the archive was cut off between two members");
     if (got < kBlock) return fail(fmt::format("truncated header: {} of 512 bytes", got));
-    if (all_zero(header)) return false;
-    const auto stored = number_of(header, kChecksum);
-    if (!stored || *stored != checksum_of(header)) return fail("bad header checksum");
+    if (all_zero(header)) return next_archive();
+    if (!valid(header)) return fail("bad header checksum");
     auto size = number_of(header, kSize);
     if (!size) return fail("member size is negative or not a number");
     const char type = header[kType.at];
-    const bool metadata = type == 'L' || type == 'K' || type == 'x' || type == 'g';
+    const bool metadata = type == 'L' || type == 'K' || type == 'x' || type == 'X' || type == 'g';
     if (!metadata && next_.size) size = next_.size;
-    const std::string name = metadata || next_.name.empty() ? member_name(header) : next_.name;
     // Links and folders have no data, whatever their size field says.
     if (type >= '1' && type <= '6') size = 0;
     const int64_t begin = offset_ + kBlock;
+    TarMember member{member_name(header), 0, offset_, begin, *size};
+    member.name_bytes = static_cast<int64_t>(member.name.size());
+    if (!metadata && next_.name_bytes > 0) {
+      if (!next_.name.empty()) member.name = next_.name;
+      member.name_bytes = next_.name_bytes;
+    }
     if (*size > file_.size() - begin)
-      return fail(
-          fmt::format("truncated member {}: {} of {} bytes", printable(name), file_.size() - begin, *size));
+      return fail(fmt::format("truncated member {}: {} of {} bytes", shown(member.name), file_.size() - begin,
+                              *size));
     if (metadata) {
       if (!read_metadata(type, begin, *size)) return false;
     } else {
-      const bool sparse = type == 'S' || next_.sparse;
-      const bool regular = !sparse && (type == '0' || type == '\0' || type == '7');
-      if (sparse)
-        faults.push_back(
-            {offset_, fmt::format("sparse member {}: left out; pack it without --sparse", printable(name))});
-      if (regular && !name.empty() && name.back() != '/') members_.push_back(make_member(name, begin, *size));
+      take(header, std::move(member));
       next_ = {};
     }
     offset_ = begin + (type == 'S' ? sparse_map_size(header, begin) : 0) + padded(*size);
     return true;
+  }
+
+  /// Two zero blocks end an archive, zeros up to the tape's record may follow; but archives that were joined
+  /// with `cat` have more behind them.
+  bool next_archive() {
+    std::vector<char> chunk(size_t{1} << 16);
+    const int64_t end = offset_;
+    for (int64_t at = offset_;; at += static_cast<int64_t>(chunk.size())) {
+      const int64_t got = file_.read_some(at, chunk.data(), static_cast<int64_t>(chunk.size()));
+      const auto* stop = chunk.data() + got;
+      const auto* found =
+          std::find_if(static_cast<const char*>(chunk.data()), stop, [](char c) { return c != 0; });
+      if (found == stop && got < static_cast<int64_t>(chunk.size())) return false;
+      if (found == stop) continue;
+      offset_ = (at + (found - chunk.data())) / kBlock * kBlock;
+      break;
+    }
+    Header header{};
+    if (file_.read_some(offset_, header.data(), kBlock) < kBlock || !valid(header))
+      return fail(
+          fmt::format("{} bytes of other data behind the end marker at {}", file_.size() - offset_, end));
+    faults_.push_back({offset_,
+                       fmt::format("joined archives: another one begins behind the end marker at {}, where "
+                                   "other readers stop",
+                                   end),
+                       false});
+    return true;
+  }
+
+  void take(const Header& header, TarMember member) {
+    const char type = header[kType.at];
+    const auto leave_out = [&](std::string_view what, std::string_view advice) {
+      faults_.push_back(
+          {member.header, fmt::format("{} {}: left out; {}", what, shown(member.name), advice)});
+    };
+    if (type == 'S' || next_.sparse) {
+      leave_out("sparse member", "pack it without --sparse");
+    } else if (type == '1') {
+      take_hard_link(std::move(member), next_.link.empty() ? text_of(header, kLink) : next_.link);
+    } else if (type == '2') {
+      leave_out("symbolic link", "pack with --dereference");
+    } else if (type == '3' || type == '4' || type == '6') {
+      leave_out(type == '6' ? "pipe" : "device", "it holds no data");
+    } else if (type == 'M') {
+      leave_out("continuation of another volume's member", "join the volumes");
+    } else if (type == '0' || type == '\0' || type == '7') {
+      if (member.name_bytes == 0)
+        leave_out("member without a name", "pack it again");
+      else if (member.name.back() != '/')
+        members_.push_back(std::move(member));
+    } else if (type != '5' && type != 'D' && type != 'V') {
+      leave_out(fmt::format("member of unknown type '{}'", printable_name({&type, 1})), "pack it again");
+    }
+  }
+
+  /// GNU tar stores a file that has two names once.
+  void take_hard_link(TarMember member, const std::string& target) {
+    for (; indexed_ < members_.size(); ++indexed_) index_[members_[indexed_].name] = indexed_;
+    const auto found = index_.find(target);
+    if (found == index_.end()) {
+      faults_.push_back({member.header, fmt::format("hard link {}: left out; there is no member {} before it",
+                                                    shown(member.name), shown(target))});
+      return;
+    }
+    faults_.push_back({member.header,
+                       fmt::format("hard link {} to {}: other readers may not follow it; pack with "
+                                   "--hard-dereference",
+                                   shown(member.name), shown(target)),
+                       false});
+    member.offset = members_[found->second].offset;
+    member.size = members_[found->second].size;
+    members_.push_back(std::move(member));
+  }
+
+  static bool valid(const Header& header) {
+    const auto stored = number_of(header, kChecksum);
+    return stored && *stored == checksum_of(header);
   }
 
   /// GNU's old sparse members continue their map in blocks before the data, each saying whether one follows.
@@ -200,34 +276,40 @@ class Scanner {
   }
 
   bool read_metadata(char type, int64_t begin, int64_t size) {
-    if (size > kMaxMetadata) return fail(fmt::format("extended header of {} bytes", size));
-    if (type == 'K' || type == 'g') return true;  // link targets and global defaults name no member
-    std::string text(static_cast<size_t>(size), '\0');
-    file_.read_exactly(begin, text.data(), size);
-    if (type == 'L') {
-      next_.name = text.substr(0, text.find('\0'));
+    if (type == 'g') return true;  // global defaults name no member
+    const bool pax = type == 'x' || type == 'X';
+    if (pax && size > kMaxMetadata) {  // whatever it says, the name is not one
+      next_.name_bytes = size;
       return true;
     }
-    return parse_pax(text, next_) || fail("malformed pax header");
+    std::string text(static_cast<size_t>(pax ? size : std::min(size, kMaxName + 1)), '\0');
+    file_.read_exactly(begin, text.data(), static_cast<int64_t>(text.size()));
+    if (pax) return parse_pax(text, next_) || fail("malformed pax header");
+    const size_t end = text.find('\0');
+    // A name that goes on beyond what was read ends with a zero byte too.
+    const int64_t bytes = end == std::string::npos ? size - 1 : static_cast<int64_t>(end);
+    text.resize(std::min({end, text.size(), static_cast<size_t>(kMaxName)}));
+    if (type == 'L') {
+      next_.name = std::move(text);
+      next_.name_bytes = bytes;
+    } else {
+      next_.link = std::move(text);
+    }
+    return true;
   }
 
   bool fail(std::string what) {
-    fault_ = std::move(what);
+    faults_.push_back({offset_, std::move(what)});
     return false;
   }
 
-  static std::string printable(const std::string& name) {
-    std::string text = name.substr(0, 120);
-    for (char& c : text)
-      if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
-    return text;
-  }
-
   PosixFile file_;
+  std::vector<TarFault>& faults_;
   int64_t offset_ = 0;
   Overrides next_;
   std::vector<TarMember> members_;
-  std::string fault_;
+  std::unordered_map<std::string, size_t> index_;  ///< by name, of the first indexed_; made for hard links
+  size_t indexed_ = 0;
 };
 
 void put_octal(Header& header, Field field, uint64_t value) {
@@ -283,7 +365,19 @@ bool put_split_name(Header& header, const std::string& name) {
 }  // namespace
 
 std::vector<TarMember> scan_tar(const std::string& path, std::vector<TarFault>& faults) {
-  return Scanner(path).run(faults);
+  return Scanner(path, faults).run();
+}
+
+std::string_view compression_of(std::span<const uint8_t> first_bytes) {
+  using namespace std::string_view_literals;
+  const std::string_view begin(reinterpret_cast<const char*>(first_bytes.data()), first_bytes.size());
+  if (begin.starts_with("\x1f\x8b"sv)) return "gzip";
+  if (begin.starts_with("\x28\xb5\x2f\xfd"sv)) return "zstd";
+  if (begin.starts_with("\xfd"
+                        "7zXZ\0"sv))
+    return "xz";
+  if (begin.starts_with("BZh"sv)) return "bzip2";
+  return {};
 }
 
 TarWriter::TarWriter(const std::string& path) : path_(path) {

@@ -143,6 +143,8 @@ assert reason["odd/big10"] in ("leak", "leak_group"), reason["odd/big10"]
 assert reason["cats/p030"] == "leak" and reason["dogs/p031"] == "leak"
 assert excluded[leak[key.index("cats/p030")]] == "e0" and "new" not in excluded
 total, seen = 0, set()
+classes = open("one/classes.txt").read().splitlines()
+assert classes == ["cats", "dogs", "odd"]
 for shard in m["shards"]:
     with tarfile.open("one/" + shard["path"]) as t:
         members = t.getmembers()
@@ -153,7 +155,7 @@ for shard in m["shards"]:
             assert reason[k] == "kept", k
             data = t.extractfile(x).read()
             assert data == open("in/" + x.name, "rb").read(), x.name
-            assert t.extractfile(k + ".cls").read().decode() == k.split("/")[0]
+            assert classes[int(t.extractfile(k + ".cls").read())] == k.split("/")[0]
             seen.add(k)
         total += len(images)
 assert total == m["kept"] and seen == {k for k in key if reason[k] == "kept"}

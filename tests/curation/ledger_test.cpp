@@ -101,7 +101,7 @@ TEST(Ledger, ARowIsDroppedOnceAndNoneIsLost) {
   const std::vector<int64_t> counts = ledger.counts();
   EXPECT_EQ(counts[0], 1);
   EXPECT_EQ(counts[static_cast<size_t>(Reason::near_duplicate)], 1);
-  EXPECT_EQ(reason_names().size(), static_cast<size_t>(Reason::changed) + 1);
+  EXPECT_EQ(reason_names().size(), static_cast<size_t>(Reason::bad_name) + 1);
   EXPECT_STREQ(name_of(Reason::leak_group), "leak_group");
 }
 

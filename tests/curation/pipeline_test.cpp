@@ -101,7 +101,7 @@ TEST_F(Pipeline, LightPicturesOnTransparentGround) {
   }
   put("in/glow.png", encode_png(glow));
   const MeasuredImage one =
-      measure_record(Record{"glow", path("in/glow.png"), 0, -1, -1, "png", ""}, CurateConfig{});
+      measure_record(Record{"glow", path("in/glow.png"), 0, -1, -1, "png", "", ""}, CurateConfig{});
   EXPECT_EQ(one.measured.reason, Reason::kept);
   EXPECT_GT(one.measured.quality.contrast, 50);
   EXPECT_EQ(one.image.channels, 3);
@@ -139,7 +139,19 @@ TEST_F(Pipeline, TarKeysSidecarsAndClasses) {
   EXPECT_EQ(members.count("shard.tar/shard/s2.cls"), 0U);
   EXPECT_EQ(members.count("in/birds/with_dots.png"), 1U);
   EXPECT_EQ(members.count("in/birds/with_dots~2.png"), 1U);
-  EXPECT_EQ(members["in/birds/with_dots.cls"], 5);
+  EXPECT_EQ(members["in/birds/with_dots.cls"], 1);
+  // Numbers of one input and names of another are all names.
+  EXPECT_EQ(read_text(path("out/classes.txt")), "0\n1\n2\n3\n4\n5\n6\n7\nbirds\n");
+  const Dataset again = open_dataset(path("out"));
+  std::map<std::string, std::string> classes;
+  for (const Record& r : again.records)
+    if (r.label >= 0) classes[r.key] = again.classes.at(static_cast<size_t>(r.label));
+  EXPECT_EQ(classes, (std::map<std::string, std::string>{{"000000/shard.tar/shard/s1", "7"},
+                                                         {"000000/in/birds/with_dots", "birds"},
+                                                         {"000001/in/birds/with_dots~2", "birds"}}));
+  const Ledger ledger = Ledger::load(path("out/ledger.h5"));
+  EXPECT_EQ(ledger.exported, (std::vector<std::string>{"shard.tar/shard/s1", "shard.tar/shard/s2",
+                                                       "in/birds/with_dots", "in/birds/with_dots~2"}));
 }
 
 TEST_F(Pipeline, VanishedAndChangedFiles) {

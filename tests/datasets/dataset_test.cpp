@@ -56,7 +56,13 @@ TEST(Dataset, AFolderIsOrderedByPathAndLabelledByItsSubFolders) {
   EXPECT_EQ(dataset.classes, (std::vector<std::string>{"cat", "dog"}));
   EXPECT_EQ(dataset.records[1].extension, "png");
   EXPECT_EQ(content(dataset.records[1]), "2");
-  EXPECT_TRUE(dataset.faults.empty());
+  ASSERT_EQ(dataset.faults.size(), 2u);
+  EXPECT_NE(
+      dataset.faults[0].find("1 files are no images and were passed over (1 .txt), the first is README.txt"),
+      std::string::npos)
+      << dataset.faults[0];
+  EXPECT_NE(dataset.faults[1].find("1 hidden"), std::string::npos);
+  EXPECT_EQ(dataset.passed_over, 2);
 }
 
 TEST(Dataset, LinksAreFollowedAndCyclesEnd) {
@@ -67,8 +73,9 @@ TEST(Dataset, LinksAreFollowedAndCyclesEnd) {
   std::filesystem::create_symlink("x.jpg", scratch / "d/a/y.jpg");
   const Dataset dataset = open_dataset(scratch / "d");
   EXPECT_EQ(keys(dataset), (std::vector<std::string>{"a/x", "a/y"}));
-  ASSERT_EQ(dataset.faults.size(), 1u);
-  EXPECT_NE(dataset.faults[0].find("broken.jpg"), std::string::npos);
+  ASSERT_EQ(dataset.faults.size(), 2u);
+  EXPECT_NE(dataset.faults[0].find("a/loop: a link to a folder that is read already"), std::string::npos);
+  EXPECT_NE(dataset.faults[1].find("broken.jpg"), std::string::npos);
 }
 
 TEST(Dataset, TarsGiveRecordsSidecarsAndLabels) {

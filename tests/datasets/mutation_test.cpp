@@ -3,8 +3,10 @@
 #include "mutation.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 
 #include "datasets/dataset.hpp"
 #include "storage/files.hpp"
@@ -49,7 +51,8 @@ TEST(Mutation, Tar) {
   };
   MutationPlan plan;
   plan.good = {tar_of({"a/1.jpg", "a/1.cls", std::string(200, 'n') + ".jpg"}),
-               tar_of({"b.png", "b.json", "c.png"})};
+               tar_of({"b.png", "b.json", "c.png"}),
+               tar_of({"v1.0.png", "v1.0.cls", std::string(5000, 'l') + ".png"})};
   plan.stream = 3;
   plan.repair = repair_tar;
   plan.refused = 0.01;  // a tar of which one image can be read is used, and its faults are told
@@ -60,6 +63,31 @@ TEST(Mutation, Tar) {
     for (const Sidecar& sidecar : dataset.sidecars)
       (void)read_bytes(sidecar.path, sidecar.offset, sidecar.size);
   });
+}
+
+TEST(Mutation, CompressedTar) {
+  const Scratch scratch;
+  // In memory, as every case unpacks and syncs a copy.
+  const std::string shared = "/dev/shm/dino_test_" + std::to_string(::getpid());
+  ::setenv("DINO_DATA", (std::filesystem::is_directory("/dev/shm") ? shared : scratch / "cache").c_str(), 1);
+  const std::string png = "\x89PNG\r\n\x1a\n" + std::string(3000, 'p');
+  MutationPlan plan;
+  for (const std::string name : {"a", "b.2"}) {
+    const std::string path = scratch / "x.tar";
+    TarWriter tar(path);
+    for (const char* end : {".png", ".json"})
+      tar.add(name + end, {reinterpret_cast<const uint8_t*>(png.data()), png.size()});
+    tar.close();
+    if (std::system(("gzip -nkf " + path).c_str()) != 0) GTEST_SKIP() << "no gzip";
+    plan.good.push_back(read_text(path + ".gz"));
+  }
+  plan.stream = 7;
+  run_file_mutations(plan, scratch / "x.tar.gz", [](const std::string& path) {
+    const Dataset dataset = open_dataset(path);
+    for (const Record& record : dataset.records) (void)read_record(record);
+  });
+  std::filesystem::remove_all(shared);
+  ::unsetenv("DINO_DATA");
 }
 
 TEST(Mutation, Manifest) {

@@ -94,6 +94,31 @@ TEST(Hdf5, RoundTripsEveryKind) {
   EXPECT_EQ(file.list_datasets("/model"), (std::vector<std::string>{"/model/deep/y", "/model/x"}));
 }
 
+TEST(Hdf5, ALongTextCostsItsOwnBytes) {
+  const Scratch scratch;
+  std::vector<std::string> texts;
+  for (int i = 0; i < 70'000; ++i) texts.push_back("row " + std::to_string(i % 1000));  // more than one slab
+  texts[3] = std::string(1'000'000, 'x');
+  texts[69'999].clear();
+  const auto put = [&](const std::string& name) {
+    Hdf5File file = Hdf5File::create(scratch / name);
+    file.write_strings("/texts", texts);
+    file.write_strings("/none", {});
+    file.close();
+  };
+  put("a.h5"), put("b.h5");
+  EXPECT_LT(file_size(scratch / "a.h5"), 6'000'000);  // of one width they would be 70 GB
+  EXPECT_EQ(sha256_file(scratch / "a.h5"), sha256_file(scratch / "b.h5"));
+  const Hdf5File file = Hdf5File::open(scratch / "a.h5");
+  EXPECT_EQ(file.read_strings("/texts"), texts);
+  EXPECT_TRUE(file.read_strings("/none").empty());
+  EXPECT_EQ(file.info("/texts").shape, (Shape{70'000}));
+  python("t = h5py.File('" + (scratch / "a.h5") +
+         "')['texts']; assert h5py.check_string_dtype(t.dtype).length is None\n" +
+         "assert h5py.check_string_dtype(t.dtype).encoding == 'utf-8'; v = t.asstr()[()]\n" +
+         "assert len(v[3]) == 1000000 and v[65537] == 'row 537' and v[69999] == ''");
+}
+
 TEST(Hdf5, StreamsRows) {
   const Scratch scratch;
   const Tensor x = ramp(Shape{6, 2, 2});
