@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "datasets/dataset.hpp"
+#include "datasets/dataset_builder.hpp"
 #include "storage/files.hpp"
 #include "storage/scratch.hpp"
 #include "storage/tar.hpp"
@@ -82,7 +82,8 @@ TEST(Mutation, CompressedTar) {
     plan.good.push_back(read_text(path + ".gz"));
   }
   plan.stream = 7;
-  run_file_mutations(plan, scratch / "x.tar.gz", [](const std::string& path) {
+  run_file_mutations(plan, scratch / "x.tar.gz", [&](const std::string& path) {
+    std::filesystem::remove_all(data_dir() + "/unpacked");
     const Dataset dataset = open_dataset(path);
     for (const Record& record : dataset.records) (void)read_record(record);
   });
@@ -94,7 +95,7 @@ TEST(Mutation, Manifest) {
   const Scratch scratch;
   MutationPlan plan;
   plan.good = {
-      R"({"schema":1,"version":"0.1.0","records":3,"kept":2,"dropped":{"blur":1},"shards":[{"path":"shards/000000.tar","bytes":10240,"records":2,"crc32c":"00000000"}]})"};
+      R"({"schema":1,"version":"0.1.0","records":3,"kept":2,"dropped":{"blur":1},"shards":[{"path":"shards/000000.tar","bytes":2048,"records":2}]})"};
   plan.stream = 5;
   const std::string tar = written([](const std::string& path) {
     const std::vector<uint8_t> text(300, 't');
