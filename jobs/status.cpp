@@ -11,6 +11,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/json_line.hpp"
 #include "base/signals.hpp"
 #include "base/text.hpp"
 #include "commands.hpp"
@@ -252,7 +253,7 @@ std::string json_text(const Look& look) {
     one["log"] = s.log;
     json["stages"].push_back(one);
   }
-  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_line(json);
 }
 
 /// Does the chain go on by itself?
@@ -264,18 +265,21 @@ ExitCode verdict_on(const std::vector<StageStatus>& stages) {
   return ExitCode::done;
 }
 
-ExitCode show_status(const StatusConfig& config, const CommandContext& context) {
+ExitCode show_status(const StatusConfig& config, CommandContext& context) {
   std::string run = std::filesystem::absolute(config.run).lexically_normal().string();
   while (run.size() > 1 && run.back() == '/') run.pop_back();
   while (true) {
     const Look look(run);
     if (config.watch && ::isatty(STDOUT_FILENO) != 0) std::fputs("\033[H\033[2J", stdout);
-    std::fputs((context.common.json ? json_text(look) : table(look)).c_str(), stdout);
-    std::fflush(stdout);
+    // Watched, every look is a line of its own; the last one is the result.
+    if (!context.common.json) std::fputs(table(look).c_str(), stdout);
+    context.result = json_text(look);
     const ExitCode verdict = verdict_on(look.stages());
     const bool done = std::all_of(look.stages().begin(), look.stages().end(),
                                   [](const StageStatus& s) { return s.state == "done"; });
     if (!config.watch || done || verdict == ExitCode::upstream) return verdict;
+    if (context.common.json) fmt::print("{}\n", context.result);
+    std::fflush(stdout);
     for (double waited = 0; waited < config.interval; waited += 0.1) {
       if (stop_requested()) return verdict;
       std::this_thread::sleep_for(std::chrono::milliseconds(100));

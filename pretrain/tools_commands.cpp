@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "commands.hpp"
 #include "model/weights.hpp"
@@ -42,7 +43,7 @@ std::optional<CollapseVerdict> health_of(const std::string& folder, int64_t step
   return judge_collapse(read_health_history(metrics, static_cast<double>(step)));
 }
 
-ExitCode inspect(const std::string& path, const CommandContext& context) {
+ExitCode inspect(const std::string& path, CommandContext& context) {
   const std::string folder = resolve(path);
   const CheckpointHeader header = read_checkpoint_header(folder);
   const std::string fault = verify_checkpoint(folder);
@@ -60,7 +61,7 @@ ExitCode inspect(const std::string& path, const CommandContext& context) {
           {{"store", tensor.store}, {"name", tensor.name}, {"shape", tensor.shape.str()}});
     if (health)
       json["health"] = {{"level", name_of(health->level)}, {"title", health->title}, {"why", health->why}};
-    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    context.result = json_line(json);
   } else {
     fmt::print("{}\n  step {}, {} samples, written by {} ranks, dinohpc {} ({})\n  model {}\n", folder,
                header.step, header.samples, header.ranks, header.version, header.commit, header.model_json);
@@ -104,15 +105,11 @@ std::string first_difference(const std::string& a, const std::string& b) {
   return {};
 }
 
-ExitCode diff(const std::vector<std::string>& paths, const CommandContext& context) {
+ExitCode diff(const std::vector<std::string>& paths, CommandContext& context) {
   if (paths.size() != 2) throw UsageError("wrong number of arguments: diff: takes two checkpoints A and B");
   const std::string difference = first_difference(resolve(paths[0]), resolve(paths[1]));
-  if (context.common.json) {
-    fmt::print("{}\n", nlohmann::ordered_json{{"equal", difference.empty()}, {"difference", difference}}.dump(
-                           -1, ' ', false, nlohmann::json::error_handler_t::replace));
-  } else {
-    fmt::print("{}\n", difference.empty() ? "equal" : "differ: " + difference);
-  }
+  context.result = json_line({{"equal", difference.empty()}, {"difference", difference}});
+  if (!context.common.json) fmt::print("{}\n", difference.empty() ? "equal" : "differ: " + difference);
   return difference.empty() ? ExitCode::done : ExitCode::differ;
 }
 
@@ -124,8 +121,7 @@ void add_load_options(OptionTable& table, LoadOptions& options) {
       .range(0, 1024);
 }
 
-ExitCode import_weights(const std::string& reference, const LoadOptions& options,
-                        const CommandContext& context) {
+ExitCode import_weights(const std::string& reference, const LoadOptions& options, CommandContext& context) {
   const std::string& output = context.common.output;
   if (output.empty())
     throw UsageError("missing option: --output: where to write the checkpoint; give --output RUN");
@@ -147,11 +143,12 @@ ExitCode import_weights(const std::string& reference, const LoadOptions& options
   const Communicator self = Communicator::self();
   const std::string folder = save_checkpoint(output, 0, content, self, 2, 0);
   log::info(fmt::format("imported {} into {}", backbone->description, folder));
+  context.result = json_line({{"checkpoint", folder}, {"model", backbone->description}});
   return ExitCode::done;
 }
 
 ExitCode export_weights(const std::string& reference, const std::string& format, const LoadOptions& options,
-                        const CommandContext& context) {
+                        CommandContext& context) {
   if (context.common.output.empty())
     throw UsageError("missing option: --output: the folder to write; give --output DIR");
   const auto backbone = load_backbone(reference, options);
@@ -166,6 +163,8 @@ ExitCode export_weights(const std::string& reference, const std::string& format,
     export_hub(*backbone, context.common.output);
   }
   log::info(fmt::format("exported {} to {}", backbone->description, context.common.output));
+  context.result =
+      json_line({{"output", context.common.output}, {"format", format}, {"model", backbone->description}});
   return ExitCode::done;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "storage/hdf5.hpp"
@@ -85,14 +86,10 @@ ExitCode run(const BalanceConfig& config, CommandContext& context) {
   });
   if (!context.world.root()) return ExitCode::done;
   log::info(fmt::format("{} of {} rows: {}", selected.size(), tree.assignments[0].size(), path));
-  if (context.common.json) {
-    nlohmann::ordered_json result;
-    result["points"] = tree.assignments[0].size();
-    result["selected"] = selected.size();
-    result["seconds"] = whole.seconds();
-    result["peak_rss_bytes"] = peak_rss_bytes();
-    std::printf("%s\n", result.dump().c_str());
-  }
+  context.result = json_line({{"points", tree.assignments[0].size()},
+                              {"selected", selected.size()},
+                              {"seconds", whole.seconds()},
+                              {"peak_rss_bytes", peak_rss_bytes()}});
   return ExitCode::done;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "storage/hdf5.hpp"
@@ -54,8 +55,8 @@ int64_t used_clusters(const std::vector<int64_t>& assignment, int64_t clusters) 
   return std::count(used.begin(), used.end(), 1);
 }
 
-void print_json(const ClusterConfig& config, const std::vector<Level>& levels,
-                const std::vector<int64_t>& assignment, double seconds, int64_t peak) {
+std::string result_of(const ClusterConfig& config, const std::vector<Level>& levels,
+                      const std::vector<int64_t>& assignment, double seconds, int64_t peak) {
   nlohmann::ordered_json result;
   result["points"] = assignment.size();
   for (size_t l = 0; l < levels.size(); ++l)
@@ -66,7 +67,7 @@ void print_json(const ClusterConfig& config, const std::vector<Level>& levels,
          {"iterations", levels[l].iterations}});
   result["seconds"] = seconds;
   result["peak_rss_bytes"] = peak;
-  std::printf("%s\n", result.dump().c_str());
+  return json_line(result);
 }
 
 ExitCode run(const ClusterConfig& config, CommandContext& context) {
@@ -98,7 +99,7 @@ ExitCode run(const ClusterConfig& config, CommandContext& context) {
   const int64_t peak = comm.max(peak_rss_bytes());
   if (!comm.root()) return ExitCode::done;
   log::info(fmt::format("{} rows in {} levels: {}", local.total, levels.size(), path));
-  if (context.common.json) print_json(config, levels, assignment, whole.seconds(), peak);
+  context.result = result_of(config, levels, assignment, whole.seconds(), peak);
   return ExitCode::done;
 }
 

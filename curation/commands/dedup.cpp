@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "config.hpp"
@@ -83,23 +84,21 @@ ExitCode run(const DedupConfig& config, CommandContext& context) {
   if (!comm.root()) return ExitCode::done;
   log::info(fmt::format("{} rows, {} pairs at or above {}, {} groups, {} kept: {}", local.total,
                         joined.edges.size(), config.threshold, groups.count, groups.count, path));
-  if (context.common.json) {
-    nlohmann::ordered_json result;
-    result["points"] = local.total;
-    result["edges"] = joined.edges.size();
-    result["groups"] = groups.count;
-    result["kept"] = groups.count;
-    result["lists"] = joined.lists;
-    result["multiply_adds"] = joined.multiply_adds;
-    result["seconds"] = whole.seconds();
-    result["phases"] = {{"read", reading},
-                        {"train", joined.seconds.at("train")},
-                        {"assign", joined.seconds.at("assign")},
-                        {"join", joined.seconds.at("join")},
-                        {"components", components}};
-    result["peak_rss_bytes"] = peak;
-    std::printf("%s\n", result.dump().c_str());
-  }
+  nlohmann::ordered_json result;
+  result["points"] = local.total;
+  result["edges"] = joined.edges.size();
+  result["groups"] = groups.count;
+  result["kept"] = groups.count;
+  result["lists"] = joined.lists;
+  result["multiply_adds"] = joined.multiply_adds;
+  result["seconds"] = whole.seconds();
+  result["phases"] = {{"read", reading},
+                      {"train", joined.seconds.at("train")},
+                      {"assign", joined.seconds.at("assign")},
+                      {"join", joined.seconds.at("join")},
+                      {"components", components}};
+  result["peak_rss_bytes"] = peak;
+  context.result = json_line(result);
   return ExitCode::done;
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/json_line.hpp"
 #include "base/text.hpp"
 #include "commands.hpp"
 #include "datasets/dataset_builder.hpp"
@@ -108,7 +109,7 @@ void print_text(const Ledger& ledger, int64_t row) {
              v.reason == Reason::kept ? "kept" : fmt::format("dropped: {}", name_of(v.reason)));
 }
 
-void print_json(const Ledger& ledger, int64_t row) {
+std::string as_json(const Ledger& ledger, int64_t row) {
   const auto at = static_cast<size_t>(row);
   const Measured& m = ledger.measured[at];
   const Verdict& v = ledger.verdict[at];
@@ -140,7 +141,7 @@ void print_json(const Ledger& ledger, int64_t row) {
     out["representative"] = ledger.key[static_cast<size_t>(v.representative)];
     out["similarity"] = v.similarity;
   }
-  std::printf("%s\n", out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+  return json_line(out);
 }
 
 }  // namespace
@@ -167,7 +168,8 @@ Command explain_command() {
         throw UsageError("no output: --output: it is not given; name the folder of the curation");
       const Ledger ledger = Ledger::load(newest_ledger(out));
       const int64_t row = find_row(ledger, *key, out);
-      context.common.json ? print_json(ledger, row) : print_text(ledger, row);
+      context.result = as_json(ledger, row);
+      if (!context.common.json) print_text(ledger, row);
       return ExitCode::done;
     };
   };

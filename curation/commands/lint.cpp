@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
+#include "base/json_line.hpp"
 #include "base/text.hpp"
 #include "commands.hpp"
 #include "datasets/dataset_builder.hpp"
@@ -151,7 +152,7 @@ class Linter {
   TarSamples samples_;
 };
 
-ExitCode run(const std::vector<std::string>& tars, const CommandContext& context) {
+ExitCode run(const std::vector<std::string>& tars, CommandContext& context) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const std::string& path : tars) {
     for (const TarFault& fault : Linter(path).run()) {
@@ -160,11 +161,7 @@ ExitCode run(const std::vector<std::string>& tars, const CommandContext& context
       all.push_back({{"path", path}, {"offset", fault.offset}, {"fault", fault.what}});
     }
   }
-  if (context.common.json) {
-    const nlohmann::ordered_json result = {{"tars", tars.size()}, {"faults", all}};
-    std::printf("%s\n",
-                result.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
-  }
+  context.result = json_line({{"tars", tars.size()}, {"faults", all}});
   return all.empty() ? ExitCode::done : ExitCode::bad_data;
 }
 

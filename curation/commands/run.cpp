@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "pipeline.hpp"
@@ -168,7 +169,7 @@ void compare_inputs(Run& run) {
   }
 }
 
-void print_summary(const Run& run, const CommandContext& context) {
+void summarise(const Run& run, CommandContext& context) {
   if (!context.common.json || !run.world.root()) return;
   const std::string path = run.out + "/manifest.json";
   if (path_exists(path)) {
@@ -176,7 +177,7 @@ void print_summary(const Run& run, const CommandContext& context) {
     check_sealed_json(text, path, do_again(run.out, "report"));
     auto manifest = nlohmann::ordered_json::parse(text);
     manifest["output"] = run.out;
-    std::printf("%s\n", manifest.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    context.result = json_line(manifest);
     return;
   }
   nlohmann::ordered_json stages = {{"output", run.out}, {"complete", nlohmann::ordered_json::array()}};
@@ -184,7 +185,7 @@ void print_summary(const Run& run, const CommandContext& context) {
     if (path_exists(run.stage_file(std::string(stage.name) + ".json")))
       stages["complete"].push_back(stage.name);
   }
-  std::printf("%s\n", stages.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  context.result = json_line(stages);
 }
 
 void need_output(const CommandContext& context) {
@@ -234,7 +235,7 @@ ExitCode begin(const CurateConfig& given, bool verify, CommandContext& context, 
   });
   if (!verify_results(run, verify)) return ExitCode::stopped;
   if (!run_stages(run, last)) return ExitCode::stopped;
-  print_summary(run, context);
+  summarise(run, context);
   return ExitCode::done;
 }
 
@@ -266,7 +267,7 @@ ExitCode resume(CommandContext& context, const std::string& stage, const std::st
   Run run{context.world, config, out, config_hash(config), {}};
   on_root(run.world, [&] { check_hash(run); });
   if (!run_stages(run, stage)) return ExitCode::stopped;
-  print_summary(run, context);
+  summarise(run, context);
   return ExitCode::done;
 }
 

@@ -57,9 +57,9 @@ void print_once(const std::string& text) {
 }
 
 /// --json: the result is the only thing on stdout.
-void print_result(const CommandContext& context) {
-  if (!context.common.json || !context.world.root() || context.result.empty()) return;
-  std::fwrite(context.result.data(), 1, context.result.size(), stdout);
+void print_result(const CommandContext& context, const std::string& result) {
+  if (!context.common.json || !context.world.root() || result.empty()) return;
+  std::fwrite(result.data(), 1, result.size(), stdout);
   std::fputc('\n', stdout);
 }
 
@@ -184,10 +184,13 @@ double watchdog_limit(const Prepared& prepared) {
 ExitCode run_and_print(const Prepared& prepared, CommandContext& context) {
   try {
     const ExitCode code = prepared.run(context);
-    print_result(context);
+    const bool said = !context.result.empty();
+    print_result(context, said ? context.result
+                               : fmt::format("{{\"command\":\"{}\",\"dry_run\":{},\"exit_code\":{}}}",
+                                             context.command, context.common.dry_run, as_int(code)));
     return code;
   } catch (...) {
-    print_result(context);
+    print_result(context, context.result);
     throw;
   }
 }

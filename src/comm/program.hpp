@@ -22,7 +22,8 @@ struct CommandContext {
   std::string command;     ///< "dedup"
   std::string config_ini;  ///< all settings in force (OptionTable::to_ini)
   std::vector<std::string> argv;
-  /// One JSON object, set on rank 0: what --json prints, after success and failure alike.
+  /// One JSON object, set on rank 0: what --json prints, after success and failure alike. Empty after success
+  /// (a dry run, say): the name of the command and its exit code are printed.
   std::string result{};
 };
 
