@@ -28,7 +28,7 @@ class VectorCommands : public ::testing::Test {
   void TearDown() override { std::filesystem::remove_all(folder_); }
   [[nodiscard]] std::string path(const std::string& name) const { return (folder_ / name).string(); }
 
-  /// The command's object on stdout.
+  /// The command's result.
   nlohmann::json run(const Command& command, std::vector<std::string> words) {
     OptionTable table;
     CommonOptions common;
@@ -38,17 +38,8 @@ class VectorCommands : public ::testing::Test {
     table.parse(words);
     Communicator self = Communicator::self();
     CommandContext context{self, common, "dino-curate", command.name, table.to_ini(), {}};
-    ::testing::internal::CaptureStdout();
-    ExitCode code = ExitCode::internal;
-    try {
-      code = body(context);
-    } catch (...) {
-      (void)::testing::internal::GetCapturedStdout();
-      throw;
-    }
-    EXPECT_EQ(code, ExitCode::done);
-    const std::string text = ::testing::internal::GetCapturedStdout();
-    return text.empty() ? nlohmann::json{} : nlohmann::json::parse(text);
+    EXPECT_EQ(body(context), ExitCode::done);
+    return context.result.empty() ? nlohmann::json{} : nlohmann::json::parse(context.result);
   }
   std::filesystem::path folder_;
   std::vector<float> rows_;
