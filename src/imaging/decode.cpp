@@ -216,7 +216,7 @@ Sniffed sniff(Bytes bytes) {
     return {names[static_cast<size_t>(bytes[1] - '1')], decode_pnm};
   }
   if (has(bytes, 4, "ftyp"sv)) return sniff_ftyp(bytes);
-  if (has(bytes, 0, "\xff\x0a"sv) || has(bytes, 0, "\0\0\0\x0cJXL \r\n\x87\n"sv)) return {"jxl", decode_vips};
+  if (has(bytes, 0, "\xff\x0a"sv) || has(bytes, 0, "\0\0\0\x0cJXL \r\n\x87\n"sv)) return {"jxl", decode_jxl};
   if (has(bytes, 0, "\0\0\0\x0cjP  \r\n\x87\n"sv) || has(bytes, 0, "\xff\x4f\xff\x51"sv)) {
     return {"jp2", decode_vips};
   }

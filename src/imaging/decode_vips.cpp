@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// GIF, HEIC, AVIF, JPEG XL and JPEG 2000 through libvips: the first page or frame, upright, as 8-bit sRGB.
+// GIF, HEIC, AVIF and JPEG 2000 through libvips: the first page or frame, upright, as 8-bit sRGB.
 #include "imaging/decoders.hpp"
 
 #if DINO_HAVE_VIPS
@@ -115,7 +115,6 @@ bool to_srgb(VipsHolder& image) {
 /// copy.
 double loader_bytes(const std::string& format) {
   if (format == "gif") return 12;
-  if (format == "jxl") return 32;
   return format == "jp2" ? 20 : 16;
 }
 

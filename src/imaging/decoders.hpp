@@ -19,7 +19,8 @@ void decode_webp(Bytes bytes, const DecodeOptions& options, Decoded& out);
 void decode_pnm(Bytes bytes, const DecodeOptions& options, Decoded& out);
 void decode_bmp(Bytes bytes, const DecodeOptions& options, Decoded& out);
 void decode_tiff(Bytes bytes, const DecodeOptions& options, Decoded& out);
-void decode_vips(Bytes bytes, const DecodeOptions& options, Decoded& out);  ///< GIF, HEIC, JPEG XL, ...
+void decode_jxl(Bytes bytes, const DecodeOptions& options, Decoded& out);
+void decode_vips(Bytes bytes, const DecodeOptions& options, Decoded& out);  ///< GIF, HEIC, JPEG 2000, ...
 
 /// False, with the status set, when the header's size is empty or beyond the limits. Called before any memory
 /// is allocated for pixels; `bytes_per_pixel` is of the decoded image.

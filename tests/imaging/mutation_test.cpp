@@ -9,6 +9,9 @@
 
 #include "imaging/decoders.hpp"
 #include "imaging/sample_odd_files.hpp"
+#if DINO_HAVE_JXL
+#include "imaging/sample_jxl.hpp"
+#endif
 #include "test_data.hpp"
 
 namespace dino {
@@ -200,12 +203,30 @@ TEST(ImageMutation, HeicAndAvif) {
   run_vips({"rgb.avif", "rgb.heic"}, 18);
 }
 
-TEST(ImageMutation, JpegXlAnd2000) {
+TEST(ImageMutation, Jpeg2000) {
+  run_vips({"rgb.jp2"}, 19);
+}
+
+#if DINO_HAVE_JXL
+TEST(ImageMutation, JpegXl) {
+  const Image image = test::picture(32, 24);
+  test::JxlSpec plain, lossy, layers, gray;
+  plain.width = 32, plain.height = 24;
+  lossy = layers = gray = plain;
+  lossy.lossy = lossy.container = true;
+  layers.width = 24, layers.alpha = layers.animated = true, layers.orientation = 6;
+  gray.colours = 1, gray.linear = true, gray.more = {JXL_CHANNEL_DEPTH};
+  const uint8_t* samples = image.pixels.data();
+  MutationPlan plan{{seed("rgb.jxl")}, 20, {}, 0.1};
+  for (const test::JxlSpec& spec : {plain, lossy, layers, gray})
+    plan.good.push_back(
+        text_of(test::make_jxl(spec, std::vector<const void*>(spec.animated ? 2 : 1, samples))));
   // Some builds of libjxl say on stderr where every decode failed: thousands of lines.
   ::testing::internal::CaptureStderr();
-  run_vips({"rgb.jxl", "rgb.jp2"}, 19);
+  run(plan);
   (void)::testing::internal::GetCapturedStderr();
 }
+#endif
 
 }  // namespace
 }  // namespace dino
