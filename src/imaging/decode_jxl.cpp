@@ -6,6 +6,7 @@
 #if DINO_HAVE_JXL
 #include <jxl/decode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -36,8 +37,27 @@ bool read_header(const JxlDecoder* decoder, Header& header) {
   return true;
 }
 
+/// Pixels of the largest layer up to the first frame that is shown; 0 where none is found. A layer may be
+/// larger than the picture: its header is read alone, before libjxl takes memory for it.
+double largest_layer(Bytes bytes) {
+  const std::unique_ptr<JxlDecoder, FreeDecoder> decoder(JxlDecoderCreate(nullptr));
+  if (!decoder || JxlDecoderSetCoalescing(decoder.get(), 0) != JXL_DEC_SUCCESS ||
+      JxlDecoderSubscribeEvents(decoder.get(), JXL_DEC_FRAME) != JXL_DEC_SUCCESS ||
+      JxlDecoderSetInput(decoder.get(), bytes.data(), bytes.size()) != JXL_DEC_SUCCESS) {
+    return 0;
+  }
+  double largest = 0;
+  JxlFrameHeader frame{};
+  while (JxlDecoderProcessInput(decoder.get()) == JXL_DEC_FRAME &&
+         JxlDecoderGetFrameHeader(decoder.get(), &frame) == JXL_DEC_SUCCESS) {
+    largest = std::max(largest, static_cast<double>(frame.layer_info.xsize) * frame.layer_info.ysize);
+    if (frame.is_last != 0 || frame.duration > 0) break;
+  }
+  return largest;
+}
+
 /// False, with the status set, when the picture is not to be decoded.
-bool accept(const Header& header, const DecodeOptions& options, Decoded& out) {
+bool accept(Bytes bytes, const Header& header, const DecodeOptions& options, Decoded& out) {
   const JxlBasicInfo& info = header.info;
   if (!accept_size(info.xsize, info.ysize, 4, options.limits, out)) return false;
   if (header.black) {
@@ -49,8 +69,8 @@ bool accept(const Header& header, const DecodeOptions& options, Decoded& out) {
   const bool one_plane = info.num_color_channels == 1 && info.uses_original_profile != 0;
   const double each =
       (one_plane ? 18 : 31) + 13.0 * info.num_extra_channels + (info.bits_per_sample > 16 ? 10 : 0);
-  return accept_memory(each * static_cast<double>(out.file_width * out.file_height), header.channels(),
-                       info.orientation > 1, options, out);
+  const double pixels = std::max(largest_layer(bytes), static_cast<double>(out.file_width * out.file_height));
+  return accept_memory(each * pixels, header.channels(), info.orientation > 1, options, out);
 }
 
 /// Asks for sRGB, which libjxl heeds where it has the choice; true when it hands over linear light.
@@ -129,7 +149,7 @@ void decode_jxl(Bytes bytes, const DecodeOptions& options, Decoded& out) {
       case JXL_DEC_BASIC_INFO:
         if (!read_header(decoder.get(), header))
           return fail(out, DecodeStatus::corrupt, "the JPEG XL header is broken");
-        if (!accept(header, options, out)) return;
+        if (!accept(bytes, header, options, out)) return;
         break;
       case JXL_DEC_COLOR_ENCODING:
         linear = choose_colours(decoder.get(), header.info);

@@ -213,6 +213,20 @@ TEST(JpegXl, LimitsHoldBeforeAnythingIsDecoded) {
   }
 }
 
+/// A layer below the first frame may be larger than the picture, and takes the memory of its own size.
+TEST(JpegXl, LimitsHoldForLargerLayers) {
+  const Image image = picture(16, 16);
+  JxlSpec spec = spec_of(image);
+  spec.animated = true, spec.layer = 1000;
+  const Bytes file = make_jxl(spec, {image.pixels.data()});
+  EXPECT_EQ(decode_ok(file).pixels, image.pixels);
+  DecodeOptions options;
+  options.limits.max_memory = 20'000'000;
+  EXPECT_STREQ(name_of(decode_image(file, options).status), "decode_memory");
+  options.limits.max_memory = 40'000'000;
+  EXPECT_STREQ(name_of(decode_image(file, options).status), "ok");
+}
+
 /// No decode waits for another, nor makes threads of its own.
 TEST(JpegXl, ManyAtOnce) {
   const Image image = picture(64, 64);

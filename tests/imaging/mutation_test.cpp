@@ -214,7 +214,7 @@ TEST(ImageMutation, JpegXl) {
   plain.width = 32, plain.height = 24;
   lossy = layers = gray = plain;
   lossy.lossy = lossy.container = true;
-  layers.width = 24, layers.alpha = layers.animated = true, layers.orientation = 6;
+  layers.width = 24, layers.alpha = layers.animated = true, layers.orientation = 6, layers.layer = 70;
   gray.colours = 1, gray.linear = true, gray.more = {JXL_CHANNEL_DEPTH};
   const uint8_t* samples = image.pixels.data();
   MutationPlan plan{{seed("rgb.jxl")}, 20, {}, 0.1};

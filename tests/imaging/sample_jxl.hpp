@@ -18,6 +18,7 @@ struct JxlSpec {
   int64_t width = 0, height = 0;
   uint32_t colours = 3;  ///< 1: gray
   bool alpha = false;    ///< the last of each pixel's samples
+  int64_t layer = 0;     ///< > 0: the side of a square layer below the first frame of an animation, 8 bits
   const char* alpha_name = nullptr;
   JxlDataType type = JXL_TYPE_UINT8;   ///< of the samples given
   bool lossy = false, linear = false;  ///< linear: the samples are linear light
@@ -75,13 +76,21 @@ inline std::vector<uint8_t> make_jxl(const JxlSpec& spec, const std::vector<cons
   must(JxlEncoderSetFrameLossless(settings, spec.lossy ? 0 : 1), "lossless");
   const JxlPixelFormat format{spec.colours + (spec.alpha ? 1 : 0), spec.type, JXL_NATIVE_ENDIAN, 0};
   const size_t pixels = static_cast<size_t>(spec.width * spec.height);
+  const auto set_frame = [&](uint32_t duration, int64_t side) {
+    JxlFrameHeader header;
+    JxlEncoderInitFrameHeader(&header);
+    header.duration = duration;
+    header.layer_info.have_crop = side > 0 ? 1 : 0;
+    header.layer_info.xsize = header.layer_info.ysize = static_cast<uint32_t>(side);
+    must(JxlEncoderSetFrameHeader(settings, &header), "frame");
+  };
+  if (spec.layer > 0) {
+    set_frame(0, spec.layer);
+    const std::vector<uint8_t> flat(static_cast<size_t>(spec.layer * spec.layer) * format.num_channels, 90);
+    must(JxlEncoderAddImageFrame(settings, &format, flat.data(), flat.size()), "samples of a layer");
+  }
   for (const void* frame : frames) {
-    if (spec.animated) {
-      JxlFrameHeader header;
-      JxlEncoderInitFrameHeader(&header);
-      header.duration = 1;
-      must(JxlEncoderSetFrameHeader(settings, &header), "frame");
-    }
+    if (spec.animated) set_frame(1, 0);
     must(JxlEncoderAddImageFrame(settings, &format, frame, pixels * format.num_channels * (bits / 8)),
          "samples");
     const std::vector<uint8_t> half(pixels, 128);
@@ -92,7 +101,7 @@ inline std::vector<uint8_t> make_jxl(const JxlSpec& spec, const std::vector<cons
            "samples of a channel");
   }
   JxlEncoderCloseInput(encoder);
-  std::vector<uint8_t> out(pixels * 32 + 65536);
+  std::vector<uint8_t> out(pixels * 32 + (1 << 20));
   uint8_t* next = out.data();
   size_t left = out.size();
   must(JxlEncoderProcessOutput(encoder, &next, &left), "encoding");
