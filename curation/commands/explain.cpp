@@ -73,39 +73,40 @@ void print_text(const Ledger& ledger, int64_t row) {
   const auto at = static_cast<size_t>(row);
   const Measured& m = ledger.measured[at];
   const Verdict& v = ledger.verdict[at];
-  fmt::print("key         {}\nrow         {}\nsource      {}\nlocation    {}\n", ledger.key[at], row,
-             ledger.source[at], location_of(ledger.path[at], ledger.offset[at]));
+  fmt::print("key            {}\nrow            {}\nsource         {}\nlocation       {}\n", ledger.key[at],
+             row, ledger.source[at], location_of(ledger.path[at], ledger.offset[at]));
   if (!ledger.exported.empty() && !ledger.exported[at].empty())
-    fmt::print("exported    {}\n", ledger.exported[at]);
-  fmt::print("file        {}, {} x {}, {} bytes\nsha256      {}\nphash       {:016x}\n",
+    fmt::print("exported       {}\n", ledger.exported[at]);
+  fmt::print("file           {}, {} x {}, {} bytes\nsha256         {}\nphash          {:016x}\n",
              m.format.empty() ? "unknown format" : m.format, m.width, m.height, m.bytes, hex(m.sha256),
              m.phash);
-  if (m.note != DecodeNote::none) fmt::print("note        {}\n", note_names()[static_cast<size_t>(m.note)]);
+  if (m.note != DecodeNote::none)
+    fmt::print("note           {}\n", note_names()[static_cast<size_t>(m.note)]);
   if (std::isfinite(m.quality.blur)) {
     const QualityMeasures& q = m.quality;
     fmt::print(
-        "measures    blur {:.1f}, entropy {:.2f} bits, brightness {:.1f}, contrast {:.1f}, saturation "
+        "measures       blur {:.1f}, entropy {:.2f} bits, brightness {:.1f}, contrast {:.1f}, saturation "
         "{:.1f}, border {:.3f}\n",
         q.blur, q.entropy, q.brightness, q.contrast, q.saturation, q.border);
   }
   for (const Stage stage :
        {Stage::ingest, Stage::embed, Stage::dedup, Stage::decontaminate, Stage::balance, Stage::exported}) {
     const bool here = v.reason != Reason::kept && v.stage == stage;
-    fmt::print("{:<12}{}\n", stage_names()[static_cast<size_t>(stage)],
+    fmt::print("{:<15}{}\n", stage_names()[static_cast<size_t>(stage)],
                here ? "dropped: " + verdict_text(ledger, row) : "passed");
     if (here) break;
   }
   for (size_t level = 0; level < ledger.cluster.size(); ++level) {
-    if (ledger.cluster[level][at] >= 0) fmt::print("cluster {}   {}\n", level + 1, ledger.cluster[level][at]);
+    if (ledger.cluster[level][at] >= 0) fmt::print("cluster {:<7}{}\n", level + 1, ledger.cluster[level][at]);
   }
   for (int64_t other = 0; other < ledger.rows(); ++other) {
     const Verdict& o = ledger.verdict[static_cast<size_t>(other)];
     if (o.representative == row && o.reason != Reason::leak_group) {
-      fmt::print("stands for  {} ({}, similarity {:.4f})\n", ledger.key[static_cast<size_t>(other)],
+      fmt::print("stands for     {} ({}, similarity {:.4f})\n", ledger.key[static_cast<size_t>(other)],
                  name_of(o.reason), o.similarity);
     }
   }
-  fmt::print("decision    {}\n",
+  fmt::print("decision       {}\n",
              v.reason == Reason::kept ? "kept" : fmt::format("dropped: {}", name_of(v.reason)));
 }
 

@@ -174,7 +174,7 @@ PY
 # What a person asks.
 dino-curate explain odd/text --output one | grep -q "not_an_image" && ok "explain a text file" || fail "explain a text file"
 dino-curate explain cats/p010 --output one | grep -q "represented by odd/big10" && ok "explain a near-copy" || fail "explain a near-copy"
-dino-curate explain odd/big11 --output one | grep -q "stands for  dogs/p011" && ok "explain a representative" || fail "explain a representative"
+dino-curate explain odd/big11 --output one | grep -q "stands for     dogs/p011" && ok "explain a representative" || fail "explain a representative"
 dino-curate explain cats/p030 --output one --json | "$DINO_PYTHON" -c 'import json,sys; assert json.load(sys.stdin)["reason"] == "leak"' && ok "explain --json" || fail "explain --json"
 expect 66 "unknown key" dino-curate explain no/such --output one
 expect 0 "" dino-curate lint one/shards/000000.tar one/shards/000001.tar

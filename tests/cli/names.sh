@@ -155,7 +155,7 @@ PY
 # by the key as it is shown, as it is, by the name in the shards, and that with its extension
 for key in 'odd.tar/odd/new\x0aline' $'odd.tar/odd/new\nline' odd.tar/odd/new_line odd.tar/odd/new_line.ppm; do
   dino-curate explain "$key" --output out >out.txt 2>err.txt
-  grep -qF 'key         odd.tar/odd/new\x0aline' out.txt && grep -q '^decision    kept' out.txt && ok "explain $(printf %q "$key")" || fail "explain $(printf %q "$key")"
+  grep -qF 'key            odd.tar/odd/new\x0aline' out.txt && grep -q '^decision       kept' out.txt && ok "explain $(printf %q "$key")" || fail "explain $(printf %q "$key")"
 done
 dino-curate explain 'odd.tar/odd/\x1b[31mred' --output out | LC_ALL=C grep -qP '\x1b' && fail "explain prints escapes" || ok "explain prints no escapes"
 expect 66 'unknown key: \x1b[2J' dino-curate explain $'\e[2J' --output out
