@@ -90,7 +90,7 @@ for path in nowhere file/below dangling loop; do
   bad 66 "$path" -- dino-jobs local $path
   bad 66 "$path" -- dino-jobs status --json $path
 done
-bad 65 "empty" "no file with an image's extension" -- dino-curate run --progress off --output OUT --input empty
+bad 65 "empty" "it holds no file" -- dino-curate run --progress off --output OUT --input empty
 bad 65 "empty" -- "${TRAIN[@]}" empty
 bad 66 "empty" -- "${DEDUP[@]}" empty
 bad 65 "file" -- "${TRAIN[@]}" file
