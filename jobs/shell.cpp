@@ -128,6 +128,14 @@ void put(int fd, const char* data, ssize_t size) {
   }
 }
 
+/// What a log holds from `shown` on goes to stderr; the new end.
+off_t show_new(int log, off_t shown) {
+  std::array<char, 16384> buffer;
+  for (ssize_t n = 0; (n = ::pread(log, buffer.data(), buffer.size(), shown)) > 0; shown += n)
+    put(STDERR_FILENO, buffer.data(), n);
+  return shown;
+}
+
 bool is_locked_elsewhere(int fd) {
   return ::flock(fd, LOCK_EX | LOCK_NB) != 0 &&
          errno == EWOULDBLOCK;  // else: ours, or a file system without locks
@@ -193,39 +201,24 @@ ShellResult run_tool(const std::vector<std::string>& words, double seconds) {
 }
 
 int run_stage_script(const std::vector<std::string>& words, const std::string& log, const std::string& lock) {
-  const int log_fd = open_without_links(log, O_WRONLY | O_CREAT | O_APPEND);
+  // The script writes its log itself. Through a pipe, the first word of a stage that still saves its work
+  // after this process was killed would end it by SIGPIPE.
+  const int log_fd = open_without_links(log, O_RDWR | O_CREAT | O_APPEND);
   const int lock_fd = lock_for_script(lock);
-  Pipe output;
-  const pid_t child = start(words, clean_environment(), output.write_end(), output.write_end(), lock_fd);
+  off_t shown = ::lseek(log_fd, 0, SEEK_END);
+  const pid_t child = start(words, clean_environment(), log_fd, log_fd, lock_fd);
   ::close(lock_fd);
-  output.close_end(1);
   bool asked = false;
-  bool open = true;
   int status = 0;
-  bool ended = false;
-  while (open || !ended) {
+  for (bool ended = false; !ended;) {
     if (stop_requested() && !asked) {
       ::kill(child, SIGTERM);  // the script knows whom to tell
       asked = true;
     }
-    pollfd poll_fd{output.read_end(), POLLIN, 0};
-    if (open && ::poll(&poll_fd, 1, 100) > 0) {
-      std::array<char, 16384> buffer;
-      const ssize_t n = ::read(output.read_end(), buffer.data(), buffer.size());
-      if (n > 0) {
-        put(STDERR_FILENO, buffer.data(), n);
-        put(log_fd, buffer.data(), n);
-      } else if (n == 0) {
-        open = false;
-      }
-    }
-    if (!ended) {
-      // Waiting only once the output is closed: a program that closes it early must not make us spin.
-      const pid_t waited = ::waitpid(child, &status, open ? WNOHANG : 0);
-      ended = waited == child || (waited < 0 && errno != EINTR);
-    } else if (open && ::poll(&poll_fd, 1, 0) == 0) {
-      open = false;  // something in the background holds the pipe; the stage itself has ended
-    }
+    const pid_t waited = ::waitpid(child, &status, WNOHANG);
+    ended = waited == child || (waited < 0 && errno != EINTR);
+    shown = show_new(log_fd, shown);
+    if (!ended) ::usleep(50000);
   }
   ::close(log_fd);
   return exit_code(status);
