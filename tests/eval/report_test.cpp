@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <regex>
 
 #include "base/error.hpp"
 #include "eval/temporary.hpp"
@@ -262,8 +261,10 @@ TEST_F(ReportTest, OtherFormsHoldTheSameRows) {
                 .find("| knn | birds &lt;b&gt; | run/step_&lt;9&gt; | top1 | k = 20 | 0.700 ["),
             std::string::npos);
   EXPECT_NE(report_csv(input()).find("knn,birds <b>,run/step_<9>,top1,k = 20,0.7,"), std::string::npos);
-  const std::string rows = read_text(folder / "results.jsonl");  // each of them sealed
-  EXPECT_EQ(report_jsonl(input()), std::regex_replace(rows, std::regex(R"(,"crc32c":"[0-9a-f]{8}")"), ""));
+  std::string rows = read_text(folder / "results.jsonl");
+  constexpr size_t kSeal = std::string_view(R"(,"crc32c":"00000000")").size();
+  for (size_t at = 0; (at = rows.find(R"(,"crc32c":")", at)) != std::string::npos;) rows.erase(at, kSeal);
+  EXPECT_EQ(report_jsonl(input()), rows);
 }
 
 TEST_F(ReportTest, BrokenInputsAreNamed) {
