@@ -8,8 +8,8 @@ LIMIT=10  # seconds from the signal to the end
 "$DINO_PYTHON" - <<'PY'
 import numpy as np
 rng = np.random.default_rng(3)
-rows = rng.standard_normal((24000, 96), dtype="f4")
-rows[18000:] = rows[:6000] + 0.1 * rng.standard_normal((6000, 96), dtype="f4")
+rows = rng.standard_normal((36000, 96), dtype="f4")
+rows[27000:] = rows[:9000] + 0.1 * rng.standard_normal((9000, 96), dtype="f4")
 np.save("rows.npy", rows)
 PY
 images pictures 60
@@ -59,7 +59,7 @@ judge() {
 
 heading case ranks signal phase ms exit verdict
 # -- what goes on where it was
-CLUSTER=(dino-curate cluster --embeddings rows.npy --levels 600,20 --iterations 12 --resample 2 --progress off)
+CLUSTER=(dino-curate cluster --embeddings rows.npy --levels 800,20 --iterations 40 --resample 4 --progress off)
 JOIN=(dino-curate dedup --embeddings rows.npy --threshold 0.9 --lists 256 --probes 200 --progress off)
 chain() { # NAME FILE CENTISECONDS command...: stopped alone, at two ranks through mpirun and at three by one rank, then left alone; FILE is compared
   local name=$1 file=$2 work=$3; shift 3
