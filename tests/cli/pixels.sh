@@ -82,8 +82,8 @@ PY
 
 rows() { "$DINO_PYTHON" -c 'import h5py,sys; print(len(h5py.File(sys.argv[1])["keys"]))' "$1"; }
 is() { [ "$2" = "$3" ] && ok "$1: $2" || fail "$1: $2 instead of $3"; }
-# limited MIB command...: with so much address space.
-limited() { (ulimit -v $(($1 * 1024)); shift; "$@"); }
+# limited MIB command...: with so much address space; the address sanitizer reserves terabytes of it.
+limited() { ([ -n "${ASAN_OPTIONS:-}" ] || ulimit -v $(($1 * 1024)); shift; "$@"); }
 FEATURES="dino-eval features --weights raw-pixels --progress off"
 TRAIN="dino-pretrain train --config $DINO_SHARE/recipes/tiny.cfg --batch 4 --steps 2 --warmup 1 --max-replaced 1 --progress off"
 
@@ -113,16 +113,18 @@ expect 64 'is not a size' dino-curate run --input big --output never --decode-me
 expect 64 'is not a size' $TRAIN --decode-memory 3X --data big --output never
 
 # -- the machine itself has no more: the same reason, never an abort
-for ((limit = 400; limit < 8000; limit += 100)); do
-  limited $limit $FEATURES --data logos --output little.h5 >/dev/null 2>&1 && break
-done
-heading "address space left" "exit code" "rows of 7" "left out"
-for more in 50 100 150 200 300 400 1500; do
-  limited $((limit + more)) $FEATURES --data scarce --output scarce.h5 >out.txt 2>err.txt; rc=$?
-  row "$more MiB" $rc "$(rows scarce.h5)" "$(grep -c 'skipped .*: decode_memory' err.txt)"
-  [ $rc = 0 ] && [ $(($(rows scarce.h5) + $(grep -c 'skipped .*: decode_memory' err.txt))) = 7 ] || { fail "with $more MiB"; tail -n 4 err.txt; }
-done
-is "rows when there is enough" "$(rows scarce.h5)" 7
+if [ -z "${ASAN_OPTIONS:-}" ]; then
+  for ((limit = 400; limit < 8000; limit += 100)); do
+    limited $limit $FEATURES --data logos --output little.h5 >/dev/null 2>&1 && break
+  done
+  heading "address space left" "exit code" "rows of 7" "left out"
+  for more in 50 100 150 200 300 400 1500; do
+    limited $((limit + more)) $FEATURES --data scarce --output scarce.h5 >out.txt 2>err.txt; rc=$?
+    row "$more MiB" $rc "$(rows scarce.h5)" "$(grep -c 'skipped .*: decode_memory' err.txt)"
+    [ $rc = 0 ] && [ $(($(rows scarce.h5) + $(grep -c 'skipped .*: decode_memory' err.txt))) = 7 ] || { fail "with $more MiB"; tail -n 4 err.txt; }
+  done
+  is "rows when there is enough" "$(rows scarce.h5)" 7
+fi
 
 # -- white on nothing: seen by all three alike
 expect 0 '' $FEATURES --data logos --output logos.h5
