@@ -14,6 +14,7 @@
 #include "base/loop_failure.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
+#include "base/text.hpp"
 #include "commands.hpp"
 #include "datasets/on_all_ranks.hpp"
 #include "imaging/decode_options.hpp"
@@ -50,6 +51,18 @@ class Spool {
   void append(const float* values, int64_t count) {
     if (std::fwrite(values, sizeof(float), static_cast<size_t>(count), file_) != static_cast<size_t>(count))
       fail();
+  }
+  /// Takes all rows of a dataset.
+  void fill(const Hdf5File& file, const std::string& name, int64_t rows, Shape shape) {
+    const int64_t width = rows == 0 ? 0 : shape.numel() / rows,
+                  step = std::max<int64_t>(1, (1 << 22) / std::max<int64_t>(width, 1));
+    std::vector<float> buffer(static_cast<size_t>(std::min(step, rows) * width));
+    for (int64_t begin = 0; begin < rows; begin += step) {
+      const int64_t count = std::min(step, rows - begin);
+      const Shape part = shape.rank() == 3 ? Shape{count, shape[1], shape[2]} : Shape{count, shape[1]};
+      file.read_rows(name, begin, view_of(buffer.data(), part));
+      append(buffer.data(), count * width);
+    }
   }
   /// Moves all rows into a dataset of `file`.
   void drain(Hdf5File& file, const std::string& name, int64_t rows, Shape shape) {
@@ -142,26 +155,66 @@ class Writer {
     }
   }
   void commit(const std::string& output, int64_t patch_width) {
-    set.rows = static_cast<int64_t>(set.keys.size());
-    commit_hdf5(output, [&](Hdf5File& file) {
-      features_.drain(file, "/features", set.rows, {set.rows, width_});
-      if (patch_values_ > 0)
-        patches_.drain(file, "/patches", set.rows, {set.rows, patch_values_ / patch_width, patch_width});
-      file.write("/labels", view_of(set.labels.data(), {set.rows}));
-      file.write_strings("/keys", set.keys);
-      file.write_strings("/groups", set.groups);
-      write_feature_attributes(file, set);
-      file.write_attribute("/", "skipped", static_cast<int64_t>(skipped.keys.size()));
-      if (!skipped.keys.empty()) {
-        file.write_strings("/skipped/keys", skipped.keys);
-        file.write_strings("/skipped/reasons", skipped.reasons);
-      }
+    commit_hdf5(output, [&](Hdf5File& file) { write(file, patch_width); });
+  }
+  /// What a stop leaves beside the output: the rows of the first `done` records, for a start of the same
+  /// `fingerprint`.
+  void leave(const std::string& path, int64_t patch_width, int64_t done, const std::string& fingerprint) {
+    if (set.keys.empty()) return;
+    commit_hdf5(path, [&](Hdf5File& file) {
+      write(file, patch_width);
+      file.write_attribute("/", "done", done);
+      file.write_attribute("/", "fingerprint", fingerprint);
     });
+  }
+  /// Takes up what a stop left; returns how many records that were, 0 where nothing fits.
+  int64_t go_on(const std::string& path, int64_t patch_width, const std::string& fingerprint) {
+    if (!path_exists(path)) return 0;
+    if (!seal_holds(path)) {
+      log::warning(printable_name(path) + ": is damaged; the features are begun anew");
+      return 0;
+    }
+    const Hdf5File file = open_sealed(path, "delete it");
+    if (file.attribute_string("/", "fingerprint") != fingerprint) {
+      log::warning(printable_name(path) +
+                   ": belongs to other images or settings; the features are begun anew");
+      return 0;
+    }
+    set.keys = file.read_strings("/keys");
+    set.groups = file.read_strings("/groups");
+    const Tensor labels = file.read("/labels", DType::i32);
+    set.labels.assign(labels.as<int32_t>(), labels.as<int32_t>() + labels.numel());
+    const auto rows = static_cast<int64_t>(set.keys.size());
+    features_.fill(file, "/features", rows, {rows, width_});
+    if (patch_values_ > 0)
+      patches_.fill(file, "/patches", rows, {rows, patch_values_ / patch_width, patch_width});
+    if (file.exists("/skipped/keys")) {
+      skipped.keys = file.read_strings("/skipped/keys");
+      skipped.reasons = file.read_strings("/skipped/reasons");
+    }
+    const auto done = static_cast<int64_t>(file.attribute_number("/", "done"));
+    log::info(fmt::format("features: goes on after {} images", done));
+    return done;
   }
   FeatureSet set;
   Skipped skipped;
 
  private:
+  void write(Hdf5File& file, int64_t patch_width) {
+    set.rows = static_cast<int64_t>(set.keys.size());
+    features_.drain(file, "/features", set.rows, {set.rows, width_});
+    if (patch_values_ > 0)
+      patches_.drain(file, "/patches", set.rows, {set.rows, patch_values_ / patch_width, patch_width});
+    file.write("/labels", view_of(set.labels.data(), {set.rows}));
+    file.write_strings("/keys", set.keys);
+    file.write_strings("/groups", set.groups);
+    write_feature_attributes(file, set);
+    file.write_attribute("/", "skipped", static_cast<int64_t>(skipped.keys.size()));
+    if (skipped.keys.empty()) return;
+    file.write_strings("/skipped/keys", skipped.keys);
+    file.write_strings("/skipped/reasons", skipped.reasons);
+  }
+
   Spool features_, patches_;
   int64_t width_, patch_values_;
 };
@@ -176,6 +229,15 @@ std::vector<Record> chosen_records(const FeaturesConfig& config, Dataset& datase
                                 config.data, config.protocol.split));
   for (const std::string& fault : dataset.faults) log::warning(fault);
   return records;
+}
+
+/// Everything that decides the rows of a feature file.
+std::string fingerprint_of(const FeaturesConfig& config, const ModelIdentity& model,
+                           const std::vector<Record>& records) {
+  std::string all = fmt::format("{}\n{}\n{}\n{}\n{} {} {}\n", config.protocol.card().json(), model.name,
+                                model.weights, config.data, config.seed, config.batch, config.store_patches);
+  for (const Record& r : records) all += fmt::format("{}\n{} {} {}\n", r.key, r.offset, r.size, r.label);
+  return sha256_hex(std::as_bytes(std::span(all)));
 }
 
 }  // namespace
@@ -209,10 +271,18 @@ FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& 
     writer->set.columns = extractor->columns(config.protocol);
     writer->set.classes = dataset.classes;
   }
+  const std::string partial = output + ".partial",
+                    fingerprint = fingerprint_of(config, extractor->identity(), records);
+  int64_t done = 0;
+  if (world.root()) done = writer->go_on(partial, extractor->patch_width(), fingerprint);
+  world.broadcast_span(std::span(&done, 1));
   const auto n = static_cast<int64_t>(records.size()), per_round = config.batch * world.size();
   Progress progress("features", n, "images");
-  for (int64_t begin = 0; begin < n; begin += per_round) {
-    if (world.any(stop_requested())) return {true, 0, 0, extractor->identity()};
+  for (int64_t begin = done; begin < n; begin += per_round) {
+    if (world.any(stop_requested())) {
+      if (world.root()) writer->leave(partial, extractor->patch_width(), begin, fingerprint);
+      return {true, 0, 0, extractor->identity()};
+    }
     const int64_t first = std::min(begin + world.rank() * config.batch, n),
                   last = std::min(first + config.batch, n);
     BatchResult mine;
@@ -244,9 +314,10 @@ FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& 
   if (world.root()) {
     outcome.rows = static_cast<int64_t>(writer->set.keys.size());
     outcome.skipped = static_cast<int64_t>(writer->skipped.keys.size());
-    if (outcome.rows > 0)
+    if (outcome.rows > 0) {
       writer->commit(output, extractor->patch_width());
-    else
+      std::remove(partial.c_str());
+    } else
       failure = fmt::format("extracting features: {}: none of {} images could be decoded; the first: {}",
                             config.data, n, writer->skipped.reasons.front());
   }
@@ -312,7 +383,7 @@ Command features_command() {
       }
       const FeaturesOutcome outcome = write_features(context.world, *config, context.common.output);
       if (outcome.stopped) {
-        log::warning("stopped before the end: nothing was written; start the same command again");
+        log::warning("stopped before the end; start the same command again to go on");
         return ExitCode::stopped;
       }
       if (context.world.root()) {
