@@ -351,7 +351,8 @@ Command features_command() {
       "--store-patches; the "
       "attribute classes names the labels. Images that cannot be decoded are left out, counted and listed "
       "with their reason in "
-      "/skipped. The file has the same bytes for any number of ranks.";
+      "/skipped. The file has the same bytes for any number of ranks. A stop (exit code 75) leaves "
+      "F.h5.partial, from which the same command goes on.";
   command.make = [](OptionTable& table) {
     auto config = std::make_shared<FeaturesConfig>();
     add_model_options(table, config->model);
