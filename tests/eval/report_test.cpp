@@ -7,7 +7,7 @@
 #include "base/error.hpp"
 #include "eval/temporary.hpp"
 #include "report/markup.hpp"
-#include "report_parts.hpp"
+#include "report/parts.hpp"
 #include "storage/files.hpp"
 #include "test_data.hpp"
 

@@ -11,7 +11,7 @@
 #include "commands.hpp"
 #include "options.hpp"
 #include "report/html.hpp"
-#include "report_parts.hpp"
+#include "report/parts.hpp"
 #include "storage/files.hpp"
 
 namespace dino::eval {

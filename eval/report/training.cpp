@@ -6,8 +6,8 @@
 
 #include "report/axis.hpp"
 #include "report/html.hpp"
+#include "report/parts.hpp"
 #include "report/plot.hpp"
-#include "report_parts.hpp"
 
 namespace dino::eval {
 

@@ -7,7 +7,7 @@
 #include "base/error.hpp"
 #include "base/text.hpp"
 #include "datasets/dataset.hpp"
-#include "report_data.hpp"
+#include "report/data.hpp"
 #include "storage/files.hpp"
 #include "storage/seal.hpp"
 

@@ -8,8 +8,8 @@
 #include <set>
 
 #include "report/html.hpp"
+#include "report/parts.hpp"
 #include "report/plot.hpp"
-#include "report_parts.hpp"
 
 namespace dino::eval {
 

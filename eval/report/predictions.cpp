@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "report/html.hpp"
-#include "report_parts.hpp"
+#include "report/parts.hpp"
 #include "storage/files.hpp"
 
 namespace dino::eval {

@@ -9,7 +9,7 @@
 
 #include "report/axis.hpp"
 #include "report/html.hpp"
-#include "report_parts.hpp"
+#include "report/parts.hpp"
 
 namespace dino::eval {
 

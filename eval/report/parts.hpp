@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "report_data.hpp"
+#include "report/data.hpp"
 #include "training/collapse.hpp"
 
 namespace dino::eval {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "report_data.hpp"
+#include "report/data.hpp"
 
 #include <fmt/format.h>
 

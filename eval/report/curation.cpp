@@ -11,8 +11,8 @@
 #include "base/version.hpp"
 #include "report/axis.hpp"
 #include "report/html.hpp"
+#include "report/parts.hpp"
 #include "report/plot.hpp"
-#include "report_parts.hpp"
 
 namespace dino::eval {
 
