@@ -11,6 +11,7 @@
 #include <fstream>
 #include <optional>
 #include <sstream>
+#include <stdexcept>
 
 #include "base/error.hpp"
 #include "base/text.hpp"
@@ -207,6 +208,25 @@ OptionTable& OptionTable::add(std::string name, std::vector<std::string>* field,
   return *this;
 }
 
+OptionTable& OptionTable::add_text(std::string name, std::string help, std::string type,
+                                   std::function<void(const std::string&)> assign,
+                                   std::function<std::string()> print, bool is_bool) {
+  Entry& entry = push(name, std::move(help), std::move(type));
+  entry.is_bool = is_bool;
+  entry.takes_auto = is_bool;
+  entry.assign = [name = std::move(name), assign = std::move(assign)](const std::vector<std::string>& words,
+                                                                      const std::string& source) {
+    try {
+      assign(only_word(name, words, source));
+    } catch (const std::invalid_argument& fault) {
+      bad(name, source, fault.what(), "see --help");
+    }
+  };
+  entry.print = [print = std::move(print)] { return ini_quote(print(), false); };
+  entry.default_text = entry.print();
+  return *this;
+}
+
 OptionTable& OptionTable::choices(std::vector<std::string> allowed) {
   entries_.back().allowed = std::move(allowed);
   return *this;
@@ -312,7 +332,8 @@ void OptionTable::parse(const std::vector<std::string>& words) {
     if (flag.value) {
       values.push_back(*flag.value);
     } else if (entry->is_bool) {
-      const bool spelled = i + 1 < words.size() && (words[i + 1] == "true" || words[i + 1] == "false");
+      const bool spelled = i + 1 < words.size() && (words[i + 1] == "true" || words[i + 1] == "false" ||
+                                                    (entry->takes_auto && words[i + 1] == "auto"));
       values.push_back(spelled ? words[++i] : "true");
     } else {
       while (i + 1 < words.size() && !is_flag(words[i + 1]) && words[i + 1] != "--" &&

@@ -8,7 +8,11 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
+
+#include "base/auto_setting.hpp"
 
 namespace dino {
 
@@ -24,6 +28,13 @@ class OptionTable {
   OptionTable& add(std::string name, std::vector<double>* field, std::string help);   ///< comma separated
   OptionTable& add(std::string name, std::vector<std::string>* field,
                    std::string help);  ///< takes one or more words, may be repeated; commas in recipes
+  template <TextSetting T>
+  OptionTable& add(std::string name, T* field, std::string help) {
+    return add_text(
+        std::move(name), std::move(help), T::type_name(),
+        [field](const std::string& text) { *field = T::from_text(text); }, [field] { return field->text(); },
+        std::is_same_v<T, Auto<bool>>);
+  }
 
   /// Restrictions on the option added last; a broken one is a UsageError that names the option and what is
   /// allowed.
@@ -57,10 +68,14 @@ class OptionTable {
     std::string default_text;  ///< what print() gave when the option was declared
     bool multiple = false;
     bool is_bool = false;
+    bool takes_auto = false;  ///< a bool that `auto` may follow as a word of its own
   };
   [[nodiscard]] const std::vector<Entry>& entries() const { return entries_; }
 
  private:
+  OptionTable& add_text(std::string name, std::string help, std::string type,
+                        std::function<void(const std::string&)> assign, std::function<std::string()> print,
+                        bool is_bool);
   Entry& push(std::string name, std::string help, std::string type);
   Entry* find(std::string_view name);
   void assign(Entry& entry, const std::vector<std::string>& words, const std::string& source);
