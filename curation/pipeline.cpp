@@ -135,26 +135,20 @@ bool process_units(const std::string& stage, const Units& units, const Communica
                           units.total));
   }
   KeepingPace pace(world);
-  std::string failure;
-  int code = 0;
+  RankFailure failure;
   size_t next = 0;
-  bool stopped = false;  // in the middle of a unit, while a file was tried again
   {
     // Rank 0 shows its own part, which stands for all: ranks have equal numbers of units.
     Progress progress(stage, static_cast<int64_t>(units.mine.size()), "units");
-    try {
+    failure = failure_of([&] {
       for (; next < units.mine.size() && pace.step(stop_requested()); ++next) {
         work(units.number[next], units.mine[next]);
         progress.add(1);
       }
-    } catch (const Error& error) {
-      stopped = error.code() == ExitCode::stopped;
-      if (!stopped) failure = error.what();
-      code = static_cast<int>(error.code());
-    }
+    });
     progress.finish();
   }
-  return !pace.finish(stopped || next < units.mine.size(), failure, code);
+  return !pace.finish(next < units.mine.size(), failure);
 }
 
 std::string embeddings_path(const Run& run) {

@@ -96,10 +96,8 @@ bool check_contents(const std::string& out, const std::vector<std::string>& stag
   world.broadcast_span(std::span(&count, 1));
   const Range mine = even_range(count, world.rank(), world.size());
   KeepingPace pace(world);
-  std::string failure;
-  int code = 0;
   bool stopped = false;
-  try {
+  const RankFailure failure = failure_of([&] {
     size_t begin = 0;
     for (int64_t i = 0; i < count; ++i) {
       const size_t end = list.find('\n', begin);
@@ -114,11 +112,8 @@ bool check_contents(const std::string& out, const std::vector<std::string>& stag
       if (std::to_string(crc) != line.substr(first + 1, second - first - 1))
         fail_file(out, line.substr(0, first), path, fmt::format("its checksum is {} now", hex32(crc)));
     }
-  } catch (const Error& error) {
-    failure = error.what();
-    code = static_cast<int>(error.code());
-  }
-  return !pace.finish(stopped, failure, code);
+  });
+  return !pace.finish(stopped, failure);
 }
 
 }  // namespace dino::curation

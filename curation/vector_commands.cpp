@@ -4,26 +4,9 @@
 #include <fmt/format.h>
 
 namespace dino {
-namespace {
-
-/// Runs `work` here and lets all ranks throw what the lowest failing one threw.
-void settle(const Communicator& comm, const std::function<void()>& work) {
-  std::string failure;
-  int code = 0;
-  try {
-    work();
-  } catch (const Error& error) {
-    failure = error.what();
-    code = static_cast<int>(error.code());
-  }
-  comm.agree_or_throw(failure, code);
-}
-
-}  // namespace
-
 EmbeddingStore open_rows(const std::string& reference, const Communicator& comm, const std::string& remedy) {
   EmbeddingStore store;
-  settle(comm, [&] { store = EmbeddingStore::open(reference); });
+  together(comm, [&] { store = EmbeddingStore::open(reference); });
   store.verify(comm, remedy);
   return store;
 }
@@ -32,7 +15,7 @@ LocalRows load_rows(const std::string& reference, bool normalized, const Communi
                     const std::string& remedy) {
   LocalRows local;
   const EmbeddingStore store = open_rows(reference, comm, remedy);
-  settle(comm, [&] {
+  together(comm, [&] {
     if (store.rows() == 0)
       throw DataError(
           fmt::format("cannot use embeddings: {}: it has no rows; give a file with at least one", reference));

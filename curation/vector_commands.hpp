@@ -8,8 +8,8 @@
 
 #include "base/error.hpp"
 #include "comm/communicator.hpp"
-#include "comm/keeping_pace.hpp"
 #include "comm/program.hpp"
+#include "comm/together.hpp"
 #include "tensor/tensor.hpp"
 #include "vectors/embeddings.hpp"
 

@@ -15,6 +15,7 @@
 #include "base/progress.hpp"
 #include "base/signals.hpp"
 #include "base/text.hpp"
+#include "comm/together.hpp"
 #include "commands.hpp"
 #include "datasets/on_all_ranks.hpp"
 #include "imaging/decode_options.hpp"
@@ -258,7 +259,6 @@ FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& 
   log::info(fmt::format("{} images of {} through {}", records.size(), config.data, extractor->describe()));
 
   std::unique_ptr<Writer> writer;
-  std::string failure;
   if (world.root()) {
     check_replaceable(output);
     if (const size_t slash = output.rfind('/'); slash != std::string::npos && slash > 0)
@@ -286,19 +286,13 @@ FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& 
     const int64_t first = std::min(begin + world.rank() * config.batch, n),
                   last = std::min(first + config.batch, n);
     BatchResult mine;
-    std::string fault;
-    int code = 0;
-    try {
+    together(world, [&] {
       if (last > first)
         mine = run_batch(
             *extractor, config,
             std::span(records).subspan(static_cast<size_t>(first), static_cast<size_t>(last - first)), width,
             patch_values);
-    } catch (const Error& error) {
-      fault = error.what();
-      code = static_cast<int>(error.code());
-    }
-    world.agree_or_throw(fault, code);
+    });
     const std::string texts = join_faults(mine.faults);
     const auto all_texts = world.gather_values<char>(std::span(texts));
     const auto features = world.gather_values<float>(std::span<const float>(mine.features));
@@ -311,17 +305,17 @@ FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& 
   }
   progress.finish();
   FeaturesOutcome outcome{false, 0, 0, extractor->identity()};
-  if (world.root()) {
+  together(world, [&] {
+    if (!world.root()) return;
     outcome.rows = static_cast<int64_t>(writer->set.keys.size());
     outcome.skipped = static_cast<int64_t>(writer->skipped.keys.size());
-    if (outcome.rows > 0) {
-      writer->commit(output, extractor->patch_width());
-      std::remove(partial.c_str());
-    } else
-      failure = fmt::format("extracting features: {}: none of {} images could be decoded; the first: {}",
-                            config.data, n, writer->skipped.reasons.front());
-  }
-  world.agree_or_throw(failure, static_cast<int>(ExitCode::bad_data));
+    if (outcome.rows == 0)
+      throw DataError(
+          fmt::format("extracting features: {}: none of {} images could be decoded; the first: {}",
+                      config.data, n, writer->skipped.reasons.front()));
+    writer->commit(output, extractor->patch_width());
+    std::remove(partial.c_str());
+  });
   return outcome;
 }
 

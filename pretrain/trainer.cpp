@@ -11,6 +11,7 @@
 #include "base/log.hpp"
 #include "base/progress.hpp"
 #include "base/signals.hpp"
+#include "comm/together.hpp"
 #include "datasets/on_all_ranks.hpp"
 #include "imaging/decode_options.hpp"
 #include "model/weights.hpp"
@@ -53,6 +54,29 @@ TrainConfig completed(TrainConfig config) {
   return config;
 }
 
+/// The checkpoint that --resume means in this run folder; empty: begin anew.
+std::string checkpoint_to_resume(const std::string& run, const std::string& resume) {
+  remove_unfinished_checkpoints(run);
+  if (resume == "auto") {
+    std::string folder = newest_valid_checkpoint(run);
+    if (folder.empty()) refuse_lost_checkpoints(run);
+    return folder;
+  }
+  if (resume == "none") {
+    if (!list_checkpoints(run).empty())
+      throw UsageError(fmt::format(
+          "the run exists already: --resume none: {} holds checkpoints; use --resume auto, or another "
+          "--output",
+          run));
+    return {};
+  }
+  if (!path_exists(resume))
+    throw MissingInputError(fmt::format("cannot resume: --resume {}: no such folder", resume));
+  const std::string fault = verify_checkpoint(resume);
+  if (!fault.empty()) throw DataError(fmt::format("cannot resume: --resume {}: {}", resume, fault));
+  return resume;
+}
+
 }  // namespace
 
 Dataset open_all(const std::vector<std::string>& references, const Communicator& world) {
@@ -85,19 +109,11 @@ Trainer::Trainer(CommandContext& context, TrainConfig config)
 ExitCode Trainer::run() {
   const std::string& run = context_.common.output;
   lock_ = lock_output_folder(context_, output_kind::training);
-  std::string failure;
-  ExitCode code = ExitCode::done;
-  if (comm_.root()) {
-    try {
-      make_folders(run + "/checkpoints");
-      check_data(run, dataset_);
-      check_or_write_config(run, context_.config_ini);
-    } catch (const Error& error) {
-      failure = error.what();
-      code = error.code();
-    }
-  }
-  comm_.agree_or_throw(failure, static_cast<int>(code));
+  on_root(comm_, [&] {
+    make_folders(run + "/checkpoints");
+    check_data(run, dataset_);
+    check_or_write_config(run, context_.config_ini);
+  });
   restore();
   if (comm_.root()) {
     log_ = std::make_unique<RunLog>(run, step_);
@@ -155,21 +171,16 @@ ExitCode Trainer::stopped(Progress& progress) {
 bool Trainer::data_ready(DataLoader& loader) {
   const log::Phase phase("data wait");
   const DataLoader::Awaited awaited = loader.await();
-  std::string failure;
-  ExitCode code = ExitCode::done;
-  try {
+  const RankFailure failure = failure_of([&] {
     if (awaited.failure) std::rethrow_exception(awaited.failure);
-  } catch (const Error& error) {
-    failure = error.what();
-    code = error.code();
-  }
+  });
   // Asked to stop while a file was tried again: all ranks stop before the step.
-  const bool stop = code == ExitCode::stopped;
-  std::array<int64_t, 3> votes = {!failure.empty() && !stop ? 1 : 0, stop ? 1 : 0, awaited.replaced};
+  const bool stop = failure.code == static_cast<int>(ExitCode::stopped);
+  std::array<int64_t, 3> votes = {!failure.message.empty() && !stop ? 1 : 0, stop ? 1 : 0, awaited.replaced};
   comm_.all_reduce(std::span(votes));
   if (votes[0] > 0) {
     if (step_ > 0) save(false);
-    comm_.agree_or_throw(stop ? "" : failure, static_cast<int>(code));
+    settle(comm_, stop ? RankFailure{} : failure);
   }
   if (votes[1] > 0) return false;
   replaced_.add(step_ * config_.batch, config_.batch, votes[2]);
@@ -218,35 +229,8 @@ void Trainer::restore() {
   const log::Phase phase("resume");
   const std::string& run = context_.common.output;
   std::string folder;
-  std::string failure;
-  ExitCode code = ExitCode::usage;
   // Rank 0 decides and verifies, so that all ranks load the same checkpoint.
-  if (comm_.root()) {
-    try {
-      remove_unfinished_checkpoints(run);
-      if (config_.resume == "auto") {
-        folder = newest_valid_checkpoint(run);
-        if (folder.empty()) refuse_lost_checkpoints(run);
-      } else if (config_.resume == "none") {
-        if (!list_checkpoints(run).empty())
-          failure = fmt::format(
-              "the run exists already: --resume none: {} holds checkpoints; use --resume auto, or another "
-              "--output",
-              run);
-      } else {
-        folder = config_.resume;
-        const std::string fault = path_exists(folder) ? verify_checkpoint(folder) : "no such folder";
-        if (!fault.empty()) {
-          failure = fmt::format("cannot resume: --resume {}: {}", folder, fault);
-          code = path_exists(folder) ? ExitCode::bad_data : ExitCode::missing_input;
-        }
-      }
-    } catch (const Error& error) {
-      failure = error.what();
-      code = error.code();
-    }
-  }
-  comm_.agree_or_throw(failure, static_cast<int>(code));
+  on_root(comm_, [&] { folder = checkpoint_to_resume(run, config_.resume); });
   comm_.broadcast(folder);
   if (folder.empty()) {
     model_.initialize(static_cast<uint64_t>(context_.common.seed));

@@ -308,19 +308,4 @@ Communicator Communicator::split(int colour, int key) const {
   return {part, true};
 }
 
-void Communicator::agree_or_throw(const std::string& failure, int exit_code) const {
-  int64_t lowest = failure.empty() ? size_ : rank_;
-  all_reduce(std::span(&lowest, 1), ReduceOp::min);
-  if (lowest == size_) return;
-  std::string message = failure;
-  int64_t code = exit_code;
-  broadcast(message, static_cast<int>(lowest));
-  broadcast_span(std::span(&code, 1), static_cast<int>(lowest));
-  // Where a disk or a node may be to blame, people need to know which. Wrong data are wrong everywhere.
-  const bool of_the_node =
-      code == static_cast<int64_t>(ExitCode::io) || code == static_cast<int64_t>(ExitCode::internal);
-  if (size_ > 1 && of_the_node) message += fmt::format(" [rank {}]", lowest);
-  throw_as(static_cast<int>(code), message);
-}
-
 }  // namespace dino

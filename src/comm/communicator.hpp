@@ -84,10 +84,6 @@ class Communicator {
 
   [[nodiscard]] Communicator split(int colour, int key) const;
 
-  /// Settles a per-rank failure: when any rank passes a non-empty text, all ranks throw the same
-  /// DataError/IoError... built from the lowest failing rank's message and exit code. All ranks must call it.
-  void agree_or_throw(const std::string& failure, int exit_code) const;
-
  private:
   Communicator(MPI_Comm comm, bool owned);
   template <class T>

@@ -81,25 +81,12 @@ void KeepingPace::meet(bool ending) {
   mpi::check(MPI_Comm_free(&line_), "comm_free");
 }
 
-bool KeepingPace::finish(bool stopped, const std::string& failure, int exit_code) {
-  meet(stopped || !failure.empty());
-  comm_.agree_or_throw(failure, exit_code);
+bool KeepingPace::finish(bool stopped, const RankFailure& failure) {
+  // Asked to stop in the middle of a unit, while a file was tried again.
+  stopped = stopped || failure.code == static_cast<int>(ExitCode::stopped);
+  meet(stopped || !failure.message.empty());
+  settle(comm_, failure.code == static_cast<int>(ExitCode::stopped) ? RankFailure{} : failure);
   return comm_.any(stopped);
-}
-
-void on_root(const Communicator& comm, const std::function<void()>& work) {
-  KeepingPace pace(comm);
-  std::string failure;
-  int code = 0;
-  if (comm.root()) {
-    try {
-      work();
-    } catch (const Error& error) {
-      failure = error.what();
-      code = static_cast<int>(error.code());
-    }
-  }
-  static_cast<void>(pace.finish(false, failure, code));
 }
 
 }  // namespace dino

@@ -6,12 +6,11 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <string>
 
 #include "base/working.hpp"
 #include "comm/communicator.hpp"
+#include "comm/together.hpp"
 
 namespace dino {
 
@@ -26,9 +25,9 @@ class KeepingPace : public WorkListener {
 
   /// False when any rank has failed or was asked to stop: go to `finish`.
   [[nodiscard]] bool step(bool stop);
-  /// Collective: waits until all ranks have come here. Throws on all what the lowest failing rank passed (as
-  /// Communicator::agree_or_throw). Returns whether any rank stopped early.
-  [[nodiscard]] bool finish(bool stopped, const std::string& failure, int exit_code);
+  /// Collective: waits until all ranks have come here, then settles their failures (comm/together.hpp); a
+  /// failure that says "stopped" counts as `stopped`. Returns whether any rank stopped early.
+  [[nodiscard]] bool finish(bool stopped, const RankFailure& failure = {});
   /// Collective: the waiting alone. `ending`: this rank wants the others to come soon.
   void meet(bool ending);
 
@@ -47,9 +46,5 @@ class KeepingPace : public WorkListener {
   std::unique_ptr<Counts> counts_ = std::make_unique<Counts>();
   std::chrono::steady_clock::time_point told_{};  ///< when working() last went into MPI
 };
-
-/// Runs `work` on rank 0, with still_working() setting back the clock of the ranks that wait; its failure is
-/// thrown on every rank. Collective.
-void on_root(const Communicator& comm, const std::function<void()>& work);
 
 }  // namespace dino

@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "base/retry.hpp"
+#include "comm/together.hpp"
 #include "storage/files.hpp"
 
 namespace dino {
@@ -15,8 +16,7 @@ namespace {
 
 struct Attempt {
   Dataset dataset;
-  std::string failure;
-  int code = 0;
+  RankFailure failure;
   uint64_t hash = 0;  ///< of the records; 0 = failed
 };
 
@@ -29,13 +29,10 @@ uint64_t hash_of(const Dataset& dataset) {
 
 Attempt attempt(const std::string& reference) {
   Attempt made;
-  try {
+  made.failure = failure_of([&] {
     made.dataset = open_dataset(reference);
     made.hash = hash_of(made.dataset);
-  } catch (const Error& error) {
-    made.failure = error.what();
-    made.code = static_cast<int>(error.code());
-  }
+  });
   return made;
 }
 
@@ -44,27 +41,22 @@ Attempt attempt(const std::string& reference) {
 Dataset open_on_all_ranks(const std::string& reference, const Communicator& world) {
   if (world.size() == 1) return open_dataset(reference);
   Attempt mine = attempt(reference);
-  world.agree_or_throw(world.root() ? mine.failure : "", mine.code);
+  settle(world, world.root() ? mine.failure : RankFailure{});
   uint64_t wanted = mine.hash;
   world.broadcast_span(std::span(&wanted, 1));
-  std::string failure;
-  int code = 0;
-  try {
+  together(world, [&] {
     retrying(reference, [&] {
       if (mine.hash == wanted) return;
-      const std::string why = mine.failure.empty() ? fmt::format("{} images, others than rank 0 lists",
-                                                                 mine.dataset.records.size())
-                                                   : mine.failure;
+      const std::string why =
+          mine.failure.message.empty()
+              ? fmt::format("{} images, others than rank 0 lists", mine.dataset.records.size())
+              : mine.failure.message;
       mine = attempt(reference);
       if (mine.hash != wanted)
         throw IoError(fmt::format(
             "the ranks see different data: {}: {}; check that it is mounted on this node", reference, why));
     });
-  } catch (const Error& error) {
-    failure = error.what();
-    code = static_cast<int>(error.code());
-  }
-  world.agree_or_throw(failure, code);
+  });
   return std::move(mine.dataset);
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/error.hpp"
 #include "comm/last_words.hpp"
+#include "comm/together.hpp"
 #include "storage/temporary.hpp"
 
 namespace dino {
@@ -35,22 +36,15 @@ std::unique_ptr<FolderLock> lock_output_folder(const CommandContext& context, st
   const std::string& folder = context.common.output;
   if (folder.empty()) throw UsageError("no output: --output: it is not given; name the folder to write to");
   std::unique_ptr<FolderLock> lock;
-  std::string failure;
-  int code = 0;
-  if (context.world.root()) {
-    try {
-      // Who has the folder comes first: a running job explains what lies in it. A refused folder is not
-      // touched.
-      if (!FolderLock::is_held(folder)) refuse_other_output(folder, kind);
-      lock = std::make_unique<FolderLock>(folder);
-      clear_error_files();
-      remove_temporaries(folder, 2);  // OUT/work/ingest/
-    } catch (const Error& error) {
-      failure = error.what();
-      code = static_cast<int>(error.code());
-    }
-  }
-  context.world.agree_or_throw(failure, code);
+  together(context.world, [&] {
+    if (!context.world.root()) return;
+    // Who has the folder comes first: a running job explains what lies in it. A refused folder is not
+    // touched.
+    if (!FolderLock::is_held(folder)) refuse_other_output(folder, kind);
+    lock = std::make_unique<FolderLock>(folder);
+    clear_error_files();
+    remove_temporaries(folder, 2);  // OUT/work/ingest/
+  });
   return lock;
 }
 

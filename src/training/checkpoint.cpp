@@ -14,6 +14,7 @@
 #include "base/log.hpp"
 #include "base/pending_io.hpp"
 #include "base/version.hpp"
+#include "comm/together.hpp"
 #include "model/checkpoint_reader.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
@@ -125,20 +126,6 @@ std::string make_temporary_folder(const std::string& folder) {
     throw IoError(
         fmt::format("cannot make folder: {}: {}", temporary, std::system_category().message(errno)));
   return temporary;
-}
-
-/// Runs `body` on this rank; a failure on any rank becomes the same exception on all.
-template <class Body>
-void together(const Communicator& comm, Body body) {
-  std::string failure;
-  ExitCode code = ExitCode::io;
-  try {
-    body();
-  } catch (const Error& error) {
-    failure = error.what();
-    code = error.code();
-  }
-  comm.agree_or_throw(failure, static_cast<int>(code));
 }
 
 }  // namespace

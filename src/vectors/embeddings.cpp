@@ -10,6 +10,7 @@
 
 #include "base/error.hpp"
 #include "comm/communicator.hpp"
+#include "comm/together.hpp"
 #include "storage/array_file.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
@@ -177,20 +178,14 @@ void EmbeddingStore::verify(const Communicator& comm, const std::string& remedy)
   };
   std::vector<Sum> mine;
   std::vector<std::optional<Seal>> seals;
-  std::string failure;
-  int code = 0;
-  try {
+  together(comm, [&] {
     for (const Part& part : parts_) {
       seals.push_back(part.hdf5 ? read_seal(part.path) : std::nullopt);
       if (!seals.back()) continue;
       const Range range = even_range(seals.back()->bytes, comm.rank(), comm.size());
       mine.push_back({crc32c_part(part.path, range.begin, range.size()), range.size()});
     }
-  } catch (const Error& error) {
-    failure = error.what();
-    code = static_cast<int>(error.code());
-  }
-  comm.agree_or_throw(failure, code);
+  });
   const std::vector<Sum> all = comm.all_gather_values<Sum>(std::span<const Sum>(mine));
   size_t sealed = 0;
   for (size_t i = 0; i < parts_.size(); ++i) {

@@ -150,7 +150,7 @@ std::vector<int32_t> assign_lists(const Rows& rows, const std::vector<float>& ce
     journal.keep_lists(rows.first + begin, end - begin, probes, found.list.data());
     begin = end;
   }
-  if (pace.finish(stopped, {}, 0)) {
+  if (pace.finish(stopped)) {
     journal.flush();
     throw_stopped();
   }

@@ -173,24 +173,6 @@ TEST_P(CommunicatorTest, SplitsIntoGroups) {
   EXPECT_EQ(moved.size(), world.size());
 }
 
-TEST_P(CommunicatorTest, OneFailureIsEveryonesFailure) {
-  world.agree_or_throw("", 65);
-  const int last = world.size() - 1;
-  try {
-    world.agree_or_throw(world.rank() == last ? "bad tar: x.tar: no header" : "", 65);
-    FAIL() << "nothing was thrown";
-  } catch (const DataError& error) {
-    EXPECT_STREQ(error.what(), "bad tar: x.tar: no header");
-  }
-  // The lowest rank's failure is the one that is told.
-  try {
-    world.agree_or_throw("from " + std::to_string(world.rank()), world.rank() == 0 ? 74 : 66);
-    FAIL() << "nothing was thrown";
-  } catch (const IoError& error) {
-    EXPECT_EQ(error.what(), std::string(world.size() > 1 ? "from 0 [rank 0]" : "from 0"));
-  }
-}
-
 TEST_P(CommunicatorTest, SelfIsAlone) {
   const Communicator self = Communicator::self();
   EXPECT_EQ(self.size(), 1);
@@ -198,7 +180,6 @@ TEST_P(CommunicatorTest, SelfIsAlone) {
   EXPECT_EQ(self.exclusive_scan(5), 0);
   EXPECT_EQ(self.all_gather(bytes_of(0, 0, 9)), bytes_of(0, 0, 9));
   EXPECT_EQ(self.all_to_all({bytes_of(0, 0, 9)})[0], bytes_of(0, 0, 9));
-  EXPECT_THROW(self.agree_or_throw("alone", 64), UsageError);
 }
 
 INSTANTIATE_TEST_SUITE_P(MessageBytes, CommunicatorTest, testing::Values(int64_t{1} << 30, 64));

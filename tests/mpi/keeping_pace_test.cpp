@@ -28,7 +28,7 @@ TEST(KeepingPace, UnevenWorkIsDone) {
     KeepingPace pace(world);
     const int units = 20 * world.rank();  // rank 0 has none
     EXPECT_EQ(work(pace, units, 1), units);
-    EXPECT_FALSE(pace.finish(false, "", 0));
+    EXPECT_FALSE(pace.finish(false));
   }
 }
 
@@ -37,14 +37,14 @@ TEST(KeepingPace, AFailureEndsTheOthersAtTheirNextUnit) {
   KeepingPace pace(world);
   const int last = world.size() - 1;
   int done = 0;
-  std::string failure;
+  RankFailure failure;
   if (world.rank() == last)
-    failure = "bad disk";
+    failure = {"bad disk", 74};
   else
     done = work(pace, 1000, 5);
   EXPECT_LT(done, 1000);
   try {
-    (void)pace.finish(world.rank() != last, failure, 74);
+    (void)pace.finish(world.rank() != last, failure);
     FAIL() << "nothing was thrown";
   } catch (const IoError& error) {
     EXPECT_EQ(std::string(error.what()).substr(0, 8), "bad disk");
@@ -56,7 +56,14 @@ TEST(KeepingPace, AStopOfOneRankStopsAll) {
   KeepingPace pace(world);
   const int done = work(pace, 1000, 5, world.rank() == world.size() - 1 ? 3 : -1);
   EXPECT_LT(done, 1000);
-  EXPECT_TRUE(pace.finish(true, "", 0));
+  EXPECT_TRUE(pace.finish(true));
+}
+
+TEST(KeepingPace, AFailureThatSaysStoppedIsAStop) {
+  const Communicator world = Communicator::world();
+  KeepingPace pace(world);
+  const bool last = world.rank() == world.size() - 1;
+  EXPECT_TRUE(pace.finish(false, last ? RankFailure{"asked to stop", 75} : RankFailure{}));
 }
 
 }  // namespace
