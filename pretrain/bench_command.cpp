@@ -164,9 +164,9 @@ Timings time_steps(const BenchConfig& bench, const TrainConfig& config, CommandC
     comm.barrier();
     const int64_t allocated = Tensor::bytes_allocated(), faults = page_faults();
     const Stopwatch watch;
-    const SslStepResult result = model.forward_backward(batch, schedules.at(step + 1), plan);
+    const SslStepResult result = model.forward_backward(batch, schedules.at(step + 1, step), plan);
     if (!result.finite) throw InternalError("bench step gave non-finite values; please report it");
-    model.update(schedules.at(step + 1), result, step + 1);
+    model.update(schedules.at(step + 1, step), result, step + 1);
     comm.barrier();
     if (step < bench.warmup) continue;
     timings.seconds.push_back(watch.seconds());

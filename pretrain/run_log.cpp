@@ -73,12 +73,12 @@ std::map<std::string, std::string> parse_settings(const std::string& ini) {
 /// images themselves are compared (check_data), not the place where they lie.
 const std::set<std::string>& free_settings() {
   static const std::set<std::string> names = {
-      "config",     "output",         "threads",     "dry-run",          "print-config",
-      "progress",   "json",           "resume",      "checkpoint-every", "keep",
-      "keep-every", "log-every",      "max-seconds", "stop-after",       "workers",
-      "prefetch",   "cache-gib",      "knn-train",   "knn-test",         "knn-every",
-      "knn-limit",  "knn-test-limit", "knn-k",       "max-skips",        "watchdog-seconds",
-      "data",       "retry-seconds",  "max-replaced"};
+      "config",     "output",         "threads",      "dry-run",          "print-config",
+      "progress",   "json",           "resume",       "checkpoint-every", "keep",
+      "keep-every", "log-every",      "max-seconds",  "stop-after",       "workers",
+      "prefetch",   "cache-gib",      "knn-train",    "knn-test",         "knn-every",
+      "knn-limit",  "knn-test-limit", "knn-k",        "max-skips",        "watchdog-seconds",
+      "data",       "retry-seconds",  "max-replaced", "weights",          "which"};
   return names;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // inspect, diff, import, export: checkpoints and weights on a login node, without MPI.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "commands.hpp"
+#include "model/normalisation.hpp"
 #include "model/weights.hpp"
 #include "storage/files.hpp"
 #include "storage/output_kind.hpp"
@@ -139,8 +141,12 @@ ExitCode import_weights(const std::string& reference, const LoadOptions& options
   content.stores = {{"student", &backbone->weights}, {"teacher", &backbone->weights}};
   content.integers = {{"step", 0}, {"samples", 0}, {"updates", 0}, {"seed", 0}};
   content.model_json = vit_config_to_json(backbone->config);
-  content.config_ini = "# imported from " + reference + "\n";
+  const Normalisation pixels = normalisation_of(reference);
+  content.config_ini = fmt::format("# imported from {}\nmean = {}\nstd = {}\n", reference,
+                                   fmt::join(pixels.mean, ","), fmt::join(pixels.std, ","));
   const Communicator self = Communicator::self();
+  // Where evaluation and training look for the mean and deviation of the pixels.
+  write_file_atomically(output + "/config.ini", content.config_ini);
   const std::string folder = save_checkpoint(output, 0, content, self, 2, 0);
   log::info(fmt::format("imported {} into {}", backbone->description, folder));
   context.result = json_line({{"checkpoint", folder}, {"model", backbone->description}});

@@ -29,16 +29,18 @@ void dry_run(const TrainConfig& config, const CommandContext& context) {
       context.world.size()));
 }
 
-ExitCode train(const TrainConfig& config, CommandContext& context) {
+ExitCode train(TrainConfig& config, const OptionTable& table, CommandContext& context) {
   if (context.common.output.empty())
     throw UsageError("missing option: --output: the run folder is needed; give --output RUN");
+  Beginning beginning = settle_beginning(config, table, context);
+  context.config_ini = table.to_ini();
   validate(config);
   if (context.common.dry_run) {
     dry_run(config, context);
     return ExitCode::done;
   }
   install_stop_handlers();
-  Trainer trainer(context, config);
+  Trainer trainer(context, config, std::move(beginning));
   const ExitCode code = trainer.run();
   if (context.world.root()) {
     const auto checkpoints = list_checkpoints(context.common.output);
@@ -55,7 +57,8 @@ Command train_command() {
   Command command;
   command.name = "train";
   command.summary = "train a backbone on images";
-  command.usage = "--config RECIPE --data REF --output RUN [--steps N] [--resume auto|none|PATH]";
+  command.usage =
+      "--config RECIPE --data REF --output RUN [--steps N] [--weights REF] [--resume auto|none|PATH]";
   command.description =
       "Trains student and teacher on the images of --data and writes checkpoints, metrics.jsonl, config.ini "
       "and run.json into RUN. Started again with the same command it goes on "
@@ -68,11 +71,16 @@ Command train_command() {
       "with 74, after a checkpoint; a checkpoint that does not fit on the disk is left out with a warning, "
       "unless "
       "it is the last one (74).\n"
+      "--weights begins a new run with a backbone that was trained before: its sizes, and the mean and "
+      "deviation of its pixels, are the file's, its table of positions is resampled to the crops, and the "
+      "optimizer begins anew. Heads are fresh, unless the weights are a checkpoint with heads of the sizes "
+      "set here. A checkpoint without optimizer state (dino-pretrain import) does the same through --resume. "
+      "Going on with such a run needs the weights no more.\n"
       "The batch is counted over all ranks, so samples, crops and masks do not depend on their number.";
   command.make = [](OptionTable& table) {
     auto config = std::make_shared<TrainConfig>();
     declare_train_options(table, *config);
-    return [config](CommandContext& context) { return train(*config, context); };
+    return [config, &table](CommandContext& context) { return train(*config, table, context); };
   };
   return command;
 }

@@ -12,7 +12,21 @@
 namespace dino::pretrain {
 namespace {
 
+void declare_beginning(OptionTable& table, TrainConfig& c) {
+  table.section("beginning");
+  table.add("weights", &c.weights,
+            "Weights reference that a new run begins with (a run, a checkpoint, a Hugging Face folder, "
+            ".safetensors, .pth): its backbone, and its heads where their sizes are the ones set here.");
+  table.add("which", &c.which, "Which network of --weights, where they hold both.")
+      .choices({"teacher", "student"});
+  table
+      .add("freeze-backbone-steps", &c.freeze_backbone_steps,
+           "With --weights: optimizer steps in which the backbone stays as it is and the heads learn.")
+      .range(0, 1e9);
+}
+
 void declare_model(OptionTable& table, TrainConfig& c) {
+  declare_beginning(table, c);
   table.section("model");
   table.add("preset", &c.preset, "Backbone: a named ViT (dino-pretrain bench --help lists them).")
       .choices(vit_preset_names());
@@ -211,6 +225,13 @@ void validate(const TrainConfig& c) {
   if (c.warmup > c.steps)
     throw UsageError(
         fmt::format("contradictory options: --warmup: {} is above --steps {}", c.warmup, c.steps));
+  if (c.freeze_backbone_steps > 0 && c.weights.empty())
+    throw UsageError(
+        "contradictory options: --freeze-backbone-steps: a backbone that begins at random must learn; give "
+        "--weights, or leave it out");
+  if (c.freeze_backbone_steps > c.steps)
+    throw UsageError(fmt::format("contradictory options: --freeze-backbone-steps: {} is above --steps {}",
+                                 c.freeze_backbone_steps, c.steps));
   if (c.knn_every > 0 && (c.knn_train.empty() || c.knn_test.empty())) {
     throw UsageError("contradictory options: --knn-every needs --knn-train and --knn-test");
   }
@@ -219,20 +240,29 @@ void validate(const TrainConfig& c) {
         "contradictory options: --dino-weight and --ibot-weight are both 0; nothing would be learnt");
 }
 
+namespace {
+
+VitConfig fresh_vit(const TrainConfig& c) {
+  VitConfig vit = vit_preset(c.preset);
+  if (c.patch > 0) vit.patch = c.patch;
+  if (c.depth > 0) vit.depth = c.depth;
+  if (c.heads > 0) vit.heads = c.heads;
+  if (c.registers >= 0) vit.registers = c.registers;
+  if (c.ffn != "preset") vit.ffn = c.ffn == "mlp" ? FfnKind::mlp : FfnKind::swiglu;
+  if (c.width > 0 || c.ffn != "preset") {
+    if (c.width > 0) vit.width = c.width;
+    vit.hidden = vit.ffn == FfnKind::mlp ? 4 * vit.width : swiglu_hidden(vit.width);
+  }
+  vit.position_grid = std::max<int64_t>(1, c.augment.global_size / vit.patch);
+  vit.layerscale = c.layerscale;
+  return vit;
+}
+
+}  // namespace
+
 SslConfig make_ssl_config(const TrainConfig& c) {
   SslConfig s;
-  s.vit = vit_preset(c.preset);
-  if (c.patch > 0) s.vit.patch = c.patch;
-  if (c.depth > 0) s.vit.depth = c.depth;
-  if (c.heads > 0) s.vit.heads = c.heads;
-  if (c.registers >= 0) s.vit.registers = c.registers;
-  if (c.ffn != "preset") s.vit.ffn = c.ffn == "mlp" ? FfnKind::mlp : FfnKind::swiglu;
-  if (c.width > 0 || c.ffn != "preset") {
-    if (c.width > 0) s.vit.width = c.width;
-    s.vit.hidden = s.vit.ffn == FfnKind::mlp ? 4 * s.vit.width : swiglu_hidden(s.vit.width);
-  }
-  s.vit.position_grid = std::max<int64_t>(1, c.augment.global_size / s.vit.patch);
-  s.vit.layerscale = c.layerscale;
+  s.vit = c.vit ? *c.vit : fresh_vit(c);
   s.vit.drop_path = c.drop_path;
   s.vit.drop_path_uniform = c.drop_path_uniform;
   s.dino_head = {s.vit.width, c.head_hidden, c.head_layers, c.bottleneck, c.prototypes};
@@ -277,15 +307,18 @@ Schedules::Schedules(const TrainConfig& c) {
   weight_decay_ = {c.weight_decay, c.weight_decay_end, c.steps, 0, 0, 0};
   momentum_ = {c.momentum, c.momentum_end, c.steps, 0, 0, 0};
   temperature_ = {c.teacher_temperature_start, c.teacher_temperature, c.teacher_temperature_warmup};
+  frozen_updates_ = c.freeze_backbone_steps;
 }
 
-SslSchedule Schedules::at(int64_t step) const {
+SslSchedule Schedules::at(int64_t step, int64_t updates) const {
   SslSchedule s;
   s.lr = lr_.value(step);
   s.last_layer_lr = step < last_layer_lr_.freeze ? 0.0 : s.lr;
   s.weight_decay = weight_decay_.value(step);
   s.momentum = momentum_.value(step);
   s.teacher_temperature = temperature_.value(step);
+  s.backbone_frozen = updates < frozen_updates_;
+  s.frozen_updates = frozen_updates_;
   return s;
 }
 

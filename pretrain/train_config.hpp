@@ -4,6 +4,7 @@
 // as defaults.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,10 @@ namespace dino::pretrain {
 
 struct TrainConfig {
   std::vector<std::string> data;
+  // what it begins with (begin_from_weights.hpp)
+  std::string weights, which = "teacher";
+  int64_t freeze_backbone_steps = 0;
+  std::optional<VitConfig> vit;  ///< the backbone of the weights; preset, patch, ... are then for reading
   // model
   std::string preset = "vits14";
   int64_t patch = 0, width = 0, depth = 0, heads = 0;  ///< 0 = the preset's
@@ -81,9 +86,11 @@ void validate(const TrainConfig& config);
 class Schedules {
  public:
   explicit Schedules(const TrainConfig& config);
-  [[nodiscard]] SslSchedule at(int64_t step) const;
+  /// `updates` of the run so far: the backbone is frozen in the first ones.
+  [[nodiscard]] SslSchedule at(int64_t step, int64_t updates) const;
 
  private:
+  int64_t frozen_updates_ = 0;
   CosineSchedule lr_, last_layer_lr_, weight_decay_, momentum_;
   LinearWarmup temperature_;
 };

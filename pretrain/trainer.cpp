@@ -90,9 +90,10 @@ Dataset open_all(const std::vector<std::string>& references, const Communicator&
   return all;
 }
 
-Trainer::Trainer(CommandContext& context, TrainConfig config)
+Trainer::Trainer(CommandContext& context, TrainConfig config, Beginning beginning)
     : context_(context),
       config_(completed(std::move(config))),
+      beginning_(std::move(beginning)),
       comm_(context.world),
       dataset_(open_all(config_.data, comm_)),
       schedules_(config_),
@@ -228,12 +229,16 @@ void Trainer::load(const std::string& folder) {
 void Trainer::restore() {
   const log::Phase phase("resume");
   const std::string& run = context_.common.output;
-  std::string folder;
+  std::string folder, weights_only;
   // Rank 0 decides and verifies, so that all ranks load the same checkpoint.
-  on_root(comm_, [&] { folder = checkpoint_to_resume(run, config_.resume); });
+  on_root(comm_, [&] {
+    folder = checkpoint_to_resume(run, config_.resume);
+    if (!folder.empty() && holds_weights_only(folder)) weights_only.swap(folder);
+  });
   comm_.broadcast(folder);
+  comm_.broadcast(weights_only);
   if (folder.empty()) {
-    model_.initialize(static_cast<uint64_t>(context_.common.seed));
+    begin_from(beginning_, weights_only, config_, model_, context_);
     return;
   }
   load(folder);
@@ -303,7 +308,7 @@ bool Trainer::train_step(DataLoader& loader) {
   if (ssl.vit.drop_path > 0) plan = draw_drop_path(ssl.vit, drop_path_entries(config_, images), seed, step);
 
   StepLine line;
-  line.schedule = schedules_.at(step_);
+  line.schedule = schedules_.at(step_, updates_);
   line.result = model_.forward_backward(batch, line.schedule, plan);
   ++step_;
   if (!line.result.finite) {

@@ -8,6 +8,7 @@
 
 #include "base/progress.hpp"
 #include "base/timing.hpp"
+#include "begin_from_weights.hpp"
 #include "comm/program.hpp"
 #include "data_loader.hpp"
 #include "online_knn.hpp"
@@ -21,7 +22,7 @@ namespace dino::pretrain {
 
 class Trainer {
  public:
-  Trainer(CommandContext& context, TrainConfig config);
+  Trainer(CommandContext& context, TrainConfig config, Beginning beginning);
   /// done, or stopped (75) after a checkpoint; throws DivergedError after repeated non-finite steps.
   ExitCode run();
 
@@ -45,6 +46,7 @@ class Trainer {
 
   CommandContext& context_;
   TrainConfig config_;
+  Beginning beginning_;
   Communicator& comm_;
   Dataset dataset_;
   Schedules schedules_;

@@ -46,6 +46,7 @@ std::unique_ptr<Backbone> from_checkpoint(const std::string& folder, const LoadO
   append_vit_layout(backbone->layout, backbone->config);
   backbone->weights = ParameterStore(backbone->layout);
   reader.read_store(which, backbone->weights);
+  backbone->checkpoint = folder;
   backbone->description =
       fmt::format("checkpoint of step {}, {}, {}", manifest.step, which, millions(*backbone));
   return backbone;

@@ -19,6 +19,7 @@ struct Backbone {
   ParameterLayout layout;
   ParameterStore weights;
   std::string source;       ///< the reference as given
+  std::string checkpoint;   ///< the folder of ours that it was read from, "" where it is another format
   std::string description;  ///< one line: format, step, sizes
   std::string
       sha256;  ///< of the lines "name sha256(bytes)" in name order (identifies the model in protocol cards)

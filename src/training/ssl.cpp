@@ -220,9 +220,12 @@ SslStepResult SslModel::forward_backward(const SslBatch& batch, const SslSchedul
 
   watch.restart();
   const double reduce_heads = m.seconds["reduce"];
-  m.student_vit.backward(m.student, *m.student_saved, pass.d_norm, {}, m.gradients, m.arena,
-                         [&](int64_t unit) { m.reduce_unit(unit); });
-  for (size_t unit = 0; unit < m.reduced.size(); ++unit) m.reduce_unit(static_cast<int64_t>(unit));
+  if (!schedule.backbone_frozen)
+    m.student_vit.backward(m.student, *m.student_saved, pass.d_norm, {}, m.gradients, m.arena,
+                           [&](int64_t unit) { m.reduce_unit(unit); });
+  for (size_t unit = 0; unit < m.reduced.size(); ++unit)
+    if (!schedule.backbone_frozen || m.layout.units()[unit].module != "backbone")
+      m.reduce_unit(static_cast<int64_t>(unit));
   m.seconds["backward"] = watch.seconds() - (m.seconds["reduce"] - reduce_heads);
 
   m.reduce_results(result, health);
@@ -242,6 +245,8 @@ void SslModel::update(const SslSchedule& schedule, const SslStepResult& result, 
     for (size_t i = 0; i < factor.size(); ++i)
       factor[i] = std::min(1.0, m.config.clip / (result.grad_norms[i] + 1e-6));
   for (const UpdateSpan& span : m.spans) {
+    const bool backbone = span.module == 0;
+    if (backbone && schedule.backbone_frozen) continue;
     const auto first = static_cast<size_t>(span.begin);
     const auto count = static_cast<size_t>(span.end - span.begin);
     // A frozen last layer has rate 0: neither step nor decay, while its moments go on.
@@ -253,7 +258,7 @@ void SslModel::update(const SslSchedule& schedule, const SslStepResult& result, 
     settings.beta2 = static_cast<float>(m.config.beta2);
     settings.eps = static_cast<float>(m.config.adam_eps);
     settings.weight_decay = static_cast<float>(schedule.weight_decay * span.group.wd_multiplier);
-    settings.step = step;
+    settings.step = backbone ? step - schedule.frozen_updates : step;
     settings.gradient_scale = static_cast<float>(factor[span.module]);
     m.backend.adamw(m.student.unit(span.unit).subspan(first, count),
                     m.gradients.unit(span.unit).subspan(first, count),
@@ -261,6 +266,8 @@ void SslModel::update(const SslSchedule& schedule, const SslStepResult& result, 
                     m.adam_v.unit(span.unit).subspan(first, count), settings);
   }
   for (size_t unit = 0; unit < m.layout.units().size(); ++unit) {
+    // The mean of two equal numbers may differ from them in the last bit.
+    if (schedule.backbone_frozen && m.layout.units()[unit].module == "backbone") continue;
     const auto i = static_cast<int64_t>(unit);
     m.backend.ema(m.teacher.unit(i), m.student.unit(i), static_cast<float>(schedule.momentum));
   }

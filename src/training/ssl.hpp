@@ -59,6 +59,11 @@ struct SslBatch {
 
 struct SslSchedule {
   double lr = 0, last_layer_lr = 0, weight_decay = 0, momentum = 1, teacher_temperature = 0.04;
+  /// The backbones of student and teacher keep their bits: no gradient is computed for them, and AdamW's
+  /// moments stay zero.
+  bool backbone_frozen = false;
+  /// Updates of the run before the backbone's first one: its AdamW counts from there.
+  int64_t frozen_updates = 0;
 };
 
 struct SslLosses {

@@ -126,7 +126,7 @@ DropPathPlan draw(const SslConfig& config, int64_t total, Range images, uint64_t
 }
 
 /// Steps with this communicator's split against the same steps in one process.
-void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0) {
+void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0, int64_t frozen = 0) {
   const Communicator world = Communicator::world();
   const Communicator self = Communicator::self();
   const int64_t total = images > 0 ? images : world.size() == 3 ? 12 : 8;
@@ -137,7 +137,8 @@ void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0
   for (uint64_t step = 0; step < 3; ++step) {
     const Data part(config, total, own.begin, own.size(), step, few_masks);
     const Data all(config, total, 0, total, step, few_masks);
-    const SslSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04, 0.99, 0.05};
+    const bool freeze = static_cast<int64_t>(step) < frozen;
+    const SslSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04, 0.99, 0.05, freeze, frozen};
     const SslStepResult a = split.forward_backward(part.batch, schedule, draw(config, total, own, step));
     const SslStepResult b =
         whole.forward_backward(all.batch, schedule, draw(config, total, {0, total}, step));
@@ -161,6 +162,10 @@ void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0
 
 TEST(SslWorldSize, Sinkhorn) {
   compare(small_config());
+}
+
+TEST(SslWorldSize, FrozenBackbone) {
+  compare(small_config(), false, 0, 2);
 }
 
 TEST(SslWorldSize, SoftmaxCentring) {

@@ -66,6 +66,56 @@ TEST_F(SslUpdate, FrozenLastLayerKeepsItsWeightsWhileItsMomentsGoOn) {
   EXPECT_TRUE(std::any_of(v.begin(), v.end(), [](float x) { return x > 0; }));
 }
 
+std::vector<float> module_values(ParameterStore& store, const std::string& module) {
+  std::vector<float> values;
+  for (const ParameterInfo& info : store.layout().parameters()) {
+    if (info.module != module) continue;
+    const auto part = copy(store, info.name);
+    values.insert(values.end(), part.begin(), part.end());
+  }
+  return values;
+}
+
+TEST_F(SslUpdate, FrozenBackboneKeepsItsBitsInBothNetworks) {
+  SslModel model(small_config(), self_);
+  model.initialize(2);
+  // A teacher of its own: not even the mean of two networks may touch it.
+  for (float& value : model.teacher().view("backbone.blocks.0.mlp.fc1.weight").f32()) value *= 1.25F;
+  const auto student = module_values(model.student(), "backbone");
+  const auto teacher = module_values(model.teacher(), "backbone");
+  const auto dino = module_values(model.student(), "dino_head");
+  const auto teacher_dino = module_values(model.teacher(), "dino_head");
+  const auto ibot = module_values(model.student(), "ibot_head");
+  schedule_.backbone_frozen = true;
+  schedule_.frozen_updates = 2;
+  for (int64_t step = 1; step <= 2; ++step) {
+    const SslStepResult result = model.forward_backward(data_.batch, schedule_, {});
+    EXPECT_TRUE(result.finite);
+    EXPECT_EQ(result.grad_norms[0], 0.0);
+    EXPECT_GT(result.grad_norms[1], 0.0);
+    EXPECT_GT(result.grad_norms[2], 0.0);
+    model.update(schedule_, result, step);
+  }
+  EXPECT_EQ(module_values(model.student(), "backbone"), student);
+  EXPECT_EQ(module_values(model.teacher(), "backbone"), teacher);
+  EXPECT_NE(module_values(model.student(), "dino_head"), dino);
+  EXPECT_NE(module_values(model.teacher(), "dino_head"), teacher_dino);
+  EXPECT_NE(module_values(model.student(), "ibot_head"), ibot);
+
+  // Its first update is AdamW's first, as in a model that only begins here.
+  SslModel other(small_config(), self_);
+  other.initialize(2);
+  other.student().copy_from(model.student());
+  other.teacher().copy_from(model.teacher());
+  schedule_.backbone_frozen = false;
+  model.update(schedule_, model.forward_backward(data_.batch, schedule_, {}), 3);
+  schedule_.frozen_updates = 0;
+  other.update(schedule_, other.forward_backward(data_.batch, schedule_, {}), 1);
+  EXPECT_NE(module_values(model.student(), "backbone"), student);
+  EXPECT_NE(module_values(model.teacher(), "backbone"), teacher);
+  EXPECT_EQ(module_values(model.student(), "backbone"), module_values(other.student(), "backbone"));
+}
+
 TEST_F(SslUpdate, ClipsEachModuleToItsNorm) {
   SslConfig config = small_config();
   config.clip = 0.01;

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "begin_from_weights.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "base/text.hpp"
+#include "comm/together.hpp"
+#include "model/checkpoint_reader.hpp"
+#include "model/normalisation.hpp"
+#include "storage/files.hpp"
+#include "training/checkpoint.hpp"
+
+namespace dino::pretrain {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// The value of a key in an INI text, "" where it has none.
+std::string setting(const std::string& ini, const std::string& key) {
+  for (const std::string& line : split(ini, '\n')) {
+    const size_t equals = line.find('=');
+    if (equals != std::string::npos && trim(line.substr(0, equals)) == key)
+      return trim(line.substr(equals + 1));
+  }
+  return {};
+}
+
+bool has_readable_manifest(const std::string& checkpoint) {
+  try {
+    (void)read_checkpoint_manifest(checkpoint);
+    return true;
+  } catch (const IoError&) {
+    throw;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+/// The checkpoint that settles the backbone before any is verified; those of one run agree in it. "" = none.
+/// A damaged one is passed over here in silence: it is told of when the run goes on.
+std::string checkpoint_in_sight(const TrainConfig& config, const std::string& run) {
+  std::vector<std::string> there;
+  if (config.resume == "auto")
+    there = complete_checkpoints(run);
+  else if (config.resume != "none")
+    there = {config.resume};
+  const auto found = std::find_if(there.begin(), there.end(), has_readable_manifest);
+  return found == there.end() ? "" : *found;
+}
+
+/// What rank 0 found, as the others get it.
+struct Found {
+  std::string reference, vit_json;
+  Normalisation normalisation;
+};
+
+/// Rank 0. Nothing where the run begins at random, or goes on from one that did.
+Found find(const TrainConfig& config, const std::string& run, Beginning& beginning) {
+  Found found;
+  const std::string checkpoint = checkpoint_in_sight(config, run);
+  if (checkpoint.empty()) {
+    if (config.weights.empty()) return found;
+    found.reference = config.weights;
+    beginning.backbone = load_backbone(config.weights, LoadOptions{config.which, config.heads});
+    found.vit_json = vit_config_to_json(beginning.backbone->config);
+    found.normalisation = normalisation_of(config.weights);
+    return found;
+  }
+  const CheckpointHeader header = read_checkpoint_header(checkpoint);
+  const bool bare = holds_weights_only(checkpoint);
+  if (bare && !config.weights.empty())
+    throw UsageError(
+        fmt::format("contradictory options: --weights {}: the run would begin with {}, which holds weights "
+                    "already; leave it out, or give another --output",
+                    config.weights, checkpoint));
+  found.reference = bare ? checkpoint : setting(header.config_ini, "weights");
+  if (found.reference.empty() && !config.weights.empty())
+    throw UsageError(
+        fmt::format("contradictory options: --weights {}: {} is of a run that began at random; "
+                    "leave it out to go on with that, or give another --output",
+                    config.weights, checkpoint));
+  if (found.reference.empty()) return found;
+  found.vit_json = Json::parse(header.model_json).at("vit").dump();
+  found.normalisation = normalisation_of(checkpoint);
+  if (bare) beginning.backbone = load_backbone(checkpoint, LoadOptions{config.which, 0});
+  return found;
+}
+
+/// A flag of the command line is the user's word on this run; a recipe may have been written for another.
+bool is_flag(const CommandContext& context, const std::string& option) {
+  return std::any_of(context.argv.begin(), context.argv.end(), [&](const std::string& word) {
+    return word == "--" + option || word.starts_with("--" + option + "=");
+  });
+}
+
+std::string describe(const VitConfig& vit) {
+  return fmt::format("{} wide, {} blocks of {} heads, patches of {}, {} registers, {}", vit.width, vit.depth,
+                     vit.heads, vit.patch, vit.registers, vit.ffn == FfnKind::mlp ? "MLP" : "SwiGLU");
+}
+
+/// Another table of positions is no other model: it is resampled.
+bool same_backbone(VitConfig a, const VitConfig& b) {
+  a.position_grid = b.position_grid;
+  a.position_kernel = b.position_kernel;
+  a.interpolate_offset = b.interpolate_offset;
+  a.layerscale = b.layerscale;
+  a.drop_path = b.drop_path;
+  a.drop_path_uniform = b.drop_path_uniform;
+  a.norm_eps = b.norm_eps;
+  return a == b;
+}
+
+/// The preset of these sizes, "" where there is none.
+std::string preset_of(const VitConfig& vit) {
+  for (const std::string& name : vit_preset_names())
+    if (same_backbone(vit_preset(name), vit)) return name;
+  return {};
+}
+
+/// One setting that the weights decide.
+struct Decided {
+  const char* option;
+  int64_t asked, unset, actual;
+};
+
+/// UsageError where the command line asks for another backbone than the weights'.
+void compare_settings(const TrainConfig& config, const VitConfig& vit, const std::string& reference,
+                      const OptionTable& table, const CommandContext& context) {
+  const auto refuse = [&](const std::string& option, const std::string& value) {
+    const std::string what =
+        fmt::format("--{} {}: the weights of {} are {}", option, value, reference, describe(vit));
+    if (is_flag(context, option))
+      throw UsageError(fmt::format("contradictory options: {}; leave it out, the weights tell it", what));
+    log::info(fmt::format("{}: the weights count, not the recipe", what));
+  };
+  const bool swiglu = vit.ffn == FfnKind::swiglu;
+  const int64_t ffn = config.ffn == "preset" ? -1 : config.ffn == "swiglu" ? 1 : 0;
+  const Decided all[] = {{"patch", config.patch, 0, vit.patch},
+                         {"width", config.width, 0, vit.width},
+                         {"depth", config.depth, 0, vit.depth},
+                         {"heads", config.heads, 0, vit.heads},
+                         {"registers", config.registers, -1, vit.registers},
+                         {"ffn", ffn, -1, swiglu ? 1 : 0}};
+  for (const Decided& one : all)
+    if (one.asked != one.unset && one.asked != one.actual)
+      refuse(one.option, std::string(one.option) == "ffn" ? config.ffn : std::to_string(one.asked));
+  // A preset and flags that change it: together they may well be the weights' backbone.
+  if (table.given("preset") && !same_backbone(make_ssl_config(config).vit, vit))
+    refuse("preset", config.preset);
+}
+
+void adopt(TrainConfig& config, const VitConfig& vit) {
+  config.vit = vit;
+  if (const std::string preset = preset_of(vit); !preset.empty()) config.preset = preset;
+  config.patch = vit.patch;
+  config.width = vit.width;
+  config.depth = vit.depth;
+  config.heads = vit.heads;
+  config.registers = vit.registers;
+  config.ffn = vit.ffn == FfnKind::mlp ? "mlp" : "swiglu";
+}
+
+/// As people write it: 0.485, not 0.48500001430511475.
+double shortest(float value) {
+  return std::stod(fmt::format("{}", value));
+}
+
+void adopt_normalisation(TrainConfig& config, const Normalisation& normalisation, const OptionTable& table) {
+  if (!table.given("mean"))
+    std::transform(normalisation.mean.begin(), normalisation.mean.end(), config.mean.begin(), shortest);
+  if (!table.given("std"))
+    std::transform(normalisation.std.begin(), normalisation.std.end(), config.std.begin(), shortest);
+}
+
+/// Rank 0: reads a head from the checkpoint if it has one of the model's sizes.
+bool read_head(CheckpointReader& reader, const std::string& which, const std::string& module,
+               ParameterStore& out) {
+  std::map<std::string, Shape> there;
+  for (const auto& unit : reader.manifest().units)
+    for (const auto& parameter : unit.parameters) there.emplace(parameter.name, parameter.shape);
+  std::vector<const ParameterInfo*> wanted;
+  for (const ParameterInfo& info : out.layout().parameters())
+    if (info.module == module) wanted.push_back(&info);
+  for (const ParameterInfo* info : wanted) {
+    const auto found = there.find(info->name);
+    if (found == there.end() || found->second != info->shape) return false;
+  }
+  for (const ParameterInfo* info : wanted) {
+    const Tensor value = reader.read_tensor(which, info->name);
+    std::copy(value.f32().begin(), value.f32().end(), out.view(*info).f32().begin());
+  }
+  return true;
+}
+
+/// Rank 0: the student gets the weights; what becomes of the heads.
+std::map<std::string, std::string> fill(const Beginning& beginning, SslModel& model) {
+  const Backbone& backbone = *beginning.backbone;
+  ParameterStore& student = model.student();
+  for (const ParameterInfo& info : backbone.layout.parameters()) {
+    const ConstTensorView value = backbone.weights.view(info);
+    const TensorView place = student.view(info.name);
+    DINO_CHECK(place.shape == value.shape, "the model was not made for these weights");
+    std::copy(value.f32().begin(), value.f32().end(), place.f32().begin());
+  }
+  std::map<std::string, std::string> heads{{"dino_head", "fresh"}};
+  if (model.config().separate_ibot_head) heads.emplace("ibot_head", "fresh");
+  if (backbone.checkpoint.empty()) return heads;
+  CheckpointReader reader(read_checkpoint_manifest(backbone.checkpoint));
+  for (auto& [module, from] : heads)
+    if (read_head(reader, beginning.which, module, student)) from = "of the weights";
+  return heads;
+}
+
+void record(const std::string& run, const Beginning& beginning,
+            const std::map<std::string, std::string>& heads) {
+  const std::string path = run + "/run.json";
+  Json json = path_exists(path) ? Json::parse(read_text(path), nullptr, false) : Json::object();
+  if (!json.is_object()) json = Json::object();
+  json["weights"] = {{"reference", beginning.reference},
+                     {"which", beginning.which},
+                     {"sha256", beginning.backbone->sha256},
+                     {"description", beginning.backbone->description},
+                     {"heads", heads}};
+  write_file_atomically(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+}  // namespace
+
+bool holds_weights_only(const std::string& checkpoint) {
+  return !read_checkpoint_manifest(checkpoint).has_store("adam_m");
+}
+
+Beginning settle_beginning(TrainConfig& config, const OptionTable& table, const CommandContext& context) {
+  Beginning beginning;
+  beginning.which = config.which;
+  Found found;
+  on_root(context.world, [&] {
+    found = find(config, context.common.output, beginning);
+    if (found.reference.empty()) return;
+    compare_settings(config, vit_config_from_json(found.vit_json, found.reference), found.reference, table,
+                     context);
+  });
+  context.world.broadcast(found.reference);
+  context.world.broadcast(found.vit_json);
+  context.world.broadcast_span(std::span<float>(found.normalisation.mean));
+  context.world.broadcast_span(std::span<float>(found.normalisation.std));
+  beginning.reference = found.reference;
+  if (found.reference.empty()) return beginning;
+  config.weights = found.reference;
+  adopt(config, vit_config_from_json(found.vit_json, found.reference));
+  adopt_normalisation(config, found.normalisation, table);
+  if (beginning.backbone)
+    log::info(fmt::format("weights: {}: {}; {}", found.reference, beginning.backbone->description,
+                          describe(*config.vit)));
+  return beginning;
+}
+
+void begin_from(Beginning& beginning, const std::string& checkpoint, const TrainConfig& config,
+                SslModel& model, const CommandContext& context) {
+  model.initialize(static_cast<uint64_t>(context.common.seed));
+  if (beginning.reference.empty() && checkpoint.empty()) return;
+  on_root(context.world, [&] {
+    // Where the newer checkpoints turned out to be damaged, or are gone.
+    if (!beginning.backbone)
+      beginning.backbone =
+          load_backbone(checkpoint.empty() ? config.weights : checkpoint, LoadOptions{beginning.which, 0});
+    if (beginning.backbone->config != *config.vit && !same_backbone(beginning.backbone->config, *config.vit))
+      throw DataError(fmt::format(
+          "other weights: {}: they are {}, the run was {}; use those that it began with",
+          beginning.backbone->source, describe(beginning.backbone->config), describe(*config.vit)));
+    const std::map<std::string, std::string> heads = fill(beginning, model);
+    record(context.common.output, beginning, heads);
+    std::string text;
+    for (const auto& [head, from] : heads) text += fmt::format(", {} {}", head, from);
+    log::info(fmt::format("begins with {}{}", beginning.backbone->source, text));
+  });
+  beginning.backbone.reset();
+  const auto units = static_cast<int64_t>(model.layout().units().size());
+  for (int64_t unit = 0; unit < units; ++unit) context.world.broadcast_span(model.student().unit(unit));
+  model.teacher().copy_from(model.student());
+}
+
+}  // namespace dino::pretrain
