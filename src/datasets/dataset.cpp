@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -36,10 +37,35 @@ bool is_sidecar_extension(std::string_view extension) {
   return extension == "json" || extension == "txt" || extension == "cls";
 }
 
+constexpr const char* kClassNames = "classes.txt";
+
+/// The names of the classes that a curation numbered, one a line.
+std::vector<std::string> read_class_names(const std::string& path) {
+  std::vector<std::string> names;
+  const std::string whole = read_text(path);
+  std::istringstream text{std::string(without_byte_order_mark(whole))};
+  for (std::string line; std::getline(text, line); names.push_back(line))
+    if (line.ends_with('\r')) line.pop_back();
+  return names;
+}
+
+/// Names for the numbers in the tars of a folder: its classes.txt, or the one beside a curation's shards/.
+void name_classes_beside(DatasetBuilder& builder, const std::string& folder) {
+  const std::filesystem::path there = folder.empty() ? "." : folder;
+  std::filesystem::path names = there / kClassNames;
+  std::error_code ignored;
+  const auto whole = std::filesystem::weakly_canonical(there, ignored);
+  if (!path_exists(names.string()) && whole.filename() == "shards") names = whole.parent_path() / kClassNames;
+  if (path_exists(names.string())) builder.name_classes(read_class_names(names.string()));
+}
+
 Dataset open_folder(const std::string& reference) {
   DatasetBuilder builder(reference);
   const FolderFiles found = walk_folder(reference, builder.dataset().faults);
   builder.pass_over_hidden(found.hidden);
+  const bool has_tars = std::any_of(found.files.begin(), found.files.end(),
+                                    [](const FoundFile& file) { return is_tar_name(file.relative); });
+  if (has_tars) name_classes_beside(builder, reference);
   std::unordered_set<std::string> stems;
   for (const FoundFile& file : found.files)
     if (is_image_extension(lower_extension(file.relative))) stems.insert(without_extension(file.relative));
@@ -50,6 +76,7 @@ Dataset open_folder(const std::string& reference) {
       builder.add_tar(path, tar_prefix(file.relative));
       continue;
     }
+    if (has_tars && file.relative == kClassNames) continue;
     Record record;
     record.path = path;
     record.extension = lower_extension(file.relative);
@@ -153,16 +180,6 @@ Dataset open_list(const std::string& reference) {
   return builder.finish();
 }
 
-/// The names of the classes that a curation numbered, one a line.
-std::vector<std::string> read_class_names(const std::string& path) {
-  std::vector<std::string> names;
-  const std::string whole = read_text(path);
-  std::istringstream text{std::string(without_byte_order_mark(whole))};
-  for (std::string line; std::getline(text, line); names.push_back(line))
-    if (line.ends_with('\r')) line.pop_back();
-  return names;
-}
-
 /// Shards of so many bytes in all are read and compared with their checksums when they are opened.
 constexpr int64_t kAlwaysVerified = int64_t{1} << 30;
 
@@ -200,8 +217,7 @@ std::optional<Dataset> open_curated(const std::string& reference) {
     return std::nullopt;
   if (has_json_seal(text)) check_sealed_json(text, path, "copy it again, or run `dino-curate run` there");
   DatasetBuilder builder(reference);
-  if (path_exists(reference + "/classes.txt"))
-    builder.name_classes(read_class_names(reference + "/classes.txt"));
+  name_classes_beside(builder, reference);
   int64_t total = 0;
   std::vector<Shard> shards;
   for (const auto& shard : manifest["shards"]) {
@@ -241,6 +257,7 @@ Dataset open_dataset(const std::string& given) {
   if (lower_extension(reference) == "txt") return open_list(reference);
   if (is_tar_name(reference)) {
     DatasetBuilder builder(reference);
+    name_classes_beside(builder, std::filesystem::path(reference).parent_path().string());
     builder.add_tar(reference, tar_prefix(base_name(reference)));
     return builder.finish();
   }

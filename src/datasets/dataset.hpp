@@ -47,8 +47,9 @@ struct Dataset {
 /// Throws MissingInputError when the reference does not exist (naming it, and what it could have been),
 /// DataError when it holds no image at all. Deterministic order: byte-wise by path. The labels of a tar come
 /// from its .cls sidecars, else from the key's folder. Folders train/, val/ and the like are parts and no
-/// labels: the folders below them are, and a fault says so. Numbers in .cls sidecars keep their value;
-/// folders that are named by numbers are names (7 and 007 are two).
+/// labels: the folders below them are, and a fault says so. Numbers in .cls sidecars keep their value, and
+/// are named by a classes.txt (one name a line) beside the tars, or beside the folder shards/ that holds
+/// them; folders that are named by numbers are names (7 and 007 are two).
 [[nodiscard]] Dataset open_dataset(const std::string& reference);
 
 /// The record's bytes, whole. A file that is gone, fails, or has another size than the listing says is a

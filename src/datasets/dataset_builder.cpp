@@ -334,7 +334,11 @@ void DatasetBuilder::number_labels() {
   if (numbers) {
     // Numbers keep their value even when some do not occur, so that two parts of a data set agree.
     for (int64_t i = 0; i <= highest; ++i) dataset_.classes.push_back(std::to_string(i));
-    if (highest >= 0 && highest < static_cast<int64_t>(names_.size())) dataset_.classes = names_;
+    const auto named = static_cast<int64_t>(names_.size());
+    if (highest >= 0 && highest < named) dataset_.classes = names_;
+    if (named > 0 && highest >= named)
+      fault(fmt::format("{}: classes.txt names {} classes, and there are numbers up to {}: they stay numbers",
+                        dataset_.reference, named, highest));
     for (size_t i = 0; i < labels_.size(); ++i)
       dataset_.records[i].label = labels_[i].empty() ? -1 : static_cast<int32_t>(class_number(labels_[i]));
     return;

@@ -98,6 +98,34 @@ TEST(Dataset, TarsGiveRecordsSidecarsAndLabels) {
   EXPECT_EQ(labels(one), (std::vector<int>{1, 0}));
 }
 
+TEST(Dataset, NumbersInTarsAreNamedByClassesTxt) {
+  const Scratch scratch;
+  std::filesystem::create_directories(scratch / "out/shards");
+  put_tar(scratch / "out/shards/0.tar", {{"a.jpg", "A"}, {"a.cls", "1"}, {"b.jpg", "B"}, {"b.cls", "0"}});
+  const std::vector<std::string> numbers{"0", "1"}, names{"cat", "dog", "yak"};
+  EXPECT_EQ(open_dataset(scratch / "out/shards").classes, numbers);
+  scratch.put("out/classes.txt", "cat\ndog\r\nyak\n");
+  for (const char* reference : {"out/shards", "out/shards/0.tar", "out/shards/", "out"}) {
+    const Dataset dataset = open_dataset(scratch / reference);
+    EXPECT_EQ(dataset.classes, names) << reference;
+    EXPECT_EQ(labels(dataset), (std::vector<int>{1, 0})) << reference;
+    EXPECT_TRUE(dataset.faults.empty()) << reference << ": " << dataset.faults[0];
+    EXPECT_EQ(dataset.passed_over, 0) << reference;
+  }
+  // Of tars elsewhere, only the one beside them counts.
+  std::filesystem::rename(scratch / "out/shards", scratch / "out/part");
+  EXPECT_EQ(open_dataset(scratch / "out/part").classes, numbers);
+  scratch.put("out/part/classes.txt", "x\ny\n");
+  EXPECT_EQ(open_dataset(scratch / "out/part/0.tar").classes, (std::vector<std::string>{"x", "y"}));
+  // A list that is too short names nothing, and is told of.
+  scratch.put("out/part/classes.txt", "x\n");
+  const Dataset dataset = open_dataset(scratch / "out/part");
+  EXPECT_EQ(dataset.classes, numbers);
+  ASSERT_EQ(dataset.faults.size(), 1u);
+  EXPECT_NE(dataset.faults[0].find("classes.txt names 1 classes, and there are numbers up to 1"),
+            std::string::npos);
+}
+
 TEST(Dataset, ABrokenTarIsAFaultAndTheRestIsUsed) {
   const Scratch scratch;
   std::filesystem::create_directories(scratch / "d");
