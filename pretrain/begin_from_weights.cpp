@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "auto_settings.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
 #include "comm/together.hpp"
@@ -129,7 +130,7 @@ struct Decided {
 
 /// UsageError where the command line asks for another backbone than the weights'.
 void compare_settings(const TrainConfig& config, const VitConfig& vit, const std::string& reference,
-                      const OptionTable& table, const CommandContext& context) {
+                      const CommandContext& context) {
   const auto refuse = [&](const std::string& option, const std::string& value) {
     const std::string what =
         fmt::format("--{} {}: the weights of {} are {}", option, value, reference, describe(vit));
@@ -139,7 +140,7 @@ void compare_settings(const TrainConfig& config, const VitConfig& vit, const std
   };
   const bool swiglu = vit.ffn == FfnKind::swiglu;
   const int64_t ffn = config.ffn == "preset" ? -1 : config.ffn == "swiglu" ? 1 : 0;
-  const Decided all[] = {{"patch", config.patch, 0, vit.patch},
+  const Decided all[] = {{"patch", config.patch.is_auto() ? 0 : config.patch.value(), 0, vit.patch},
                          {"width", config.width, 0, vit.width},
                          {"depth", config.depth, 0, vit.depth},
                          {"heads", config.heads, 0, vit.heads},
@@ -149,8 +150,10 @@ void compare_settings(const TrainConfig& config, const VitConfig& vit, const std
     if (one.asked != one.unset && one.asked != one.actual)
       refuse(one.option, std::string(one.option) == "ffn" ? config.ffn : std::to_string(one.asked));
   // A preset and flags that change it: together they may well be the weights' backbone.
-  if (table.given("preset") && !same_backbone(make_ssl_config(config).vit, vit))
-    refuse("preset", config.preset);
+  if (config.preset.is_auto()) return;
+  TrainConfig asked = config;
+  choose_published(asked);
+  if (!same_backbone(make_ssl_config(asked).vit, vit)) refuse("preset", config.preset);
 }
 
 void adopt(TrainConfig& config, const VitConfig& vit) {
@@ -241,8 +244,7 @@ Beginning settle_beginning(TrainConfig& config, const OptionTable& table, const 
   on_root(context.world, [&] {
     found = find(config, context.common.output, beginning);
     if (found.reference.empty()) return;
-    compare_settings(config, vit_config_from_json(found.vit_json, found.reference), found.reference, table,
-                     context);
+    compare_settings(config, vit_config_from_json(found.vit_json, found.reference), found.reference, context);
   });
   context.world.broadcast(found.reference);
   context.world.broadcast(found.vit_json);

@@ -7,13 +7,14 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "auto_settings.hpp"
 #include "base/json_line.hpp"
 #include "base/random.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"
-#include "train_config.hpp"
-#include "training/masks.hpp"
+#include "resources.hpp"
+#include "timed_steps.hpp"
 
 namespace dino::pretrain {
 namespace {
@@ -48,43 +49,6 @@ void fill_normal(TensorView view, uint64_t index) {
   for (float& value : view.f32()) value = random.uniform() * 3.46F - 1.73F;
 }
 
-/// Multiply-adds times two of one image: student forward and backward of all crops, teacher forward of the
-/// global ones, heads and prototypes. The last block's queries, projection and feed-forward count for the
-/// tokens that the losses read only, as they are computed for no others.
-double flops_per_image(const SslConfig& ssl, const CropPlan& plan) {
-  const VitConfig& vit = ssl.vit;
-  const auto tokens = [&](int64_t side) {
-    return static_cast<double>((side / vit.patch) * (side / vit.patch) + 1 + vit.registers);
-  };
-  const auto d = static_cast<double>(vit.width);
-  const double ffn = vit.ffn == FfnKind::mlp ? 2.0 * d * static_cast<double>(vit.hidden)
-                                             : 3.0 * d * static_cast<double>(vit.hidden);
-  const auto forward = [&](double t, double read) {
-    const auto block = [&](double queries) {
-      return 2.0 * (2.0 * t * d * d + queries * (2.0 * d * d + ffn)) + 4.0 * t * queries * d;
-    };
-    return static_cast<double>(vit.depth - 1) * block(t) + block(read) +
-           2.0 * t * d * static_cast<double>(vit.channels * vit.patch * vit.patch);
-  };
-  // Half of the views are masked, at 10 to 50 %.
-  const double masked = 0.15 * 2.0 * (tokens(plan.global_size) - 1 - static_cast<double>(vit.registers));
-  const double global = forward(tokens(plan.global_size), 1 + masked / 2);
-  const double local = plan.local_count > 0 ? forward(tokens(plan.local_size), 1) : 0;
-  const auto head = [&](const HeadConfig& h) {
-    double weights = static_cast<double>(h.bottleneck * h.prototypes);
-    int64_t input = h.input;
-    for (int64_t i = 0; i < h.layers; ++i) {
-      const int64_t output = i + 1 == h.layers ? h.bottleneck : h.hidden;
-      weights += static_cast<double>(input * output);
-      input = output;
-    }
-    return 2.0 * weights;
-  };
-  const auto n_local = static_cast<double>(plan.local_count);
-  return 2.0 * global + 3.0 * (2.0 * global + n_local * local) +
-         head(ssl.dino_head) * (2.0 + 3.0 * (2.0 + n_local)) + head(ssl.ibot_head) * 4.0 * masked;
-}
-
 /// The rate of a large matrix product on the same threads: the ceiling of the step.
 double gemm_peak(Precision precision) {
   constexpr int64_t kM = 2048, kN = 1536, kK = 1536;
@@ -114,70 +78,11 @@ TrainConfig train_config(const BenchConfig& bench, const CropPlan& plan) {
   config.drop_path = bench.drop_path;
   config.steps = 1000;
   config.warmup = 10;
-  config.augment.global_size = plan.global_size;
-  config.augment.local_count = plan.local_count;
-  if (plan.local_count > 0) config.augment.local_size = plan.local_size;
-  const int64_t patch = vit_preset(bench.preset).patch;
-  if (plan.local_count == 0) config.augment.local_size = patch;
+  config.global_size = plan.global_size;
+  config.local_count = plan.local_count;
+  config.local_size = plan.local_count > 0 ? plan.local_size : vit_preset(bench.preset).patch;
+  choose_published(config);
   return config;
-}
-
-struct Timings {
-  std::vector<double> seconds;
-  std::map<std::string, double> phases;
-  int64_t arena_bytes = 0;
-  int64_t allocated_bytes = 0;  ///< by all tensors in the timed steps
-  int64_t page_faults = 0;      ///< of the process in the timed steps
-  double loss = 0;
-};
-
-Timings time_steps(const BenchConfig& bench, const TrainConfig& config, CommandContext& context) {
-  const Communicator& comm = context.world;
-  const SslConfig ssl = make_ssl_config(config);
-  SslModel model(ssl, comm);
-  model.initialize(0);
-  const Range images = even_range(bench.batch, comm.rank(), comm.size());
-  const int64_t n = images.size();
-  const int64_t side = config.augment.global_size, small = config.augment.local_size,
-                locals = config.augment.local_count;
-  Tensor global(Shape{2 * n, 3, side, side}), local(Shape{locals * n, 3, small, small});
-  fill_normal(global, 100 + static_cast<uint64_t>(comm.rank()));
-  fill_normal(local, 200 + static_cast<uint64_t>(comm.rank()));
-  const int64_t grid = side / ssl.vit.patch;
-  const BlockMaskSettings blocks{grid, grid, std::min<int64_t>(4, grid * grid),
-                                 default_max_mask_patches(side, ssl.vit.patch), 0.3};
-  const Schedules schedules(config);
-  Timings timings;
-  for (int64_t step = 0; step < bench.warmup + bench.steps; ++step) {
-    if (comm.any(stop_requested())) throw_stopped();
-    const BatchMasks masks = batch_masks(make_mask_config(config), blocks, 2 * n,
-                                         static_cast<uint64_t>(comm.rank()), static_cast<uint64_t>(step));
-    SslBatch batch;
-    batch.images = n;
-    batch.global_crops = global;
-    if (locals > 0) batch.local_crops = local;
-    batch.masks = view_of(masks.masks.data(), Shape{2 * n, grid * grid});
-    batch.masked_bound = masks.upper_bound;
-    DropPathPlan plan;
-    if (bench.drop_path > 0)
-      plan = draw_drop_path(ssl.vit, drop_path_entries(config, images), 0, static_cast<uint64_t>(step));
-    comm.barrier();
-    const int64_t allocated = Tensor::bytes_allocated(), faults = page_faults();
-    const Stopwatch watch;
-    const SslStepResult result = model.forward_backward(batch, schedules.at(step + 1, step), plan);
-    if (!result.finite) throw InternalError("bench step gave non-finite values; please report it");
-    model.update(schedules.at(step + 1, step), result, step + 1);
-    comm.barrier();
-    if (step < bench.warmup) continue;
-    timings.seconds.push_back(watch.seconds());
-    timings.allocated_bytes += Tensor::bytes_allocated() - allocated;
-    timings.page_faults += page_faults() - faults;
-    for (const auto& [name, seconds] : model.phase_seconds())
-      timings.phases[name] += seconds / static_cast<double>(bench.steps);
-    timings.loss = result.losses.total;
-  }
-  timings.arena_bytes = model.arena_bytes();
-  return timings;
 }
 
 ExitCode bench(const BenchConfig& bench_config, CommandContext& context) {
@@ -189,10 +94,12 @@ ExitCode bench(const BenchConfig& bench_config, CommandContext& context) {
   if (context.common.dry_run) return ExitCode::done;
   const SslConfig ssl = make_ssl_config(config);
   const double peak = context.world.sum(gemm_peak(ssl.precision));
-  Timings timings = time_steps(bench_config, config, context);
+  Timings timings = time_steps(config, context.world, bench_config.warmup, bench_config.steps);
+  if (!timings.finite) throw InternalError("a bench step gave non-finite values; please report it");
   std::sort(timings.seconds.begin(), timings.seconds.end());
   const double median = timings.seconds[timings.seconds.size() / 2];
-  const double flops = flops_per_image(ssl, plan) * static_cast<double>(bench_config.batch);
+  const double flops =
+      flops_per_image(ssl, config.global_size, config.local_size) * static_cast<double>(bench_config.batch);
   const int64_t rss = context.world.sum(peak_rss_bytes());
   if (!context.world.root()) return ExitCode::done;
   nlohmann::ordered_json json;

@@ -12,6 +12,7 @@
 #include "base/log.hpp"
 #include "base/random.hpp"
 #include "base/timing.hpp"
+#include "imaging/decode_options.hpp"
 #include "imaging/image.hpp"
 #include "storage/files.hpp"
 
@@ -34,6 +35,66 @@ Image prepare(Decoded decoded, const LoaderConfig& config) {
 }
 
 }  // namespace
+
+LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int threads) {
+  LoaderConfig loader;
+  loader.augment = config.augment;
+  loader.max_side = config.max_side;
+  loader.pad = config.pad;
+  loader.background = parse_background(config.background);
+  loader.decode_memory = parse_decode_memory(config.decode_memory);
+  loader.batch = config.batch;
+  loader.workers = config.workers > 0 ? config.workers : threads;
+  loader.prefetch = config.prefetch;
+  loader.cache_bytes = static_cast<int64_t>(config.cache_gib * 1024 * 1024 * 1024);
+  loader.seed = seed;
+  return loader;
+}
+
+LoadingCost measure_loading(const Dataset& dataset, const LoaderConfig& config, int64_t count) {
+  constexpr double kMostSeconds = 3;
+  const auto records = static_cast<int64_t>(dataset.records.size());
+  count = std::min(count, records);
+  DecodeOptions options;
+  options.background = config.background;
+  options.limits.max_memory = config.decode_memory;
+  LoadingCost cost;
+  int64_t loaded = 0;
+  const Stopwatch all;
+  for (int64_t i = 0; i < count && (loaded < 2 || all.seconds() < kMostSeconds); ++i) {
+    Stopwatch watch;
+    try {
+      Decoded decoded =
+          decode_image(read_record(dataset.records[static_cast<size_t>(i * records / count)]), options);
+      if (decoded.status != DecodeStatus::ok) continue;
+      const auto whole = static_cast<int64_t>(decoded.image.pixels.size());
+      const Image image = prepare(std::move(decoded), config);
+      cost.decode_seconds += watch.seconds();
+      cost.bytes += static_cast<int64_t>(image.pixels.size());
+      cost.decode_bytes = std::max(cost.decode_bytes, whole);
+      watch.restart();
+      const AugmentConfig& augment = config.augment;
+      std::vector<float> out(static_cast<size_t>(3 * std::max(augment.global_size, augment.local_size) *
+                                                 std::max(augment.global_size, augment.local_size)));
+      for (int64_t crop = 0; crop < 2 + augment.local_count; ++crop) {
+        Random random(config.seed, Stream::synthetic, static_cast<uint64_t>(i * 256 + crop));
+        const CropKind kind = crop == 0 ? CropKind::global1 : crop == 1 ? CropKind::global2 : CropKind::local;
+        normalize_to(augment_crop(image, kind, augment, random), augment.normalisation, out.data());
+      }
+      cost.augment_seconds += watch.seconds();
+      ++loaded;
+    } catch (const Error&) {
+      continue;  // the training tells what is wrong with the file when it comes to it
+    } catch (const std::bad_alloc&) {
+      continue;
+    }
+  }
+  if (loaded == 0) return {};
+  cost.decode_seconds /= static_cast<double>(loaded);
+  cost.augment_seconds /= static_cast<double>(loaded);
+  cost.bytes /= loaded;
+  return cost;
+}
 
 ImageCache::ImageCache(const Dataset& dataset, const LoaderConfig& config)
     : dataset_(dataset), config_(config), images_(dataset.records.size()), bad_(dataset.records.size(), 0) {}

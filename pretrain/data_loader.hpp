@@ -18,6 +18,7 @@
 #include "datasets/dataset.hpp"
 #include "imaging/augment.hpp"
 #include "tensor/tensor.hpp"
+#include "train_config.hpp"
 
 namespace dino::pretrain {
 
@@ -32,6 +33,9 @@ struct LoaderConfig {
   int64_t cache_bytes = 0;
   uint64_t seed = 0;
 };
+
+/// Of settings that are complete.
+[[nodiscard]] LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int threads);
 
 /// Decodes records on demand and keeps the decoded images up to a budget. Thread-safe.
 class ImageCache {
@@ -77,6 +81,17 @@ struct CropSet {
   /// for any number of them.
   int64_t checksum = 0;
 };
+
+/// What the loader does for one image on one thread, and what it keeps of it.
+struct LoadingCost {
+  double decode_seconds = 0;   ///< read, decode, reduce: once where the image stays in the cache
+  double augment_seconds = 0;  ///< its crops, at every step that it is in
+  int64_t bytes = 0;           ///< mean of an image that is kept
+  int64_t decode_bytes = 0;    ///< of the largest image while it is decoded
+};
+/// Loads up to `count` images, evenly spread, for no longer than a few seconds. Images that do not decode are
+/// left out (all zero where none does).
+[[nodiscard]] LoadingCost measure_loading(const Dataset& dataset, const LoaderConfig& config, int64_t count);
 
 class DataLoader {
  public:

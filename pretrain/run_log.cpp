@@ -78,7 +78,8 @@ const std::set<std::string>& free_settings() {
       "keep-every", "log-every",      "max-seconds",  "stop-after",       "workers",
       "prefetch",   "cache-gib",      "knn-train",    "knn-test",         "knn-every",
       "knn-limit",  "knn-test-limit", "knn-k",        "max-skips",        "watchdog-seconds",
-      "data",       "retry-seconds",  "max-replaced", "weights",          "which"};
+      "data",       "retry-seconds",  "max-replaced", "weights",          "which",
+      "minutes"};
   return names;
 }
 
@@ -151,7 +152,7 @@ void RunLog::step(const StepLine& line) {
 }
 
 void RunLog::start(const TrainConfig& config, const CommandContext& context, int64_t records,
-                   int64_t parameters) {
+                   int64_t parameters, const Forecast* forecast) {
   Json json;
   json["event"] = "start";
   json["step"] = 0;
@@ -160,17 +161,23 @@ void RunLog::start(const TrainConfig& config, const CommandContext& context, int
   json["commit"] = commit();
   json["ranks"] = context.world.size();
   json["cpu"] = cpu_level_name(cpu_level());
-  json["preset"] = config.preset;
-  json["batch"] = config.batch;
-  json["steps"] = config.steps;
-  json["warmup"] = config.warmup;
+  json["preset"] = config.preset.value();
+  json["batch"] = config.batch.value();
+  json["steps"] = config.steps.value();
+  json["warmup"] = config.warmup.of(config.steps);
   json["width"] = make_ssl_config(config).vit.width;
-  json["prototypes"] = config.prototypes;
-  json["ln_k"] = std::log(static_cast<double>(config.prototypes));
-  json["ibot_prototypes"] = config.ibot_prototypes > 0 ? config.ibot_prototypes : config.prototypes;
-  json["local_crops"] = config.augment.local_count;
+  json["prototypes"] = config.prototypes.value();
+  json["ln_k"] = std::log(static_cast<double>(config.prototypes.value()));
+  json["ibot_prototypes"] = config.ibot_prototypes > 0 ? config.ibot_prototypes : config.prototypes.value();
+  json["local_crops"] = config.local_count.value();
   json["records"] = records;
   json["parameters"] = parameters;
+  if (forecast != nullptr) {
+    json["bytes"] = bytes_object(forecast->memory);
+    json["bytes_max"] = forecast->memory.total();
+    json["expected_seconds"] = forecast->seconds;
+    json["expected_step_seconds"] = forecast->step_seconds;
+  }
   json["config"] = context.config_ini;
   writer_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
@@ -217,7 +224,11 @@ void RunLog::knn(int64_t step, const OnlineKnn::Score& score, int64_t k) {
 }
 
 void RunLog::stop(int64_t step, const std::string& reason) {
-  Json json{{"event", "stop"}, {"step", step}, {"time", utc_now()}, {"reason", reason}};
+  Json json{{"event", "stop"},
+            {"step", step},
+            {"time", utc_now()},
+            {"reason", reason},
+            {"peak_rss_bytes", peak_rss_bytes()}};
   if (reason == "done") {
     const CollapseVerdict verdict = judge_collapse(read_health_history(path_, static_cast<double>(step)));
     const std::string text = fmt::format("health: {}: {}", verdict.title, verdict.why);

@@ -9,6 +9,7 @@
 
 #include "comm/program.hpp"
 #include "datasets/dataset.hpp"
+#include "forecast.hpp"
 #include "online_knn.hpp"
 #include "storage/files.hpp"
 #include "train_config.hpp"
@@ -31,7 +32,9 @@ class RunLog {
   /// after its last checkpoint: they are removed, since those steps are run again.
   RunLog(const std::string& run, int64_t step);
   void step(const StepLine& line);
-  void start(const TrainConfig& config, const CommandContext& context, int64_t records, int64_t parameters);
+  /// `forecast`: what was expected of the run, or null.
+  void start(const TrainConfig& config, const CommandContext& context, int64_t records, int64_t parameters,
+             const Forecast* forecast);
   void resume(int64_t step, const std::string& checkpoint, int ranks);
   void checkpoint(int64_t step, const std::string& folder, double seconds);
   void checkpoint_failed(int64_t step, const std::string& why);

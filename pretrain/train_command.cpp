@@ -1,46 +1,97 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "auto_settings.hpp"
 #include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "commands.hpp"
+#include "survey.hpp"
 #include "trainer.hpp"
 
 namespace dino::pretrain {
 namespace {
 
-void dry_run(const TrainConfig& config, const CommandContext& context) {
-  const Dataset dataset = open_all(config.data, context.world);
-  ParameterLayout layout;
-  const SslConfig ssl = make_ssl_config(config);
-  append_vit_layout(layout, ssl.vit);
-  append_head_layout(layout, ssl.dino_head, "dino_head");
-  if (ssl.separate_ibot_head) append_head_layout(layout, ssl.ibot_head, "ibot_head");
-  if (!context.world.root()) return;
-  log::info(fmt::format(
-      "would train {} ({} parameters with heads, {}) on {} images for {} steps of {} images ({:.2f} passes) "
-      "on {} ranks; nothing was written",
-      config.preset, layout.count(), name_of(ssl.precision), dataset.records.size(), config.steps,
-      config.batch,
-      static_cast<double>(config.steps * config.batch) / static_cast<double>(dataset.records.size()),
-      context.world.size()));
+/// Chooses what was not given: as the run's earlier starts did, else from the images and the machine. Returns
+/// what to expect, nothing where a run goes on. Collective.
+std::optional<Forecast> settle_settings(TrainConfig& config, const Dataset& dataset,
+                                        CommandContext& context) {
+  const Communicator& comm = context.world;
+  const std::string& run = context.common.output;
+  const bool goes_on = !run.empty() && take_from_run(config, run, comm);
+  std::vector<std::string> open;
+  for_each_auto(config, [&](const char* name, const auto& field) {
+    if (field.is_auto()) open.emplace_back(name);
+  });
+  const ImageFacts images = survey_images(dataset, comm);
+  const MachineFacts machine = survey_machine(context, parse_precision(config.precision));
+  choose_settings(config, images, machine);
+  if (config.batch < comm.size())
+    throw UsageError(
+        fmt::format("batch too small: --batch: {} images for {} ranks; use at least one image per rank",
+                    config.batch.value(), comm.size()));
+  TrainConfig trial = config;
+  trial.steps.choose(std::max<int64_t>(kLeastSteps, trial.warmup.of(1)));
+  validate(trial);
+  std::optional<Forecast> forecast;
+  if (goes_on && !config.steps.is_auto() && !context.common.dry_run) {
+    choose_steps(config, images, 1);
+  } else {
+    const ForecastQuestion question{dataset, images, machine, context.common.dry_run};
+    forecast = make_forecast(config, question, context);
+    for_each_auto(config, [&](const std::string& name, const auto& field) {
+      if (std::find(open.begin(), open.end(), name) != open.end())
+        forecast->chosen.push_back(fmt::format("{} {}", name, field.text()));
+    });
+    for (const std::string& line : describe(*forecast, config, question)) log::info(line);
+    if (forecast->memory.total() > machine.memory)
+      log::warning(
+          fmt::format("the memory may not do: {} are expected and {} are free for a rank; lower --batch, or "
+                      "choose a smaller --preset",
+                      human_bytes(forecast->memory.total()), human_bytes(machine.memory)));
+  }
+  validate(config);
+  complete(config);
+  return forecast;
+}
+
+std::string dry_run_json(const TrainConfig& config, const Forecast& forecast, int64_t images) {
+  nlohmann::ordered_json json{{"command", "train"},
+                              {"dry_run", true},
+                              {"preset", config.preset.value()},
+                              {"images", images},
+                              {"parameters", forecast.parameters},
+                              {"batch", config.batch.value()},
+                              {"steps", config.steps.value()},
+                              {"chosen", forecast.chosen},
+                              {"timed", forecast.is_timed},
+                              {"step_seconds", forecast.step_seconds},
+                              {"seconds", forecast.seconds},
+                              {"bytes", bytes_object(forecast.memory)},
+                              {"bytes_max", forecast.memory.total()},
+                              {"disk_bytes", forecast.disk}};
+  return json_line(json);
 }
 
 ExitCode train(TrainConfig& config, const OptionTable& table, CommandContext& context) {
-  if (context.common.output.empty())
+  if (context.common.output.empty() && !context.common.dry_run)
     throw UsageError("missing option: --output: the run folder is needed; give --output RUN");
+  log::info(fmt::format("reading the list of images: {}", fmt::join(config.data, ", ")));
+  Dataset dataset = open_all(config.data, context.world);
   Beginning beginning = settle_beginning(config, table, context);
+  std::optional<Forecast> forecast = settle_settings(config, dataset, context);
   context.config_ini = table.to_ini();
-  validate(config);
   if (context.common.dry_run) {
-    dry_run(config, context);
+    log::info("a dry run: nothing was written");
+    context.result = dry_run_json(config, *forecast, static_cast<int64_t>(dataset.records.size()));
     return ExitCode::done;
   }
   install_stop_handlers();
-  Trainer trainer(context, config, std::move(beginning));
+  Trainer trainer(context, config, {std::move(dataset), std::move(forecast), std::move(beginning)});
   const ExitCode code = trainer.run();
   if (context.world.root()) {
     const auto checkpoints = list_checkpoints(context.common.output);
@@ -58,8 +109,14 @@ Command train_command() {
   command.name = "train";
   command.summary = "train a backbone on images";
   command.usage =
-      "--config RECIPE --data REF --output RUN [--steps N] [--weights REF] [--resume auto|none|PATH]";
+      "--data REF --output RUN [--config RECIPE] [--steps N] [--weights REF] [--resume auto|none|PATH]";
   command.description =
+      "Without a recipe the model, the crops, the batch and the steps are chosen from the number and the "
+      "size "
+      "of the images and from the machine, for a training of --minutes; each can be given, alone or in a "
+      "recipe, and what is given constrains the rest. A step is timed, and the settings, the expected time, "
+      "memory and disk are printed before the first step. --dry-run prints the same and writes nothing. What "
+      "was chosen stands in RUN/config.ini, where later starts of the run find it.\n"
       "Trains student and teacher on the images of --data and writes checkpoints, metrics.jsonl, config.ini "
       "and run.json into RUN. Started again with the same command it goes on "
       "from the newest valid checkpoint, on any number of ranks; damaged ones are passed over with a "

@@ -19,30 +19,42 @@ void declare_beginning(OptionTable& table, TrainConfig& c) {
             ".safetensors, .pth): its backbone, and its heads where their sizes are the ones set here.");
   table.add("which", &c.which, "Which network of --weights, where they hold both.")
       .choices({"teacher", "student"});
-  table
-      .add("freeze-backbone-steps", &c.freeze_backbone_steps,
-           "With --weights: optimizer steps in which the backbone stays as it is and the heads learn.")
-      .range(0, 1e9);
+  table.add(
+      "freeze-backbone-steps", &c.freeze_backbone_steps,
+      "With --weights: optimizer steps in which the backbone stays as it is and the heads learn, or their "
+      "share of all.");
 }
 
 void declare_model(OptionTable& table, TrainConfig& c) {
   declare_beginning(table, c);
   table.section("model");
-  table.add("preset", &c.preset, "Backbone: a named ViT (dino-pretrain bench --help lists them).")
+  table
+      .add("preset", &c.preset,
+           "Backbone: a named ViT; auto: as the images, the machine and --minutes allow.")
       .choices(vit_preset_names());
-  table.add("patch", &c.patch, "Patch side in pixels (0: the preset's).").range(0, 64);
+  table
+      .add("patch", &c.patch,
+           "Patch side in pixels (0: the preset's); auto: the preset's, smaller where the images are small "
+           "and the preset is not given.")
+      .range(0, 64);
   table.add("width", &c.width, "Embedding width (0: the preset's).").range(0, 16384);
   table.add("depth", &c.depth, "Number of blocks (0: the preset's).").range(0, 200);
   table.add("heads", &c.heads, "Attention heads (0: the preset's).").range(0, 256);
   table.add("registers", &c.registers, "Register tokens (-1: the preset's).").range(-1, 64);
   table.add("ffn", &c.ffn, "Feed-forward layer.").choices({"preset", "mlp", "swiglu"});
-  table.add("layerscale", &c.layerscale, "Initial LayerScale; 1e-5 as published, 0.1 to 1 for short runs.")
+  table
+      .add("layerscale", &c.layerscale,
+           "Initial LayerScale; auto: 1e-5 as published, 0.1 to 1 for short runs.")
       .range(0, 10);
-  table.add("drop-path", &c.drop_path, "Stochastic depth rate of the student.").range(0, 0.95);
+  table.add("drop-path", &c.drop_path, "Stochastic depth rate of the student; auto: 0 for short runs.")
+      .range(0, 0.95);
   table.add("drop-path-uniform", &c.drop_path_uniform, "The same rate in all blocks (false: rising from 0).");
-  table.add("prototypes", &c.prototypes, "Prototypes of the DINO head.").range(2, 1 << 24);
-  table.add("bottleneck", &c.bottleneck, "Bottleneck width of the heads.").range(2, 8192);
-  table.add("head-hidden", &c.head_hidden, "Hidden width of the heads.").range(2, 65536);
+  table.add("prototypes", &c.prototypes, "Prototypes of the DINO head; auto: from the batch.")
+      .range(2, 1 << 24);
+  table.add("bottleneck", &c.bottleneck, "Bottleneck width of the heads; auto: from the model's width.")
+      .range(2, 8192);
+  table.add("head-hidden", &c.head_hidden, "Hidden width of the heads; auto: from the model's width.")
+      .range(2, 65536);
   table.add("head-layers", &c.head_layers, "Linear layers of the heads' MLP.").range(1, 16);
   table.add("separate-ibot-head", &c.separate_ibot_head, "A head of its own for masked patches.");
   table.add("ibot-prototypes", &c.ibot_prototypes, "Prototypes of the iBOT head (0: as the DINO head).")
@@ -60,14 +72,14 @@ void declare_losses(OptionTable& table, TrainConfig& c) {
       .choices({"sinkhorn", "softmax"});
   table.add("sinkhorn-iterations", &c.sinkhorn_iterations, "Sinkhorn-Knopp iterations.").range(1, 100);
   table.add("student-temperature", &c.student_temperature, "Student temperature.").range(1e-3, 10);
-  table.add("teacher-temperature", &c.teacher_temperature, "Teacher temperature after its warm-up.")
+  table
+      .add("teacher-temperature", &c.teacher_temperature,
+           "Teacher temperature after its warm-up; auto: 0.07, without a ramp for short runs.")
       .range(1e-3, 10);
   table.add("teacher-temperature-start", &c.teacher_temperature_start, "Teacher temperature at step 0.")
       .range(1e-3, 10);
-  table
-      .add("teacher-temperature-warmup", &c.teacher_temperature_warmup,
-           "Steps of the linear temperature warm-up.")
-      .range(0, 1e9);
+  table.add("teacher-temperature-warmup", &c.teacher_temperature_warmup,
+            "Steps of the linear temperature warm-up, or their share of all.");
   table.add("mask-probability", &c.mask_probability, "Fraction of the global views that are masked.")
       .range(0, 1);
   table.add("mask-ratio-min", &c.mask_ratio_min, "Smallest mask ratio.").range(0, 1);
@@ -79,25 +91,38 @@ void declare_losses(OptionTable& table, TrainConfig& c) {
 
 void declare_optimisation(OptionTable& table, TrainConfig& c) {
   table.section("optimisation");
-  table.add("steps", &c.steps, "Optimizer steps of the whole run; the schedules end there.")
-      .range(1, 1e9)
-      .required();
-  table.add("batch", &c.batch, "Images per step over all ranks.").range(1, 1e6);
-  table.add("lr", &c.lr, "Peak learning rate before scaling by the batch.").range(0, 10);
+  table
+      .add("minutes", &c.minutes,
+           "Time that the model, the batch and the steps are chosen for; no limit (see --max-seconds).")
+      .range(0.1, 1e7);
+  table
+      .add("steps", &c.steps,
+           "Optimizer steps of the whole run; the schedules end there. auto: what --minutes allow, at most "
+           "200 passes over the images.")
+      .range(1, 1e9);
+  table.add("batch", &c.batch, "Images per step over all ranks; auto: from the images that the run can see.")
+      .range(1, 1e6);
+  table.add("lr", &c.lr, "Peak learning rate before scaling by the batch; auto: 4e-3, less for large models.")
+      .range(0, 10);
   table.add("lr-scaling", &c.lr_scaling, "sqrt: times sqrt(batch/1024); none: as given.")
       .choices({"sqrt", "none"});
   table.add("min-lr", &c.min_lr, "Learning rate at the end.").range(0, 10);
-  table.add("warmup", &c.warmup, "Steps of the linear learning-rate warm-up.").range(0, 1e9);
-  table
-      .add("freeze-last-layer", &c.freeze_last_layer,
-           "Steps in which the heads' last layers stay as they are.")
-      .range(0, 1e9);
+  table.add("warmup", &c.warmup, "Steps of the linear learning-rate warm-up, or their share of all.");
+  table.add("freeze-last-layer", &c.freeze_last_layer,
+            "Steps in which the heads' last layers stay as they are, or their share of all.");
   table.add("weight-decay", &c.weight_decay, "Weight decay at the start.").range(0, 10);
-  table.add("weight-decay-end", &c.weight_decay_end, "Weight decay at the end (cosine).").range(0, 10);
-  table.add("momentum", &c.momentum, "EMA momentum of the teacher at the start.").range(0, 1);
+  table
+      .add("weight-decay-end", &c.weight_decay_end,
+           "Weight decay at the end (cosine); auto: 0.4, for short runs 0.04.")
+      .range(0, 10);
+  table
+      .add("momentum", &c.momentum,
+           "EMA momentum of the teacher at the start; auto: 0.992, for short runs 0.98.")
+      .range(0, 1);
   table.add("momentum-end", &c.momentum_end, "EMA momentum at the end (cosine).").range(0, 1);
   table.add("clip", &c.clip, "Gradient norm limit per module; 0 = off.").range(0, 1e9);
-  table.add("layer-decay", &c.layer_decay, "Layer-wise learning-rate decay.").range(0.01, 1);
+  table.add("layer-decay", &c.layer_decay, "Layer-wise learning-rate decay; auto: 0.9, for short runs 1.")
+      .range(0.01, 1);
   table.add("patch-embed-lr", &c.patch_embed_lr, "Learning-rate multiplier of the patch embedding.")
       .range(0, 10);
   table.add("beta1", &c.beta1, "AdamW beta 1.").range(0, 0.99999);
@@ -109,9 +134,17 @@ void declare_optimisation(OptionTable& table, TrainConfig& c) {
 void declare_crops(OptionTable& table, TrainConfig& c) {
   AugmentConfig& a = c.augment;
   table.section("crops");
-  table.add("global-size", &a.global_size, "Side of the two global crops in pixels.").range(8, 4096);
-  table.add("local-size", &a.local_size, "Side of the local crops in pixels.").range(8, 4096);
-  table.add("local-count", &a.local_count, "Local crops per image.").range(0, 64);
+  table
+      .add("global-size", &c.global_size,
+           "Side of the two global crops in pixels, a multiple of the patch; auto: from the images, at most "
+           "224.")
+      .range(8, 4096);
+  table
+      .add("local-size", &c.local_size,
+           "Side of the local crops in pixels, a multiple of the patch; auto: 3/7 of --global-size.")
+      .range(8, 4096);
+  table.add("local-count", &c.local_count, "Local crops per image; auto: 8, or 4 of less than 42 pixels.")
+      .range(0, 64);
   table.add("global-scale-min", &a.global_scale_min, "Smallest area fraction of a global crop.")
       .range(0.001, 1);
   table.add("global-scale-max", &a.global_scale_max, "Largest area fraction of a global crop.")
@@ -128,12 +161,15 @@ void declare_crops(OptionTable& table, TrainConfig& c) {
   table.add("hue", &a.hue, "Hue jitter.").range(0, 0.5);
   table.add("grayscale", &a.grayscale, "Probability of dropping colour.").range(0, 1);
   table.add("solarize", &a.solarize, "Probability of solarization (second global crop).").range(0, 1);
-  table.add("blur", &c.blur, "Blur probabilities: the paper's, the released code's inverted ones, or none.")
+  table
+      .add("blur", &c.blur,
+           "Blur probabilities: the paper's, the released code's inverted ones, or none; auto: paper, but "
+           "none for global crops below 128 pixels.")
       .choices({"paper", "reference", "off"});
   table
       .add("max-side", &c.max_side,
            "Reduce larger images to this longer side once after decoding, so that they fit the cache; 0 = "
-           "off.")
+           "off; auto: three times --global-size.")
       .range(0, 1e6);
   table.add("pad", &c.pad, "Pad images to a square with the background colour first (sprites).");
   table.add(
@@ -154,7 +190,10 @@ void declare_run(OptionTable& table, TrainConfig& c) {
   table.add("resume", &c.resume,
             "auto: from the newest valid checkpoint of the run; none: the run must be new; or a checkpoint "
             "folder.");
-  table.add("checkpoint-every", &c.checkpoint_every, "Steps between checkpoints.").range(1, 1e9);
+  table
+      .add("checkpoint-every", &c.checkpoint_every,
+           "Steps between checkpoints; auto: five in a run, at most 1000.")
+      .range(1, 1e9);
   table.add("keep", &c.keep, "Newest checkpoints kept.").range(2, 1e6);
   table
       .add("keep-every", &c.keep_every,
@@ -179,7 +218,10 @@ void declare_run(OptionTable& table, TrainConfig& c) {
       .range(0, 1);
   table.add("workers", &c.workers, "Loader threads per rank (0: as many as compute threads).").range(0, 1024);
   table.add("prefetch", &c.prefetch, "Batches prepared ahead.").range(1, 64);
-  table.add("cache-gib", &c.cache_gib, "Memory per rank for decoded images, so that small sets decode once.")
+  table
+      .add("cache-gib", &c.cache_gib,
+           "Memory per rank for decoded images, so that small sets decode once; auto: an eighth of the "
+           "rank's, at most 2.")
       .range(0, 1e6);
   table.add("knn-train", &c.knn_train, "Labelled images that vote in the online k-NN.");
   table.add("knn-test", &c.knn_test, "Labelled images that the online k-NN classifies (a validation part).");
@@ -200,10 +242,24 @@ void declare_train_options(OptionTable& table, TrainConfig& config) {
   declare_crops(table, config);
 }
 
+void complete(TrainConfig& c) {
+  AugmentConfig& a = c.augment;
+  a.global_size = c.global_size;
+  a.local_size = c.local_size;
+  a.local_count = c.local_count;
+  a.resampling = c.resampling == "bilinear" ? Resampling::bilinear : Resampling::bicubic;
+  a.blur = c.blur.value() != "off";
+  a.blur_setting = c.blur.value() == "reference" ? BlurSetting::reference : BlurSetting::paper;
+  for (size_t i = 0; i < 3; ++i) {
+    a.normalisation.mean[i] = static_cast<float>(c.mean[i]);
+    a.normalisation.std[i] = static_cast<float>(c.std[i]);
+  }
+}
+
 void validate(const TrainConfig& c) {
   const VitConfig vit = make_ssl_config(c).vit;
   for (const auto& [name, size] :
-       {std::pair{"global-size", c.augment.global_size}, std::pair{"local-size", c.augment.local_size}}) {
+       {std::pair{"global-size", c.global_size.value()}, std::pair{"local-size", c.local_size.value()}}) {
     if (size % vit.patch != 0) {
       throw UsageError(fmt::format("bad crop size: --{}: {} is not a multiple of the patch size {}; use {}",
                                    name, size, vit.patch, (size / vit.patch + 1) * vit.patch));
@@ -222,16 +278,17 @@ void validate(const TrainConfig& c) {
     throw UsageError("contradictory options: --global-scale-min is above --global-scale-max");
   if (c.augment.local_scale_min > c.augment.local_scale_max)
     throw UsageError("contradictory options: --local-scale-min is above --local-scale-max");
-  if (c.warmup > c.steps)
-    throw UsageError(
-        fmt::format("contradictory options: --warmup: {} is above --steps {}", c.warmup, c.steps));
-  if (c.freeze_backbone_steps > 0 && c.weights.empty())
+  if (c.warmup.of(c.steps) > c.steps)
+    throw UsageError(fmt::format(
+        "contradictory options: --warmup: {} is above --steps {}; give a share such as 10%, or fewer steps",
+        c.warmup.text(), c.steps.value()));
+  if (c.freeze_backbone_steps.of(c.steps) > 0 && c.weights.empty())
     throw UsageError(
         "contradictory options: --freeze-backbone-steps: a backbone that begins at random must learn; give "
         "--weights, or leave it out");
-  if (c.freeze_backbone_steps > c.steps)
+  if (c.freeze_backbone_steps.of(c.steps) > c.steps)
     throw UsageError(fmt::format("contradictory options: --freeze-backbone-steps: {} is above --steps {}",
-                                 c.freeze_backbone_steps, c.steps));
+                                 c.freeze_backbone_steps.text(), c.steps.value()));
   if (c.knn_every > 0 && (c.knn_train.empty() || c.knn_test.empty())) {
     throw UsageError("contradictory options: --knn-every needs --knn-train and --knn-test");
   }
@@ -253,7 +310,7 @@ VitConfig fresh_vit(const TrainConfig& c) {
     if (c.width > 0) vit.width = c.width;
     vit.hidden = vit.ffn == FfnKind::mlp ? 4 * vit.width : swiglu_hidden(vit.width);
   }
-  vit.position_grid = std::max<int64_t>(1, c.augment.global_size / vit.patch);
+  vit.position_grid = std::max<int64_t>(1, c.global_size / vit.patch);
   vit.layerscale = c.layerscale;
   return vit;
 }
@@ -281,15 +338,14 @@ SslConfig make_ssl_config(const TrainConfig& c) {
   s.beta2 = c.beta2;
   s.layer_decay = c.layer_decay;
   s.patch_embed_lr_mult = c.patch_embed_lr;
-  s.local_crops = c.augment.local_count;
+  s.local_crops = c.local_count;
   s.precision = parse_precision(c.precision);
   return s;
 }
 
 std::vector<DropPathEntry> drop_path_entries(const TrainConfig& c, Range images) {
   std::vector<DropPathEntry> entries{{2, c.batch, images.begin, images.size()}};
-  if (c.augment.local_count > 0)
-    entries.push_back({c.augment.local_count, c.batch, images.begin, images.size()});
+  if (c.local_count > 0) entries.push_back({c.local_count, c.batch, images.begin, images.size()});
   return entries;
 }
 
@@ -299,15 +355,17 @@ MaskConfig make_mask_config(const TrainConfig& c) {
 }
 
 Schedules::Schedules(const TrainConfig& c) {
-  const double peak = c.lr_scaling == "sqrt" ? c.lr * std::sqrt(static_cast<double>(c.batch) / 1024.0) : c.lr;
-  lr_ = {peak, c.min_lr, c.steps, c.warmup, 0, 0};
+  const double scale =
+      c.lr_scaling == "sqrt" ? std::sqrt(static_cast<double>(c.batch.value()) / 1024.0) : 1.0;
+  lr_ = {c.lr * scale, c.min_lr, c.steps, c.warmup.of(c.steps), 0, 0};
   // The last layers follow the same curve, with the first steps set to zero (not shifted).
   last_layer_lr_ = lr_;
-  last_layer_lr_.freeze = c.freeze_last_layer;
+  last_layer_lr_.freeze = c.freeze_last_layer.of(c.steps);
   weight_decay_ = {c.weight_decay, c.weight_decay_end, c.steps, 0, 0, 0};
   momentum_ = {c.momentum, c.momentum_end, c.steps, 0, 0, 0};
-  temperature_ = {c.teacher_temperature_start, c.teacher_temperature, c.teacher_temperature_warmup};
-  frozen_updates_ = c.freeze_backbone_steps;
+  temperature_ = {c.teacher_temperature_start, c.teacher_temperature,
+                  c.teacher_temperature_warmup.of(c.steps)};
+  frozen_updates_ = c.freeze_backbone_steps.of(c.steps);
 }
 
 SslSchedule Schedules::at(int64_t step, int64_t updates) const {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// All settings of a training run, with the published ViT-L/14 recipe's values (or the reference's defaults)
-// as defaults.
+// All settings of a training run. Defaults are the published ViT-L/14 recipe's values (or the reference's);
+// what depends on the images, the machine or the length of the run is chosen (auto_settings.hpp) unless
+// given.
 
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/auto_setting.hpp"
 #include "base/options.hpp"
 #include "imaging/augment.hpp"
 #include "training/masks.hpp"
@@ -20,60 +22,84 @@ struct TrainConfig {
   std::vector<std::string> data;
   // what it begins with (begin_from_weights.hpp)
   std::string weights, which = "teacher";
-  int64_t freeze_backbone_steps = 0;
+  StepCount freeze_backbone_steps;
   std::optional<VitConfig> vit;  ///< the backbone of the weights; preset, patch, ... are then for reading
   // model
-  std::string preset = "vits14";
-  int64_t patch = 0, width = 0, depth = 0, heads = 0;  ///< 0 = the preset's
-  int64_t registers = -1;                              ///< -1 = the preset's
+  Auto<std::string> preset;
+  Auto<int64_t> patch;                      ///< 0 = the preset's
+  int64_t width = 0, depth = 0, heads = 0;  ///< 0 = the preset's
+  int64_t registers = -1;                   ///< -1 = the preset's
   std::string ffn = "preset";
-  double layerscale = 1e-5;
-  double drop_path = 0.3;
+  Auto<double> layerscale, drop_path;
   bool drop_path_uniform = true;
   // heads
-  int64_t prototypes = 65536, bottleneck = 256, head_hidden = 2048, head_layers = 3;
+  Auto<int64_t> prototypes, bottleneck, head_hidden;
+  int64_t head_layers = 3;
   bool separate_ibot_head = true;
   int64_t ibot_prototypes = 0, ibot_bottleneck = 0;  ///< 0 = as the DINO head
   // losses
   double dino_weight = 1, ibot_weight = 1, koleo_weight = 0.1;
   std::string centering = "sinkhorn";
   int64_t sinkhorn_iterations = 3;
-  double student_temperature = 0.1, teacher_temperature = 0.07, teacher_temperature_start = 0.04;
-  int64_t teacher_temperature_warmup = 37500;
+  double student_temperature = 0.1, teacher_temperature_start = 0.04;
+  Auto<double> teacher_temperature;
+  StepCount teacher_temperature_warmup = StepCount::percent(30);
   double mask_probability = 0.5, mask_ratio_min = 0.1, mask_ratio_max = 0.5;
   int64_t mask_min_patches = 4;
   bool mask_exact_count = true;
-  // optimisation; counts are in steps
-  int64_t steps = 0, batch = 64;
-  double lr = 4e-3, min_lr = 1e-6;
+  // optimisation; the reference's warm-up, freeze and temperature ramp are 12,500, 1,250 and 37,500 of
+  // 125,000 steps
+  double minutes = 30;  ///< what the choices aim at
+  Auto<int64_t> steps, batch;
+  Auto<double> lr;
+  double min_lr = 1e-6;
   std::string lr_scaling = "sqrt";
-  int64_t warmup = 12500, freeze_last_layer = 1250;
-  double weight_decay = 0.04, weight_decay_end = 0.4;
-  double momentum = 0.992, momentum_end = 1.0;
-  double clip = 3.0, layer_decay = 0.9, patch_embed_lr = 0.2, beta1 = 0.9, beta2 = 0.999;
+  StepCount warmup = StepCount::percent(10), freeze_last_layer = StepCount::percent(1);
+  double weight_decay = 0.04;
+  Auto<double> weight_decay_end, momentum, layer_decay;
+  double momentum_end = 1.0;
+  double clip = 3.0, patch_embed_lr = 0.2, beta1 = 0.9, beta2 = 0.999;
   std::string precision = "auto";
   // crops
-  AugmentConfig augment;
-  std::string blur = "paper", resampling = "bicubic";
-  int64_t max_side = 0;  ///< larger images are reduced once after decoding; 0 = off
+  Auto<int64_t> global_size, local_size, local_count;
+  Auto<std::string> blur;
+  std::string resampling = "bicubic";
+  Auto<int64_t> max_side;  ///< larger images are reduced once after decoding; 0 = off
+  AugmentConfig augment;   ///< the probabilities and scales; complete() copies the rest into it
   bool pad = false;
   std::string background = "auto", decode_memory = "1G";
   std::vector<double> mean = {0.485, 0.456, 0.406}, std = {0.229, 0.224, 0.225};
   // the run
   std::string resume = "auto";
-  int64_t checkpoint_every = 1000, keep = 3, keep_every = 0, log_every = 1;
+  Auto<int64_t> checkpoint_every;
+  int64_t keep = 3, keep_every = 0, log_every = 1;
   double max_seconds = 0;
   int64_t stop_after = 0;
   int64_t max_skips = 5;
   double max_replaced = 0.05;
   int64_t workers = 0, prefetch = 3;
-  double cache_gib = 2;
+  Auto<double> cache_gib;
   // online k-NN
   std::string knn_train, knn_test;
   int64_t knn_every = 0, knn_limit = 5000, knn_test_limit = 0, knn_k = 20;
 };
 
 void declare_train_options(OptionTable& table, TrainConfig& config);
+/// Calls `visit(name, setting)` for every setting that is chosen unless given.
+template <class Visit>
+void for_each_auto(TrainConfig& c, Visit visit) {
+  visit("preset", c.preset), visit("patch", c.patch), visit("layerscale", c.layerscale);
+  visit("drop-path", c.drop_path), visit("prototypes", c.prototypes), visit("bottleneck", c.bottleneck);
+  visit("head-hidden", c.head_hidden), visit("teacher-temperature", c.teacher_temperature);
+  visit("steps", c.steps), visit("batch", c.batch), visit("lr", c.lr);
+  visit("weight-decay-end", c.weight_decay_end), visit("momentum", c.momentum);
+  visit("layer-decay", c.layer_decay), visit("global-size", c.global_size);
+  visit("local-size", c.local_size), visit("local-count", c.local_count), visit("blur", c.blur);
+  visit("max-side", c.max_side), visit("checkpoint-every", c.checkpoint_every);
+  visit("cache-gib", c.cache_gib);
+}
+/// Fills `augment` from the settings that users give; once everything is chosen.
+void complete(TrainConfig& config);
 /// Checks what ranges cannot say (sizes against the patch, steps against warm-ups...). UsageError names the
 /// options.
 void validate(const TrainConfig& config);

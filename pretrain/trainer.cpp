@@ -13,7 +13,6 @@
 #include "base/signals.hpp"
 #include "comm/together.hpp"
 #include "datasets/on_all_ranks.hpp"
-#include "imaging/decode_options.hpp"
 #include "model/weights.hpp"
 #include "storage/output_folder.hpp"
 #include "training/masks.hpp"
@@ -21,37 +20,10 @@
 namespace dino::pretrain {
 namespace {
 
-LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int threads) {
-  LoaderConfig loader;
-  loader.augment = config.augment;
-  loader.max_side = config.max_side;
-  loader.pad = config.pad;
-  loader.background = parse_background(config.background);
-  loader.decode_memory = parse_decode_memory(config.decode_memory);
-  loader.batch = config.batch;
-  loader.workers = config.workers > 0 ? config.workers : threads;
-  loader.prefetch = config.prefetch;
-  loader.cache_bytes = static_cast<int64_t>(config.cache_gib * 1024 * 1024 * 1024);
-  loader.seed = seed;
-  return loader;
-}
-
 /// What the step saw, in 8 hex digits: samples, crops and masks of all ranks.
 std::string batch_checksum(int64_t crops, const BatchMasks& masks) {
   const uint32_t first = crc32c(std::as_bytes(std::span(&crops, 1)));
   return hex32(crc32c(std::as_bytes(std::span(masks.masks)), first));
-}
-
-/// The settings that live in more than one place.
-TrainConfig completed(TrainConfig config) {
-  config.augment.resampling = config.resampling == "bilinear" ? Resampling::bilinear : Resampling::bicubic;
-  config.augment.blur = config.blur != "off";
-  config.augment.blur_setting = config.blur == "reference" ? BlurSetting::reference : BlurSetting::paper;
-  for (size_t i = 0; i < 3; ++i) {
-    config.augment.normalisation.mean[i] = static_cast<float>(config.mean[i]);
-    config.augment.normalisation.std[i] = static_cast<float>(config.std[i]);
-  }
-  return config;
 }
 
 /// The checkpoint that --resume means in this run folder; empty: begin anew.
@@ -90,20 +62,16 @@ Dataset open_all(const std::vector<std::string>& references, const Communicator&
   return all;
 }
 
-Trainer::Trainer(CommandContext& context, TrainConfig config, Beginning beginning)
+Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
     : context_(context),
-      config_(completed(std::move(config))),
-      beginning_(std::move(beginning)),
+      config_(std::move(config)),
+      beginning_(std::move(start.beginning)),
       comm_(context.world),
-      dataset_(open_all(config_.data, comm_)),
+      dataset_(std::move(start.dataset)),
+      forecast_(std::move(start.forecast)),
       schedules_(config_),
       model_(make_ssl_config(config_), context.world),
       replaced_(static_cast<int64_t>(dataset_.records.size()), config_.max_replaced) {
-  if (config_.batch < comm_.size()) {
-    throw UsageError(
-        fmt::format("batch too small: --batch: {} images for {} ranks; use at least one image per rank",
-                    config_.batch, comm_.size()));
-  }
   for (const std::string& fault : dataset_.faults) log::warning(fault);
 }
 
@@ -121,7 +89,8 @@ ExitCode Trainer::run() {
     replaced_before_ = log_->replaced_before();
     write_run_json(run, context_, dataset_, step_);
     if (step_ == 0)
-      log_->start(config_, context_, static_cast<int64_t>(dataset_.records.size()), model_.layout().count());
+      log_->start(config_, context_, static_cast<int64_t>(dataset_.records.size()), model_.layout().count(),
+                  forecast_ ? &*forecast_ : nullptr);
   }
   if (step_ >= config_.steps) {
     log::info(fmt::format("{}: already trained for {} steps", run, step_));
@@ -137,14 +106,14 @@ ExitCode Trainer::run() {
       make_loader_config(config_, static_cast<uint64_t>(context_.common.seed), resolve_threads(context_));
   DataLoader loader(dataset_, loader_config, even_range(config_.batch, comm_.rank(), comm_.size()), step_);
   const log::Phase phase("training");
-  Progress progress("pretrain", config_.steps, "steps");
-  progress.set(step_);
+  Progress progress("pretrain", config_.steps * config_.batch, "images");
+  progress.set(step_ * config_.batch);
   while (step_ < config_.steps) {
     if (!data_ready(loader)) return stopped(progress);
     // A step that has begun and its checkpoint are worth the time they take.
     const FinishingScope finishing;
     train_step(loader);
-    progress.set(step_);
+    show(progress);
     const bool last = step_ == config_.steps;
     if (knn_ && (step_ % config_.knn_every == 0 || last)) evaluate_knn();
     const bool stop = !last && comm_.any(should_stop());
@@ -156,7 +125,18 @@ ExitCode Trainer::run() {
     log::warning(fmt::format("{} of {} samples were replaced: their images cannot be decoded",
                              replaced_.replaced(), replaced_.samples()));
   if (log_) log_->stop(step_, "done");
+  log::info(fmt::format("trained {} steps in {} with {} of memory{}", step_ - first_step_,
+                        human_seconds(watch_.seconds()), human_bytes(peak_rss_bytes()),
+                        forecast_
+                            ? fmt::format(" ({} and {} were expected)", human_seconds(forecast_->seconds),
+                                          human_bytes(forecast_->memory.total()))
+                            : ""));
   return ExitCode::done;
+}
+
+void Trainer::show(Progress& progress) {
+  progress.note(fmt::format("step {} of {}, loss {:.4f}", step_, config_.steps.value(), loss_));
+  progress.set(step_ * config_.batch);
 }
 
 ExitCode Trainer::stopped(Progress& progress) {
@@ -164,8 +144,8 @@ ExitCode Trainer::stopped(Progress& progress) {
   if (step_ > 0) save(true);
   if (log_) log_->stop(step_, stop_requested() ? "signal" : "limit");
   progress.finish();
-  log::info(
-      fmt::format("stopped at step {} of {}; run the same command again to go on", step_, config_.steps));
+  log::info(fmt::format("stopped at step {} of {}; run the same command again to go on", step_,
+                        config_.steps.value()));
   return ExitCode::stopped;
 }
 
@@ -282,11 +262,11 @@ bool Trainer::train_step(DataLoader& loader) {
   const Range images = even_range(config_.batch, comm_.rank(), comm_.size());
 
   const CropSet& crops = loader.next();
-  const int64_t grid = config_.augment.global_size / ssl.vit.patch;
+  const int64_t grid = config_.global_size / ssl.vit.patch;
   BlockMaskSettings blocks;
   blocks.grid_h = blocks.grid_w = grid;
   blocks.min_patches = std::min(config_.mask_min_patches, grid * grid);
-  blocks.max_patches = default_max_mask_patches(config_.augment.global_size, ssl.vit.patch);
+  blocks.max_patches = default_max_mask_patches(config_.global_size, ssl.vit.patch);
   const BatchMasks masks = batch_masks(make_mask_config(config_), blocks, 2 * config_.batch, seed, step);
   // Views are laid out as the global batch is: view 1 of all images, then view 2.
   const int64_t patches = grid * grid;
@@ -300,7 +280,7 @@ bool Trainer::train_step(DataLoader& loader) {
   SslBatch batch;
   batch.images = images.size();
   batch.global_crops = crops.global_crops;
-  if (config_.augment.local_count > 0) batch.local_crops = crops.local_crops;
+  if (config_.local_count > 0) batch.local_crops = crops.local_crops;
   batch.masks = view_of(own.data(), Shape{2 * images.size(), patches});
   // Over several ranks the masked views fall where they fall, and no useful bound holds for one of them.
   if (comm_.size() == 1) batch.masked_bound = masks.upper_bound;
@@ -316,12 +296,13 @@ bool Trainer::train_step(DataLoader& loader) {
     return false;
   }
   skips_ = 0;
+  loss_ = line.result.losses.total;
   model_.update(line.schedule, line.result, ++updates_);
   line.step = step_;
   line.samples = step_ * config_.batch;
   line.replaced_samples = replaced_before_ + replaced_.replaced();
   line.data_wait_seconds = loader.wait_seconds();
-  line.images_per_second = static_cast<double>(config_.batch) / watch.seconds();
+  line.images_per_second = static_cast<double>(config_.batch.value()) / watch.seconds();
   if (step_ % config_.log_every == 0 || step_ == config_.steps) {
     line.batch_crc = batch_checksum(comm_.sum(crops.checksum), masks);
     if (log_) log_->step(line);

@@ -4,6 +4,7 @@
 // collective.
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/progress.hpp"
@@ -11,6 +12,7 @@
 #include "begin_from_weights.hpp"
 #include "comm/program.hpp"
 #include "data_loader.hpp"
+#include "forecast.hpp"
 #include "online_knn.hpp"
 #include "replaced_samples.hpp"
 #include "run_log.hpp"
@@ -22,7 +24,14 @@ namespace dino::pretrain {
 
 class Trainer {
  public:
-  Trainer(CommandContext& context, TrainConfig config, Beginning beginning);
+  /// What train has settled before.
+  struct Start {
+    Dataset dataset;
+    std::optional<Forecast> forecast;  ///< empty where a run goes on
+    Beginning beginning;
+  };
+  /// Every setting is chosen and completed.
+  Trainer(CommandContext& context, TrainConfig config, Start start);
   /// done, or stopped (75) after a checkpoint; throws DivergedError after repeated non-finite steps.
   ExitCode run();
 
@@ -42,6 +51,8 @@ class Trainer {
   bool train_step(DataLoader& loader);
   void on_skip(const SslStepResult& result);
   void evaluate_knn();
+  /// The result and the note of the live line.
+  void show(Progress& progress);
   [[nodiscard]] bool should_stop() const;
 
   CommandContext& context_;
@@ -49,6 +60,7 @@ class Trainer {
   Beginning beginning_;
   Communicator& comm_;
   Dataset dataset_;
+  std::optional<Forecast> forecast_;
   Schedules schedules_;
   SslModel model_;
   std::unique_ptr<FolderLock> lock_;
@@ -63,6 +75,7 @@ class Trainer {
   int64_t last_saved_ = -1;
   ReplacedSamples replaced_;
   int64_t replaced_before_ = 0;  ///< by earlier starts of the run
+  double loss_ = 0;              ///< of the last step
   Stopwatch watch_;
 };
 

@@ -63,7 +63,7 @@ bad 64 "binary.cfg:2" "control characters" -- "${DEDUP[@]}" x.npy --config binar
 
 # -- contradictory options
 "$DINO_PYTHON" -c "import numpy as np; np.save('rows.npy', np.random.default_rng(0).normal(size=(50, 8)).astype('f4'))"
-bad 64 "--warmup" "--steps 2" -- "${TRAIN[@]}" data --steps 2
+bad 64 "--warmup" "--steps 2" -- "${TRAIN[@]}" data --steps 2 --warmup 3
 bad 64 "--global-size" -- "${TRAIN[@]}" data --global-size 33
 bad 64 "--batch" -- "${BOTH[@]}" "${TRAIN[@]}" data --batch 1
 bad 64 "--levels" -- dino-curate run --input data --levels 4,8 --target 5 --output OUT

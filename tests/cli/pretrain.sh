@@ -72,7 +72,6 @@ dino-pretrain import --weights hf --output imported >/dev/null 2>&1 || fail "imp
 
 # Mistakes.
 expect 64 "--stepz" train --output x --stepz 3
-expect 64 "--steps" dino-pretrain train --data data --output x
 expect 64 "multiple of the patch" train --output x --global-size 33
 expect 64 "--resume none" train --output full --steps 30 --resume none
 expect 64 "--lr" train --output full --steps 30 --lr 0.5

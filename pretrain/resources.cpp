@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resources.hpp"
+
+#include <algorithm>
+
+namespace dino::pretrain {
+namespace {
+
+constexpr int64_t kFloat = 4;
+constexpr int64_t kMebi = int64_t{1} << 20;
+/// Program, libraries and MPI, and what oneDNN keeps of packed weights, where nobody has measured them.
+constexpr int64_t kProcessBytes = 64 * kMebi, kWorkspaceBytes = 32 * kMebi;
+/// A record of the list: its key, path and bookkeeping.
+constexpr int64_t kRecordBytes = 320;
+
+int64_t tokens(const VitConfig& vit, int64_t side) {
+  return (side / vit.patch) * (side / vit.patch) + 1 + vit.registers;
+}
+
+/// Half of the views are masked, at 10 to 50 % of their patches.
+double masked_patches(const TrainConfig& config, const SslConfig& ssl, int64_t images) {
+  if (config.ibot_weight == 0) return 0;
+  const auto grid = static_cast<double>(config.global_size / ssl.vit.patch);
+  return config.mask_probability * 2.0 * static_cast<double>(images) *
+         (config.mask_ratio_min + config.mask_ratio_max) / 2 * grid * grid;
+}
+
+/// What one head keeps of `rows` rows until its backward pass has used it.
+double head_bytes(const HeadConfig& head, double rows, double act) {
+  double values = static_cast<double>(head.input) * (kFloat + act);
+  values += static_cast<double>(head.layers - 1) * static_cast<double>(head.hidden) * 2 * act;
+  values += static_cast<double>(head.bottleneck) * (4 * kFloat + act);
+  // The backward pass: two gradients of the widest layer, and that of the input.
+  values += 2 * static_cast<double>(head.hidden) * act + static_cast<double>(head.input) * kFloat;
+  const double prototypes = 2.0 * static_cast<double>(head.prototypes * head.bottleneck) * kFloat;
+  return rows * values + prototypes;
+}
+
+}  // namespace
+
+double flops_per_image(const SslConfig& ssl, int64_t global_size, int64_t local_size) {
+  const VitConfig& vit = ssl.vit;
+  const auto d = static_cast<double>(vit.width);
+  const double ffn = vit.ffn == FfnKind::mlp ? 2.0 * d * static_cast<double>(vit.hidden)
+                                             : 3.0 * d * static_cast<double>(vit.hidden);
+  const auto forward = [&](int64_t side, double read) {
+    const auto t = static_cast<double>(tokens(vit, side));
+    const auto block = [&](double queries) {
+      return 2.0 * (2.0 * t * d * d + queries * (2.0 * d * d + ffn)) + 4.0 * t * queries * d;
+    };
+    return static_cast<double>(vit.depth - 1) * block(t) + block(read) +
+           2.0 * t * d * static_cast<double>(vit.channels * vit.patch * vit.patch);
+  };
+  const double masked = 0.15 * 2.0 * static_cast<double>(tokens(vit, global_size) - 1 - vit.registers);
+  const double global = forward(global_size, 1 + masked / 2);
+  const double local = ssl.local_crops > 0 ? forward(local_size, 1) : 0;
+  const auto head = [&](const HeadConfig& h) {
+    double weights = static_cast<double>(h.bottleneck * h.prototypes);
+    int64_t input = h.input;
+    for (int64_t i = 0; i < h.layers; ++i) {
+      const int64_t output = i + 1 == h.layers ? h.bottleneck : h.hidden;
+      weights += static_cast<double>(input * output);
+      input = output;
+    }
+    return 2.0 * weights;
+  };
+  const auto n_local = static_cast<double>(ssl.local_crops);
+  return 2.0 * global + 3.0 * (2.0 * global + n_local * local) +
+         head(ssl.dino_head) * (2.0 + 3.0 * (2.0 + n_local)) + head(ssl.ibot_head) * 4.0 * masked;
+}
+
+int64_t activation_bytes(const TrainConfig& config, const SslConfig& ssl, int64_t images) {
+  const VitConfig& vit = ssl.vit;
+  const double act = ssl.precision == Precision::bf16 ? 2 : 4;
+  const auto n = static_cast<double>(images), d = static_cast<double>(vit.width);
+  const auto hidden = static_cast<double>(vit.hidden * (vit.ffn == FfnKind::swiglu ? 2 : 1));
+  const auto globals = static_cast<double>(tokens(vit, config.global_size));
+  const double locals = ssl.local_crops == 0 ? 0
+                                             : static_cast<double>(ssl.local_crops) *
+                                                   static_cast<double>(tokens(vit, config.local_size));
+  const double rows = n * (2 * globals + locals);
+  const double masked = masked_patches(config, ssl, images);
+  const auto k = static_cast<double>(ssl.dino_head.prototypes);
+  const HeadConfig& patch_head = ssl.separate_ibot_head ? ssl.ibot_head : ssl.dino_head;
+
+  const double targets = (2 * n + (ssl.local_crops > 0 ? n : 0)) * k * kFloat +
+                         masked * static_cast<double>(patch_head.prototypes) * kFloat;
+  // Per token of a block: both branches' inputs and outputs, queries, keys and values, the attended, and the
+  // feed-forward's two.
+  const double swiglu_half = vit.ffn == FfnKind::swiglu ? hidden / 2 : hidden;
+  const double block = d * (2 * kFloat + 6 * act) + (hidden + swiglu_half) * act + 16 +
+                       kFloat * static_cast<double>(vit.heads);
+  const double kept = rows * (1 - vit.drop_path);
+  const double last_block = kept * d * (kFloat + 2 * act);
+  const double read = masked + n * (2 + static_cast<double>(ssl.local_crops));
+  const double embed = rows * static_cast<double>(vit.channels * vit.patch * vit.patch) * act;
+  const double student = embed + 4 * rows * d * kFloat + static_cast<double>(vit.depth - 1) * kept * block +
+                         last_block + read * block;
+  const double backward =
+      rows * d * kFloat + kept * (5 * d + 2 * hidden) * act + (vit.drop_path > 0 ? kept * d * kFloat : 0);
+  const double dino_rows = n * (2 + static_cast<double>(ssl.local_crops));
+  const double heads =
+      std::max(head_bytes(ssl.dino_head, dino_rows, act), head_bytes(patch_head, masked, act));
+  return static_cast<int64_t>(targets + student + std::max(backward, heads));
+}
+
+int64_t parameter_count(const SslConfig& ssl) {
+  return vit_parameter_count(ssl.vit) + head_parameter_count(ssl.dino_head) +
+         (ssl.separate_ibot_head ? head_parameter_count(ssl.ibot_head) : 0);
+}
+
+MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, int ranks, int threads) {
+  const SslConfig ssl = make_ssl_config(config);
+  const int64_t store = parameter_count(ssl) * kFloat;
+  const int64_t images = even_range(config.batch, 0, ranks).size();
+  MemoryPlan plan;
+  plan.parameters = 2 * store;
+  plan.gradients = store;
+  plan.optimizer = 2 * store;
+  plan.activations = activation_bytes(config, ssl, images);
+  plan.workspace = kWorkspaceBytes;
+  const int64_t crops = 3 * kFloat * images *
+                        (2 * config.global_size * config.global_size +
+                         config.local_count * config.local_size * config.local_size);
+  const auto cache = static_cast<int64_t>(config.cache_gib * 1024 * 1024 * 1024);
+  const int64_t workers = config.workers > 0 ? config.workers : threads;
+  plan.loader = (config.prefetch + 1) * crops + std::min(cache, loaded.count * loaded.bytes) +
+                workers * (loaded.bytes + loaded.decode_bytes);
+  plan.process = kProcessBytes + loaded.count * kRecordBytes;
+  return plan;
+}
+
+int64_t checkpoint_bytes(const SslConfig& ssl) {
+  return 4 * parameter_count(ssl) * kFloat;
+}
+
+int64_t disk_bytes(const TrainConfig& config) {
+  const int64_t written = (config.steps + config.checkpoint_every - 1) / config.checkpoint_every;
+  const int64_t spaced = config.keep_every > 0 ? config.steps / config.keep_every : 0;
+  return checkpoint_bytes(make_ssl_config(config)) * std::min(written, config.keep + 1 + spaced);
+}
+
+}  // namespace dino::pretrain

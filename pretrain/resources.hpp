@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What a training costs: floating-point operations, bytes of memory and disk, from its settings alone.
+
+#include <cstdint>
+
+#include "train_config.hpp"
+
+namespace dino::pretrain {
+
+/// Multiply-adds times two of one image: student forward and backward of all crops, teacher forward of the
+/// global ones, heads and prototypes. The last block's queries, projection and feed-forward count for the
+/// tokens that the losses read only, as they are computed for no others.
+[[nodiscard]] double flops_per_image(const SslConfig& ssl, int64_t global_size, int64_t local_size);
+
+/// Bytes of one rank, by kind.
+struct MemoryPlan {
+  int64_t parameters = 0;  ///< student and teacher
+  int64_t gradients = 0;
+  int64_t optimizer = 0;    ///< AdamW's moments
+  int64_t activations = 0;  ///< the arena of a step: activations, targets, prototypes
+  int64_t workspace = 0;    ///< of the matrix products
+  int64_t loader = 0;       ///< crops prepared ahead, images kept decoded, images being decoded
+  int64_t process = 0;      ///< program, MPI, the list of the images
+  [[nodiscard]] int64_t total() const {
+    return parameters + gradients + optimizer + activations + workspace + loader + process;
+  }
+};
+
+/// Decoded images, as the loader keeps and makes them.
+struct LoadedImages {
+  int64_t count = 0;         ///< in the data
+  int64_t bytes = 0;         ///< mean of one, prepared
+  int64_t decode_bytes = 0;  ///< of the largest while it is decoded
+};
+
+/// Peak of the arena for `images` of this rank in a step: an estimate, within a quarter of what SslModel
+/// uses.
+[[nodiscard]] int64_t activation_bytes(const TrainConfig& config, const SslConfig& ssl, int64_t images);
+/// `threads` of the rank; workspace and process are left to who has measured them, or to the constants here.
+[[nodiscard]] MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, int ranks,
+                                     int threads);
+/// One checkpoint: student, teacher and moments.
+[[nodiscard]] int64_t checkpoint_bytes(const SslConfig& ssl);
+/// Most that lies in RUN/checkpoints at once: those that are kept and the one being written.
+[[nodiscard]] int64_t disk_bytes(const TrainConfig& config);
+[[nodiscard]] int64_t parameter_count(const SslConfig& ssl);
+
+}  // namespace dino::pretrain

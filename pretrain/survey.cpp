@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "survey.hpp"
+
+#include <fmt/format.h>
+#include <mpi.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <sstream>
+#include <stdexcept>
+
+#include "base/log.hpp"
+#include "base/text.hpp"
+#include "comm/together.hpp"
+#include "imaging/image.hpp"
+#include "storage/files.hpp"
+
+namespace dino::pretrain {
+namespace {
+
+constexpr int64_t kSampled = 64;
+
+/// The first number after `key` in a file of lines "key  number ..."; -1 where it has none.
+int64_t number_in(const std::string& path, const std::string& key) {
+  std::ifstream file(path);
+  std::string line;
+  while (std::getline(file, line)) {
+    if (!line.starts_with(key)) continue;
+    int64_t value = -1;
+    if (std::istringstream(line.substr(key.size())) >> value) return value;
+  }
+  return -1;
+}
+
+/// What the control group of this process (Slurm, containers) leaves it; the largest number where it sets no
+/// limit.
+int64_t left_by_control_group() {
+  constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  std::ifstream file("/proc/self/cgroup");
+  std::string line;
+  while (std::getline(file, line)) {
+    if (!line.starts_with("0::/")) continue;
+    int64_t left = kNone;
+    for (std::string path = line.substr(3);;) {
+      const std::string folder = "/sys/fs/cgroup" + path;
+      const int64_t limit = number_in(folder + "/memory.max", "");
+      const int64_t used = number_in(folder + "/memory.current", "");
+      const int64_t cached = std::max<int64_t>(0, number_in(folder + "/memory.stat", "inactive_file "));
+      if (limit >= 0 && used >= 0) left = std::min(left, std::max<int64_t>(0, limit - used + cached));
+      if (path.size() <= 1) break;
+      path.resize(std::max<size_t>(1, path.rfind('/')));
+    }
+    return left;
+  }
+  return kNone;
+}
+
+int64_t free_memory() {
+  const int64_t available = number_in("/proc/meminfo", "MemAvailable:");
+  const int64_t machine = available < 0 ? std::numeric_limits<int64_t>::max() : available * 1024;
+  return std::min(machine, left_by_control_group());
+}
+
+int ranks_of_node(const Communicator& world) {
+  if (world.size() == 1) return 1;
+  std::array<char, MPI_MAX_PROCESSOR_NAME> name{};
+  int length = 0;
+  MPI_Get_processor_name(name.data(), &length);
+  const std::string mine(name.data(), static_cast<size_t>(length));
+  const std::vector<std::string> all = world.all_gather_strings(mine);
+  return static_cast<int>(std::count(all.begin(), all.end(), mine));
+}
+
+int64_t median(std::vector<int64_t> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+/// Sizes as the headers of the sampled images have them.
+std::array<int64_t, 2> median_sides(const Dataset& dataset) {
+  // No picture has so few pixels: every decoder stops at the header.
+  DecodeOptions header_only;
+  header_only.limits.max_pixels = 0;
+  const auto records = static_cast<int64_t>(dataset.records.size());
+  const int64_t count = std::min(records, kSampled);
+  std::vector<int64_t> shorter, longer;
+  for (int64_t i = 0; i < count; ++i) {
+    try {
+      const Decoded decoded =
+          decode_image(read_record(dataset.records[static_cast<size_t>(i * records / count)]), header_only);
+      if (decoded.file_width <= 0 || decoded.file_height <= 0) continue;
+      shorter.push_back(std::min(decoded.file_width, decoded.file_height));
+      longer.push_back(std::max(decoded.file_width, decoded.file_height));
+    } catch (const Error&) {
+      continue;  // the training tells what is wrong with the file when it comes to it
+    }
+  }
+  if (shorter.empty()) return {0, 0};
+  return {median(std::move(shorter)), median(std::move(longer))};
+}
+
+/// A setting's text in `settings`, put into `field` while that is auto.
+template <class T>
+void take(const std::map<std::string, std::string>& settings, const std::string& run, const char* name,
+          Auto<T>& field) {
+  const auto it = settings.find(name);
+  if (!field.is_auto() || it == settings.end()) return;
+  try {
+    field = Auto<T>::from_text(it->second);
+  } catch (const std::invalid_argument& fault) {
+    throw DataError(fmt::format("cannot go on: {}/config.ini: {}: {}; mend it, or give --{}", run, name,
+                                fault.what(), name));
+  }
+}
+
+}  // namespace
+
+ImageFacts survey_images(const Dataset& dataset, const Communicator& comm) {
+  const log::Phase phase("survey of the images");
+  std::array<int64_t, 2> sides{};
+  on_root(comm, [&] { sides = median_sides(dataset); });
+  comm.broadcast_span<int64_t>(sides);
+  return {static_cast<int64_t>(dataset.records.size()), sides[0], sides[1]};
+}
+
+MachineFacts survey_machine(const CommandContext& context, Precision precision) {
+  const Communicator& world = context.world;
+  MachineFacts machine;
+  machine.ranks = world.size();
+  machine.cores = world.sum(static_cast<int64_t>(resolve_threads(context)));
+  machine.memory = -world.max(-free_memory() / ranks_of_node(world));
+  machine.core_gflops = nominal_core_gflops(cpu_level(), precision);
+  return machine;
+}
+
+bool take_from_run(TrainConfig& config, const std::string& run, const Communicator& comm) {
+  std::string text;
+  on_root(comm, [&] {
+    if (path_exists(run + "/config.ini")) text = read_text(run + "/config.ini");
+  });
+  comm.broadcast(text);
+  if (text.empty()) return false;
+  std::map<std::string, std::string> settings;
+  for (const IniLine& line : read_ini(text, run + "/config.ini")) settings[line.key] = line.value;
+  for_each_auto(config, [&](const std::string& name, auto& field) {
+    if (name != "cache-gib") take(settings, run, name.c_str(), field);
+  });
+  return true;
+}
+
+}  // namespace dino::pretrain

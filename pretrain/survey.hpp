@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// What settings are chosen from: the images' sizes, the machine, and the settings of earlier starts.
+
+#include <string>
+
+#include "auto_settings.hpp"
+#include "comm/program.hpp"
+#include "datasets/dataset.hpp"
+
+namespace dino::pretrain {
+
+/// Medians over up to 64 images that are evenly spread over the data, from their headers. Collective; the
+/// same on all ranks.
+[[nodiscard]] ImageFacts survey_images(const Dataset& dataset, const Communicator& comm);
+/// Cores of all ranks, and the memory that is free on the fullest node (cgroup limits count), by rank.
+/// Collective; the same on all ranks.
+[[nodiscard]] MachineFacts survey_machine(const CommandContext& context, Precision precision);
+/// Takes the settings that are still `auto` from RUN/config.ini, where an earlier start of the run left them,
+/// but those that follow the machine. False where there is none. Collective.
+bool take_from_run(TrainConfig& config, const std::string& run, const Communicator& comm);
+
+}  // namespace dino::pretrain

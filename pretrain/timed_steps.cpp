@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "timed_steps.hpp"
+
+#include <algorithm>
+
+#include "base/random.hpp"
+#include "base/signals.hpp"
+#include "base/timing.hpp"
+#include "training/masks.hpp"
+
+namespace dino::pretrain {
+
+void fill_normal(TensorView view, uint64_t index) {
+  Random random(0, Stream::synthetic, index);
+  for (float& value : view.f32()) value = random.uniform() * 3.46F - 1.73F;
+}
+
+Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup, int64_t steps) {
+  const SslConfig ssl = make_ssl_config(config);
+  SslModel model(ssl, comm);
+  model.initialize(0);
+  const Range images = even_range(config.batch, comm.rank(), comm.size());
+  const int64_t n = images.size();
+  const int64_t side = config.global_size, small = config.local_size, locals = config.local_count;
+  Tensor global(Shape{2 * n, 3, side, side}), local(Shape{locals * n, 3, small, small});
+  fill_normal(global, 100 + static_cast<uint64_t>(comm.rank()));
+  fill_normal(local, 200 + static_cast<uint64_t>(comm.rank()));
+  const int64_t grid = side / ssl.vit.patch;
+  const BlockMaskSettings blocks{grid, grid, std::min(config.mask_min_patches, grid * grid),
+                                 default_max_mask_patches(side, ssl.vit.patch), 0.3};
+  const Schedules schedules(config);
+  Timings timings;
+  for (int64_t step = 0; step < warmup + steps; ++step) {
+    if (comm.any(stop_requested())) throw_stopped();
+    const BatchMasks masks = batch_masks(make_mask_config(config), blocks, 2 * n,
+                                         static_cast<uint64_t>(comm.rank()), static_cast<uint64_t>(step));
+    SslBatch batch;
+    batch.images = n;
+    batch.global_crops = global;
+    if (locals > 0) batch.local_crops = local;
+    batch.masks = view_of(masks.masks.data(), Shape{2 * n, grid * grid});
+    batch.masked_bound = masks.upper_bound;
+    DropPathPlan plan;
+    if (ssl.vit.drop_path > 0)
+      plan = draw_drop_path(ssl.vit, drop_path_entries(config, images), 0, static_cast<uint64_t>(step));
+    comm.barrier();
+    const int64_t allocated = Tensor::bytes_allocated(), faults = page_faults();
+    const Stopwatch watch;
+    const SslStepResult result = model.forward_backward(batch, schedules.at(step + 1, step), plan);
+    timings.finite = timings.finite && result.finite;
+    model.update(schedules.at(step + 1, step), result, step + 1);
+    comm.barrier();
+    if (step < warmup) continue;
+    timings.seconds.push_back(watch.seconds());
+    timings.allocated_bytes += Tensor::bytes_allocated() - allocated;
+    timings.page_faults += page_faults() - faults;
+    for (const auto& [name, seconds] : model.phase_seconds())
+      timings.phases[name] += seconds / static_cast<double>(steps);
+    timings.loss = result.losses.total;
+  }
+  timings.arena_bytes = model.arena_bytes();
+  return timings;
+}
+
+}  // namespace dino::pretrain

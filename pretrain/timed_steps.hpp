@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Real training steps on random crops, timed: for bench, and for what train expects of a run.
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "tensor/tensor.hpp"
+#include "train_config.hpp"
+
+namespace dino::pretrain {
+
+void fill_normal(TensorView view, uint64_t index);
+
+struct Timings {
+  std::vector<double> seconds;           ///< of each timed step
+  std::map<std::string, double> phases;  ///< means
+  int64_t arena_bytes = 0;
+  int64_t allocated_bytes = 0;  ///< by all tensors in the timed steps
+  int64_t page_faults = 0;      ///< of the process in the timed steps
+  double loss = 0;
+  bool finite = true;  ///< of all losses and gradients
+};
+
+/// `warmup` steps, then `steps` timed ones, of config.batch images over all ranks. Collective. Ends with
+/// exit code 75 when a stop is asked for.
+[[nodiscard]] Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup,
+                                 int64_t steps);
+
+}  // namespace dino::pretrain
