@@ -130,7 +130,7 @@ std::string first_difference(const CurateConfig& a, const CurateConfig& b) {
   add_all(two, second);
   for (size_t i = 0; i < one.entries().size(); ++i) {
     const std::string x = one.entries()[i].print(), y = two.entries()[i].print();
-    if (x != y) return fmt::format("{}: '{}' against '{}'", one.entries()[i].name, x, y);
+    if (x != y) return fmt::format("{}: '{}' against '{}'", one.entries()[i].option.name, x, y);
   }
   return {};
 }

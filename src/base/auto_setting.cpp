@@ -3,33 +3,14 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cmath>
 #include <stdexcept>
 #include <type_traits>
 
+#include "base/text.hpp"
+
 namespace dino {
 namespace {
-
-/// All of `text` as a finite number, or nothing.
-template <class T>
-std::optional<T> number(std::string_view text) {
-  if (text.starts_with('+')) text.remove_prefix(1);
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  if constexpr (std::is_floating_point_v<T>)
-    if (!std::isfinite(value)) return std::nullopt;
-  return value;
-}
-
-std::optional<bool> truth(std::string_view text) {
-  for (const char* yes : {"true", "yes", "on", "1"})
-    if (text == yes) return true;
-  for (const char* no : {"false", "no", "off", "0"})
-    if (text == no) return false;
-  return std::nullopt;
-}
 
 constexpr double kMostSteps = 1e9;
 
@@ -41,10 +22,10 @@ Auto<T> Auto<T>::from_text(std::string_view text) {
   if constexpr (std::is_same_v<T, std::string>) {
     return Auto(std::string(text));
   } else if constexpr (std::is_same_v<T, bool>) {
-    if (const auto value = truth(text)) return Auto(*value);
+    if (const auto value = parse_bool(text)) return Auto(*value);
     throw std::invalid_argument(fmt::format("'{}' is neither true nor false nor auto", text));
   } else {
-    if (const auto value = number<T>(text)) return Auto(*value);
+    if (const auto value = parse_number<T>(text)) return Auto(*value);
     throw std::invalid_argument(fmt::format("'{}' is neither a {} nor auto", text,
                                             std::is_integral_v<T> ? "whole number" : "number"));
   }
@@ -83,11 +64,11 @@ int64_t StepCount::of(int64_t total) const {
 
 StepCount StepCount::from_text(std::string_view text) {
   const bool has_sign = text.ends_with('%');
-  const auto value = number<double>(has_sign ? text.substr(0, text.size() - 1) : text);
+  const auto value = parse_number<double>(has_sign ? text.substr(0, text.size() - 1) : text);
   // 0.1 is the share that 10% is: no step is a part of one.
   const bool is_share = has_sign || (value && *value > 0 && *value < 1);
   if (value && is_share && *value >= 0 && *value <= 100) return percent(has_sign ? *value : *value * 100);
-  const auto steps = number<int64_t>(text);
+  const auto steps = parse_number<int64_t>(text);
   if (!is_share && steps && *steps >= 0 && static_cast<double>(*steps) <= kMostSteps) return {*steps};
   throw std::invalid_argument(fmt::format(
       "'{}' is neither a number of steps (0 to {:.0f}) nor a share of them (0% to 100%)", text, kMostSteps));

@@ -9,18 +9,27 @@
 namespace dino {
 namespace {
 
-constexpr size_t kColumn = 30;  ///< where the help of an option begins
-constexpr size_t kWidth = 100;
+constexpr size_t kColumn = 28;  ///< where the help of an option begins
+constexpr size_t kWidth = 80;
 
 std::string limits(const OptionTable::Entry& entry) {
+  const Option& option = entry.option;
   std::vector<std::string> notes;
-  if (entry.is_required) notes.push_back("required");
-  if (entry.is_positional) notes.push_back("may stand without its name");
-  if (!entry.allowed.empty()) notes.push_back(fmt::format("one of {}", fmt::join(entry.allowed, ", ")));
-  if (entry.has_range) notes.push_back(fmt::format("{} to {}", entry.low, entry.high));
-  if (!entry.default_text.empty() && !(entry.is_bool && entry.default_text == "false"))
+  if (option.is_positional) notes.push_back("may stand without its name");
+  if (!option.allowed.empty()) notes.push_back(fmt::format("one of {}", fmt::join(option.allowed, ", ")));
+  if (option.has_range) notes.push_back(fmt::format("{} to {}", option.low, option.high));
+  if (!entry.default_text.empty() &&
+      !(option.type->takes == FieldType::Takes::flag && entry.default_text == "false"))
     notes.push_back("default " + entry.default_text);
-  return notes.empty() ? "" : fmt::format(" ({})", fmt::join(notes, "; "));
+  const std::string rest = notes.empty() ? "" : fmt::format(" ({})", fmt::join(notes, "; "));
+  return (option.is_required ? " (required)" : "") + rest;
+}
+
+/// A heading where the section changes, or nothing.
+const std::string* new_heading(const OptionTable::Entry& entry, const std::string*& heading) {
+  if (heading != nullptr && *heading == entry.option.heading) return nullptr;
+  heading = &entry.option.heading;
+  return heading;
 }
 
 }  // namespace
@@ -29,18 +38,17 @@ std::string OptionTable::help() const {
   std::string text;
   const std::string* heading = nullptr;
   for (const Entry& entry : entries_) {
-    if (heading == nullptr || *heading != entry.heading) {
-      text +=
-          fmt::format("{}{}:\n", text.empty() ? "" : "\n", entry.heading.empty() ? "Options" : entry.heading);
-      heading = &entry.heading;
-    }
-    std::string left = fmt::format("  --{}{}{}", entry.name, entry.type.empty() ? "" : " ", entry.type);
+    const Option& option = entry.option;
+    if (const std::string* title = new_heading(entry, heading))
+      text += fmt::format("{}{}:\n", text.empty() ? "" : "\n", title->empty() ? "Options" : *title);
+    const std::string& placeholder = option.type->placeholder;
+    std::string left = fmt::format("  --{}{}{}", option.name, placeholder.empty() ? "" : " ", placeholder);
     if (left.size() + 2 > kColumn) {
       text += left + "\n";
       left.clear();
     }
     left.resize(kColumn, ' ');
-    for (const std::string& line : wrap(entry.help + limits(entry), kWidth - kColumn)) {
+    for (const std::string& line : wrap(option.help + limits(entry), kWidth - kColumn)) {
       text += left + line + "\n";
       left.assign(kColumn, ' ');
     }
@@ -52,13 +60,13 @@ std::string OptionTable::roff() const {
   std::string text;
   const std::string* heading = nullptr;
   for (const Entry& entry : entries_) {
-    if (heading == nullptr || *heading != entry.heading) {
-      if (!entry.heading.empty()) text += fmt::format(".PP\n{}\n", roff_escape(entry.heading));
-      heading = &entry.heading;
-    }
-    text += fmt::format(".TP\n\\fB\\-\\-{}\\fR{}\n{}\n", roff_escape(entry.name),
-                        entry.type.empty() ? "" : " \\fI" + roff_escape(entry.type) + "\\fR",
-                        roff_escape(entry.help + limits(entry)));
+    const Option& option = entry.option;
+    if (const std::string* title = new_heading(entry, heading); title != nullptr && !title->empty())
+      text += fmt::format(".PP\n{}\n", roff_escape(*title));
+    const std::string& placeholder = option.type->placeholder;
+    text += fmt::format(".TP\n\\fB\\-\\-{}\\fR{}\n{}\n", roff_escape(option.name),
+                        placeholder.empty() ? "" : " \\fI" + roff_escape(placeholder) + "\\fR",
+                        roff_escape(option.help + limits(entry)));
   }
   return text;
 }

@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "base/error.hpp"
 
@@ -65,6 +68,27 @@ std::vector<std::string> split(std::string_view text, char separator) {
   }
   parts.emplace_back(text.substr(begin));
   return parts;
+}
+
+template <class T>
+std::optional<T> parse_number(std::string_view word) {
+  if (word.starts_with('+')) word.remove_prefix(1);
+  T value{};
+  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+  if (error != std::errc() || end != word.data() + word.size()) return std::nullopt;
+  if constexpr (std::is_floating_point_v<T>)
+    if (!std::isfinite(value)) return std::nullopt;
+  return value;
+}
+template std::optional<int64_t> parse_number(std::string_view);
+template std::optional<double> parse_number(std::string_view);
+
+std::optional<bool> parse_bool(std::string_view word) {
+  for (const char* yes : {"true", "yes", "on", "1"})
+    if (word == yes) return true;
+  for (const char* no : {"false", "no", "off", "0"})
+    if (word == no) return false;
+  return std::nullopt;
 }
 
 std::vector<std::string> wrap(std::string_view text, size_t width) {
@@ -222,10 +246,10 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
   return best;
 }
 
-std::vector<IniLine> read_ini(std::string_view text, const std::string& source) {
+std::vector<IniLine> read_ini(std::string_view text, const std::string& source, const std::string& kind) {
   std::vector<IniLine> lines;
   if (is_wide_text(text))
-    throw UsageError(fmt::format("bad recipe: {}: it is UTF-16 or UTF-32; save it as UTF-8", source));
+    throw UsageError(fmt::format("{}: {}: it is UTF-16 or UTF-32; save it as UTF-8", kind, source));
   text = without_byte_order_mark(text);
   std::string section;
   int number = 0;
@@ -234,7 +258,7 @@ std::vector<IniLine> read_ini(std::string_view text, const std::string& source) 
     if (std::any_of(raw.begin(), raw.end(),
                     [](unsigned char c) { return c < 0x20 && c != '\t' && c != '\r'; }))
       throw UsageError(
-          fmt::format("bad recipe: {}:{}: it holds control characters; give a text file", source, number));
+          fmt::format("{}: {}:{}: it holds control characters; give a text file", kind, source, number));
     const std::string line = trim(raw);
     if (line.empty() || line[0] == '#' || line[0] == ';') continue;
     if (line[0] == '[') {
@@ -242,14 +266,14 @@ std::vector<IniLine> read_ini(std::string_view text, const std::string& source) 
       const std::string rest = end == std::string::npos ? "" : trim(line.substr(end + 1));
       if (end == std::string::npos || (!rest.empty() && rest[0] != '#' && rest[0] != ';'))
         throw UsageError(
-            fmt::format("bad recipe: {}:{}: '{}' is not a section; write [name]", source, number, line));
+            fmt::format("{}: {}:{}: '{}' is not a section; write [name]", kind, source, number, line));
       section = trim(line.substr(1, end - 1));
       continue;
     }
     const size_t equals = line.find('=');
     const std::string key = equals == std::string::npos ? "" : trim(line.substr(0, equals));
     if (key.empty())
-      throw UsageError(fmt::format("bad recipe: {}:{}: '{}' is not a setting; write key = value", source,
+      throw UsageError(fmt::format("{}: {}:{}: '{}' is not a setting; write key = value", kind, source,
                                    number, line.substr(0, 60)));
     lines.push_back({number, section, key, trim(line.substr(equals + 1))});
   }

@@ -2,6 +2,7 @@
 #pragma once
 // Small text helpers: the INI dialect of recipes and chain files, near names for error messages, roff.
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,11 @@ namespace dino {
 
 [[nodiscard]] std::string trim(std::string_view text);
 [[nodiscard]] std::vector<std::string> split(std::string_view text, char separator);
+/// All of `word` as a finite number of type int64_t or double, or nothing.
+template <class T>
+[[nodiscard]] std::optional<T> parse_number(std::string_view word);
+/// true, yes, on, 1; false, no, off, 0.
+[[nodiscard]] std::optional<bool> parse_bool(std::string_view word);
 /// Breaks at spaces; a longer word stands alone.
 [[nodiscard]] std::vector<std::string> wrap(std::string_view text, size_t width);
 [[nodiscard]] std::string roff_escape(std::string_view text);
@@ -38,8 +44,10 @@ struct IniLine {
   std::string section, key, value;
 };
 /// A byte order mark of UTF-8 is passed over. Lines that are empty or begin with '#' or ';' are skipped,
-/// `[name]` starts a section; anything else without a '=' is a UsageError that names source and line.
-[[nodiscard]] std::vector<IniLine> read_ini(std::string_view text, const std::string& source);
+/// `[name]` starts a section; anything else without a '=' is a UsageError that begins with `kind` and names
+/// source and line.
+[[nodiscard]] std::vector<IniLine> read_ini(std::string_view text, const std::string& source,
+                                            const std::string& kind = "bad recipe");
 /// One value: the text, or what stands in double quotes (\" and \\ and \n escaped); " #" begins a comment.
 [[nodiscard]] std::string ini_word(std::string_view value, const std::string& place);
 /// A list separated by commas; each item may be quoted. An empty value is an empty list.

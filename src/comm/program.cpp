@@ -264,11 +264,17 @@ bool answer(const ProgramSpec& spec, const std::vector<std::string>& words) {
   } else if (words[0] == "--man") {
     print_once(man_page(spec));
   } else if (words[0] == "--complete") {
-    print_once(completion_words(spec, words.size() > 1 ? words[1] : ""));
+    const std::vector<std::string> rest(words.begin() + 1, words.end());
+    print_once(completion_words(spec, rest));
   } else {
     return false;
   }
   return true;
+}
+
+bool asks_for_help(const std::vector<std::string>& words) {
+  const auto end = std::find(words.begin(), words.end(), "--");
+  return std::any_of(words.begin(), end, [](const std::string& w) { return w == "--help" || w == "-h"; });
 }
 
 }  // namespace
@@ -284,12 +290,12 @@ int run_program(const ProgramSpec& spec, int argc, char** argv) {
       throw UsageError(fmt::format("unknown option: {}: a command comes first; see --help", words[0]));
     Prepared prepared;
     prepared.command = find_command(spec, words[0]);
-    if (std::find(words.begin(), words.end(), "--help") != words.end()) {
+    if (asks_for_help(words)) {
       print_once(command_help(spec, *prepared.command));
       return 0;
     }
     prepared.run = prepared.command->make(prepared.table);
-    add_common_options(prepared.table, prepared.common);
+    prepared.table.bind(common_options(prepared.command->output), prepared.common);
     prepared.table.parse({words.begin() + 1, words.end()});
     if (prepared.common.print_config) {
       print_once(prepared.table.to_ini());

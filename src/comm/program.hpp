@@ -27,9 +27,15 @@ struct CommandContext {
   std::string result{};
 };
 
-/// One sub-command. `make` builds a fresh config struct bound to the table and returns what runs it; it is
-/// called once per process (also for
-/// --help and man pages, so it must not touch anything).
+/// One real command line, for --help and the man page: tests parse each of them.
+struct Example {
+  std::string words;  ///< after the name of the command
+  std::string purpose{};
+};
+
+/// One sub-command. `make` builds a fresh config struct bound to the table and returns what runs it
+/// (with_options below); it is called once per process (also for --help and man pages, so it must not touch
+/// anything).
 struct Command {
   std::string name;
   std::string summary;  ///< one line for the list of commands
@@ -38,12 +44,32 @@ struct Command {
       description;       ///< paragraphs for --help and the man page: what it reads, writes, and when it fails
   bool uses_mpi = true;  ///< false: never initialises MPI (works on a login node)
   std::function<std::function<ExitCode(CommandContext&)>(OptionTable&)> make;
+  std::string output{};  ///< what --output names, which is then required ("Folder of the results.")
+  std::vector<Example> examples{};
+};
+
+/// Command::make of a command whose options are those of a schema: `run` gets the parsed struct.
+template <class C, class Run>
+[[nodiscard]] auto with_options(Schema<C> schema, Run run, C defaults = {}) {
+  return [schema = std::move(schema), run = std::move(run),
+          defaults = std::move(defaults)](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
+    auto config = std::make_shared<C>(defaults);
+    table.bind(schema, *config);
+    return [config, run](CommandContext& context) { return run(*config, context); };
+  };
+}
+
+/// A file or a variable of the environment, in the man page.
+struct ManualEntry {
+  std::string name, meaning;
 };
 
 struct ProgramSpec {
   std::string name;  ///< "dino-curate"
   std::string summary;
   std::vector<Command> commands;
+  std::vector<ManualEntry> files{}, environment{};  ///< of this program, beside those of all
+  std::vector<std::string> see_also{};              ///< beside the other programs: "mpirun(1)"
 };
 
 /// Adds a line to --version; call it before run_program.

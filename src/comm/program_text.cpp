@@ -6,7 +6,6 @@
 #include <mpi.h>
 
 #include <algorithm>
-#include <cctype>
 
 #include "base/cpu.hpp"
 #include "base/text.hpp"
@@ -15,51 +14,56 @@
 namespace dino {
 namespace {
 
-constexpr size_t kWidth = 100;
-
-constexpr const char* kExitCodes[][2] = {
-    {"0", "done"},
-    {"1", "the two sides differ (diff and compare only)"},
-    {"64", "bad command line or recipe"},
-    {"65", "an input is not what it claims to be"},
-    {"66", "an input does not exist or cannot be read"},
-    {"70", "a defect of dinohpc"},
-    {"74", "reading, writing or memory failed"},
-    {"75", "stopped early by request; start again to go on"},
-    {"76", "training diverged"},
-    {"77", "an upstream stage is not complete"},
-    {"128+N", "the launcher's, when a rank was killed by signal N (137: SIGKILL, often for want of memory)"},
-};
+constexpr size_t kWidth = 80;
 
 std::vector<std::string>& extra_version_lines() {
   static std::vector<std::string> lines;
   return lines;
 }
 
-/// The closure that `make` returns owns the fields, and dies here: texts read only the declared defaults.
-OptionTable table_of(const Command& command, bool with_common) {
-  OptionTable table;
-  const auto run = command.make(table);
-  CommonOptions common;
-  if (with_common) add_common_options(table, common);
-  return table;
-}
-
-std::vector<std::string> paragraphs(const std::string& text) {
-  std::vector<std::string> result(1);
-  for (const std::string& line : split(text, '\n')) {
-    if (trim(line).empty()) {
-      if (!result.back().empty()) result.emplace_back();
+/// A command line broken into lines of at most kWidth; what belongs together ([--name X], --name X) stays
+/// together. `end` ends every line but the last, `indent` begins those after the first.
+std::string broken(const std::string& first, const std::string& words, const std::string& end,
+                   size_t indent) {
+  std::vector<std::string> units;
+  for (const std::string& word : split(words, ' ')) {
+    if (word.empty()) continue;
+    const bool open = !units.empty() && std::count(units.back().begin(), units.back().end(), '[') >
+                                            std::count(units.back().begin(), units.back().end(), ']');
+    const bool value = !units.empty() && units.back().starts_with("--") &&
+                       units.back().find(' ') == std::string::npos && word[0] != '-' && word[0] != '[';
+    if (open || value)
+      units.back() += " " + word;
+    else
+      units.push_back(word);
+  }
+  std::string text = first, line = first;
+  for (const std::string& unit : units) {
+    if (line.size() + 1 + unit.size() + end.size() <= kWidth) {
+      text += " " + unit;
+      line += " " + unit;
     } else {
-      result.back() += (result.back().empty() ? "" : " ") + trim(line);
+      line = std::string(indent, ' ') + unit;
+      text += end + "\n" + line;
     }
   }
-  return result;
+  return text + "\n";
 }
 
-std::string example(const ProgramSpec& spec, const Command& command) {
-  return fmt::format("{}{} {} {}", command.uses_mpi ? "mpirun -n 4 " : "", spec.name, command.name,
-                     command.usage);
+std::string paragraph(const std::string& text) {
+  std::string out;
+  for (const std::string& line : wrap(text, kWidth)) out += line + "\n";
+  return out;
+}
+
+std::string examples_of(const ProgramSpec& spec, const Command& command) {
+  std::string text;
+  for (const Example& example : command.examples) {
+    if (!example.purpose.empty())
+      for (const std::string& line : wrap(example.purpose, kWidth - 4)) text += "  # " + line + "\n";
+    text += broken("  " + command_line(spec, command), example.words, " \\", 6);
+  }
+  return text;
 }
 
 /// A C function of a library that the program may or may not be linked with.
@@ -98,9 +102,33 @@ void add_version_line(std::string line) {
   extra_version_lines().push_back(std::move(line));
 }
 
+OptionTable table_of(const Command& command, bool with_common) {
+  OptionTable table;
+  const auto run = command.make(table);
+  CommonOptions common;
+  if (with_common) table.bind(common_options(command.output), common);
+  return table;
+}
+
+std::vector<std::string> paragraphs(const std::string& text) {
+  std::vector<std::string> result(1);
+  for (const std::string& line : split(text, '\n')) {
+    if (trim(line).empty()) {
+      if (!result.back().empty()) result.emplace_back();
+    } else {
+      result.back() += (result.back().empty() ? "" : " ") + trim(line);
+    }
+  }
+  return result;
+}
+
+std::string command_line(const ProgramSpec& spec, const Command& command) {
+  return fmt::format("{}{} {}", command.uses_mpi ? "mpirun -n 4 " : "", spec.name, command.name);
+}
+
 std::string program_help(const ProgramSpec& spec) {
-  std::string text =
-      fmt::format("{}: {}\n\nUsage: {} COMMAND [OPTIONS]\n\nCommands:\n", spec.name, spec.summary, spec.name);
+  std::string text = paragraph(spec.name + ": " + spec.summary);
+  text += fmt::format("\nUsage: {} COMMAND [OPTIONS]\n\nCommands:\n", spec.name);
   size_t width = 0;
   for (const Command& command : spec.commands) width = std::max(width, command.name.size());
   for (const Command& command : spec.commands) {
@@ -112,22 +140,21 @@ std::string program_help(const ProgramSpec& spec) {
   }
   text += "\nExamples:\n";
   for (size_t i = 0; i < std::min<size_t>(spec.commands.size(), 3); ++i)
-    text += "  " + example(spec, spec.commands[i]) + "\n";
-  text += fmt::format(
-      "  {} COMMAND --help\n\n{} --version names the libraries in use, --man prints the man page.\n",
-      spec.name, spec.name);
-  return text;
+    text += examples_of(spec, spec.commands[i]);
+  return text + "\n" +
+         paragraph(fmt::format("{0} COMMAND --help tells all options of a command, {0} --version names the "
+                               "libraries in use, {0} --man prints the man page.",
+                               spec.name));
 }
 
 std::string command_help(const ProgramSpec& spec, const Command& command) {
-  std::string text = fmt::format("{} {}: {}\n\nUsage: {} {} {}\n", spec.name, command.name, command.summary,
-                                 spec.name, command.name, command.usage);
-  for (const std::string& paragraph : paragraphs(command.description)) {
-    if (paragraph.empty()) continue;
-    text += "\n";
-    for (const std::string& line : wrap(paragraph, kWidth)) text += line + "\n";
-  }
-  return text + fmt::format("\n{}\nExample:\n  {}\n", table_of(command, true).help(), example(spec, command));
+  std::string text = paragraph(fmt::format("{} {}: {}", spec.name, command.name, command.summary));
+  text += "\n" + broken(fmt::format("Usage: {} {}", spec.name, command.name), command.usage, "", 4);
+  for (const std::string& words : paragraphs(command.description))
+    if (!words.empty()) text += "\n" + paragraph(words);
+  text += "\n" + table_of(command, true).help();
+  const std::string examples = examples_of(spec, command);
+  return examples.empty() ? text : text + "\nExamples:\n" + examples;
 }
 
 std::string version_text(const ProgramSpec& spec) {
@@ -139,60 +166,22 @@ std::string version_text(const ProgramSpec& spec) {
          fmt::format("CPU kernels: {}{}\n", cpu_level_name(cpu_level()), cpu_has_vnni() ? ", VNNI" : "");
 }
 
-std::string man_page(const ProgramSpec& spec) {
-  std::string upper = spec.name;
-  std::transform(upper.begin(), upper.end(), upper.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-  std::string text = fmt::format(".TH {} 1 \"\" \"dinohpc {}\" \"dinohpc\"\n.SH NAME\n{} \\- {}\n", upper,
-                                 version(), roff_escape(spec.name), roff_escape(spec.summary));
-  text += fmt::format(".SH SYNOPSIS\n\\fB{}\\fR \\fICOMMAND\\fR [\\fIOPTIONS\\fR]\n.SH COMMANDS\n",
-                      roff_escape(spec.name));
-  for (const Command& command : spec.commands) {
-    text +=
-        fmt::format(".SS {}\n\\fB{} {}\\fR {}\n.PP\n{}\n", roff_escape(command.name), roff_escape(spec.name),
-                    roff_escape(command.name), roff_escape(command.usage), roff_escape(command.summary));
-    for (const std::string& paragraph : paragraphs(command.description)) {
-      if (!paragraph.empty()) text += ".PP\n" + roff_escape(paragraph) + "\n";
-    }
-    // Common options are described once, at the end.
-    text += table_of(command, false).roff();
+std::string completion_words(const ProgramSpec& spec, const std::vector<std::string>& words) {
+  std::vector<std::string> offers;
+  if (words.empty()) {
+    for (const Command& command : spec.commands) offers.push_back(command.name);
+    offers.insert(offers.end(), {"--help", "--version", "--man"});
   }
-  OptionTable common_table;
-  CommonOptions common;
-  add_common_options(common_table, common);
-  text += ".SH COMMON OPTIONS\n" + common_table.roff() + ".SH EXIT STATUS\n";
-  for (const auto& [code, meaning] : kExitCodes)
-    text += fmt::format(".TP\n{}\n{}\n", code, roff_escape(meaning));
-  text +=
-      ".SH SIGNALS\nUSR2, USR1, TERM and INT ask for an early stop: the program ends with 75 within ten "
-      "seconds "
-      "(a training after its step and checkpoint), and the same command goes on near where it was. One rank "
-      "that "
-      "is asked stops all. Open MPI's mpirun passes USR1 and USR2 on and then ends with 75 as well. A TERM "
-      "or INT "
-      "that is sent to mpirun itself it turns into a TERM of the ranks and, a second later, a KILL "
-      "(OMPI_MCA_odls_base_sigkill_timeout sets the seconds), and it ends with 1: what was committed until "
-      "then "
-      "stays.\n"
-      ".SH ENVIRONMENT\n.TP\nDINO_CPU\nbaseline, avx2, avx512 or avx512bf16: lowers the choice of CPU "
-      "kernels. Ranks whose CPUs differ use what all of them have.\n"
-      ".TP\nDINO_SHARE\nFolder of recipes and data set definitions.\n"
-      ".TP\nDINO_STOP_SECONDS\nSeconds after a signal in which a program comes to its next point of stopping "
-      "(7); "
-      "after that it is ended where it is, with 75.\n"
-      ".TP\nDINO_WATCHDOG_SECONDS\nAs \\-\\-watchdog\\-seconds, which wins.\n"
-      ".TP\nOMP_NUM_THREADS\nThreads of a rank, unless \\-\\-threads is given.\n";
-  return text;
-}
-
-std::string completion_words(const ProgramSpec& spec, const std::string& name) {
+  for (const Command& command : spec.commands) {
+    if (words.empty() || words[0] != command.name) continue;
+    const OptionTable table = table_of(command, true);
+    if (words.size() > 1)
+      offers = table.values(words[1].substr(words[1].starts_with("--") ? 2 : 0));
+    else
+      for (const std::string& name : table.names()) offers.push_back("--" + name);
+  }
   std::string text;
-  for (const Command& command : spec.commands) {
-    if (name.empty()) text += command.name + "\n";
-    if (name != command.name) continue;
-    for (const std::string& option : table_of(command, true).names()) text += "--" + option + "\n";
-  }
-  if (name.empty()) text += "--help\n--version\n--man\n";
+  for (const std::string& offer : offers) text += offer + "\n";
   return text;
 }
 

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 #include <iterator>
@@ -16,10 +15,12 @@
 #include <set>
 #include <span>
 #include <sstream>
+#include <stdexcept>
 #include <string_view>
 #include <tuple>
 
 #include "base/error.hpp"
+#include "base/options.hpp"
 #include "base/version.hpp"
 #include "datasets/dataset_builder.hpp"
 #include "datasets/prepare.hpp"
@@ -28,25 +29,89 @@
 namespace dino {
 namespace {
 
+enum class Format : uint8_t { images, idx, models };
+constexpr auto names_of(Format) {
+  return std::to_array<Named<Format>>(
+      {{"images", Format::images}, {"idx", Format::idx}, {"models", Format::models}});
+}
+
+/// PACKAGE:PATH
 struct Root {
   std::string package, path;
+  static Root from_text(std::string_view text) {
+    const size_t colon = text.find(':');
+    if (colon == std::string_view::npos) throw std::invalid_argument("root is PACKAGE:PATH");
+    return {std::string(text.substr(0, colon)), std::string(text.substr(colon + 1))};
+  }
+  [[nodiscard]] std::string text() const { return package + ":" + path; }
+  static const char* type_name() { return "PACKAGE:PATH"; }
+};
+
+/// A regular expression on the path below the root; an empty one was not given.
+struct Pattern {
+  std::string source;
+  std::regex regex;
+  static Pattern from_text(std::string_view text) {
+    try {
+      return {std::string(text),
+              std::regex(text.begin(), text.end(), std::regex::ECMAScript | std::regex::optimize)};
+    } catch (const std::regex_error& error) {
+      throw std::invalid_argument(fmt::format("bad regular expression: {}", error.what()));
+    }
+  }
+  [[nodiscard]] std::string text() const { return source; }
+  static const char* type_name() { return "REGEX"; }
+};
+
+/// OLD -> NEW
+struct Rename {
+  std::string from, to;
+  static Rename from_text(std::string_view text) {
+    const size_t arrow = text.find("->");
+    if (arrow == std::string_view::npos) throw std::invalid_argument("rename is OLD -> NEW");
+    return {trim(text.substr(0, arrow)), trim(text.substr(arrow + 2))};
+  }
+  [[nodiscard]] std::string text() const { return from + " -> " + to; }
+  static const char* type_name() { return "OLD -> NEW"; }
 };
 
 /// share/datasets/NAME.cfg; see share/datasets/README.md for the meaning of each key.
 struct Definition {
-  std::string name, file;
-  std::string format = "images";              ///< images | idx | models
-  std::vector<Root> roots;                    ///< root = PACKAGE:PATH, may be repeated
-  std::vector<std::regex> include, exclude;   ///< on the path below the root
-  std::optional<std::regex> label, group;     ///< what the captures hold, joined by '/'
-  std::vector<std::string> classes;           ///< idx: names in order
-  std::map<std::string, std::string> rename;  ///< label = new label
+  std::string name, title, licence;
+  Format format = Format::images;
+  std::vector<Root> roots;
+  std::vector<Pattern> include, exclude;
+  Pattern label, group;  ///< what the captures hold, joined by '/'
+  std::string classes;   ///< idx: names in order, with spaces between them
+  std::vector<Rename> rename;
   bool links = false;
-  int64_t min_class = 0;     ///< smaller classes are left out
-  int64_t min_groups = 0;    ///< and those of fewer groups
-  int views = 6, size = 96;  ///< models: pictures of each, and their side in pixels
-  double val = 0, test = 0;  ///< fractions of each class
+  int64_t min_class = 0;         ///< smaller classes are left out
+  int64_t min_groups = 0;        ///< and those of fewer groups
+  int64_t views = 6, size = 96;  ///< models: pictures of each, and their side in pixels
+  double val = 0, test = 0;      ///< fractions of each class
 };
+
+Schema<Definition> definition_settings() {
+  using D = Definition;
+  Schema<D> schema;
+  schema.add("title", &D::title, "For people.").add("licence", &D::licence, "For people.");
+  schema.add("format", &D::format, "What the files are.");
+  schema.add("root", &D::roots, "Folders of unpacked packages.").by_line().required();
+  schema.add("include", &D::include, "Images need one of these.").by_line();
+  schema.add("exclude", &D::exclude, "And none of these.").by_line();
+  schema.add("label", &D::label, "Its captures are the label.");
+  schema.add("group", &D::group, "Its captures are the group.");
+  schema.add("classes", &D::classes, "Names of idx classes.");
+  schema.add("rename", &D::rename, "Of labels.").by_line();
+  schema.add("links", &D::links, "Also take symbolic links.");
+  schema.add("min-class", &D::min_class, "Least pictures of a class.").range(0, 1e9);
+  schema.add("min-groups", &D::min_groups, "Least groups of a class.").range(0, 1e9);
+  schema.add("views", &D::views, "Pictures of each model.").range(1, 1000);
+  schema.add("size", &D::size, "Side of these pictures.").range(16, 4096);
+  schema.add("val", &D::val, "Fraction of each class.").range(0, 1);
+  schema.add("test", &D::test, "Fraction of each class.").range(0, 1);
+  return schema;
+}
 
 struct Item {
   Record record;
@@ -54,16 +119,6 @@ struct Item {
   std::string part;  ///< train | val | test; empty when the set has no labels
   std::vector<Sidecar> sidecars;
 };
-
-[[noreturn]] void bad_definition(const std::string& file, int line, const std::string& why) {
-  throw DataError(fmt::format("bad data set definition: {}: line {}: {}", file, line, why));
-}
-
-std::string trimmed(std::string_view text) {
-  const size_t begin = text.find_first_not_of(" \t\r");
-  if (begin == std::string_view::npos) return {};
-  return std::string(text.substr(begin, text.find_last_not_of(" \t\r") + 1 - begin));
-}
 
 std::vector<std::string> words_of(const std::string& text) {
   std::istringstream in(text);
@@ -76,83 +131,20 @@ std::string definition_file(const std::string& name) {
   return share_dir() + "/datasets/" + name + ".cfg";
 }
 
-/// Each of the next three handles its kind of keys and returns false for other keys.
-bool set_number(Definition& d, const std::string& key, const std::string& value, int line) {
-  const bool known = key == "min-class" || key == "min-groups" || key == "views" || key == "size" ||
-                     key == "val" || key == "test";
-  if (!known) return false;
-  double number = 0;
-  const auto parsed = std::from_chars(value.data(), value.data() + value.size(), number);
-  if (parsed.ec != std::errc() || parsed.ptr != value.data() + value.size() || !(number >= 0 && number < 1e9))
-    bad_definition(d.file, line, key + " needs a number of 0 or more");
-  if (key == "min-class") d.min_class = static_cast<int64_t>(number);
-  if (key == "min-groups") d.min_groups = static_cast<int64_t>(number);
-  if (key == "views") d.views = static_cast<int>(std::clamp(number, 1.0, 1000.0));
-  if (key == "size") d.size = static_cast<int>(std::clamp(number, 16.0, 4096.0));
-  if (key == "val") d.val = number;
-  if (key == "test") d.test = number;
-  return true;
-}
-
-bool set_pattern(Definition& d, const std::string& key, const std::string& value, int line) {
-  if (key != "include" && key != "exclude" && key != "label" && key != "group") return false;
-  try {
-    std::regex pattern(value, std::regex::ECMAScript | std::regex::optimize);
-    if (key == "include")
-      d.include.push_back(std::move(pattern));
-    else if (key == "exclude")
-      d.exclude.push_back(std::move(pattern));
-    else if (key == "label")
-      d.label = std::move(pattern);
-    else
-      d.group = std::move(pattern);
-  } catch (const std::regex_error& error) {
-    bad_definition(d.file, line, fmt::format("{}: bad regular expression: {}", key, error.what()));
-  }
-  return true;
-}
-
-bool set_text(Definition& d, const std::string& key, const std::string& value, int line) {
-  if (key == "format") {
-    if (value != "images" && value != "idx" && value != "models")
-      bad_definition(d.file, line, "format is images, idx or models");
-    d.format = value;
-  } else if (key == "root") {
-    const size_t colon = value.find(':');
-    if (colon == std::string::npos) bad_definition(d.file, line, "root is PACKAGE:PATH");
-    d.roots.push_back({value.substr(0, colon), value.substr(colon + 1)});
-  } else if (key == "rename") {
-    const size_t arrow = value.find("->");
-    if (arrow == std::string::npos) bad_definition(d.file, line, "rename is OLD -> NEW");
-    d.rename[trimmed(value.substr(0, arrow))] = trimmed(value.substr(arrow + 2));
-  } else if (key == "classes") {
-    d.classes = words_of(value);
-  } else if (key == "links") {
-    d.links = value == "true";
-  } else {
-    return key == "title" || key == "licence";
-  }
-  return true;
-}
-
 Definition read_definition(const std::string& name) {
   Definition d;
   d.name = name;
-  d.file = definition_file(name);
-  std::istringstream text(read_text(d.file));
-  std::string line;
-  for (int number = 1; std::getline(text, line); ++number) {
-    const std::string clean = trimmed(line);
-    if (clean.empty() || clean[0] == '#' || clean[0] == ';' || clean[0] == '[') continue;
-    const size_t equals = clean.find('=');
-    if (equals == std::string::npos) bad_definition(d.file, number, "neither a comment nor KEY = VALUE");
-    const std::string key = trimmed(clean.substr(0, equals)), value = trimmed(clean.substr(equals + 1));
-    if (!set_number(d, key, value, number) && !set_pattern(d, key, value, number) &&
-        !set_text(d, key, value, number))
-      bad_definition(d.file, number, "unknown key " + key);
+  const std::string file = definition_file(name), kind = "bad data set definition";
+  OptionTable table(kind);
+  table.bind(definition_settings(), d);
+  try {
+    table.parse_ini(read_text(file), file);
+    table.check_required(file);
+  } catch (const UsageError& error) {
+    throw DataError(error.what());
   }
-  if (d.val + d.test >= 1) bad_definition(d.file, 0, "val and test leave nothing to train on");
-  if (d.roots.empty()) bad_definition(d.file, 0, "root is missing");
+  if (d.val + d.test >= 1)
+    throw DataError(fmt::format("{}: {}: val and test leave nothing to train on; lower them", kind, file));
   return d;
 }
 
@@ -172,18 +164,18 @@ std::string package_folder(const Definition& d, const Root& root) {
 }
 
 /// The captures of the first match joined by '/', or nothing.
-std::optional<std::string> captures(const std::regex& pattern, const std::string& text) {
+std::optional<std::string> captures(const Pattern& pattern, const std::string& text) {
   std::smatch match;
-  if (!std::regex_search(text, match, pattern)) return std::nullopt;
+  if (!std::regex_search(text, match, pattern.regex)) return std::nullopt;
   std::string joined;
   for (size_t i = 1; i < match.size(); ++i)
     if (match[i].matched) joined += (joined.empty() ? "" : "/") + match[i].str();
   return joined;
 }
 
-bool any_match(const std::vector<std::regex>& patterns, const std::string& text) {
+bool any_match(const std::vector<Pattern>& patterns, const std::string& text) {
   return std::any_of(patterns.begin(), patterns.end(),
-                     [&](const std::regex& pattern) { return std::regex_search(text, pattern); });
+                     [&](const Pattern& pattern) { return std::regex_search(text, pattern.regex); });
 }
 
 std::vector<Item> collect_images(const Definition& d, std::vector<std::string>& faults) {
@@ -196,17 +188,18 @@ std::vector<Item> collect_images(const Definition& d, std::vector<std::string>& 
       if (!d.include.empty() && !any_match(d.include, file.relative)) continue;
       if (any_match(d.exclude, file.relative)) continue;
       Item item;
-      if (d.label) {
-        const auto label = captures(*d.label, file.relative);
+      if (!d.label.source.empty()) {
+        const auto label = captures(d.label, file.relative);
         if (!label) continue;
-        const auto renamed = d.rename.find(*label);
-        item.label = renamed == d.rename.end() ? *label : renamed->second;
+        const auto renamed = std::find_if(d.rename.rbegin(), d.rename.rend(),
+                                          [&](const Rename& r) { return r.from == *label; });
+        item.label = renamed == d.rename.rend() ? *label : renamed->to;
       }
       const std::string stem = without_extension(file.relative);
       item.record.key = d.roots.size() > 1 ? root.package + "/" + stem : stem;
       item.record.path = folder + "/" + file.relative;
       item.record.extension = extension;
-      item.record.group = d.group ? captures(*d.group, file.relative).value_or(stem) : stem;
+      item.record.group = !d.group.source.empty() ? captures(d.group, file.relative).value_or(stem) : stem;
       items.push_back(std::move(item));
     }
   }
@@ -321,7 +314,7 @@ std::vector<Item> collect_idx(const Definition& d, Dataset& dataset) {
     if (!path_exists(tar)) {
       const std::string folder = package_folder(d, d.roots[0]);
       prepare_idx(fmt::format("{}/{}-images-idx3-ubyte.gz", folder, stem),
-                  fmt::format("{}/{}-labels-idx1-ubyte.gz", folder, stem), d.classes, tar);
+                  fmt::format("{}/{}-labels-idx1-ubyte.gz", folder, stem), words_of(d.classes), tar);
     }
     add_prepared(tar, part, part == std::string_view("train") ? train : test, dataset);
   }
@@ -340,7 +333,7 @@ std::vector<Item> collect_models(const Definition& d, Dataset& dataset) {
     std::vector<std::string> catalogues;
     for (const FoundFile& file : walk_folder(folder, dataset.faults, false).files)
       if (lower_extension(file.relative) == "sh3f") catalogues.push_back(folder + "/" + file.relative);
-    prepare_models(catalogues, d.views, d.size, tar);
+    prepare_models(catalogues, static_cast<int>(d.views), static_cast<int>(d.size), tar);
   }
   std::vector<Item> items;
   add_prepared(tar, "models", items, dataset);
@@ -352,10 +345,10 @@ std::vector<Item> collect_models(const Definition& d, Dataset& dataset) {
 }
 
 std::vector<Item> collect(const Definition& d, Dataset& dataset) {
-  if (d.format == "idx") return collect_idx(d, dataset);
-  if (d.format == "models") return collect_models(d, dataset);
+  if (d.format == Format::idx) return collect_idx(d, dataset);
+  if (d.format == Format::models) return collect_models(d, dataset);
   auto items = collect_images(d, dataset.faults);
-  if (d.label) {
+  if (!d.label.source.empty()) {
     drop_small_classes(d, items);
     split_by_group(d, items);
   }

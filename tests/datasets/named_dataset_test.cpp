@@ -262,18 +262,23 @@ TEST_F(NamedDataset, SaysWhatIsMissingAndWhatToDo) {
 
 TEST_F(NamedDataset, BrokenDefinitionsNameTheLine) {
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"root = a:b\ncolour = red\n", "line 2: unknown key colour"},
-      {"root = a:b\nlabel = ([\n", "line 2: label: bad regular expression"},
-      {"root = nocolon\n", "line 1: root is PACKAGE:PATH"},
-      {"root = a:b\nval = lots\n", "line 2: val needs a number"},
-      {"root = a:b\nval = -1\n", "line 2: val needs a number"},
+      {"root = a:b\ncolour = red\n", "colour (FILE:2): there is no such setting"},
+      {"root = a:b\nlabel = ([\n", "label (FILE:2): bad regular expression"},
+      {"root = nocolon\n", "root (FILE:1): root is PACKAGE:PATH"},
+      {"root = a:b\nval = lots\n", "val (FILE:2): 'lots' is not a number"},
+      {"root = a:b\nval = -1\n", "val (FILE:2): -1 is outside 0 to 1"},
       {"root = a:b\nval = .5\ntest = .5\n", "nothing to train on"},
-      {"format = csv\n", "line 1: format"},
-      {"hello\n", "line 1: neither"},
-      {"title = x\n", "root is missing"},
-      {"rename = a b\n", "line 1: rename"},
+      {"format = csv\n", "format (FILE:1): 'csv' is not one of images, idx, models"},
+      {"hello\n", "FILE:1: 'hello' is not a setting"},
+      {"title = x\n", "root (FILE): is missing"},
+      {"rename = a b\n", "rename (FILE:1): rename is OLD -> NEW"},
+      {"root = a:b\ninclude = x\ninclude = (\n", "include (FILE:3): bad regular expression"},
+      {"root = a:b\ntest = .1\ntest = .2\n", "test (FILE:3): stands before in FILE:2"},
   };
-  for (const auto& [text, why] : cases) {
+  const std::string file = share_dir() + "/datasets/bad.cfg";
+  for (auto [text, why] : cases) {
+    for (size_t at = why.find("FILE"); at != std::string::npos; at = why.find("FILE"))
+      why.replace(at, 4, file);
     define("bad", text);
     expect_error<DataError>([] { (void)open_dataset("bad"); }, "bad.cfg", why);
   }
