@@ -12,6 +12,12 @@ namespace {
 constexpr size_t kColumn = 28;  ///< where the help of an option begins
 constexpr size_t kWidth = 80;
 
+/// Long lists of numbers are broken between lines.
+std::string shown_default(const OptionTable::Entry& entry) {
+  if (entry.option.type->takes != FieldType::Takes::numbers) return entry.default_text;
+  return fmt::format("{}", fmt::join(split(entry.default_text, ','), ", "));
+}
+
 std::string limits(const OptionTable::Entry& entry) {
   const Option& option = entry.option;
   std::vector<std::string> notes;
@@ -20,7 +26,7 @@ std::string limits(const OptionTable::Entry& entry) {
   if (option.has_range) notes.push_back(fmt::format("{} to {}", option.low, option.high));
   if (!entry.default_text.empty() &&
       !(option.type->takes == FieldType::Takes::flag && entry.default_text == "false"))
-    notes.push_back("default " + entry.default_text);
+    notes.push_back("default " + shown_default(entry));
   const std::string rest = notes.empty() ? "" : fmt::format(" ({})", fmt::join(notes, "; "));
   return (option.is_required ? " (required)" : "") + rest;
 }
