@@ -4,28 +4,37 @@ BUILD  ?= build/release
 PACKAGES = build-essential cmake ninja-build ccache lld git pkg-config \
   openmpi-bin libopenmpi-dev libhdf5-dev libdnnl-dev libfaiss-dev libopenblas-dev \
   libjpeg-dev libpng-dev libwebp-dev libtiff-dev libjxl-dev libvips-dev libarchive-dev libssl-dev zlib1g-dev \
-  nlohmann-json3-dev libfmt-dev libxxhash-dev libboost-program-options-dev \
-  libgtest-dev libbenchmark-dev clang-format clang-tidy python3-h5py python3-numpy
+  nlohmann-json3-dev libfmt-dev libxxhash-dev libboost-program-options-dev
+TEST_PACKAGES = libgtest-dev clang-format python3-h5py python3-numpy
 SLURM_PACKAGES = slurm-wlm slurmctld slurmd slurm-client
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
-.PHONY: deps slurm-deps build demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install clean
+# $(call install_packages,LIST): those that are missing; asks for root through sudo where needed.
+define install_packages
+@dpkg -s $(1) >/dev/null 2>&1 || { \
+  missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+  echo "installing:" $$missing; \
+  $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y --no-install-recommends $$missing; \
+}
+endef
 
-deps: ## Debian packages (asks for root through sudo where needed); skipped when all are there
-	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  echo "installing:" $$missing; \
-	  $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y --no-install-recommends $$missing; \
-	fi
+.PHONY: deps test-deps slurm-deps build all demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install package clean
+
+deps: ## Debian packages for the programs (asks for root through sudo where needed)
+	$(call install_packages,$(PACKAGES))
+
+test-deps: deps ## and those of the tests
+	$(call install_packages,$(TEST_PACKAGES))
 
 slurm-deps: ## Slurm, for the test that runs the chain under it
-	@missing=$$(for p in $(SLURM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y --no-install-recommends $$missing; \
-	fi
+	$(call install_packages,$(SLURM_PACKAGES))
 
-build: deps
+build: deps ## the programs
 	cmake --preset release
+	cmake --build --preset release --target programs
+
+all: test-deps ## the programs and the tests
+	cmake --preset release -DDINO_TESTS=ON
 	cmake --build --preset release
 
 demo: build ## the whole chain on real images; prints where the report is
@@ -39,22 +48,22 @@ showcase: build ## the same chain with a longer training; some twenty minutes on
 
 test: test-release test-dev
 
-test-release: build
+test-release: all
 	ctest --preset release -j2
 
-test-dev: deps ## the same tests under the address and undefined-behaviour sanitizers
-	cmake --preset dev
+test-dev: test-deps ## the same tests under the address and undefined-behaviour sanitizers
+	cmake --preset dev -DDINO_TESTS=ON
 	cmake --build --preset dev
 	ctest --preset dev -j2
 
-test-long: build ## what make test has no time for: label long, and 20,000 damaged files per reader of another seed
+test-long: all ## what make test has no time for: label long, and 20,000 damaged files per reader of another seed
 	DINO_MUTATIONS=20000 DINO_MUTATION_SEED=$${DINO_MUTATION_SEED:-$$(date +%s)} ctest --test-dir $(BUILD) -R mutation --output-on-failure -V -j2
 	ctest --test-dir $(BUILD) -L long --output-on-failure --no-tests=ignore
 
-peers: build ## checks against PyTorch, transformers and FAISS in a virtual environment
+peers: all ## checks against PyTorch, transformers and FAISS in a virtual environment
 	tests/peers/run.sh
 
-bench: build
+bench: all
 	tests/bench/run.sh
 
 learning-curve: build ## trains a tiny model on 40,960 pictures, twice, and compares with a learning curve of the reference
@@ -63,12 +72,16 @@ learning-curve: build ## trains a tiny model on 40,960 pictures, twice, and comp
 format:
 	git ls-files '*.cpp' '*.hpp' | xargs clang-format -i
 
-lint: build
+lint: all
 	git ls-files '*.cpp' '*.hpp' | xargs clang-format --dry-run -Werror
 	cmake --build $(BUILD) --target headers_self_contained
+	! git grep -n '<nlohmann/json.hpp>' -- '*.cpp' '*.hpp' ':!src/base/json.hpp' # take base/json.hpp, which is compiled once
 
 install: build
 	cmake --install $(BUILD) --prefix $(PREFIX)
+
+package: build ## build/dinohpc-VERSION-x86_64.tar.gz: the same prefix, to be unpacked anywhere
+	cmake --build $(BUILD) --target package_tarball
 
 clean:
 	rm -rf build

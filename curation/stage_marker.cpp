@@ -3,9 +3,8 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
 #include "base/error.hpp"
+#include "base/json.hpp"
 #include "base/signals.hpp"
 #include "comm/keeping_pace.hpp"
 #include "storage/files.hpp"

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <new>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.hpp"
+#include "base/json.hpp"
 #include "imaging/decode_options.hpp"
 #include "model/normalisation.hpp"
 #include "model/vit.hpp"

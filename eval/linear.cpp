@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.hpp"
+#include "base/json.hpp"
 #include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/progress.hpp"

@@ -3,9 +3,8 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
 #include "base/error.hpp"
+#include "base/json.hpp"
 #include "base/log.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"

@@ -7,10 +7,10 @@
 #include <chrono>
 #include <cstdio>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
 
+#include "base/json.hpp"
 #include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"

@@ -7,10 +7,10 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
 
+#include "base/json.hpp"
 #include "base/json_line.hpp"
 #include "base/signals.hpp"
 #include "base/text.hpp"

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "auto_settings.hpp"
+#include "base/json.hpp"
 #include "base/json_line.hpp"
 #include "base/random.hpp"
 #include "base/signals.hpp"

@@ -7,8 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <span>
+#include "base/json.hpp"
 
 #include "base/log.hpp"
 #include "base/timing.hpp"

@@ -6,12 +6,12 @@
 
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <span>
 #include <sstream>
 
 #include "base/cpu.hpp"
+#include "base/json.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "base/version.hpp"

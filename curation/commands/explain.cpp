@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
-#include <nlohmann/json.hpp>
 
+#include "base/json.hpp"
 #include "base/json_line.hpp"
 #include "base/text.hpp"
 #include "commands.hpp"

@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <unordered_set>
 
+#include "base/json.hpp"
 #include "base/json_line.hpp"
 #include "base/text.hpp"
 #include "commands.hpp"

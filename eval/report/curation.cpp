@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <limits>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "base/json.hpp"
 #include "base/timing.hpp"
 #include "base/version.hpp"
 #include "report/axis.hpp"

@@ -2,9 +2,8 @@
 // Reads what dino-curate leaves for reports.
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
 #include "base/error.hpp"
+#include "base/json.hpp"
 #include "base/text.hpp"
 #include "datasets/dataset.hpp"
 #include "report/data.hpp"

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/json.hpp"
 #include "report/html.hpp"
 #include "report/parts.hpp"
 #include "report/plot.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/json_line.hpp"
 
-#include <nlohmann/json.hpp>
+#include "base/json.hpp"
 
 namespace dino {
 

@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <span>
 #include <string_view>
 
+#include "base/json.hpp"
 #include "base/log.hpp"
 #include "base/retry.hpp"
 #include "storage/files.hpp"

@@ -4,8 +4,8 @@
 
 #include <cstring>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "base/json.hpp"
 #include "base/log.hpp"
 #include "model/tensor_source.hpp"
 #include "storage/array_file.hpp"

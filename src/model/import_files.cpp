@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
+#include "base/json.hpp"
 #include "model/pickle.hpp"
 #include "model/tensor_source.hpp"
 #include "storage/array_file.hpp"

@@ -7,8 +7,8 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
+#include "base/json.hpp"
 #include "model/tensor_source.hpp"
 #include "storage/files.hpp"
 

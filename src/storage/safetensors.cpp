@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
 #include "base/half.hpp"
+#include "base/json.hpp"
 #include "storage/array_file.hpp"
 #include "storage/files.hpp"
 #include "storage/posix_file.hpp"

@@ -8,9 +8,9 @@
 #include <array>
 #include <cerrno>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "base/json.hpp"
 #include "base/log.hpp"
 #include "base/pending_io.hpp"
 #include "base/version.hpp"

@@ -6,8 +6,8 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
+#include "base/json.hpp"
 #include "storage/array_file.hpp"
 #include "storage/hdf5.hpp"
 #include "vectors/components.hpp"

@@ -5,8 +5,8 @@
 
 #include <filesystem>
 #include <functional>
-#include <nlohmann/json.hpp>
 
+#include "base/json.hpp"
 #include "model/head.hpp"
 #include "model/temporary_folder.hpp"
 #include "model/weights.hpp"

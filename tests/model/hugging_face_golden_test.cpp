@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Imported transformers models against their own recorded outputs, at native and other sizes; and the same
 // after an export and import.
-#include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/json.hpp"
 #include "model/golden_model.hpp"
 #include "model/temporary_folder.hpp"
 #include "model/weights.hpp"

@@ -4,8 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.hpp"
 #include "model/checkpoint_reader.hpp"
 #include "model/temporary_folder.hpp"
 #include "model/tensor_source.hpp"

@@ -9,10 +9,10 @@
 #include <fstream>
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "base/json.hpp"
 #include "model/pth_writer.hpp"
 #include "model/weights.hpp"
 #include "storage/array_file.hpp"
