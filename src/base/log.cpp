@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <ctime>
 #include <exception>
 #include <string>
 
@@ -17,6 +18,7 @@ struct Settings {
   std::string program = "dino";
   int rank = 0;
   int ranks = 1;
+  bool stamped = false;
 };
 
 Settings& settings() {
@@ -35,10 +37,19 @@ void tell_phase() {
   if (const auto changed = phase_changed.load(); changed != nullptr) changed();
 }
 
+std::string local_time() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  if (::localtime_r(&now, &parts) == nullptr) return {};
+  char text[32];
+  return {text, std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S ", &parts)};
+}
+
 /// One write(2) a line, so that lines of several ranks do not mix.
 void put(std::string_view kind, std::string_view line, bool with_rank) {
   const Settings& s = settings();
-  std::string text = s.program + ": ";
+  std::string text = kind.empty() && s.stamped ? local_time() : std::string();
+  text += s.program + ": ";
   text += kind;
   // Lines may quote names of files and keys: no byte of theirs moves the cursor or begins another line.
   text += printable_line(line);
@@ -55,7 +66,11 @@ void put(std::string_view kind, std::string_view line, bool with_rank) {
 }  // namespace
 
 void configure(std::string_view program, int rank, int ranks) {
-  settings() = {std::string(program), rank, ranks};
+  settings() = {std::string(program), rank, ranks, settings().stamped};
+}
+
+void stamp_information(bool on) {
+  settings().stamped = on;
 }
 
 void info(std::string_view line) {

@@ -8,6 +8,9 @@ namespace dino::log {
 
 /// Called once by run_program: the program's name and this process's rank.
 void configure(std::string_view program, int rank, int ranks);
+/// Information begins with the local time (ISO 8601) from now on: for logs that are read later. Warnings and
+/// errors begin with the program's name all the same, so that they are found there.
+void stamp_information(bool on);
 void info(std::string_view line);
 void warning(std::string_view line);
 void error(std::string_view line);

@@ -18,9 +18,12 @@ enum class Mode { off, plain, live };
 Mode mode = Mode::off;
 constexpr double kLiveSeconds = 0.2;
 constexpr double kPlainSeconds = 10.0;
+constexpr double kFirstPlainSeconds = 2.0;  ///< a log shows soon that there is progress, and how much
+constexpr double kRecentSeconds = 30.0;
+constexpr double kSampleSeconds = 1.0;
 
-double since(std::chrono::steady_clock::time_point then) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - then).count();
+double between(std::chrono::steady_clock::time_point from, std::chrono::steady_clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
 }
 
 }  // namespace
@@ -34,6 +37,18 @@ void configure_progress(std::string_view wanted, int rank) {
     mode = Mode::off;
   else
     mode = wanted == "auto" && live ? Mode::live : Mode::plain;
+  log::stamp_information(mode == Mode::plain || !at_terminal);
+}
+
+void RecentRate::add(double seconds, int64_t done) {
+  if (seconds - samples_.back().seconds < kSampleSeconds) return;
+  samples_.push_back({seconds, done});
+  while (samples_.size() > 1 && seconds - samples_[1].seconds >= kRecentSeconds) samples_.pop_front();
+}
+
+double RecentRate::at(double seconds, int64_t done) const {
+  const Sample& from = samples_.front();
+  return seconds > from.seconds ? static_cast<double>(done - from.done) / (seconds - from.seconds) : 0.0;
 }
 
 Progress::Progress(std::string stage, int64_t total, std::string unit)
@@ -54,8 +69,16 @@ void Progress::add(int64_t done) {
 
 void Progress::set(int64_t done) {
   done_ = done;
-  if (mode == Mode::off || since(printed_) < (mode == Mode::live ? kLiveSeconds : kPlainSeconds)) return;
-  print(false);
+  if (mode == Mode::off) return;
+  const auto now = std::chrono::steady_clock::now();
+  recent_.add(between(start_, now), done_);
+  const double wait = mode == Mode::live ? kLiveSeconds : said_ ? kPlainSeconds : kFirstPlainSeconds;
+  if (between(printed_, now) >= wait) print(false);
+}
+
+void Progress::start_at(int64_t done) {
+  begun_at_ = done_ = done;
+  recent_ = RecentRate(done);
 }
 
 void Progress::finish() {
@@ -65,9 +88,12 @@ void Progress::finish() {
 }
 
 void Progress::print(bool last) {
-  printed_ = std::chrono::steady_clock::now();
-  const double seconds = since(start_);
-  const double rate = seconds > 0 ? static_cast<double>(done_) / seconds : 0.0;
+  const auto now = std::chrono::steady_clock::now();
+  printed_ = now;
+  said_ = true;
+  const double seconds = between(start_, now);
+  const double whole = seconds > 0 ? static_cast<double>(done_ - begun_at_) / seconds : 0.0;
+  const double rate = last ? whole : recent_.at(seconds, done_);
   std::string line = fmt::format("{}: {}", stage_, done_);
   if (total_ >= 0) line += fmt::format("/{}", total_);
   line += fmt::format(" {}, {:.{}f}/s", unit_, rate, rate < 10 ? 2 : 0);

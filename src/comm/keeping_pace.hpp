@@ -28,6 +28,10 @@ class KeepingPace : public WorkListener {
   /// Collective: waits until all ranks have come here, then settles their failures (comm/together.hpp); a
   /// failure that says "stopped" counts as `stopped`. Returns whether any rank stopped early.
   [[nodiscard]] bool finish(bool stopped, const RankFailure& failure = {});
+  /// How much of its work this rank has done, in any unit; the reductions carry it along.
+  void count(int64_t done) { done_ = done; }
+  /// The same of all other ranks together, as far as it is known here; exact after `finish`.
+  [[nodiscard]] int64_t done_elsewhere() const { return elsewhere_; }
   /// Collective: the waiting alone. `ending`: this rank wants the others to come soon.
   void meet(bool ending);
 
@@ -41,9 +45,10 @@ class KeepingPace : public WorkListener {
   MPI_Comm line_ = MPI_COMM_NULL;  ///< its own, so that nothing else can meet these reductions
   MPI_Request request_ = MPI_REQUEST_NULL;
   struct Counts {
-    std::array<int64_t, 2> mine{}, all{};  ///< ranks in `finish`; ranks that want an early end
+    std::array<int64_t, 3> mine{}, all{};  ///< ranks in `finish`; ranks that want an early end; work done
   };
   std::unique_ptr<Counts> counts_ = std::make_unique<Counts>();
+  int64_t done_ = 0, elsewhere_ = 0;
   std::chrono::steady_clock::time_point told_{};  ///< when working() last went into MPI
 };
 

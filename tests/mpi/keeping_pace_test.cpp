@@ -32,6 +32,18 @@ TEST(KeepingPace, UnevenWorkIsDone) {
   }
 }
 
+TEST(KeepingPace, WorkOfTheOthersIsKnownInTheEnd) {
+  const Communicator world = Communicator::world();
+  KeepingPace pace(world);
+  const auto mine = static_cast<int64_t>(5 + world.rank());
+  for (int64_t done = 1; done <= mine && pace.step(false); ++done) {
+    pace.count(done);
+    EXPECT_GE(pace.done_elsewhere(), 0);
+  }
+  EXPECT_FALSE(pace.finish(false));
+  EXPECT_EQ(pace.done_elsewhere(), world.sum(mine) - mine);
+}
+
 TEST(KeepingPace, AFailureEndsTheOthersAtTheirNextUnit) {
   const Communicator world = Communicator::world();
   KeepingPace pace(world);
