@@ -420,6 +420,31 @@ std::vector<std::string> Hdf5File::read_strings(const std::string& name) const {
       [&] { h5::fail_read("cannot read dataset", path_, name); });
 }
 
+std::vector<std::string> Hdf5File::read_strings(const std::string& name, int64_t begin, int64_t count) const {
+  const Lock lock;
+  if (remote_) {
+    const std::vector<std::string> all = remote_->read_strings(name);
+    static_cast<void>(h5::check_rows({static_cast<int64_t>(all.size())}, begin, Shape{count}, path_, name));
+    return {all.begin() + begin, all.begin() + begin + count};
+  }
+  const Opened opened = open_dataset_handle(id_, path_, name);
+  if (H5Tget_class(opened.type) != H5T_STRING)
+    throw DataError(fmt::format("cannot read: {}:{}: it holds no strings", path_, name));
+  const std::vector<int64_t> dims(opened.dims.begin(), opened.dims.end());
+  static_cast<void>(h5::check_rows(dims, begin, Shape{count}, path_, name));
+  const auto start = static_cast<hsize_t>(begin), size = static_cast<hsize_t>(count);
+  if (count == 0) return {};
+  const Handle memory_space(H5Screate_simple(1, &size, nullptr), H5Sclose);
+  if (H5Sselect_hyperslab(opened.space, H5S_SELECT_SET, &start, nullptr, &size, nullptr) < 0)
+    h5::fail_read("cannot read rows of dataset", path_, name);
+  return convert_strings(
+      opened.type, memory_space, size,
+      [&](hid_t memory, void* out) {
+        return H5Dread(opened.dataset, memory, memory_space, opened.space, H5P_DEFAULT, out);
+      },
+      [&] { h5::fail_read("cannot read rows of dataset", path_, name); });
+}
+
 bool Hdf5File::has_attribute(const std::string& object, const std::string& name) const {
   const Lock lock;
   if (remote_) return remote_->has_attribute(object, name);

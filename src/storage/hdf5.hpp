@@ -51,6 +51,9 @@ class Hdf5File {
   /// Where in the file a contiguous dataset of exactly this type begins; -1 for any other.
   [[nodiscard]] int64_t data_offset(const std::string& name, DType dtype) const;
   [[nodiscard]] std::vector<std::string> read_strings(const std::string& name) const;
+  /// `count` of them from `begin` on.
+  [[nodiscard]] std::vector<std::string> read_strings(const std::string& name, int64_t begin,
+                                                      int64_t count) const;
   [[nodiscard]] bool has_attribute(const std::string& object, const std::string& name) const;
   [[nodiscard]] std::vector<std::string> attributes(const std::string& object) const;
   [[nodiscard]] std::vector<double> attribute_numbers(const std::string& object,

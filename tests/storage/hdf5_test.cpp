@@ -73,6 +73,10 @@ TEST(Hdf5, RoundTripsEveryKind) {
   EXPECT_EQ(file.read("/scalar").shape().rank(), 0);
   EXPECT_EQ(file.read("/empty").shape(), (Shape{0, 3}));
   EXPECT_EQ(file.read_strings("/keys"), (std::vector<std::string>{"a", "", "longer \xc3\xa9"}));
+  EXPECT_EQ(file.read_strings("/keys", 1, 2), (std::vector<std::string>{"", "longer \xc3\xa9"}));
+  EXPECT_TRUE(file.read_strings("/keys", 3, 0).empty());
+  EXPECT_THROW((void)file.read_strings("/keys", 2, 2), DataError);
+  EXPECT_THROW((void)file.read_strings("/n", 0, 1), DataError);
   EXPECT_TRUE(file.info("/keys").is_string);
   EXPECT_EQ(file.attribute_strings("/", "classes"), (std::vector<std::string>{"cat", "dog"}));
   EXPECT_TRUE(file.attribute_strings("/", "none").empty());
