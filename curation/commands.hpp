@@ -12,5 +12,6 @@ Command export_command();
 Command report_command();
 Command explain_command();
 Command lint_command();
+Command list_command();
 
 }  // namespace dino::curation

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "base/error.hpp"
@@ -28,23 +29,15 @@ void add_curate_options(OptionTable& table, CurateConfig& c) {
            "Evaluation sets whose near-copies are dropped as leaks (with --embeddings: only equal files and "
            "equal perceptual hashes).");
   table.section("Ingest")
-      .add("min-size", &c.min_size, "Drop images whose shorter side is below this (0 = off).")
-      .range(0, 1e6)
       .add("max-pixels", &c.max_pixels, "Do not decode images above this many pixels.")
       .range(1, 1e11)
       .add("max-bytes", &c.max_bytes, "Do not decode files, or pictures in memory, above this many bytes.")
       .range(1, 1e12);
   add_decode_memory(table, &c.decode_memory);
-  table.add("max-aspect", &c.max_aspect, "Drop images whose sides differ by more than this factor (0 = off).")
-      .range(0, 1e6)
-      .add("min-blur", &c.min_blur, "Drop images whose Laplacian variance is below this (0 = off).")
-      .range(0, 1e9)
-      .add("min-entropy", &c.min_entropy, "Drop images whose gray histogram has fewer bits (0 = off).")
-      .range(0, 8)
-      .add("exact-duplicates", &c.exact_duplicates, "Drop files of equal bytes (SHA-256).")
-      .add("hash-duplicates", &c.hash_duplicates, "Drop images of equal 64-bit perceptual hash.")
-      .add("unit-records", &c.unit_records, "Images per work unit, the grain of restart.")
-      .range(1, 1e7);
+  table
+      .add("unit-records", &c.unit_records,
+           "Images per work unit, the grain of restart (0 = from 16 to 2048, by their number).")
+      .range(0, 1e7);
   table.section("Embeddings")
       .add("embedding", &c.embedding, "copy = the built-in training-free descriptor, or a weights reference.")
       .add("heads", &c.heads, "Attention heads, where the weights do not tell (0: they do).")
@@ -53,6 +46,21 @@ void add_curate_options(OptionTable& table, CurateConfig& c) {
            "An embeddings reference with one row per input image, in input order, used instead.")
       .add("image-size", &c.image_size, "Side of the picture that a backbone sees.")
       .range(14, 4096);
+  table.section("Filters")
+      .add("min-size", &c.min_size, "Drop images whose shorter side is below this many pixels (0 = off).")
+      .range(0, 1e6)
+      .add("max-aspect", &c.max_aspect, "Drop images whose sides differ by more than this factor (0 = off).")
+      .range(0, 1e6)
+      .add("min-contrast", &c.min_contrast,
+           "Drop images whose gray values, of 0 to 255, deviate less than this: pictures of one colour (0 = "
+           "off).")
+      .range(0, 128)
+      .add("min-blur", &c.min_blur, "Drop images whose Laplacian variance is below this (0 = off).")
+      .range(0, 1e9)
+      .add("min-entropy", &c.min_entropy, "Drop images whose gray histogram has fewer bits (0 = off).")
+      .range(0, 8)
+      .add("exact-duplicates", &c.exact_duplicates, "Drop files of equal bytes (SHA-256).")
+      .add("hash-duplicates", &c.hash_duplicates, "Drop images of equal 64-bit perceptual hash.");
   table.section("Near-duplicates and leaks")
       .add("dedup", &c.dedup, "Drop near-duplicates.")
       .add("threshold", &c.threshold, "Cosine at and above which two images are near-duplicates.")
@@ -108,6 +116,13 @@ void check_settings(const CurateConfig& config) {
   }
 }
 
+int64_t unit_size(const CurateConfig& config, int64_t images) {
+  constexpr int64_t kUnits = 64, kBatch = 16, kMost = 2048;
+  if (config.unit_records > 0) return config.unit_records;
+  const int64_t each = (images + kUnits - 1) / kUnits;
+  return std::clamp((each + kBatch - 1) / kBatch * kBatch, kBatch, kMost);
+}
+
 std::string settings_text(const CurateConfig& config) {
   CurateConfig copy = config;
   OptionTable table;
@@ -123,16 +138,14 @@ CurateConfig parse_settings(const std::string& text, const std::string& source) 
   return config;
 }
 
-std::string first_difference(const CurateConfig& a, const CurateConfig& b) {
-  CurateConfig first = a, second = b;
-  OptionTable one, two;
-  add_all(one, first);
-  add_all(two, second);
-  for (size_t i = 0; i < one.entries().size(); ++i) {
-    const std::string x = one.entries()[i].print(), y = two.entries()[i].print();
-    if (x != y) return fmt::format("{}: '{}' against '{}'", one.entries()[i].option.name, x, y);
-  }
-  return {};
+std::vector<Setting> all_settings(const CurateConfig& config) {
+  CurateConfig copy = config;
+  OptionTable table;
+  add_all(table, copy);
+  std::vector<Setting> settings;
+  for (const OptionTable::Entry& entry : table.entries())
+    settings.push_back({entry.option.name, entry.print()});
+  return settings;
 }
 
 std::string config_hash(const CurateConfig& config) {

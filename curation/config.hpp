@@ -15,18 +15,21 @@ struct CurateConfig {
   std::vector<std::string> exclude;  ///< evaluation sets whose near-copies must not be kept
   int64_t seed = 0;
   // ingest
-  int64_t min_size = 0;  ///< shorter side in pixels; 0 = off
   int64_t max_pixels = 178'956'970, max_bytes = int64_t{1} << 30;
-  std::string decode_memory = "1G";      ///< of one thread
-  double max_aspect = 0;                 ///< longer / shorter side; 0 = off
-  double min_blur = 0, min_entropy = 0;  ///< 0 = off
-  bool exact_duplicates = true, hash_duplicates = false;
-  int64_t unit_records = 2048;  ///< images per work unit, the grain of restart
+  std::string decode_memory = "1G";  ///< of one thread
+  int64_t unit_records = 0;          ///< images per work unit, the grain of restart; 0 = unit_size()
   // embed
   std::string embedding = "copy";  ///< "copy" or a weights reference
   int64_t heads = 0;               ///< of its attention, where the weights do not tell; 0 = not given
   std::string embeddings;          ///< rows in input order, instead of `embedding`
   int64_t image_size = 224;        ///< what a backbone sees
+  // filters. Those that are on by default drop what no collection of pictures misses: icons and tracking
+  // pixels, banners and strips, and pictures of one colour.
+  int64_t min_size = 32;                 ///< shorter side in pixels; 0 = off
+  double max_aspect = 6;                 ///< longer / shorter side; 0 = off
+  double min_contrast = 2;               ///< standard deviation of gray, of 255; 0 = off
+  double min_blur = 0, min_entropy = 0;  ///< off: fog, night and line drawings have little of either
+  bool exact_duplicates = true, hash_duplicates = false;
   // near-duplicates
   bool dedup = true;
   double threshold = 0.95;
@@ -43,6 +46,10 @@ struct CurateConfig {
   int64_t shard_records = 10'000, shard_bytes = int64_t{1} << 30;
 };
 
+/// Images per work unit for so many: `unit_records`, or what gives 64 units, in whole batches of 16, from 16
+/// to 2048 images each. A function of the input alone, never of the ranks.
+[[nodiscard]] int64_t unit_size(const CurateConfig& config, int64_t images);
+
 void add_curate_options(OptionTable& table, CurateConfig& config);
 /// The memory that near-duplicates may take, which a later start may change.
 void add_max_pairs(OptionTable& table, int64_t& max_pairs);
@@ -53,8 +60,13 @@ void check_settings(const CurateConfig& config);
 /// All settings that decide the results, as INI text; parse_settings reads it back.
 [[nodiscard]] std::string settings_text(const CurateConfig& config);
 [[nodiscard]] CurateConfig parse_settings(const std::string& text, const std::string& source);
-/// The first option in which the two differ, as "name: 'a' against 'b'"; empty when they agree.
-[[nodiscard]] std::string first_difference(const CurateConfig& a, const CurateConfig& b);
+
+struct Setting {
+  std::string name, value;
+  bool operator==(const Setting&) const = default;
+};
+/// The same settings one by one, in the order of settings_text.
+[[nodiscard]] std::vector<Setting> all_settings(const CurateConfig& config);
 /// 16 hex digits of the SHA-256 of settings_text.
 [[nodiscard]] std::string config_hash(const CurateConfig& config);
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <sstream>
 #include <unordered_set>
 
@@ -18,11 +19,14 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string json_path(const std::string& out) {
-  return out + "/stages/inputs.json";
+constexpr const char* kInputs = "inputs";
+constexpr const char* kExcluded = "excluded";
+
+std::string json_path(const std::string& out, const std::string& name) {
+  return fmt::format("{}/stages/{}.json", out, name);
 }
-std::string lines_path(const std::string& out) {
-  return out + "/stages/inputs.tsv";
+std::string lines_path(const std::string& out, const std::string& name) {
+  return fmt::format("{}/stages/{}.tsv", out, name);
 }
 
 Json references(const Listing& listing) {
@@ -33,17 +37,6 @@ Json references(const Listing& listing) {
                     {"passed_over", input.passed_over},
                     {"hash", input.hash}});
   return list;
-}
-
-void write_record(const std::string& out, const Listing& inputs, const Listing& excluded) {
-  std::string lines;
-  for (const Listing* listing : {&inputs, &excluded})
-    for (const Input& input : listing->inputs) lines += input.lines;
-  write_file_atomically(lines_path(out), lines);
-  const Json json = {{"inputs", references(inputs)}, {"exclude", references(excluded)}};
-  // A path may hold any bytes; JSON holds UTF-8.
-  write_file_atomically(json_path(out),
-                        sealed_json(json.dump(1, ' ', false, Json::error_handler_t::replace)));
 }
 
 /// Name and bytes of a line, as a person reads them.
@@ -91,24 +84,33 @@ std::string first_difference(const std::vector<std::string>& before, const std::
   return "the listing is another";
 }
 
-/// The lines of the part of inputs.tsv that begins after `skip` records; empty when the file does not fit.
-std::vector<std::string> lines_before(const std::string& out, int64_t skip, int64_t count) {
-  if (!path_exists(lines_path(out))) return {};
-  std::vector<std::string> all = split_lines(read_text(lines_path(out)));
+/// The lines of the part of the table that begins after `skip` records; empty when the file does not fit.
+std::vector<std::string> lines_before(const std::string& path, int64_t skip, int64_t count) {
+  if (!path_exists(path)) return {};
+  std::vector<std::string> all = split_lines(read_text(path));
   if (static_cast<int64_t>(all.size()) < skip + count) return {};
   return {all.begin() + skip, all.begin() + skip + count};
 }
 
-void compare(const std::string& out, const Json& known, const Listing& listing, const std::string& what,
-             int64_t& record) {
+/// The references of a record. `stage` is the one whose marker names its files.
+Json read_record_of(const std::string& out, const std::string& name, const std::string& stage) {
+  const std::string path = json_path(out, name), text = read_text(path);
+  check_sealed_json(text, path, do_again(out, stage) + " after deleting this file too");
+  return Json::parse(text).at(name);
+}
+
+void compare(const std::string& out, const std::string& name, const std::string& what,
+             const std::string& stage, const Listing& listing) {
+  const Json known = read_record_of(out, name, stage);
   if (known.size() != listing.inputs.size())
     throw DataError(fmt::format("damaged file: {}: it lists {} references for {}; name another --output",
-                                json_path(out), known.size(), listing.inputs.size()));
+                                json_path(out, name), known.size(), listing.inputs.size()));
+  int64_t record = 0;
   for (size_t i = 0; i < known.size(); ++i) {
     const Input& input = listing.inputs[i];
     const auto records = known[i].at("records").get<int64_t>();
     if (known[i].at("hash") != input.hash) {
-      const auto before = lines_before(out, record, records);
+      const auto before = lines_before(lines_path(out, name), record, records);
       throw DataError(
           fmt::format("{} changed: {}: {} since this curation began ({} images then, {} now); put it back, "
                       "or name another "
@@ -122,17 +124,43 @@ void compare(const std::string& out, const Json& known, const Listing& listing, 
   }
 }
 
+/// Are these the references that were recorded? Others are another setting, and no changed input.
+bool same_references(const std::string& out, const std::string& name, const std::string& stage,
+                     const Listing& listing) {
+  const Json known = read_record_of(out, name, stage), now = references(listing);
+  if (known.size() != now.size()) return false;
+  for (size_t i = 0; i < known.size(); ++i)
+    if (known[i].at("reference") != now[i].at("reference")) return false;
+  return true;
+}
+
+void write_record(const std::string& out, const std::string& name, const Listing& listing) {
+  std::string lines;
+  for (const Input& input : listing.inputs) lines += input.lines;
+  write_file_atomically(lines_path(out, name), lines);
+  // A path may hold any bytes; JSON holds UTF-8.
+  write_file_atomically(json_path(out, name), sealed_json(Json{{name, references(listing)}}.dump(
+                                                  1, ' ', false, Json::error_handler_t::replace)));
+}
+
 }  // namespace
 
-void keep_or_compare_inputs(const std::string& out, const Listing& inputs, const Listing& excluded) {
-  const std::string path = json_path(out);
-  if (!path_exists(path)) return write_record(out, inputs, excluded);
-  const std::string text = read_text(path);
-  check_sealed_json(text, path, do_again(out, "ingest") + " after deleting this file too");
-  const Json known = Json::parse(text);
-  int64_t record = 0;
-  compare(out, known.at("inputs"), inputs, "input", record);
-  compare(out, known.at("exclude"), excluded, "excluded set", record);
+void compare_inputs(const std::string& out, const Listing& inputs, const Listing& excluded) {
+  if (path_exists(json_path(out, kInputs))) compare(out, kInputs, "input", "ingest", inputs);
+  if (!excluded.inputs.empty() && path_exists(json_path(out, kExcluded)) &&
+      same_references(out, kExcluded, "decontaminate", excluded))
+    compare(out, kExcluded, "excluded set", "decontaminate", excluded);
+}
+
+void keep_inputs(const std::string& out, const Listing& inputs, const Listing& excluded) {
+  if (!path_exists(json_path(out, kInputs))) write_record(out, kInputs, inputs);
+  if (excluded.inputs.empty()) {
+    std::filesystem::remove(json_path(out, kExcluded));
+    std::filesystem::remove(lines_path(out, kExcluded));
+  } else if (!path_exists(json_path(out, kExcluded)) ||
+             !same_references(out, kExcluded, "decontaminate", excluded)) {
+    write_record(out, kExcluded, excluded);
+  }
 }
 
 }  // namespace dino::curation

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// What a curation began with: stages/inputs.json (references, counts, hashes) and stages/inputs.tsv (a line a
-// record: name, bytes, class, offset, sidecars), so that a later start can tell which input changed, and how.
+// OUT/stages/inputs.json and excluded.json: what a curation was begun over, and its excluded sets. A digest
+// of the records of each reference (names, sizes, classes, places, sidecars), and in inputs.tsv and
+// excluded.tsv the records themselves, so that a later start can say what is another. Rank 0 only.
 
 #include <string>
 
@@ -9,8 +10,9 @@
 
 namespace dino::curation {
 
-/// The first time the listings are written; later they are compared, and the first difference is a DataError.
-/// Names and sizes decide, in order; bytes are compared where they are read again.
-void keep_or_compare_inputs(const std::string& out, const Listing& inputs, const Listing& excluded);
+/// DataError when a reference has other records than those that were kept. Changes nothing.
+void compare_inputs(const std::string& out, const Listing& inputs, const Listing& excluded);
+/// Keeps what is not kept yet; excluded sets of other references replace those that were.
+void keep_inputs(const std::string& out, const Listing& inputs, const Listing& excluded);
 
 }  // namespace dino::curation

@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 #include <numeric>
+#include <tuple>
 
 #include "base/error.hpp"
 #include "base/working.hpp"
@@ -54,6 +55,8 @@ void write_measured(Hdf5File& file, const std::vector<Measured>& rows) {
   write_column<int64_t>(file, "/height", rows, [](const Measured& m) { return m.height; });
   write_column<uint8_t>(file, "/note", rows, [](const Measured& m) { return m.note; });
   file.write_attribute("/note", "names", note_names());
+  write_column<uint8_t>(file, "/coding", rows, [](const Measured& m) { return m.coding; });
+  file.write_attribute("/coding", "names", coding_names());
   write_text_column(file, "/format", rows, [](const Measured& m) { return m.format; });
   write_text_column(file, "/sha256", rows, [](const Measured& m) { return hex(m.sha256); });
   write_column<int64_t>(file, "/phash", rows, [](const Measured& m) { return m.phash; });
@@ -121,6 +124,13 @@ void load_measured(const Hdf5File& file, std::vector<Measured>& rows) {
       }
       m.note = static_cast<DecodeNote>(code);
     });
+  if (file.exists("/coding"))
+    load_column<uint8_t>(file, "/coding", DType::u8, rows, [&](Measured& m, uint8_t code) {
+      if (code >= coding_names().size())
+        throw DataError(
+            fmt::format("bad ledger: {}: unknown coding {}; run the stage again", file.path(), code));
+      m.coding = static_cast<Coding>(code);
+    });
   for (const QualityColumn& column : kQuality) {
     load_column<float>(file, column.name, DType::f32, rows,
                        [&](Measured& m, float v) { m.quality.*column.field = v; });
@@ -161,6 +171,20 @@ void load_verdicts(const Hdf5File& file, std::vector<Verdict>& rows) {
 
 }  // namespace
 
+std::string newest_ledger(const std::string& out) {
+  if (path_exists(out + "/manifest.json") && path_exists(out + "/ledger.h5")) return out + "/ledger.h5";
+  for (const char* stage : {"export", "balance", "decontaminate", "dedup", "filter", "ingest"}) {
+    const std::string path = fmt::format("{}/stages/{}.h5", out, stage);
+    if (path_exists(path)) return path;
+  }
+  if (!is_folder(out)) {
+    throw MissingInputError(
+        fmt::format("no curation: {}: there is no such folder; name one that `run` wrote", out));
+  }
+  throw UpstreamError(
+      fmt::format("no ledger: {}: ingest is not complete; run `dino-curate ingest` first", out));
+}
+
 Verdict verdict_of(Reason reason, Stage stage) {
   constexpr float none = std::numeric_limits<float>::quiet_NaN();
   return {reason, stage, -1, 0, none, none};
@@ -170,10 +194,29 @@ std::string location_of(const std::string& path, int64_t offset) {
   return offset == 0 ? path : fmt::format("{}@{}", path, offset);
 }
 
-double representative_quality(const Measured& m) {
-  // A tie of pixel counts is settled by a term below one pixel.
-  const double sharp = std::isfinite(m.quality.blur) ? static_cast<double>(m.quality.blur) : 0.0;
-  return static_cast<double>(m.width * m.height) + sharp / (1.0 + sharp);
+bool represents_before(const Ledger& ledger, int64_t a, int64_t b) {
+  const Measured& x = ledger.measured[static_cast<size_t>(a)];
+  const Measured& y = ledger.measured[static_cast<size_t>(b)];
+  return std::tuple(y.width * y.height, y.coding, y.bytes, a) <
+         std::tuple(x.width * x.height, x.coding, x.bytes, b);
+}
+
+std::vector<double> representative_ranks(const Ledger& ledger, const std::vector<int64_t>& rows) {
+  std::vector<size_t> order(rows.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return represents_before(ledger, rows[a], rows[b]); });
+  std::vector<double> ranks(rows.size());
+  for (size_t place = 0; place < order.size(); ++place)
+    ranks[order[place]] = static_cast<double>(rows.size() - place);
+  return ranks;
+}
+
+std::span<const Stage> dropping_stages() {
+  static constexpr std::array<Stage, 7> stages = {Stage::ingest,  Stage::embed,         Stage::filter,
+                                                  Stage::dedup,   Stage::decontaminate, Stage::balance,
+                                                  Stage::exported};
+  return stages;
 }
 
 std::string hex(const std::array<uint8_t, 32>& digest) {
@@ -225,7 +268,7 @@ void Ledger::save(const std::string& path_, const std::string& config_hash,
                   const std::function<void(Hdf5File&)>& extra) const {
   commit_hdf5(path_, [&](Hdf5File& file) {
     file.write_attribute("/", "schema", kSchema);
-    file.write_attribute("/", "config_hash", config_hash);
+    if (!config_hash.empty()) file.write_attribute("/", "config_hash", config_hash);
     file.write_strings("/key", key);
     file.write_strings("/source", source);
     file.write_strings("/path", path);

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "imaging/coding.hpp"
 #include "imaging/measures.hpp"
 #include "reasons.hpp"
 #include "storage/hdf5.hpp"
@@ -26,6 +27,7 @@ struct Measured {
   uint64_t phash = 0;
   QualityMeasures quality;  ///< NaN where there are no pixels
   DecodeNote note = DecodeNote::none;
+  Coding coding = Coding::unknown;
 };
 
 struct Verdict {
@@ -57,7 +59,7 @@ struct Ledger {
   /// Records per reason, indexed by Reason. The sum is rows().
   [[nodiscard]] std::vector<int64_t> counts() const;
 
-  /// `extra` may add datasets before the file is committed.
+  /// `extra` may add datasets before the file is committed; an empty hash is left out.
   void save(const std::string& path, const std::string& config_hash,
             const std::function<void(Hdf5File&)>& extra = {}) const;
   /// Compared with its checksum; `remedy` ends the message when it is damaged.
@@ -65,10 +67,19 @@ struct Ledger {
                                    const std::string& remedy = "make it again, or copy it again");
 };
 
+/// The newest ledger of a curation: the finished one, else that of the last complete stage.
+/// MissingInputError, UpstreamError.
+[[nodiscard]] std::string newest_ledger(const std::string& out);
 [[nodiscard]] Verdict verdict_of(Reason reason, Stage stage);
 [[nodiscard]] std::string location_of(const std::string& path, int64_t offset);
-/// Orders near-duplicates: more pixels first, then the sharper one.
-[[nodiscard]] double representative_quality(const Measured& measured);
+/// Whether row a of a group of copies stands for it rather than row b: more pixels, then the less lossy
+/// coding, then the larger file, then the lower row. A total order.
+[[nodiscard]] bool represents_before(const Ledger& ledger, int64_t a, int64_t b);
+/// The same as a number per row, higher is better, for group_rows.
+[[nodiscard]] std::vector<double> representative_ranks(const Ledger& ledger,
+                                                       const std::vector<int64_t>& rows);
+/// The stages that drop images, in the order in which they run.
+[[nodiscard]] std::span<const Stage> dropping_stages();
 [[nodiscard]] std::string hex(const std::array<uint8_t, 32>& digest);
 [[nodiscard]] std::array<uint8_t, 32> sha256_of(std::span<const uint8_t> bytes);
 

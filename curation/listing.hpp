@@ -36,7 +36,7 @@ struct Listing {
   std::vector<Item> items;           ///< rows 0, 1, ...; keys are unique over all inputs
   std::vector<std::string> classes;  ///< of all inputs: numbers keep their value, names are in order
   std::vector<std::string> faults;
-  bool compared = false;  ///< with what ingest saw
+  bool compared = false, kept = false;  ///< with what ingest saw; for later starts
 };
 
 /// Opens every reference. With more than one, keys are prefixed by the reference's base name.

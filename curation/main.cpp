@@ -11,6 +11,6 @@ int main(int argc, char** argv) {
        "turns an image dump into a curated data set",
        {c::run_command(), c::ingest_command(), c::embed_command(), dino::dedup_command(),
         c::decontaminate_command(), dino::cluster_command(), dino::balance_command(), c::export_command(),
-        c::report_command(), c::explain_command(), c::lint_command()}},
+        c::report_command(), c::explain_command(), c::list_command(), c::lint_command()}},
       argc, argv);
 }

@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <omp.h>
+
+#include <algorithm>
 #include <array>
 #include <filesystem>
 
@@ -10,37 +13,93 @@
 #include "base/progress.hpp"
 #include "base/signals.hpp"
 #include "base/text.hpp"
+#include "base/timing.hpp"
 #include "comm/keeping_pace.hpp"
 #include "input_record.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/seal.hpp"
 #include "vector_commands.hpp"
+#include "vectors/embeddings.hpp"
 
 namespace dino::curation {
 
+namespace {
+
+std::string joined(const std::vector<std::string>& references) {
+  constexpr size_t kShown = 3;
+  if (references.size() <= kShown) return fmt::format("{}", fmt::join(references, ", "));
+  return fmt::format("{} and {} more", fmt::join(references.begin(), references.begin() + kShown, ", "),
+                     references.size() - kShown);
+}
+
+}  // namespace
+
 std::span<const StageEntry> stage_entries() {
-  static constexpr std::array<StageEntry, 7> entries = {{{"ingest", ingest_stage},
-                                                         {"embed", embed_stage},
-                                                         {"dedup", dedup_stage},
-                                                         {"decontaminate", decontaminate_stage},
-                                                         {"balance", balance_stage},
-                                                         {"export", export_stage},
-                                                         {"report", report_stage}}};
+  static constexpr std::array<StageEntry, 8> entries = {
+      {{"ingest", ingest_stage, {"stages/ingest.h5"}},
+       {"embed", embed_stage, {"embeddings.h5"}},
+       {"filter", filter_stage, {"stages/filter.h5"}},
+       {"dedup", dedup_stage, {"dedup.h5", "stages/dedup.h5"}},
+       {"decontaminate", decontaminate_stage, {"stages/decontaminate.h5"}},
+       {"balance", balance_stage, {"clusters.h5", "selection.h5", "stages/balance.h5"}},
+       {"export", export_stage, {"stages/export.h5", "stages/shards.json", "classes.txt"}},
+       {"report", report_stage, {"manifest.json", "ledger.h5", "funnel.json", "galleries.json"}}}};
   return entries;
 }
 
-void load_listing(Run& run) {
+void list_references(Run& run) {
+  const auto list = [](Listing& listing, const std::vector<std::string>& references, const char* what) {
+    if (references.empty() || !listing.items.empty()) return;
+    // Before the first stat: a folder of millions on a slow file system takes minutes.
+    log::info(fmt::format("listing {} in {} ...", what, joined(references)));
+    const Stopwatch watch;
+    listing = list_inputs(references);
+    log::info(fmt::format("{} {} listed in {}", listing.items.size(), what, human_seconds(watch.seconds())));
+  };
+  list(run.listing, run.config.input, "images");
+  list(run.excluded, run.config.exclude, "excluded images");
+}
+
+void compare_listing(Run& run) {
+  list_references(run);
   if (run.listing.compared) return;
-  if (run.listing.items.empty()) run.listing = list_inputs(run.config.input);
-  if (run.excluded.items.empty() && !run.config.exclude.empty())
-    run.excluded = list_inputs(run.config.exclude);
   run.listing.compared = true;
   for (const Listing* listing : {&run.listing, &run.excluded})
     for (const std::string& fault : listing->faults) log::warning(fault);
-  keep_or_compare_inputs(run.out, run.listing, run.excluded);
+  compare_inputs(run.out, run.listing, run.excluded);
+}
+
+void keep_listing(Run& run) {
+  if (run.listing.kept) return;
+  run.listing.kept = true;
+  keep_inputs(run.out, run.listing, run.excluded);
   for (Listing* listing : {&run.listing, &run.excluded})
     for (Input& input : listing->inputs) input.lines = {};
+}
+
+void load_listing(Run& run) {
+  compare_listing(run);
+  keep_listing(run);
+}
+
+void remove_outputs(const std::string& out, const StageEntry& stage) {
+  for (const char* name : stage.outputs)
+    if (name != nullptr) std::filesystem::remove(fmt::format("{}/{}", out, name));
+}
+
+void remove_shards(const std::string& out) {
+  const std::string folder = out + "/shards";
+  if (!is_folder(folder)) return;
+  std::vector<std::filesystem::path> shards;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string stem = entry.path().stem().string();
+    // Six digits or more: what shard_name() gives. Whatever else lies there is not ours.
+    if (entry.path().extension() == ".tar" && stem.size() >= 6 &&
+        std::all_of(stem.begin(), stem.end(), [](char c) { return c >= '0' && c <= '9'; }))
+      shards.push_back(entry.path());
+  }
+  for (const auto& shard : shards) std::filesystem::remove(shard);
 }
 
 Ledger load_stage(const Run& run, const std::string& stage) {
@@ -48,18 +107,33 @@ Ledger load_stage(const Run& run, const std::string& stage) {
 }
 
 void save_stage(Run& run, const Ledger& ledger, const std::string& stage) {
-  ledger.save(run.stage_file(stage + ".h5"), run.hash);
+  // The settings are in the marker: a ledger depends on those alone that were read so far.
+  ledger.save(run.stage_file(stage + ".h5"), {});
   run.add_written("stages/" + stage + ".h5");
 }
 
-void begin_units(const Run& run, const std::string& stage, const std::string& identity) {
-  const std::string folder = run.work(stage), path = folder + "/made_from";
-  const std::string text = sha256_hex(std::as_bytes(std::span(identity))) + "\n";
-  if (path_exists(path) && read_text(path) == text) return;
+namespace {
+
+std::string made_from_text(const std::string& identity) {
+  return sha256_hex(std::as_bytes(std::span(identity))) + "\n";
+}
+
+}  // namespace
+
+bool units_made_from(const Run& run, const std::string& stage, const std::string& identity) {
+  const std::string path = run.work(stage) + "/made_from";
+  return path_exists(path) && read_text(path) == made_from_text(identity);
+}
+
+void begin_units(const Run& run, const std::string& stage, const std::string& identity,
+                 const std::function<void()>& others) {
+  if (units_made_from(run, stage, identity)) return;
+  const std::string folder = run.work(stage);
   std::error_code ignored;
   std::filesystem::remove_all(folder, ignored);
+  if (others) others();
   make_folders(folder);
-  write_file_atomically(path, text);
+  write_file_atomically(folder + "/made_from", made_from_text(identity));
 }
 
 bool unit_done(const std::string& path) {
@@ -128,27 +202,50 @@ Units share_units(const std::vector<Item>& items, int64_t unit, const std::funct
   return units;
 }
 
+void UnitCounter::add(int64_t done) {
+  mine_ += done;
+  if (omp_get_thread_num() == 0) show();
+}
+
+void UnitCounter::show() {
+  pace_.count(mine_);
+  progress_.set(mine_ + pace_.done_elsewhere());
+}
+
+namespace {
+
+int64_t items_of(const Units& units) {
+  if (std::string_view(units.counted) != "images") return static_cast<int64_t>(units.mine.size());
+  int64_t count = 0;
+  for (const auto& unit : units.mine) count += static_cast<int64_t>(unit.size());
+  return count;
+}
+
+}  // namespace
+
 bool process_units(const std::string& stage, const Units& units, const Communicator& world,
-                   const std::function<void(int64_t, const std::vector<Item>&)>& work) {
-  if (units.missing < units.total) {
-    log::info(fmt::format("{}: {} of {} work units were already done", stage, units.total - units.missing,
-                          units.total));
+                   const std::function<void(int64_t, const std::vector<Item>&, UnitCounter&)>& work) {
+  const int64_t total = world.sum(items_of(units));
+  if (world.root()) {
+    log::info(fmt::format("{}: {} {} in {} work units", stage, total, units.counted, units.missing));
+    if (units.missing < units.total)
+      log::info(fmt::format("{}: {} of {} work units were already done", stage, units.total - units.missing,
+                            units.total));
   }
   KeepingPace pace(world);
-  RankFailure failure;
+  Progress progress(stage, total, units.counted);
+  UnitCounter counter(progress, pace);
   size_t next = 0;
-  {
-    // Rank 0 shows its own part, which stands for all: ranks have equal numbers of units.
-    Progress progress(stage, static_cast<int64_t>(units.mine.size()), "units");
-    failure = failure_of([&] {
-      for (; next < units.mine.size() && pace.step(stop_requested()); ++next) {
-        work(units.number[next], units.mine[next]);
-        progress.add(1);
-      }
-    });
-    progress.finish();
-  }
-  return !pace.finish(next < units.mine.size(), failure);
+  const RankFailure failure = failure_of([&] {
+    for (; next < units.mine.size() && pace.step(stop_requested()); ++next) {
+      work(units.number[next], units.mine[next], counter);
+      counter.show();
+    }
+  });
+  const bool finished = !pace.finish(next < units.mine.size(), failure);
+  counter.show();
+  progress.finish();
+  return finished;
 }
 
 std::string embeddings_path(const Run& run) {
@@ -168,6 +265,43 @@ std::vector<int64_t> embedded_rows(const Run& run, const Ledger& ledger) {
 
 void verify_embeddings(const Run& run) {
   static_cast<void>(open_rows(embeddings_path(run), run.world, do_again(run.out, "embed")));
+}
+
+KeptRows share_kept(const Run& run, const Ledger& ledger, const std::function<void(const KeptRows&)>& check) {
+  KeptRows kept;
+  on_root(run.world, [&] {
+    const std::vector<int64_t> all = embedded_rows(run, ledger);
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (!ledger.kept(all[i])) continue;
+      kept.row.push_back(all[i]);
+      kept.embedding.push_back(static_cast<int64_t>(i));
+    }
+    if (check) check(kept);
+  });
+  int64_t count = kept.count();
+  run.world.broadcast_span(std::span(&count, 1));
+  kept.row.resize(static_cast<size_t>(count));
+  kept.embedding.resize(static_cast<size_t>(count));
+  run.world.broadcast_span(std::span(kept.row));
+  run.world.broadcast_span(std::span(kept.embedding));
+  return kept;
+}
+
+Tensor load_kept(const Run& run, const KeptRows& kept) {
+  const EmbeddingStore store = EmbeddingStore::open(embeddings_path(run));
+  const Range mine = even_range(kept.count(), run.world.rank(), run.world.size());
+  Tensor local(Shape{mine.size(), store.width()});
+  for (int64_t i = mine.begin; i < mine.end;) {
+    // Runs of consecutive rows are read at once.
+    int64_t end = i + 1;
+    while (end < mine.end &&
+           kept.embedding[static_cast<size_t>(end)] == kept.embedding[static_cast<size_t>(end - 1)] + 1)
+      ++end;
+    store.read(kept.embedding[static_cast<size_t>(i)], end - i,
+               local.as<float>() + (i - mine.begin) * store.width());
+    i = end;
+  }
+  return local;
 }
 
 }  // namespace dino::curation

@@ -5,6 +5,8 @@
 // later stage reads carries a checksum (storage/seal.hpp) and is compared with it there: what is damaged is
 // never used.
 
+#include <array>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -12,7 +14,9 @@
 #include <string>
 #include <vector>
 
+#include "base/progress.hpp"
 #include "comm/communicator.hpp"
+#include "comm/keeping_pace.hpp"
 #include "config.hpp"
 #include "ledger.hpp"
 #include "listing.hpp"
@@ -41,12 +45,16 @@ using StageFunction = bool (*)(Run&);
 struct StageEntry {
   const char* name;
   StageFunction run;
+  /// Every file that it may leave below OUT besides its marker, the one that others look for first. Shards
+  /// are the export's own affair.
+  std::array<const char*, 4> outputs;
 };
-/// In order: ingest, embed, dedup, decontaminate, balance, export, report.
+/// In order: ingest, embed, filter, dedup, decontaminate, balance, export, report.
 [[nodiscard]] std::span<const StageEntry> stage_entries();
 
 bool ingest_stage(Run& run);
 bool embed_stage(Run& run);
+bool filter_stage(Run& run);
 bool dedup_stage(Run& run);
 bool decontaminate_stage(Run& run);
 bool balance_stage(Run& run);
@@ -54,13 +62,28 @@ bool export_stage(Run& run);
 bool report_stage(Run& run);
 
 // ---- what stages share
-/// Rank 0: lists the inputs and the excluded sets (once) and compares them with what ingest saw.
+/// Rank 0: lists the inputs and the excluded sets (once) and compares them with what ingest saw. Changes
+/// nothing; keep_listing records them.
+void compare_listing(Run& run);
+void keep_listing(Run& run);
+/// Rank 0: the listing alone.
+void list_references(Run& run);
+/// Rank 0: both, for a stage that reads pictures.
 void load_listing(Run& run);
+/// Rank 0: removes what is left of the stage in OUT; shards by themselves.
+void remove_outputs(const std::string& out, const StageEntry& stage);
+void remove_shards(const std::string& out);
 /// Rank 0: the ledger as the stage left it, compared with its checksum.
 [[nodiscard]] Ledger load_stage(const Run& run, const std::string& stage);
 void save_stage(Run& run, const Ledger& ledger, const std::string& stage);
-/// Rank 0: makes OUT/work/<stage>; units that were made from something else (another `identity`) are removed.
-void begin_units(const Run& run, const std::string& stage, const std::string& identity);
+/// Rank 0: makes OUT/work/<stage>; units that were made from something else (another `identity`) are removed,
+/// and `others` called before.
+void begin_units(const Run& run, const std::string& stage, const std::string& identity,
+                 const std::function<void()>& others = {});
+/// Rank 0: whether OUT/work/<stage> holds units of this identity.
+[[nodiscard]] bool units_made_from(const Run& run, const std::string& stage, const std::string& identity);
+/// Rank 0: what makes the units of ingest.
+[[nodiscard]] std::string ingest_identity(const Run& run, int64_t images);
 /// Rank 0: a work unit that is there and whose checksum holds; one that is damaged is named and made again.
 [[nodiscard]] bool unit_done(const std::string& path);
 /// DataError when the file has another size than it had in the listing: a part of it is no image to judge.
@@ -76,18 +99,47 @@ struct Units {
   std::vector<std::vector<Item>> mine;
   std::vector<int64_t> number;  ///< of each of mine
   int64_t total = 0, missing = 0;
+  const char* counted = "images";  ///< what progress counts
 };
 [[nodiscard]] Units share_units(const std::vector<Item>& items, int64_t unit,
                                 const std::function<bool(int64_t)>& done, const Communicator& world);
-/// Calls `work` for every unit of this rank and shows progress; stops at a unit's boundary on request.
-/// An Error of any rank is thrown on all. False when any rank stopped. Collective.
-bool process_units(const std::string& stage, const Units& units, const Communicator& world,
-                   const std::function<void(int64_t number, const std::vector<Item>& items)>& work);
+/// Counts what all ranks have done, for progress. Any thread of a parallel region may call it.
+class UnitCounter {
+ public:
+  UnitCounter(Progress& progress, KeepingPace& pace) : progress_(progress), pace_(pace) {}
+  void add(int64_t done = 1);
+  void show();  ///< the first thread only
+
+ private:
+  Progress& progress_;
+  KeepingPace& pace_;
+  std::atomic<int64_t> mine_{0};
+};
+/// Calls `work` for every unit of this rank, which counts every item that it has done; stops at a unit's
+/// boundary on request. An Error of any rank is thrown on all. False when any rank stopped. Collective.
+bool process_units(
+    const std::string& stage, const Units& units, const Communicator& world,
+    const std::function<void(int64_t number, const std::vector<Item>& items, UnitCounter& counter)>& work);
 /// The rows of the ledger that have an embedding, and the embedding's file. Its content is compared with the
 /// checksum by load_rows or verify_embeddings.
 [[nodiscard]] std::string embeddings_path(const Run& run);
 [[nodiscard]] std::vector<int64_t> embedded_rows(const Run& run, const Ledger& ledger);
 void verify_embeddings(const Run& run);  ///< collective
+/// For people and for the manifest: the filters of quality, their limits, and which are so by default.
+[[nodiscard]] std::string filters_text(const CurateConfig& config);
+[[nodiscard]] std::vector<std::pair<std::string, double>> filters_in_force(const CurateConfig& config);
+/// The rows that the embed stage is asked for: decoded, and no copy of an earlier file where copies go.
+[[nodiscard]] std::vector<int64_t> rows_to_embed(const Ledger& ingested, const CurateConfig& config);
+/// The kept rows and, for each, its row in the embeddings; the same on every rank. `ledger` is rank 0's;
+/// `check` looks at the rows there and may throw. Collective.
+struct KeptRows {
+  std::vector<int64_t> row, embedding;
+  [[nodiscard]] int64_t count() const { return static_cast<int64_t>(row.size()); }
+};
+[[nodiscard]] KeptRows share_kept(const Run& run, const Ledger& ledger,
+                                  const std::function<void(const KeptRows&)>& check = {});
+/// This rank's part (even_range) of the kept rows' unit vectors, f32 [n, width].
+[[nodiscard]] Tensor load_kept(const Run& run, const KeptRows& kept);
 
 // ---- pictures -> vectors (ingest, decontaminate)
 struct MeasuredImage {
@@ -102,6 +154,8 @@ class Embedder {
   explicit Embedder(const CurateConfig& config);
   ~Embedder();
   [[nodiscard]] int64_t width() const;
+  /// Whether it is a backbone, to which batches go; the copy descriptor takes one picture at a time.
+  [[nodiscard]] bool batched() const;
   /// The picture that the backbone sees; of the copy descriptor, the picture itself.
   [[nodiscard]] Image input(const Image& image) const;
   /// out f32 [images, width], unit rows. `images` may be whole or inputs.

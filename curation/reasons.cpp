@@ -5,16 +5,17 @@ namespace dino::curation {
 
 const std::vector<std::string>& reason_names() {
   static const std::vector<std::string> names = {
-      "kept",       "unreadable",      "not_an_image",   "truncated",      "corrupt",
-      "too_large",  "unsupported",     "too_small",      "aspect",         "blur",
-      "entropy",    "exact_duplicate", "hash_duplicate", "near_duplicate", "leak",
-      "leak_group", "balance",         "decode_memory",  "changed",        "bad_name"};
+      "kept",           "unreadable",     "not_an_image", "truncated",  "corrupt", "too_large",
+      "unsupported",    "too_small",      "aspect",       "blur",       "entropy", "exact_duplicate",
+      "hash_duplicate", "near_duplicate", "leak",         "leak_group", "balance", "decode_memory",
+      "changed",        "bad_name",       "contrast"};
   return names;
 }
 
 const std::vector<std::string>& stage_names() {
-  static const std::vector<std::string> names = {"none",          "ingest",  "embed", "dedup",
-                                                 "decontaminate", "balance", "export"};
+  static const std::vector<std::string> names = {"none",          "ingest",  "embed",  "dedup",
+                                                 "decontaminate", "balance", "export", "filter"};
+
   return names;
 }
 

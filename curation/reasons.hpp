@@ -31,6 +31,7 @@ enum class Reason : uint8_t {
   decode_memory = 17,  ///< decoding would need more than decode-memory, or the machine had no more
   changed = 18,        ///< its bytes are no longer those that ingest judged
   bad_name = 19,       ///< its name is longer than a name may be
+  contrast = 20,       ///< of one colour, or nearly
 };
 
 enum class Stage : uint8_t {
@@ -40,7 +41,8 @@ enum class Stage : uint8_t {
   dedup = 3,
   decontaminate = 4,
   balance = 5,
-  exported = 6  ///< shown as "export"
+  exported = 6,  ///< shown as "export"
+  filter = 7     ///< between embed and dedup; in ledgers of earlier versions its work is ingest's
 };
 
 [[nodiscard]] const std::vector<std::string>& reason_names();

@@ -6,6 +6,7 @@
 #include "base/error.hpp"
 #include "base/json.hpp"
 #include "base/signals.hpp"
+#include "base/text.hpp"
 #include "comm/keeping_pace.hpp"
 #include "storage/files.hpp"
 #include "storage/seal.hpp"
@@ -38,7 +39,9 @@ StageFile stage_file_of(const std::string& out, const std::string& path) {
 }
 
 void write_marker(const std::string& out, const std::string& stage, const StageMarker& marker) {
-  Json json = {{"stage", stage}, {"config_hash", marker.config_hash}, {"after", marker.after}};
+  Json json = {{"stage", stage}, {"settings", Json::object()}, {"after", marker.after}};
+  for (const Setting& setting : marker.settings)
+    json["settings"][setting.name] = printable_name(setting.value);
   json["files"] = Json::array();
   for (const StageFile& file : marker.files)
     json["files"].push_back({{"path", file.path}, {"bytes", file.bytes}, {"crc32c", hex32(file.crc)}});
@@ -53,13 +56,21 @@ std::optional<StageMarker> read_marker(const std::string& out, const std::string
   StageMarker marker;
   try {
     const Json json = Json::parse(text);
-    marker.config_hash = json.at("config_hash").get<std::string>();
+    if (!json.contains("settings"))
+      throw DataError(
+          fmt::format("curation of an earlier version: {}: {} does not name its settings; delete it, and run "
+                      "again, or name another --output",
+                      out, path));
+    for (const auto& [name, value] : json.at("settings").items())
+      marker.settings.push_back({name, raw_name(value.get<std::string>())});
     marker.after = json.at("after").get<std::string>();
     marker.crc = json.at("crc32c").get<std::string>();
     for (const Json& file : json.at("files"))
       marker.files.push_back(
           {file.at("path").get<std::string>(), file.at("bytes").get<int64_t>(),
            static_cast<uint32_t>(std::stoul(file.at("crc32c").get<std::string>(), nullptr, 16))});
+  } catch (const Error&) {
+    throw;
   } catch (const std::exception& error) {
     throw DataError(fmt::format("damaged file: {}: {}; {}", path, error.what(), do_again(out, stage)));
   }

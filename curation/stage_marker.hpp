@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// OUT/stages/<stage>.json, written last: the stage is complete. It names every file that the stage committed,
-// with size and CRC32C, and the marker of the stage before, so that a stage that was done again with another
-// result makes the later ones be done again too. Rank 0 only, unless it says collective.
+// OUT/stages/<stage>.json, written last: the stage is complete. It names the settings that the stage read,
+// every file that it committed, with size and CRC32C, and the marker of the stage before, so that a stage
+// that was done again with another result makes the later ones be done again too. Rank 0 only, unless it says
+// collective.
 
 #include <cstdint>
 #include <optional>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
+#include "config.hpp"
 
 namespace dino::curation {
 
@@ -22,7 +24,8 @@ struct StageFile {
 [[nodiscard]] StageFile stage_file_of(const std::string& out, const std::string& path);
 
 struct StageMarker {
-  std::string config_hash, after;  ///< after: checksum of the marker before; empty for the first
+  std::vector<Setting> settings;  ///< stage_settings()
+  std::string after;              ///< checksum of the marker before; empty for the first
   std::vector<StageFile> files;
   std::string crc;  ///< of this marker
 };

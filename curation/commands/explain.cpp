@@ -17,21 +17,6 @@
 namespace dino::curation {
 namespace {
 
-/// The newest ledger of a curation: the finished one, else that of the last complete stage.
-std::string newest_ledger(const std::string& out) {
-  if (path_exists(out + "/manifest.json") && path_exists(out + "/ledger.h5")) return out + "/ledger.h5";
-  for (const char* stage : {"export", "balance", "decontaminate", "dedup", "ingest"}) {
-    const std::string path = fmt::format("{}/stages/{}.h5", out, stage);
-    if (path_exists(path)) return path;
-  }
-  if (!is_folder(out)) {
-    throw MissingInputError(
-        fmt::format("no curation: {}: there is no such folder; name one that `run` wrote", out));
-  }
-  throw UpstreamError(
-      fmt::format("no ledger: {}: ingest is not complete; run `dino-curate ingest` first", out));
-}
-
 /// A key as the ledger shows it or as the file has it, a path, or a name in the exported tars.
 int64_t find_row(const Ledger& ledger, const std::string& wanted, const std::string& out) {
   const std::string shown = printable_name(wanted), stem = without_extension(wanted);
@@ -89,8 +74,7 @@ void print_text(const Ledger& ledger, int64_t row) {
         "{:.1f}, border {:.3f}\n",
         q.blur, q.entropy, q.brightness, q.contrast, q.saturation, q.border);
   }
-  for (const Stage stage :
-       {Stage::ingest, Stage::embed, Stage::dedup, Stage::decontaminate, Stage::balance, Stage::exported}) {
+  for (const Stage stage : dropping_stages()) {
     const bool here = v.reason != Reason::kept && v.stage == stage;
     fmt::print("{:<15}{}\n", stage_names()[static_cast<size_t>(stage)],
                here ? "dropped: " + verdict_text(ledger, row) : "passed");

@@ -15,6 +15,8 @@
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "pipeline.hpp"
+#include "redo.hpp"
+#include "stage_settings.hpp"
 #include "storage/files.hpp"
 #include "storage/output_folder.hpp"
 #include "storage/seal.hpp"
@@ -35,50 +37,45 @@ bool same_references(std::vector<std::string> a, std::vector<std::string> b) {
   return a == b;
 }
 
-/// Settings that were complete stages' are not believed when these say otherwise.
-void check_hash(const Run& run) {
-  for (const StageEntry& stage : stage_entries()) {
-    const auto marker = read_marker(run.out, stage.name);
-    if (!marker) return;
-    if (marker->config_hash != run.hash)
-      throw DataError(fmt::format(
-          "damaged file: {}: {} was done with other settings; put the file back, or name another --output",
-          settings_path(run.out), stage.name));
+/// The settings with which OUT was begun last; none where there are none.
+std::optional<CurateConfig> known_settings(const std::string& out) {
+  const std::string path = settings_path(out);
+  if (path_exists(path)) {
+    CurateConfig known = parse_settings(read_text(path), path);
+    check_settings_file(out, known, path);
+    return known;
   }
+  if (path_exists(out + "/manifest.json") && !path_exists(out + "/stages/report.json"))
+    throw UsageError(fmt::format(
+        "output in use: {}: it has a manifest.json but no curate.ini; name another --output", out));
+  return std::nullopt;
 }
 
-/// The settings of an existing curation must be those of this one.
-void keep_settings(const Run& run) {
-  const std::string path = settings_path(run.out);
-  if (!path_exists(path)) {
-    if (path_exists(run.out + "/manifest.json")) {
-      throw UsageError(fmt::format(
-          "output in use: {}: it has a manifest.json but no curate.ini; name another --output", run.out));
-    }
-    write_file_atomically(path, settings_text(run.config));
-    return;
-  }
-  const CurateConfig known = parse_settings(read_text(path), path);
-  const std::string difference = first_difference(known, run.config);
-  if (!difference.empty()) {
-    // The rows of every table lie in the order of the inputs.
-    if (known.input != run.config.input && same_references(known.input, run.config.input))
-      throw DataError(
-          fmt::format("inputs changed: {}: their order is another since this curation began: {}; give them "
-                      "in that order, or name "
-                      "another --output",
-                      run.out, difference));
-    const auto marker = read_marker(run.out, "ingest");
-    if (marker && marker->config_hash == run.hash)
-      throw DataError(
-          fmt::format("damaged file: {}: ingest was done with the settings given now, and it says: {}; "
-                      "delete it, and run again",
-                      path, difference));
-    throw UsageError(fmt::format(
-        "settings changed: {}: this output was begun with other settings: {}; restore the setting or name "
-        "another --output",
-        run.out, difference));
-  }
+/// Every row of every table is an image of the inputs, in their order: other inputs are another curation.
+void require_same_inputs(const std::string& out, const CurateConfig& known, const CurateConfig& config) {
+  if (known.input == config.input) return;
+  if (same_references(known.input, config.input))
+    throw DataError(
+        fmt::format("inputs changed: {}: their order is another since this curation began: input: '{}' "
+                    "against '{}'; give "
+                    "them in that order, or name another --output",
+                    out, fmt::join(known.input, ", "), fmt::join(config.input, ", ")));
+  throw UsageError(
+      fmt::format("inputs changed: {}: this curation was begun over others: input: '{}' against '{}'; name "
+                  "another --output",
+                  out, fmt::join(known.input, ", "), fmt::join(config.input, ", ")));
+}
+
+/// What a start with these settings takes back, before anything is changed.
+Redo examine(const std::string& out, const CurateConfig& config) {
+  std::error_code none;
+  if (!config.embeddings.empty() &&
+      std::filesystem::equivalent(config.embeddings, out + "/embeddings.h5", none))
+    throw UsageError(
+        fmt::format("bad option: --embeddings: {} is what this curation writes; name another --output",
+                    config.embeddings));
+  if (const auto known = known_settings(out)) require_same_inputs(out, *known, config);
+  return plan_redo(out, config);
 }
 
 /// Rank 0: the marker of a complete stage, whose files are all there. None when the stage is to be done.
@@ -94,7 +91,7 @@ std::optional<StageMarker> complete_marker(Run& run, const std::string& stage) {
 }
 
 void finish_stage(Run& run, const std::string& stage, double seconds) {
-  write_marker(run.out, stage, {run.hash, run.after, run.wrote, {}});
+  write_marker(run.out, stage, {stage_settings(run.config, stage), run.after, run.wrote, {}});
   run.after = read_marker(run.out, stage)->crc;
   log::info(fmt::format("{}: done in {}", stage, human_seconds(seconds)));
 }
@@ -115,6 +112,8 @@ bool run_stages(Run& run, const std::string& last) {
     } else {
       const log::Phase phase(stage.name);
       const Stopwatch watch;
+      // Of a start that was killed, perhaps with other settings.
+      on_root(run.world, [&] { remove_outputs(run.out, stage); });
       if (!stage.run(run)) {
         log::warning(fmt::format("{}: stopped early; start the same command again to go on", stage.name));
         return false;
@@ -158,9 +157,9 @@ bool verify_results(const Run& run, bool always) {
 }
 
 /// The inputs must be what ingest saw, also when everything is complete.
-void compare_inputs(Run& run) {
+void compare_with_ingest(Run& run) {
   try {
-    load_listing(run);
+    compare_listing(run);
   } catch (const MissingInputError& error) {
     if (!path_exists(run.out + "/manifest.json")) throw;
     throw MissingInputError(
@@ -194,24 +193,34 @@ void need_output(const CommandContext& context) {
   }
 }
 
-/// Without writing: do the inputs open, and is an existing output of the same settings?
+/// Without writing: do the inputs open, and what would be done again?
 ExitCode dry_run(const CurateConfig& config, const CommandContext& context) {
   on_root(context.world, [&] {
-    const Listing listing = list_inputs(config.input);
-    const Listing excluded = config.exclude.empty() ? Listing{} : list_inputs(config.exclude);
-    const std::string path = settings_path(context.common.output);
-    if (path_exists(path)) keep_settings({context.world, config, context.common.output, {}, {}});
-    log::info(fmt::format("dry run: would curate {} images from {} inputs, {} images excluded",
-                          listing.items.size(), listing.inputs.size(), excluded.items.size()));
+    Run run{context.world, config, context.common.output, {}};
+    const Redo redo = examine(run.out, config);
+    compare_with_ingest(run);
+    if (!redo.stages.empty()) log::info("dry run: " + redo.text());
+    log::info(fmt::format("dry run: would curate {} images from {} inputs, {} images excluded; filters: {}",
+                          run.listing.items.size(), run.listing.inputs.size(), run.excluded.items.size(),
+                          filters_text(config)));
   });
   return ExitCode::done;
 }
 
-/// Before anything is written: a mistyped input must not become a setting that the next start has to keep,
-/// nor a mistyped exclusion be found out after hours of embedding.
-void check_references(Run& run) {
-  run.listing = list_inputs(run.config.input);
-  if (!run.config.exclude.empty()) run.excluded = list_inputs(run.config.exclude);
+/// The settings of a new start: what they change is taken back, then they are written.
+void take_up(Run& run) {
+  const Redo redo = examine(run.out, run.config);
+  make_folders(run.out + "/stages");
+  make_folders(run.out + "/work");
+  compare_with_ingest(run);
+  if (!redo.stages.empty()) {
+    log::info(redo.text());
+    take_back(run.out, redo);
+  }
+  const std::string path = settings_path(run.out), text = settings_text(run.config);
+  if (!path_exists(path) || read_text(path) != text) write_file_atomically(path, text);
+  keep_listing(run);
+  log::info("filters: " + filters_text(run.config));
 }
 
 /// A curation begins here: `run` and `ingest` take all settings.
@@ -219,20 +228,16 @@ ExitCode begin(const CurateConfig& given, bool verify, CommandContext& context, 
   need_output(context);
   CurateConfig config = given;
   config.seed = context.common.seed;
-  if (context.common.dry_run) return dry_run(config, context);
-  Run run{context.world, config, context.common.output, config_hash(config), {}};
   check_settings(config);
+  if (context.common.dry_run) return dry_run(config, context);
+  Run run{context.world, config, context.common.output, config_hash(config)};
+  // Before anything is written: a mistyped input must not become a setting that the next start has to keep,
+  // nor a mistyped exclusion be found out after hours of embedding.
   on_root(run.world, [&] {
-    if (!path_exists(settings_path(run.out))) check_references(run);
+    if (!path_exists(settings_path(run.out))) list_references(run);
   });
   const std::unique_ptr<FolderLock> lock = lock_output_folder(context, output_kind::curation);
-  on_root(run.world, [&] {
-    keep_settings(run);
-    make_folders(run.out + "/stages");
-    make_folders(run.out + "/work");
-    check_hash(run);
-    compare_inputs(run);
-  });
+  on_root(run.world, [&] { take_up(run); });
   if (!verify_results(run, verify)) return ExitCode::stopped;
   if (!run_stages(run, last)) return ExitCode::stopped;
   summarise(run, context);
@@ -264,8 +269,8 @@ ExitCode resume(CommandContext& context, const std::string& stage, const std::st
     return ExitCode::done;
   }
   const std::unique_ptr<FolderLock> lock = lock_output_folder(context, output_kind::curation);
-  Run run{context.world, config, out, config_hash(config), {}};
-  on_root(run.world, [&] { check_hash(run); });
+  Run run{context.world, config, out, config_hash(config)};
+  on_root(run.world, [&] { check_settings_file(out, config, settings_path(out)); });
   if (!run_stages(run, stage)) return ExitCode::stopped;
   summarise(run, context);
   return ExitCode::done;
@@ -276,7 +281,7 @@ Command beginning(const std::string& name, const std::string& summary, const std
   Command command;
   command.name = name;
   command.summary = summary;
-  command.usage = "--config R --input REF... [--exclude REF...] --output OUT";
+  command.usage = "--input REF... [--exclude REF...] [--config R] --output OUT";
   command.description = description;
   command.make = [last](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     const auto config = std::make_shared<CurateConfig>();
@@ -315,20 +320,30 @@ Command run_command() {
       "kept or dropped, embeddings.h5, dedup.h5, clusters.h5 and selection.h5 (with --target), the kept "
       "images "
       "in shards/*.tar, funnel.json, galleries.json and, last, manifest.json.\n\n"
-      "Stages: ingest (decode, measure, filter, equal files), embed, dedup (near-duplicates; the best "
-      "picture "
-      "of a group stays), decontaminate (near-copies of --exclude), balance (exactly --target images over "
-      "clusters), export, report. Every stage commits its result; when the command is run again it does only "
-      "what is missing. All files are the same bytes for any number of ranks and threads.\n\n"
-      "A bad image never stops the run: it is dropped with a reason. Fails with 64 when OUT was begun with "
-      "other settings (the first one that differs is named), with 65 when the inputs changed since (names, "
-      "sizes, "
-      "classes and order are compared at every start, also of a complete curation; an image whose bytes are "
-      "others "
-      "than ingest saw is dropped as `changed`, or with --target an error), when a result is damaged or "
-      "gone, or "
-      "when --target is out of reach, with 66 when an input does not exist; ends with 75 when stopped by a "
-      "signal.",
+      "Stages: ingest (decode and measure), embed, filter (the filters of quality, equal files, equal "
+      "hashes), "
+      "dedup (near-duplicates), decontaminate (near-copies of --exclude), balance (exactly --target images "
+      "over "
+      "clusters), export, report. Of a group of copies the one with more pixels stays, then the one of the "
+      "less "
+      "lossy coding, then the larger file, then the first. Every stage commits its result. All files are the "
+      "same bytes for any number of ranks and threads.\n\n"
+      "Run again, it does only what is missing. Run again with other settings, it does again only the stages "
+      "that read a changed one and those after them, and says which and why; the results are those of a new "
+      "run with these settings. All settings count, also those that are left to their defaults. --dry-run "
+      "tells what would be done again. The inputs are what they were: others need another --output.\n\n"
+      "Some filters are on by default, since every collection of photographs needs them: " +
+          filters_text(CurateConfig{}) +
+          ". The run says how many images each of them drops.\n\n"
+          "A bad image never stops the run: it is dropped with a reason. Fails with 64 when OUT was begun "
+          "over "
+          "other inputs, with 65 when the inputs changed since (names, sizes, classes and order are compared "
+          "at "
+          "every start, also of a complete curation; an image whose bytes are others than ingest saw is "
+          "dropped as "
+          "`changed`, or with --target an error), when a result is damaged or gone, or when --target is out "
+          "of "
+          "reach, with 66 when an input does not exist; ends with 75 when stopped by a signal.",
       "report");
 }
 

@@ -28,24 +28,6 @@ std::vector<int64_t> default_levels(int64_t images) {
   return levels;
 }
 
-/// This rank's part (even_range) of the kept images' embeddings.
-Tensor load_kept(const Run& run, const std::vector<int64_t>& embedding) {
-  const EmbeddingStore store = EmbeddingStore::open(embeddings_path(run));
-  const Range mine = even_range(static_cast<int64_t>(embedding.size()), run.world.rank(), run.world.size());
-  Tensor local(Shape{mine.size(), store.width()});
-  for (int64_t i = mine.begin; i < mine.end;) {
-    // Runs of consecutive rows are read at once.
-    int64_t end = i + 1;
-    while (end < mine.end &&
-           embedding[static_cast<size_t>(end)] == embedding[static_cast<size_t>(end - 1)] + 1)
-      ++end;
-    store.read(embedding[static_cast<size_t>(i)], end - i,
-               local.as<float>() + (i - mine.begin) * store.width());
-    i = end;
-  }
-  return local;
-}
-
 void write_clusters(const Run& run, const std::vector<int64_t>& rows, const std::vector<Level>& levels,
                     const std::vector<int64_t>& assignment, const std::vector<float>& distance) {
   commit_hdf5(run.out + "/clusters.h5", [&](Hdf5File& file) {
@@ -109,27 +91,12 @@ void select(const Run& run, Ledger& ledger, const std::vector<int64_t>& rows,
   log::info(fmt::format("balance: {} of {} images are selected", selected.size(), rows.size()));
 }
 
-/// Rank 0's ledger -> the kept rows and, for each, its row in the embeddings; the same on every rank.
-void share_kept(const Run& run, const Ledger& ledger, std::vector<int64_t>& rows,
-                std::vector<int64_t>& embedding) {
-  on_root(run.world, [&] {
-    const std::vector<int64_t> all = embedded_rows(run, ledger);
-    for (size_t i = 0; i < all.size(); ++i) {
-      if (!ledger.kept(all[i])) continue;
-      rows.push_back(all[i]);
-      embedding.push_back(static_cast<int64_t>(i));
-    }
-    if (static_cast<int64_t>(rows.size()) < run.config.target) {
-      throw DataError(
-          fmt::format("target out of reach: --target {}: only {} images are left, {} too few; "
-                      "lower it, or relax the filters in another --output",
-                      run.config.target, rows.size(), run.config.target - static_cast<int64_t>(rows.size())));
-    }
-  });
-  auto count = static_cast<int64_t>(embedding.size());
-  run.world.broadcast_span(std::span(&count, 1));
-  embedding.resize(static_cast<size_t>(count));
-  run.world.broadcast_span(std::span(embedding));
+void check_target(const Run& run, int64_t left) {
+  if (left >= run.config.target) return;
+  throw DataError(
+      fmt::format("target out of reach: --target {}: only {} images are left, {} too few; "
+                  "lower it, or relax the filters, and run again",
+                  run.config.target, left, run.config.target - left));
 }
 
 }  // namespace
@@ -139,20 +106,20 @@ bool balance_stage(Run& run) {
   on_root(run.world, [&] { ledger = load_stage(run, "decontaminate"); });
   if (run.config.target > 0) {
     verify_embeddings(run);
-    std::vector<int64_t> rows, embedding;
-    share_kept(run, ledger, rows, embedding);
-    const auto count = static_cast<int64_t>(embedding.size());
+    const KeptRows kept =
+        share_kept(run, ledger, [&](const KeptRows& rows) { check_target(run, rows.count()); });
+    const int64_t count = kept.count();
     HierarchyConfig hierarchy;
     hierarchy.levels = run.config.levels.empty() ? default_levels(count) : run.config.levels;
     hierarchy.iterations = run.config.iterations;
     hierarchy.resample = run.config.resample;
     hierarchy.seed = static_cast<uint64_t>(run.config.seed);
     hierarchy.state = cluster_state(run);
-    const Tensor local = load_kept(run, embedding);
+    const Tensor local = load_kept(run, kept);
     const auto levels = hierarchical_kmeans(local, count, hierarchy, run.world);
     const auto assignment = run.world.gather_values<int64_t>(levels[0].assignment);
     const auto distance = run.world.gather_values<float>(levels[0].distance);
-    on_root(run.world, [&] { select(run, ledger, rows, levels, assignment, distance); });
+    on_root(run.world, [&] { select(run, ledger, kept.row, levels, assignment, distance); });
   }
   on_root(run.world, [&] {
     save_stage(run, ledger, "balance");

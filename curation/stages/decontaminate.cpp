@@ -11,6 +11,7 @@
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "pipeline.hpp"
+#include "stage_settings.hpp"
 #include "storage/files.hpp"
 #include "vector_commands.hpp"
 #include "vectors/join.hpp"
@@ -87,24 +88,31 @@ std::string excluded_folder(const Run& run) {
 Excluded measure_excluded(const Run& run, const Listing& listing, const Embedder* embedder) {
   const Units units = share_units(
       listing.items, kExcludeUnit, [](int64_t) { return false; }, run.world);
-  std::string fingerprint = run.hash;
+  std::string fingerprint;
+  for (const char* stage : {"ingest", "embed", "decontaminate"})
+    fingerprint += stage_settings_text(run.config, stage);
+  fingerprint = sha256_hex(std::as_bytes(std::span(fingerprint)));
   for (const Input& input : listing.inputs) fingerprint += " " + input.hash;
   run.world.broadcast(fingerprint);
   Excluded mine;
   mine.width = embedder != nullptr ? embedder->width() : 0;
   const bool finished =
-      process_units("decontaminate", units, run.world, [&](int64_t unit, const std::vector<Item>& items) {
-        const std::string path = fmt::format("{}/unit_{:06}.h5", excluded_folder(run), unit);
-        std::optional<PartialState> state = PartialState::load(path, fingerprint);
-        if (!state) {
-          Excluded part;
-          part.width = mine.width;
-          for (const Item& item : items) measure_item(run, item, embedder, part);
-          state = pack_excluded(part);
-          state->save(path, fingerprint);
-        }
-        append_excluded(*state, mine);
-      });
+      process_units("decontaminate", units, run.world,
+                    [&](int64_t unit, const std::vector<Item>& items, UnitCounter& counter) {
+                      const std::string path = fmt::format("{}/unit_{:06}.h5", excluded_folder(run), unit);
+                      std::optional<PartialState> state = PartialState::load(path, fingerprint);
+                      if (!state) {
+                        Excluded part;
+                        part.width = mine.width;
+                        for (const Item& item : items) {
+                          measure_item(run, item, embedder, part);
+                          counter.add();
+                        }
+                        state = pack_excluded(part);
+                        state->save(path, fingerprint);
+                      }
+                      append_excluded(*state, mine);
+                    });
   if (!finished) throw_stopped();
   // Ranks hold contiguous parts, so rank order is listing order.
   Excluded all;
@@ -138,6 +146,11 @@ void offer(std::map<int64_t, Leak>& leaks, int64_t row, const Leak& leak) {
   if (!added && better) at->second = leak;
 }
 
+/// Whether the row came as far as here: a leak of what a filter dropped is none.
+bool came_here(const Ledger& ledger, int64_t row) {
+  return ledger.kept(row) || ledger.verdict[static_cast<size_t>(row)].stage == Stage::dedup;
+}
+
 /// Equal bytes or equal perceptual hash: similarity 1.
 void offer_hash_leaks(std::map<int64_t, Leak>& leaks, const Ledger& ledger, const std::vector<int64_t>& rows,
                       const Excluded& excluded) {
@@ -149,6 +162,7 @@ void offer_hash_leaks(std::map<int64_t, Leak>& leaks, const Ledger& ledger, cons
       by_hash.emplace(excluded.phash[static_cast<size_t>(i)], i);
   }
   for (const int64_t row : rows) {
+    if (!came_here(ledger, row)) continue;
     const Measured& m = ledger.measured[static_cast<size_t>(row)];
     if (const auto at = by_bytes.find(m.sha256); at != by_bytes.end()) {
       offer(leaks, row, {at->second, 1});
@@ -206,7 +220,8 @@ bool decontaminate_stage(Run& run) {
       std::map<int64_t, Leak> leaks;
       offer_hash_leaks(leaks, ledger, rows, excluded);
       for (const Edge& edge : edges) {
-        offer(leaks, rows[static_cast<size_t>(edge.source)], {edge.target, edge.similarity});
+        const int64_t row = rows[static_cast<size_t>(edge.source)];
+        if (came_here(ledger, row)) offer(leaks, row, {edge.target, edge.similarity});
       }
       drop_leaks(run, ledger, leaks, excluded, run.excluded);
       log::info(fmt::format("decontaminate: {} images are near-copies of {} excluded ones", leaks.size(),
@@ -215,6 +230,10 @@ bool decontaminate_stage(Run& run) {
       if (lost > 0) log::warning(fmt::format("decontaminate: {} excluded images cannot be decoded", lost));
     }
     save_stage(run, ledger, "decontaminate");
+    if (!run.config.exclude.empty()) {
+      run.add_written("stages/excluded.json");
+      run.add_written("stages/excluded.tsv");
+    }
     remove_partial(excluded_folder(run));
   });
   return true;

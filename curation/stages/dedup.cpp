@@ -31,30 +31,15 @@ void write_dedup(const Run& run, const std::vector<int64_t>& rows, const std::ve
     file.write("/representative", view_of(groups.representative.data(), Shape{n}));
     file.write("/similarity", view_of(groups.similarity.data(), Shape{n}));
     file.write("/keep", view_of(groups.keep.data(), Shape{n}));
-    file.write("/row", view_of(rows.data(), Shape{n}));  // embedding -> ledger
+    file.write("/row", view_of(rows.data(), Shape{n}));  // of the ledger
     file.write_attribute("/", "threshold", run.config.threshold);
     file.write_attribute("/", "rule", run.config.rule);
   });
 }
 
-/// A record that passed ingest and has no vector was another when it was to be embedded.
-void drop_changed(Ledger& ledger, const std::vector<int64_t>& embedded) {
-  size_t next = 0;
-  for (const int64_t row : ledger.kept_rows()) {
-    if (next < embedded.size() && embedded[next] == row) {
-      ++next;
-    } else {
-      ledger.drop(row, verdict_of(Reason::changed, Stage::embed));
-    }
-  }
-}
-
-void drop_duplicates(const Run& run, Ledger& ledger, const std::vector<Edge>& edges) {
-  const std::vector<int64_t> rows = embedded_rows(run, ledger);
-  std::vector<double> quality;
-  for (const int64_t row : rows) {
-    quality.push_back(representative_quality(ledger.measured[static_cast<size_t>(row)]));
-  }
+void drop_duplicates(const Run& run, Ledger& ledger, const std::vector<int64_t>& rows,
+                     const std::vector<Edge>& edges) {
+  const std::vector<double> quality = representative_ranks(ledger, rows);
   const GroupRule rule = run.config.rule == "star" ? GroupRule::star : GroupRule::components;
   const Groups groups = group_rows(static_cast<int64_t>(rows.size()), edges, rule, quality);
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -72,10 +57,12 @@ void drop_duplicates(const Run& run, Ledger& ledger, const std::vector<Edge>& ed
 }  // namespace
 
 bool dedup_stage(Run& run) {
-  JoinResult joined;
-  if (!run.config.dedup) verify_embeddings(run);
+  Ledger ledger;
+  on_root(run.world, [&] { ledger = load_stage(run, "filter"); });
+  verify_embeddings(run);
   if (run.config.dedup) {
-    const LocalRows local = load_rows(embeddings_path(run), true, run.world, do_again(run.out, "embed"));
+    const KeptRows kept = share_kept(run, ledger);
+    const Tensor local = load_kept(run, kept);
     JoinConfig join;
     join.threshold = run.config.threshold;
     join.lists = run.config.lists;
@@ -83,15 +70,13 @@ bool dedup_stage(Run& run) {
     join.max_edges = run.config.max_pairs;
     join.seed = static_cast<uint64_t>(run.config.seed);
     join.state = run.out + "/.partial/join";
-    joined = threshold_self_join(local.rows, local.total, join, run.world);
+    const JoinResult joined = threshold_self_join(local, kept.count(), join, run.world);
+    on_root(run.world, [&] {
+      drop_duplicates(run, ledger, kept.row, joined.edges);
+      run.add_written("dedup.h5");
+    });
   }
   on_root(run.world, [&] {
-    Ledger ledger = load_stage(run, "ingest");
-    drop_changed(ledger, embedded_rows(run, ledger));
-    if (run.config.dedup) {
-      drop_duplicates(run, ledger, joined.edges);
-      run.add_written("dedup.h5");
-    }
     save_stage(run, ledger, "dedup");
     remove_partial(run.out + "/.partial/join");
   });

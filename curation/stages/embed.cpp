@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One unit vector per image that passed ingest: the copy descriptor, a backbone's class token, or given rows.
+// One unit vector per image that can be decoded, also of those that filters drop, so that these can be
+// changed at no cost: the copy descriptor, a backbone's class token, or given rows.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include "model/vit.hpp"
 #include "model/weights.hpp"
 #include "pipeline.hpp"
+#include "stage_settings.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/seal.hpp"
@@ -33,28 +35,28 @@ const float* row_of(const Tensor& block, int64_t row, int64_t width, const std::
   return block.as<float>() + row * width;
 }
 
-/// Reads rows of a column of the ingest units, which lie end to end.
+/// Reads rows of a column of the ingest units, which lie end to end, `unit_size` images each.
 class UnitRows {
  public:
-  UnitRows(const Run& run, std::string name) : run_(run), name_(std::move(name)) {}
+  UnitRows(const Run& run, int64_t unit_size, std::string name)
+      : run_(run), name_(std::move(name)), unit_size_(unit_size) {}
   void read(int64_t row, float* out, int64_t width) {
-    const int64_t unit = row / run_.config.unit_records;
+    const int64_t unit = row / unit_size_;
     if (unit != unit_) {
       path_ = run_.work(fmt::format("ingest/unit_{:06}.h5", unit));
-      const std::string remedy = do_again(run_.out, "ingest") + " (only what is missing or damaged)";
-      if (!path_exists(path_))
-        throw DataError(fmt::format("work unit is gone: {}: it holds what embed needs; {}", path_, remedy));
+      const std::string remedy = "the images are read again";
+      if (!path_exists(path_)) throw DataError(fmt::format("work unit is gone: {}; {}", path_, remedy));
       rows_ = open_sealed(path_, remedy).read(name_, DType::f32);
       unit_ = unit;
     }
-    std::copy_n(row_of(rows_, row - unit * run_.config.unit_records, width, path_), width, out);
+    std::copy_n(row_of(rows_, row - unit * unit_size_, width, path_), width, out);
   }
 
  private:
   const Run& run_;
   std::string name_, path_;
   Tensor rows_;
-  int64_t unit_ = -1;
+  int64_t unit_size_, unit_ = -1;
 };
 
 using RowSource = std::function<void(size_t index, int64_t row, float* out)>;
@@ -101,7 +103,8 @@ std::string embed_unit_path(const Run& run, int64_t unit) {
 }
 
 /// Images of a unit go through the backbone in batches of kBatch, in order.
-void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const std::vector<Item>& items) {
+void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const std::vector<Item>& items,
+                UnitCounter& counter) {
   const auto n = static_cast<int64_t>(items.size());
   Tensor features(Shape{n, embedder.width()});
   std::vector<uint8_t> changed(items.size(), 0);
@@ -122,6 +125,11 @@ void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const st
           throw DataError(fmt::format("cannot decode: {}: ingest could, and it did not change: {}; run again",
                                       item.record.path, one.measured.message));
         changed[static_cast<size_t>(begin + i)] = same ? 0 : 1;
+        if (!embedder.batched()) {
+          if (same)
+            embedder.embed(std::span(&one.image, 1), features.as<float>() + (begin + i) * embedder.width());
+          return;
+        }
         // A plain picture keeps the place of another, so that the rest meet the same batch; a batch of whole
         // pictures has no bound.
         images[static_cast<size_t>(i)] = embedder.input(
@@ -130,7 +138,8 @@ void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const st
       });
     }
     failure.rethrow();
-    embedder.embed(images, features.as<float>() + begin * embedder.width());
+    if (embedder.batched()) embedder.embed(images, features.as<float>() + begin * embedder.width());
+    counter.add(count);
   }
   commit_hdf5(embed_unit_path(run, unit), [&](Hdf5File& file) {
     file.write("/features", features);
@@ -139,8 +148,7 @@ void embed_unit(const Run& run, const Embedder& embedder, int64_t unit, const st
 }
 
 /// Rank 0: the vectors of all units, without the rows whose picture is another now than ingest judged.
-void merge_embed_units(Run& run, const std::vector<int64_t>& rows, int64_t width) {
-  const int64_t unit_size = run.config.unit_records;
+void merge_embed_units(Run& run, const std::vector<int64_t>& rows, int64_t width, int64_t unit_size) {
   const auto open_unit = [&](int64_t unit) {
     return open_sealed(embed_unit_path(run, unit), "the same command makes it again");
   };
@@ -173,23 +181,47 @@ void merge_embed_units(Run& run, const std::vector<int64_t>& rows, int64_t width
   });
 }
 
-bool embed_by_backbone(Run& run, const Ledger& ledger, const std::vector<int64_t>& rows) {
+/// Reads the images again, and embeds them unit by unit.
+bool embed_by_units(Run& run, const Ledger& ledger, const std::vector<int64_t>& rows) {
   const Embedder embedder(run.config);
   std::vector<Item> items;
+  int64_t unit = 0;
   on_root(run.world, [&] {
     load_listing(run);
-    begin_units(run, "embed", run.after);
+    unit = unit_size(run.config, ledger.rows());
+    begin_units(run, "embed",
+                fmt::format("{}{}unit {}", run.after, stage_settings_text(run.config, "embed"), unit));
     items = judged_items(run, ledger, rows);
   });
-  const int64_t unit_size = run.config.unit_records;
   const Units units = share_units(
-      items, unit_size, [&](int64_t unit) { return unit_done(embed_unit_path(run, unit)); }, run.world);
+      items, unit, [&](int64_t number) { return unit_done(embed_unit_path(run, number)); }, run.world);
   const bool finished = process_units(
-      "embed", units, run.world,
-      [&](int64_t unit, const std::vector<Item>& part) { embed_unit(run, embedder, unit, part); });
+      "embed", units, run.world, [&](int64_t number, const std::vector<Item>& part, UnitCounter& counter) {
+        embed_unit(run, embedder, number, part, counter);
+      });
   if (!finished) return false;
-  on_root(run.world, [&] { merge_embed_units(run, rows, embedder.width()); });
+  on_root(run.world, [&] { merge_embed_units(run, rows, embedder.width(), unit); });
   return true;
+}
+
+/// The copy descriptors that ingest made on its way. False where they are gone, as they are after the last
+/// stage, or damaged: they can be made again from the images.
+bool embed_by_ingest(Run& run, const Ledger& ledger, const std::vector<int64_t>& rows) {
+  int64_t done = 0;
+  on_root(run.world, [&] {
+    if (!units_made_from(run, "ingest", ingest_identity(run, ledger.rows()))) return;
+    try {
+      UnitRows units(run, unit_size(run.config, ledger.rows()), "/copy");
+      write_embeddings(
+          run, rows, kCopyDescriptorSize, "copy",
+          [&](size_t /*index*/, int64_t row, float* out) { units.read(row, out, kCopyDescriptorSize); });
+      done = 1;
+    } catch (const DataError& error) {
+      log::warning(error.what());
+    }
+  });
+  run.world.broadcast_span(std::span(&done, 1));
+  return done != 0;
 }
 
 }  // namespace
@@ -215,6 +247,10 @@ Embedder::~Embedder() = default;
 
 int64_t Embedder::width() const {
   return backend_->backbone ? backend_->backbone->config.width : kCopyDescriptorSize;
+}
+
+bool Embedder::batched() const {
+  return backend_->backbone != nullptr;
 }
 
 Image Embedder::input(const Image& image) const {
@@ -253,26 +289,20 @@ bool embed_stage(Run& run) {
   std::vector<int64_t> rows;
   on_root(run.world, [&] {
     ledger = load_stage(run, "ingest");
-    rows = ledger.kept_rows();
+    rows = rows_to_embed(ledger, run.config);
     if (rows.empty()) {
-      throw DataError(
-          fmt::format("nothing left to embed: {}: all {} images were dropped by ingest; see "
-                      "`dino-curate explain`, and relax its filters in another --output",
-                      run.out, ledger.rows()));
+      throw DataError(fmt::format(
+          "nothing left to embed: {}: all {} images were dropped by ingest; see `dino-curate list "
+          "--output {}`, and give other images in another --output",
+          run.out, ledger.rows(), run.out));
     }
   });
   if (!run.config.embeddings.empty()) {
     on_root(run.world, [&] { embed_given(run, ledger, rows); });
     return true;
   }
-  if (run.config.embedding != "copy") return embed_by_backbone(run, ledger, rows);
-  on_root(run.world, [&] {
-    UnitRows units(run, "/copy");
-    write_embeddings(run, rows, kCopyDescriptorSize, "copy", [&](size_t /*index*/, int64_t row, float* out) {
-      units.read(row, out, kCopyDescriptorSize);
-    });
-  });
-  return true;
+  if (run.config.embedding == "copy" && embed_by_ingest(run, ledger, rows)) return true;
+  return embed_by_units(run, ledger, rows);
 }
 
 }  // namespace dino::curation

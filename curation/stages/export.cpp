@@ -10,6 +10,7 @@
 #include "base/log.hpp"
 #include "export_names.hpp"
 #include "pipeline.hpp"
+#include "stage_settings.hpp"
 #include "storage/files.hpp"
 #include "storage/seal.hpp"
 #include "storage/tar.hpp"
@@ -134,7 +135,7 @@ bool add_item(TarWriter& tar, const Item& item) {
   return true;
 }
 
-void write_shard(const Run& run, int64_t shard, const std::vector<Item>& items) {
+void write_shard(const Run& run, int64_t shard, const std::vector<Item>& items, UnitCounter& counter) {
   ShardNote note;
   commit_file(run.out + "/" + shard_name(shard), [&](const std::string& temporary) {
     note = {};
@@ -146,6 +147,7 @@ void write_shard(const Run& run, int64_t shard, const std::vector<Item>& items) 
         tell_changed(run, item);
         note.changed.push_back(item.row);
       }
+      counter.add();
     }
     tar.close();
     note.bytes = file_size(temporary);
@@ -166,13 +168,16 @@ bool find_whole_shards(const Run& run, int64_t shards, std::vector<uint8_t>& who
   if (counts[1] == 0) return true;
   Units units;
   units.total = units.missing = counts[0];
+  units.counted = "shards";
   const Range range = even_range(counts[0], run.world.rank(), run.world.size());
   for (int64_t shard = range.begin; shard < range.end; ++shard) units.number.push_back(shard);
   units.mine.resize(units.number.size());
   std::vector<uint8_t> mine;
-  const bool finished = process_units(
-      "export: checking", units, run.world,
-      [&](int64_t shard, const std::vector<Item>&) { mine.push_back(shard_holds(run, shard) ? 1 : 0); });
+  const bool finished = process_units("export: checking", units, run.world,
+                                      [&](int64_t shard, const std::vector<Item>&, UnitCounter& counter) {
+                                        mine.push_back(shard_holds(run, shard) ? 1 : 0);
+                                        counter.add();
+                                      });
   if (finished) whole = run.world.all_gather_values<uint8_t>(mine);
   return finished;
 }
@@ -225,9 +230,6 @@ void conclude(Run& run, Ledger ledger, int64_t shards, size_t items) {
         {{"path", name}, {"bytes", note.bytes}, {"records", note.records}, {"crc32c", hex32(note.crc)}});
     run.wrote.push_back({name, note.bytes, note.crc});
   }
-  // Of an earlier export with more shards.
-  for (int64_t shard = shards; std::filesystem::remove(run.out + "/" + shard_name(shard)); ++shard) {
-  }
   DINO_CHECK(records == ledger.counts()[0], "a shard is out of place");
   if (records == 0)
     throw DataError(
@@ -254,7 +256,8 @@ bool export_stage(Run& run) {
     make_folders(run.out + "/shards");
     load_listing(run);
     ledger = load_stage(run, "balance");
-    begin_units(run, "export", run.after);
+    begin_units(run, "export", run.after + stage_settings_text(run.config, "export"),
+                [&] { remove_shards(run.out); });
     items = judged_items(run, ledger, ledger.kept_rows());
     make_members(items, export_names(ledger.key));
     write_class_names(run);
@@ -263,9 +266,10 @@ bool export_stage(Run& run) {
   std::vector<uint8_t> whole;
   if (!find_whole_shards(run, static_cast<int64_t>(first.size()), whole)) return false;
   const Units units = share_shards(run, items, first, whole);
-  const bool finished =
-      process_units("export", units, run.world,
-                    [&](int64_t shard, const std::vector<Item>& part) { write_shard(run, shard, part); });
+  const bool finished = process_units(
+      "export", units, run.world, [&](int64_t shard, const std::vector<Item>& part, UnitCounter& counter) {
+        write_shard(run, shard, part, counter);
+      });
   if (!finished) return false;
   on_root(run.world, [&] { conclude(run, std::move(ledger), units.total, items.size()); });
   return true;

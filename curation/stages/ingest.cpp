@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads, decodes and measures every record, then applies the rules that need nothing but these measures.
+// Reads, decodes and measures every record.
 #include <fmt/format.h>
 
-#include <cmath>
 #include <limits>
-#include <map>
 #include <new>
 
 #include "base/log.hpp"
@@ -13,6 +11,7 @@
 #include "base/working.hpp"
 #include "imaging/decode_options.hpp"
 #include "pipeline.hpp"
+#include "stage_settings.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "vector_commands.hpp"
@@ -34,7 +33,7 @@ QualityMeasures no_quality() {
 }
 
 /// The copy descriptor is made here, where the pixels are at hand, so that images are decoded once.
-void ingest_unit(const Run& run, int64_t unit, const std::vector<Item>& items) {
+void ingest_unit(const Run& run, int64_t unit, const std::vector<Item>& items, UnitCounter& counter) {
   const auto n = static_cast<int64_t>(items.size());
   const bool with_copy = copy_embedding(run.config);
   Ledger part;
@@ -55,10 +54,11 @@ void ingest_unit(const Run& run, int64_t unit, const std::vector<Item>& items) {
       part.measured[at] = std::move(one.measured);
       part.measured[at].message = printable_line(part.measured[at].message);
       part.verdict[at] = verdict_of(part.measured[at].reason, Stage::ingest);
+      counter.add();
     });
   }
   failure.rethrow();
-  part.save(unit_path(run, unit), run.hash, [&](Hdf5File& file) {
+  part.save(unit_path(run, unit), {}, [&](Hdf5File& file) {
     if (with_copy) file.write("/copy", copies);
   });
 }
@@ -88,68 +88,6 @@ Ledger merge_units(const Run& run, int64_t units) {
     }
   }
   return ledger;
-}
-
-void drop_below(Ledger& ledger, size_t row, Reason reason, double value, double threshold) {
-  Verdict verdict = verdict_of(reason, Stage::ingest);
-  verdict.value = static_cast<float>(value);
-  verdict.threshold = static_cast<float>(threshold);
-  ledger.drop(static_cast<int64_t>(row), verdict);
-}
-
-void apply_filters(Ledger& ledger, const CurateConfig& c) {
-  for (size_t i = 0; i < ledger.key.size(); ++i) {
-    if (!ledger.kept(static_cast<int64_t>(i))) continue;
-    const Measured& m = ledger.measured[i];
-    const int64_t small = std::min(m.width, m.height), large = std::max(m.width, m.height);
-    const double aspect = static_cast<double>(large) / static_cast<double>(small);
-    if (small < c.min_size) {
-      drop_below(ledger, i, Reason::too_small, static_cast<double>(small), static_cast<double>(c.min_size));
-    } else if (c.max_aspect > 0 && aspect > c.max_aspect) {
-      drop_below(ledger, i, Reason::aspect, aspect, c.max_aspect);
-    } else if (static_cast<double>(m.quality.blur) < c.min_blur) {
-      drop_below(ledger, i, Reason::blur, m.quality.blur, c.min_blur);
-    } else if (static_cast<double>(m.quality.entropy) < c.min_entropy) {
-      drop_below(ledger, i, Reason::entropy, m.quality.entropy, c.min_entropy);
-    }
-  }
-}
-
-void drop_copy(Ledger& ledger, int64_t row, int64_t representative, Reason reason) {
-  Verdict verdict = verdict_of(reason, Stage::ingest);
-  verdict.representative = representative;
-  verdict.similarity = 1;
-  ledger.drop(row, verdict);
-}
-
-/// Equal bytes: the first row stays.
-void drop_exact(Ledger& ledger) {
-  std::map<std::array<uint8_t, 32>, int64_t> first;
-  for (const int64_t row : ledger.kept_rows()) {
-    const auto [at, added] = first.emplace(ledger.measured[static_cast<size_t>(row)].sha256, row);
-    if (!added) drop_copy(ledger, row, at->second, Reason::exact_duplicate);
-  }
-}
-
-/// Equal perceptual hashes: the best picture stays. Hash 0 (a plain picture) says nothing.
-void drop_equal_hashes(Ledger& ledger) {
-  std::map<uint64_t, std::vector<int64_t>> groups;
-  for (const int64_t row : ledger.kept_rows()) {
-    const uint64_t hash = ledger.measured[static_cast<size_t>(row)].phash;
-    if (hash != 0) groups[hash].push_back(row);
-  }
-  for (const auto& [hash, rows] : groups) {
-    int64_t best = rows[0];
-    for (const int64_t row : rows) {
-      if (representative_quality(ledger.measured[static_cast<size_t>(row)]) >
-          representative_quality(ledger.measured[static_cast<size_t>(best)])) {
-        best = row;
-      }
-    }
-    for (const int64_t row : rows) {
-      if (row != best) drop_copy(ledger, row, best, Reason::hash_duplicate);
-    }
-  }
 }
 
 MeasuredImage read_and_measure(const Record& record, const CurateConfig& config) {
@@ -183,6 +121,7 @@ MeasuredImage read_and_measure(const Record& record, const CurateConfig& config)
   m.reason = reason_of(decoded.status);
   m.message = decoded.message;
   m.note = decoded.note;
+  m.coding = coding_of(bytes, decoded.format);
   if (decoded.status != DecodeStatus::ok) return one;
   one.image = std::move(decoded.image);
   m.quality = measure_quality(one.image);
@@ -204,27 +143,32 @@ MeasuredImage measure_record(const Record& record, const CurateConfig& config) {
   }
 }
 
+std::string ingest_identity(const Run& run, int64_t images) {
+  return fmt::format("{}{}unit {}, copy {}", read_text(run.stage_file("inputs.json")),
+                     stage_settings_text(run.config, "ingest"), unit_size(run.config, images),
+                     copy_embedding(run.config));
+}
+
 bool ingest_stage(Run& run) {
+  int64_t unit = 0;
   on_root(run.world, [&] {
     load_listing(run);
-    begin_units(run, "ingest", read_text(run.stage_file("inputs.json")));
+    unit = unit_size(run.config, static_cast<int64_t>(run.listing.items.size()));
+    begin_units(run, "ingest", ingest_identity(run, static_cast<int64_t>(run.listing.items.size())));
   });
   const Units units = share_units(
-      run.listing.items, run.config.unit_records,
-      [&](int64_t unit) { return unit_done(unit_path(run, unit)); }, run.world);
-  const bool finished =
-      process_units("ingest", units, run.world,
-                    [&](int64_t unit, const std::vector<Item>& items) { ingest_unit(run, unit, items); });
+      run.listing.items, unit, [&](int64_t number) { return unit_done(unit_path(run, number)); }, run.world);
+  const bool finished = process_units(
+      "ingest", units, run.world, [&](int64_t number, const std::vector<Item>& items, UnitCounter& counter) {
+        ingest_unit(run, number, items, counter);
+      });
   if (!finished) return false;
   on_root(run.world, [&] {
-    Ledger ledger = merge_units(run, units.total);
-    apply_filters(ledger, run.config);
-    if (run.config.exact_duplicates) drop_exact(ledger);
-    if (run.config.hash_duplicates) drop_equal_hashes(ledger);
+    const Ledger ledger = merge_units(run, units.total);
     save_stage(run, ledger, "ingest");
     run.add_written("stages/inputs.json");
     run.add_written("stages/inputs.tsv");
-    log::info(fmt::format("ingest: {} of {} images pass", ledger.kept_rows().size(), ledger.rows()));
+    log::info(fmt::format("ingest: {} of {} images can be used", ledger.kept_rows().size(), ledger.rows()));
   });
   return true;
 }

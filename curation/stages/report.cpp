@@ -51,8 +51,7 @@ Json dropped_counts(const Ledger& ledger) {
 Json funnel_stages(const Ledger& ledger) {
   Json stages = Json::array();
   int64_t entering = ledger.rows();
-  for (const Stage stage :
-       {Stage::ingest, Stage::embed, Stage::dedup, Stage::decontaminate, Stage::balance, Stage::exported}) {
+  for (const Stage stage : dropping_stages()) {
     std::map<Reason, int64_t> reasons;
     int64_t lost = 0;
     for (const Verdict& v : ledger.verdict) {
@@ -180,7 +179,10 @@ Json manifest(const Run& run, const Ledger& ledger) {
   m["config_hash"] = run.hash;
   const Json inputs = stage_json(run, "inputs.json", "ingest");
   m["inputs"] = inputs.at("inputs");
-  if (!inputs.at("exclude").empty()) m["exclude"] = inputs.at("exclude");
+  if (!run.config.exclude.empty())
+    m["exclude"] = stage_json(run, "excluded.json", "decontaminate").at("excluded");
+  m["filters"] = Json::object();
+  for (const auto& [option, limit] : filters_in_force(run.config)) m["filters"][option] = limit;
   const Json dropped = dropped_counts(ledger);
   const auto kept = ledger.counts()[0];
   int64_t lost = 0;

@@ -184,6 +184,7 @@ double watchdog_limit(const Prepared& prepared) {
 ExitCode run_and_print(const Prepared& prepared, CommandContext& context) {
   try {
     const ExitCode code = prepared.run(context);
+    if (context.printed) return code;
     const bool said = !context.result.empty();
     print_result(context, said ? context.result
                                : fmt::format("{{\"command\":\"{}\",\"dry_run\":{},\"exit_code\":{}}}",

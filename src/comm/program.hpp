@@ -25,6 +25,8 @@ struct CommandContext {
   /// One JSON object, set on rank 0: what --json prints, after success and failure alike. Empty after success
   /// (a dry run, say): the name of the command and its exit code are printed.
   std::string result{};
+  /// The command has printed its result itself, piece by piece, as it is too large for one text.
+  bool printed = false;
 };
 
 /// One real command line, for --help and the man page: tests parse each of them.

@@ -111,7 +111,7 @@ done
 what="damaged features"; bend flip f.h5; try dino-eval knn --train f.h5 --test f.h5 --k 1 --output results --progress off
 tell 65 "f.h5" && row f.h5 flip "dino-eval knn" $rc yes "" ""
 
-# -- damaged before the end: work units are made again by themselves, complete stages say what to delete
+# -- damaged before the end: work units are made again by themselves, and what ingest left for embed is, from the images; complete stages say what to delete
 heading "damaged before the end" how "exit codes of the runs" bytes
 before() { # LAST-STAGE MARKER-TO-REMOVE FILE HOW CODE
   what="$3 $4"; rm -rf bent; local codes=""
@@ -124,8 +124,8 @@ before() { # LAST-STAGE MARKER-TO-REMOVE FILE HOW CODE
   [ "$rc" = 0 ] && [ "$(sum_of bent)" = "$GOOD" ] && row "$3" "$4" "$codes" same || fail "$what: exit $rc and other bytes"
 }
 before ingest ingest work/ingest/unit_000001.h5 flip 0
-before ingest "" work/ingest/unit_000002.h5 flip 65
-before ingest "" work/ingest/unit_000000.h5 gone 65
+before ingest "" work/ingest/unit_000002.h5 flip 0
+before ingest "" work/ingest/unit_000000.h5 gone 0
 before export export shards/000001.tar flip 0
 before export export shards/000002.tar cut 0
 before export "" stages/export.h5 flip 65

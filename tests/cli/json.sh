@@ -31,6 +31,8 @@ one 0 dino-curate cluster --embeddings rows.npy --levels 4,2 --output d/k
 one 0 dino-curate cluster --embeddings rows.npy --levels 4,2 --output d/dry --dry-run
 one 0 dino-curate balance --clusters d/k/clusters.h5 --target 10 --output d/b
 one 0 dino-curate explain blobs/0001 --output c
+one 0 dino-curate list --output c
+one 0 dino-curate list --output c --reason too_small --columns key,bytes
 one 0 dino-curate lint c/shards/000000.tar
 one 0 dino-pretrain train --config tiny --data photos --output run --steps 2 --batch 4 --warmup 0 --progress off
 one 0 dino-pretrain train --config tiny --data photos --output dry --steps 2 --batch 4 --warmup 0 --dry-run

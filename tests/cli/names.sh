@@ -115,7 +115,7 @@ dino-curate lint lint/orphan.tar --json >lint.json
 "$DINO_PYTHON" -c 'import json; f=json.load(open("lint.json"))["faults"]; assert len(f)==1 and f[0]["offset"]>0, f' && ok "lint --json" || fail "lint --json"
 
 # -- a curation of odd names, and the same again beside folders
-CURATE="dino-curate run --dedup false --progress off --input"
+CURATE="dino-curate run --min-size 0 --dedup false --progress off --input"
 expect 0 "the input is given twice" $CURATE odd.tar folders odd.tar --exact-duplicates false --output out
 LC_ALL=C grep -qP '[\x00-\x08\x0b-\x1f\x7f]' err.txt && fail "control characters on the terminal"
 expect 0 "" ranks 2 $CURATE odd.tar folders odd.tar --exact-duplicates false --output two
@@ -174,7 +174,7 @@ cmp -s plain/shards/000000.tar tgz/shards/000000.tar && ok "plain.tgz is plain.t
 # -- parts, marks of byte order
 expect 0 "parts: train/, val/ are taken as parts of one data set" $CURATE parts --output parts_out
 [ "$(cat parts_out/classes.txt | tr '\n' ' ')" = "a b " ] && ok "labels below train/ and val/" || fail "labels below train/ and val/"
-printf '\xef\xbb\xbfdedup = false\r\n' >bom.cfg; printf '\xff\xfed\0' >wide.cfg; printf '\xff\xfex\0' >wide.txt; printf '\xef\xbb\xbfparts/train/a/x.ppm\r\n' >bom.txt
+printf '\xef\xbb\xbfdedup = false\r\nmin-size = 0\r\n' >bom.cfg; printf '\xff\xfed\0' >wide.cfg; printf '\xff\xfex\0' >wide.txt; printf '\xef\xbb\xbfparts/train/a/x.ppm\r\n' >bom.txt
 expect 0 "" dino-curate run --config bom.cfg --input bom.txt --output bom --progress off
 expect 64 "wide.cfg: it is UTF-16" dino-curate run --config wide.cfg --input parts --output wide
 expect 65 "wide.txt: it is UTF-16" dino-curate run --input wide.txt --output wide

@@ -92,7 +92,7 @@ expect 0 '' limited 6000 $FEATURES --data thin --output thin.h5
 is "rows of thin" "$(rows thin.h5)" 9
 expect 0 '' limited 6000 $FEATURES --pad --data thin --output padded.h5
 is "rows of thin, padded" "$(rows padded.h5)" 9
-expect 0 '' limited 6000 dino-curate run --input thin --output thin_out --dedup false --progress off
+expect 0 '' limited 6000 dino-curate run --min-size 0 --max-aspect 0 --min-contrast 0 --input thin --output thin_out --dedup false --progress off
 is "thin pictures kept" "$("$DINO_PYTHON" -c 'import json; print(json.load(open("thin_out/manifest.json"))["kept"])')" 9
 expect 0 '' limited 6000 $TRAIN --data thin --output thin_run
 expect 0 '' limited 6000 $TRAIN --pad --data thin --output thin_padded
@@ -103,13 +103,13 @@ expect 0 'decode_memory' $FEATURES --decode-memory 256M --data big --output big.
 is "rows beside the large picture" "$(rows big.h5)" 5
 expect 0 '' $FEATURES --data big --output big_default.h5
 is "rows under the default" "$(rows big_default.h5)" 6
-expect 0 '' dino-curate run --input big --output big_out --decode-memory 256M --progress off
+expect 0 '' dino-curate run --min-size 0 --max-aspect 0 --min-contrast 0 --input big --output big_out --decode-memory 256M --progress off
 is "dropped" "$("$DINO_PYTHON" -c 'import json; m=json.load(open("big_out/manifest.json")); print(m["records"], m["kept"], m["dropped"].get("decode_memory"))')" "6 5 1"
 expect 0 '' dino-curate explain large --output big_out
 grep -q 'dropped: decode_memory.*raise --decode-memory' out.txt && ok "explain names the option" || { fail "explain:"; cat out.txt; }
 expect 0 'decode_memory' $TRAIN --decode-memory 256M --data big --output big_run
 expect 64 'is not a size of 1M or more' $FEATURES --decode-memory 1 --data big --output never.h5
-expect 64 'is not a size' dino-curate run --input big --output never --decode-memory lots
+expect 64 'is not a size' dino-curate run --min-size 0 --max-aspect 0 --min-contrast 0 --input big --output never --decode-memory lots
 expect 64 'is not a size' $TRAIN --decode-memory 3X --data big --output never
 
 # -- the machine itself has no more: the same reason, never an abort
@@ -131,11 +131,11 @@ expect 0 '' $FEATURES --data logos --output logos.h5
 is "different logos" "$("$DINO_PYTHON" -c 'import h5py, numpy as np; print(len(np.unique(h5py.File("logos.h5")["features"][()], axis=0)))')" 6
 expect 0 '' $FEATURES --background 255,255,255 --data logos --output white.h5
 is "the same on white" "$("$DINO_PYTHON" -c 'import h5py, numpy as np; print(len(np.unique(h5py.File("white.h5")["features"][()], axis=0)))')" 1
-expect 0 '' dino-curate run --input logos --output logos_out --dedup false --progress off
+expect 0 '' dino-curate run --min-size 0 --max-aspect 0 --min-contrast 0 --input logos --output logos_out --dedup false --progress off
 is "logos kept" "$("$DINO_PYTHON" -c 'import json; print(json.load(open("logos_out/manifest.json"))["kept"])')" 6
 
 # -- what is kept though something is unusual about it says so
-expect 0 '' dino-curate run --input odd --output odd_out --dedup false --progress off
+expect 0 '' dino-curate run --min-size 0 --max-aspect 0 --min-contrast 0 --input odd --output odd_out --dedup false --progress off
 for pair in good8:end_marker_missing metres:scaled_by_measured_range; do
   expect 0 '' dino-curate explain "${pair%:*}" --output odd_out
   grep -q "note  *${pair#*:}" out.txt && ok "the note of ${pair%:*}" || { fail "no note ${pair#*:}:"; cat out.txt; }

@@ -61,7 +61,7 @@ for level in baseline avx2 avx512; do
 done
 
 # -- killed in every stage: one rank stands still where it opens a file of that stage, then all are killed; started again on another number of ranks
-stages=(ingest embed dedup decontaminate balance export report)
+stages=(ingest embed filter dedup decontaminate balance export report)
 standing() { local pid; pid=$(rank_pid "$1"); [ -n "$pid" ] && grep -q '^State:.T' "/proc/$pid/status" 2>/dev/null; }
 heading "killed in" "at the file" ranks "again on" "finished before, not redone" "work units kept" result
 kill_in() { # STAGE FILE RANK RANKS AGAIN REFERENCE settings...
@@ -83,6 +83,7 @@ kill_in ingest work/ingest/unit_000010.h5 2 3 1 r1t1 $SETTINGS
 kill_in ingest stages/ingest.h5 0 2 4 r1t1 $SETTINGS
 kill_in embed embeddings.h5 0 2 1 r1t1 $SETTINGS
 kill_in embed work/embed/unit_000008.h5 1 2 3 backbone_r1t1 $BACKBONE
+kill_in filter stages/filter.h5 0 3 1 r1t1 $SETTINGS
 kill_in dedup dedup.h5 0 2 3 r1t1 $SETTINGS
 kill_in dedup stages/dedup.h5 0 3 2 r1t1 $SETTINGS
 kill_in decontaminate stages/decontaminate.h5 0 2 4 r1t1 $SETTINGS

@@ -5,12 +5,18 @@
 
 #include <cmath>
 #include <filesystem>
+#include <map>
+#include <tuple>
 
 #include "base/error.hpp"
 #include "config.hpp"
 #include "listing.hpp"
+#include "pipeline.hpp"
+#include "stage_settings.hpp"
 #include "storage/files.hpp"
+#include "storage/seal.hpp"
 #include "storage/tar.hpp"
+#include "vectors/components.hpp"
 
 namespace dino::curation {
 namespace {
@@ -40,8 +46,17 @@ Ledger sample() {
   ledger.source = {"in", "in", "in"};
   ledger.path = {"/x/one.png", "/x/two.png", "/x/three.tar"};
   ledger.offset = {0, 0, 512};
-  ledger.measured[0] = {
-      10, 4, 5, "png", Reason::kept, "", {}, 0xfedcba9876543210U, {1, 2, 3, 4, 5, 6}, DecodeNote::unit_range};
+  ledger.measured[0] = {10,
+                        4,
+                        5,
+                        "png",
+                        Reason::kept,
+                        "",
+                        {},
+                        0xfedcba9876543210U,
+                        {1, 2, 3, 4, 5, 6},
+                        DecodeNote::unit_range,
+                        Coding::lossless};
   ledger.measured[0].sha256[0] = 0xab;
   ledger.measured[1].message = "the file ends early";
   ledger.measured[1].quality.blur = NAN;
@@ -70,6 +85,8 @@ TEST_F(CurationFiles, LedgerRoundTrip) {
   EXPECT_EQ(back.measured[0].sha256, ledger.measured[0].sha256);
   EXPECT_EQ(back.measured[0].quality.border, 6);
   EXPECT_EQ(back.measured[0].note, DecodeNote::unit_range);
+  EXPECT_EQ(back.measured[0].coding, Coding::lossless);
+  EXPECT_EQ(back.measured[1].coding, Coding::unknown);
   EXPECT_EQ(back.measured[1].message, "the file ends early");
   EXPECT_TRUE(std::isnan(back.measured[1].quality.blur));
   EXPECT_EQ(back.verdict[2].representative, 0);
@@ -101,11 +118,93 @@ TEST(Ledger, ARowIsDroppedOnceAndNoneIsLost) {
   const std::vector<int64_t> counts = ledger.counts();
   EXPECT_EQ(counts[0], 1);
   EXPECT_EQ(counts[static_cast<size_t>(Reason::near_duplicate)], 1);
-  EXPECT_EQ(reason_names().size(), static_cast<size_t>(Reason::bad_name) + 1);
+  EXPECT_EQ(reason_names().size(), static_cast<size_t>(Reason::contrast) + 1);
   EXPECT_STREQ(name_of(Reason::leak_group), "leak_group");
 }
 
-TEST(Settings, RoundTripAndFirstDifference) {
+/// Rows of one group of copies: pixels, coding, bytes.
+Ledger copies(const std::vector<std::tuple<int64_t, Coding, int64_t>>& files) {
+  Ledger ledger;
+  ledger.resize(static_cast<int64_t>(files.size()));
+  for (size_t i = 0; i < files.size(); ++i) {
+    ledger.measured[i].width = std::get<0>(files[i]), ledger.measured[i].height = 1;
+    ledger.measured[i].coding = std::get<1>(files[i]), ledger.measured[i].bytes = std::get<2>(files[i]);
+  }
+  return ledger;
+}
+
+TEST(Ledger, PixelsThenCodingThenBytesThenTheFirstRowStandForAGroup) {
+  const Ledger ledger = copies({{100, Coding::jpeg, 9000},
+                                {100, Coding::lossless, 50},
+                                {100, Coding::palette, 70},
+                                {100, Coding::lossy, 80},
+                                {100, Coding::lossless, 60},
+                                {200, Coding::jpeg, 10},
+                                {100, Coding::lossless, 60},
+                                {100, Coding::unknown, 99999}});
+  const std::vector<int64_t> best_first = {5, 4, 6, 1, 2, 3, 0, 7};
+  for (size_t i = 0; i < best_first.size(); ++i)
+    for (size_t j = 0; j < best_first.size(); ++j)
+      EXPECT_EQ(represents_before(ledger, best_first[i], best_first[j]), i < j) << i << " " << j;
+  const std::vector<double> ranks = representative_ranks(ledger, {0, 1, 4, 5, 6});
+  EXPECT_EQ(ranks, (std::vector<double>{1, 2, 4, 5, 3}));
+  // The group's rule takes the highest, whatever the order of rows.
+  const std::vector<Edge> edges = {{0, 1, 0.99F}, {0, 3, 0.99F}, {2, 3, 0.97F}, {2, 4, 0.97F}};
+  const Groups star = group_rows(5, edges, GroupRule::star, ranks);
+  EXPECT_EQ(star.representative, (std::vector<int64_t>{3, 1, 3, 3, 4}));
+  const Groups components = group_rows(5, edges, GroupRule::components, ranks);
+  EXPECT_EQ(components.representative, (std::vector<int64_t>{3, 3, 3, 3, 3}));
+}
+
+TEST(Settings, UnitsFollowTheNumberOfImages) {
+  CurateConfig config;
+  for (const auto& [images, each] : std::vector<std::pair<int64_t, int64_t>>{{0, 16},
+                                                                             {1, 16},
+                                                                             {500, 16},
+                                                                             {1024, 16},
+                                                                             {1025, 32},
+                                                                             {10'000, 160},
+                                                                             {131'072, 2048},
+                                                                             {int64_t{1} << 40, 2048}})
+    EXPECT_EQ(unit_size(config, images), each) << images;
+  config.unit_records = 7;
+  EXPECT_EQ(unit_size(config, 500), 7);
+}
+
+TEST(Settings, EveryOneIsReadByAStage) {
+  CurateConfig config;
+  config.target = 10, config.exclude = {"eval"}, config.embedding = "weights";
+  std::map<std::string, int> readers;
+  for (const StageEntry& stage : stage_entries())
+    if (std::string(stage.name) != "report")
+      for (const Setting& setting : stage_settings(config, stage.name)) ++readers[setting.name];
+  for (const Setting& setting : all_settings(config)) EXPECT_GE(readers[setting.name], 1) << setting.name;
+  EXPECT_EQ(stage_settings(config, "report"), all_settings(config));
+  // What another setting switches off is not read.
+  CurateConfig other = config;
+  config.target = other.target = 0;
+  other.levels = {9, 3}, other.strategy = "closest", other.iterations = 3;
+  EXPECT_EQ(stage_settings(config, "balance"), stage_settings(other, "balance"));
+  EXPECT_NE(stage_settings(config, "report"), stage_settings(other, "report"));
+}
+
+TEST(Settings, AChangeIsTold) {
+  CurateConfig config, other;
+  config.target = 100, other.target = 200;
+  const auto told = [&](const char* stage) {
+    return describe_change(stage_settings(config, stage), stage_settings(other, stage));
+  };
+  EXPECT_EQ(told("balance"), std::vector<std::string>{"target 100 -> 200"});
+  EXPECT_TRUE(told("dedup").empty());
+  other.target = 0;  // then the other settings of the stage are not read, which is no change of theirs
+  EXPECT_EQ(told("balance"), std::vector<std::string>{"target 100 -> 0"});
+  config.exclude = {"a", "b"};
+  EXPECT_EQ(told("decontaminate"), std::vector<std::string>{"exclude a, b -> none"});
+  other.dedup = false, other.threshold = 0.5;
+  EXPECT_EQ(told("dedup"), std::vector<std::string>{"dedup true -> false"});
+}
+
+TEST(Settings, RoundTripAndHash) {
   CurateConfig config;
   config.input = {"a, b", "c"};
   config.levels = {100, 10};
@@ -114,12 +213,35 @@ TEST(Settings, RoundTripAndFirstDifference) {
   const CurateConfig back = parse_settings(settings_text(config), "curate.ini");
   EXPECT_EQ(back.input, config.input);
   EXPECT_EQ(back.levels, config.levels);
-  EXPECT_EQ(first_difference(config, back), "");
+  EXPECT_EQ(all_settings(config), all_settings(back));
   EXPECT_EQ(config_hash(config), config_hash(back));
   CurateConfig other = config;
   other.seed = 8;
-  EXPECT_NE(first_difference(config, other).find("seed"), std::string::npos);
   EXPECT_NE(config_hash(config), config_hash(other));
+}
+
+TEST_F(CurationFiles, MarkersRoundTripAndOthersAreNamed) {
+  fs::create_directories(root_ / "stages");
+  const std::vector<Setting> settings = {{"input", "a, \"b\\x0a\xff"}, {"target", "10"}};
+  write_marker(root_, "balance", {settings, "00aabbcc", {{"selection.h5", 7, 9}}, {}});
+  const auto marker = read_marker(root_, "balance");
+  ASSERT_TRUE(marker.has_value());
+  EXPECT_EQ(marker->settings, settings);
+  EXPECT_EQ(marker->after, "00aabbcc");
+  EXPECT_FALSE(read_marker(root_, "export").has_value());
+  // Whole and sealed, but of a version that did not name the settings.
+  put("stages/export.json",
+      sealed_json(
+          "{\n \"stage\": \"export\",\n \"config_hash\": \"0\",\n \"after\": \"\",\n \"files\": []\n}"));
+  try {
+    (void)read_marker(root_, "export");
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("curation of an earlier version"), std::string::npos)
+        << error.what();
+  }
+  put("stages/report.json", sealed_json("{\n \"stage\": \"report\",\n \"settings\": {\"target\": 3}\n}"));
+  EXPECT_THROW((void)read_marker(root_, "report"), DataError);
 }
 
 TEST_F(CurationFiles, ListingHasGlobalOrderPrefixesAndSidecars) {

@@ -68,7 +68,7 @@ class Pipeline : public ::testing::Test {
   Communicator world_ = Communicator::self();
 };
 
-TEST_F(Pipeline, RulesOfIngest) {
+TEST_F(Pipeline, RulesOfTheFilters) {
   put("in/good.png", encode_png(drawing(1)));
   put("in/small.png", encode_png(drawing(2, 20)));
   put("in/wide.png", encode_png(resize(drawing(3), 300, 40)));
@@ -77,7 +77,8 @@ TEST_F(Pipeline, RulesOfIngest) {
   put("in/large.png", encode_png(drawing(5, 200)));
   put("in/same_hash.png", encode_png(drawing(1, 96)));
   CurateConfig config;
-  config.min_size = 24, config.max_aspect = 4, config.min_blur = 30, config.min_entropy = 0.1;
+  config.min_size = 24, config.max_aspect = 4, config.min_contrast = 0, config.min_blur = 30;
+  config.min_entropy = 0.1;
   config.max_pixels = 150 * 150;
   config.hash_duplicates = true;
   const auto reasons = curate(config);
@@ -89,6 +90,72 @@ TEST_F(Pipeline, RulesOfIngest) {
   // More pixels: the larger copy represents, whichever rule sees them first.
   EXPECT_EQ(reasons.at("same_hash"), "kept");
   EXPECT_NE(reasons.at("good"), "kept");
+}
+
+TEST_F(Pipeline, FiltersThatAreOnByDefault) {
+  const auto plain = [](uint8_t base, int64_t every) {
+    Image image{40, 40, 3, std::vector<uint8_t>(4800, base)};
+    for (int64_t i = 0; every > 0 && i < 4800; i += every) image.pixels[static_cast<size_t>(i)] += 3;
+    return image;
+  };
+  put("in/icon.png", encode_png(drawing(2, 31)));
+  put("in/least.png", encode_png(drawing(2, 32)));
+  put("in/banner.png", encode_png(resize(drawing(3), 330, 48)));
+  put("in/panorama.png", encode_png(resize(drawing(7), 240, 48)));
+  put("in/one_colour.png", encode_png(plain(9, 0)));
+  put("in/nearly_one_colour.png", encode_png(plain(100, 7)));
+  // A thin line on white has hardly any entropy, and is a picture.
+  Image line = plain(255, 0);
+  for (int64_t x = 0; x < 40; ++x) std::fill_n(line.at(x, 20), 3, 0);
+  put("in/line.png", encode_png(line));
+  const auto reasons = curate(CurateConfig{});
+  EXPECT_EQ(reasons.at("icon"), "too_small");
+  EXPECT_EQ(reasons.at("banner"), "aspect");
+  EXPECT_EQ(reasons.at("one_colour"), "contrast");
+  EXPECT_EQ(reasons.at("nearly_one_colour"), "contrast");
+  for (const char* key : {"least", "panorama", "line"}) EXPECT_EQ(reasons.at(key), "kept") << key;
+  CurateConfig off;
+  off.min_size = 0, off.max_aspect = 0, off.min_contrast = 0, off.dedup = false;
+  for (const auto& [key, reason] : curate(off, "off")) EXPECT_EQ(reason, "kept") << key;
+  EXPECT_EQ(
+      filters_text(CurateConfig{}),
+      "--min-size 32 (default), --max-aspect 6 (default), --min-contrast 2 (default); 0 switches one off; "
+      "off: --min-blur, --min-entropy");
+  EXPECT_EQ(filters_text(off),
+            "none; off: --min-size, --max-aspect, --min-contrast, --min-blur, --min-entropy");
+}
+
+TEST_F(Pipeline, TheBestCopyStays) {
+  const Image picture = drawing(1, 64);
+  put("in/a.jpg", encode_jpeg(picture, 95));
+  put("in/b.png", encode_png(picture));  // less lossy
+  put("in/c.jpg", encode_jpeg(picture, 60));
+  put("in/d.png", encode_png(picture));  // the same file
+  put("in/sub/larger.jpg", encode_jpeg(resize(picture, 80, 80), 80));
+  put("in/other.png", encode_png(drawing(9, 64)));
+  CurateConfig config;
+  config.threshold = 0.9;
+  for (const bool hashes : {false, true})
+    for (const char* rule : {"star", "components"}) {
+      config.hash_duplicates = hashes, config.rule = rule;
+      const auto reasons = curate(config, std::string(rule) + (hashes ? "_hashes" : ""));
+      EXPECT_EQ(reasons.at("sub/larger"), "kept");
+      EXPECT_EQ(reasons.at("other"), "kept");
+      EXPECT_EQ(reasons.at("d"), "exact_duplicate");
+      for (const char* key : {"a", "b", "c"}) EXPECT_NE(reasons.at(key), "kept") << key;
+    }
+  fs::remove(path("in/sub/larger.jpg"));
+  for (const char* rule : {"star", "components"}) {
+    config.hash_duplicates = false, config.rule = rule;
+    const auto reasons = curate(config, std::string("same_size_") + rule);
+    EXPECT_EQ(reasons.at("b"), "kept");
+    EXPECT_EQ(reasons.at("a"), "near_duplicate");
+    EXPECT_EQ(reasons.at("c"), "near_duplicate");
+  }
+  fs::remove(path("in/b.png")), fs::remove(path("in/d.png"));
+  const auto reasons = curate(config, "jpegs");
+  EXPECT_EQ(reasons.at("a"), "kept");  // the larger file
+  EXPECT_EQ(reasons.at("c"), "near_duplicate");
 }
 
 TEST_F(Pipeline, LightPicturesOnTransparentGround) {
@@ -179,7 +246,8 @@ TEST_F(Pipeline, VanishedAndChangedFiles) {
   ASSERT_TRUE(ingest_stage(run));
   EXPECT_EQ(Ledger::load(path("out/stages/ingest.h5")).kept_rows().size(), 4U);
   // A file that changes between ingest and export stops the export.
-  ASSERT_TRUE(embed_stage(run) && dedup_stage(run) && decontaminate_stage(run) && balance_stage(run));
+  ASSERT_TRUE(embed_stage(run) && filter_stage(run) && dedup_stage(run) && decontaminate_stage(run) &&
+              balance_stage(run));
   put("in/p1.png", encode_png(drawing(30, 90)));
   EXPECT_THROW((void)export_stage(run), DataError);
   // A new process sees it when it lists the inputs.

@@ -33,7 +33,7 @@ class VectorCommands : public ::testing::Test {
     OptionTable table;
     CommonOptions common;
     const auto body = command.make(table);
-    add_common_options(table, common);
+    table.bind(common_options(), common);
     words.insert(words.end(), {"--output", path("out"), "--json"});
     table.parse(words);
     Communicator self = Communicator::self();
