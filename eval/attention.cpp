@@ -49,7 +49,7 @@ ExitCode run_attention(CommandContext& context, const PictureConfig& config) {
     throw UsageError("drawing attention: --weights raw-pixels: has no attention; name a vision transformer");
   const PictureInput input(config, static_cast<uint64_t>(context.common.seed));
   Extractor& extractor = input.extractor();
-  const int64_t grid = config.protocol.size / extractor.patch_side(), heads = extractor.heads();
+  const int64_t grid = input.protocol().size / extractor.patch_side(), heads = extractor.heads();
   Card card = input.card();
   card.set("task", "attention")
       .set("maps", "class token to patches, last block, scaled to each map's maximum");
@@ -89,7 +89,7 @@ Command attention_command() {
   Command command;
   command.name = "attention";
   command.summary = "Draw the class token's attention maps of the last block";
-  command.usage = "--weights W --data REF [--images 8] [--size 448] --output RESULTS";
+  command.usage = "--weights W --data REF [--images 8] [--size N] --output RESULTS";
   command.description =
       "Writes one map per head and image to RESULTS/pictures/, registers left out. Rank 0 does the work.";
   command.make = [](OptionTable& table) {

@@ -9,8 +9,9 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/log.hpp"
 #include "imaging/decode_options.hpp"
-#include "model/normalisation.hpp"
+#include "model/preparation.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
 #include "storage/files.hpp"
@@ -18,6 +19,8 @@
 namespace dino::eval {
 
 namespace {
+
+constexpr int64_t kDefaultSize = 224;  // of DINOv2's and most others' evaluations
 
 Image prepare_on(const Image& image, Colour background, const FeatureProtocol& protocol) {
   if (!protocol.pad) return resize_center_crop(image, protocol.resize_to(), protocol.size);
@@ -206,18 +209,69 @@ void check_size(const FeatureProtocol& p, int64_t patch, int64_t depth) {
                     p.layers, depth));
 }
 
+/// What the user leaves open is the weights' own, else the default.
+void settle_input(const InputOptions& input, const Preparation& told, int64_t patch,
+                  FeatureProtocol& protocol) {
+  const int64_t own = (told.size > 0 ? told.size : kDefaultSize) * input.enlarge;
+  protocol.size = input.size.is_auto() ? std::max(own / patch, int64_t{1}) * patch : input.size.value();
+  protocol.pad = input.pad.is_auto() ? told.pad.value_or(false) : input.pad.value();
+  protocol.background = input.background;
+  if (input.background == "model") protocol.background = told.background.empty() ? "auto" : told.background;
+  protocol.resize = input.resize;
+  // The share of the picture that the crop keeps is the weights' own at other sizes too.
+  if (protocol.resize == 0 && !protocol.pad && told.resize > 0 && told.size > 0)
+    protocol.resize = std::max(protocol.size, protocol.size * told.resize / told.size);
+}
+
+std::string numbers(const std::array<float, 3>& values) {
+  return fmt::format("{:g},{:g},{:g}", values[0], values[1], values[2]);
+}
+
+/// ModelIdentity::input.
+std::string input_json(const Preparation& told) {
+  nlohmann::ordered_json json;
+  json["from"] = told.source.empty() ? "default" : told.source.substr(told.source.rfind('/') + 1);
+  for (const auto& [name, values] :
+       {std::pair("mean", told.normalisation.mean), std::pair("std", told.normalisation.std)})
+    for (const float value : values) json[name].push_back(std::stod(fmt::format("{:g}", value)));
+  return json.dump();
+}
+
+void say_input(const std::string& weights, const InputOptions& input, const Preparation& told,
+               const FeatureProtocol& protocol) {
+  std::string given;
+  const auto add = [&](bool is_given, const char* option) {
+    if (is_given) given += (given.empty() ? "; given: " : ", ") + std::string(option);
+  };
+  add(!input.size.is_auto(), "--size");
+  add(input.resize > 0, "--resize");
+  add(!input.pad.is_auto(), "--pad");
+  add(input.background != "model", "--background");
+  log::info(fmt::format(
+      "input of {}: {} x {} pixels, {}, background {}, mean {}, std {}: {}{}", weights, protocol.size,
+      protocol.size,
+      protocol.pad ? "padded to a square" : fmt::format("the middle of {}", protocol.resize_to()),
+      protocol.background, numbers(told.normalisation.mean), numbers(told.normalisation.std),
+      told.source.empty() ? "the defaults, no file beside the weights tells" : "from " + told.source, given));
+}
+
 }  // namespace
 
-std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const FeatureProtocol& protocol,
-                                          uint64_t seed) {
+InputOptions input_of(const FeatureProtocol& protocol) {
+  return {protocol.size, protocol.resize_to(), protocol.pad, protocol.background, 1, true};
+}
+
+std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const InputOptions& input,
+                                          FeatureProtocol& protocol, uint64_t seed) {
   const std::string& w = options.weights;
   if (w == "raw-pixels") {
+    settle_input(input, {}, 1, protocol);
     check_size(protocol, 1, 1 << 30);  // only whoever asks for patches needs them to fit
     return std::make_unique<RawPixels>(options.patch);
   }
   std::unique_ptr<Backbone> backbone;
   ModelIdentity identity;
-  Normalisation normalisation;
+  Preparation preparation;
   if (w.starts_with("random:")) {
     const std::string source = w.substr(7);
     const auto names = vit_preset_names();
@@ -230,16 +284,19 @@ std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const Fea
     if (config.layerscale > 0) config.layerscale = 1;
     backbone = random_backbone(config, seed);
     identity.name = "random-weights";
-    if (!preset) normalisation = normalisation_of(source);
+    if (!preset) preparation = preparation_of(source);
   } else {
     backbone = load_backbone(w, LoadOptions{options.which, options.heads});
     identity.name = model_name(w);
-    normalisation = normalisation_of(w);
+    preparation = preparation_of(w);
   }
+  settle_input(input, preparation, backbone->config.patch, protocol);
   check_size(protocol, backbone->config.patch, backbone->config.depth);
   identity.weights = backbone->sha256;
   if (!options.name.empty()) identity.name = options.name;
-  return std::make_unique<VitExtractor>(std::move(backbone), normalisation,
+  identity.input = input_json(preparation);
+  if (!input.silent) say_input(w, input, preparation, protocol);
+  return std::make_unique<VitExtractor>(std::move(backbone), preparation.normalisation,
                                         parse_precision(options.precision), std::move(identity));
 }
 

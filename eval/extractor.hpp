@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/auto_setting.hpp"
 #include "datasets/dataset.hpp"
 #include "feature_file.hpp"
 #include "imaging/image.hpp"
@@ -23,6 +24,19 @@ struct ModelOptions {
   std::string precision = "fp32";
   int64_t patch = 14;  ///< of raw-pixels only
 };
+
+/// How images become the model's input, as far as the user says: what is left open comes from the files
+/// beside the weights (model/preparation.hpp), else from the defaults of FeatureProtocol.
+struct InputOptions {
+  Auto<int64_t> size;                ///< auto: the weights' own, rounded down to whole patches
+  int64_t resize = 0;                ///< 0 = the weights' own, else size * 256 / 224; with padding: size
+  Auto<bool> pad;                    ///< auto: the weights' own
+  std::string background = "model";  ///< model = the weights' own; else as FeatureProtocol's
+  int64_t enlarge = 1;               ///< times the weights' own size
+  bool silent = false;               ///< says nothing of where the settings come from
+};
+/// What a settled protocol says, so that another model takes the same.
+[[nodiscard]] InputOptions input_of(const FeatureProtocol& protocol);
 
 /// Decoded image -> the model's square input.
 [[nodiscard]] Image prepare_image(const Image& image, const FeatureProtocol& protocol);
@@ -51,8 +65,10 @@ class Extractor {
   virtual void attention(std::span<const Image> images, float* maps) = 0;
 };
 
-/// UsageError, MissingInputError, DataError as load_backbone. Checks that protocol.size suits the patch.
+/// UsageError, MissingInputError, DataError as load_backbone. Settles size, resize, pad and background of the
+/// protocol, says what was taken from where, and checks that the size suits the patch.
 [[nodiscard]] std::unique_ptr<Extractor> make_extractor(const ModelOptions& options,
-                                                        const FeatureProtocol& protocol, uint64_t seed);
+                                                        const InputOptions& input, FeatureProtocol& protocol,
+                                                        uint64_t seed);
 
 }  // namespace dino::eval

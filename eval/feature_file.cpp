@@ -4,9 +4,12 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 
 #include "base/error.hpp"
+#include "base/text.hpp"
+#include "datasets/dataset.hpp"
 #include "storage/files.hpp"
 #include "storage/seal.hpp"
 
@@ -26,6 +29,7 @@ void write_feature_attributes(Hdf5File& file, const FeatureSet& set) {
   file.write_attribute("/", "data", set.data);
   file.write_attribute("/", "model", set.model.name);
   file.write_attribute("/", "weights", set.model.weights);
+  file.write_attribute("/", "input", set.model.input);
   const FeatureProtocol& p = set.protocol;
   file.write_attribute("/", "size", p.size);
   file.write_attribute("/", "resize", p.resize_to());
@@ -57,7 +61,8 @@ void read_attributes(const Hdf5File& file, FeatureSet& set) {
     return file.attribute_string("/", name);
   };
   set.data = text("data");
-  set.model = {text("model"), text("weights")};
+  set.model = {text("model"), text("weights"),
+               file.has_attribute("/", "input") ? text("input") : std::string()};
   FeatureProtocol& p = set.protocol;
   p.size = number("size");
   p.resize = number("resize");
@@ -108,10 +113,17 @@ FeatureSet read_features(const std::string& path) {
 }
 
 std::string dataset_name(const std::string& reference) {
-  std::string name = reference;
-  while (name.size() > 1 && name.back() == '/') name.pop_back();
-  if (name.find('/') == std::string::npos || !path_exists(name)) return name;
-  return name.substr(name.rfind('/') + 1);
+  if (!path_exists(reference)) return reference;
+  std::filesystem::path path = std::filesystem::path(reference).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();  // "photos/"
+  const std::string leaf = path.filename().string();
+  if (leaf == "." || leaf == ".." || (!path.has_parent_path() && names_a_part(leaf))) {
+    path = std::filesystem::absolute(path).lexically_normal();
+    if (!path.has_filename()) path = path.parent_path();
+  }
+  const std::string parent = path.parent_path().filename().string(), name = path.filename().string();
+  if (name.empty()) return reference;  // the root folder
+  return printable_name(parent.empty() || parent == ".." ? name : parent + "/" + name);
 }
 
 std::string keys_hash(const std::vector<std::string>& keys) {

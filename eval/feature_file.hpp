@@ -34,6 +34,10 @@ struct FeatureProtocol {
 struct ModelIdentity {
   std::string name;     ///< "raw-pixels", "random-weights", or the name of the weights
   std::string weights;  ///< SHA-256 of the weights, or empty
+  /// Mean and deviation that pixels are normalised with, and the file that told them, as a JSON object:
+  /// {"from", "mean", "std"}. Empty for raw pixels, and in files of earlier versions. No part of a card: two
+  /// models whose pixels are scaled differently can be compared.
+  std::string input{};
 };
 
 /// The columns of a feature row: `layers` class tokens of width `class_width`, oldest block first, then the
@@ -59,7 +63,9 @@ void write_feature_attributes(Hdf5File& file, const FeatureSet& set);
 /// DataError when a dataset is missing, lengths differ, or a value is not finite.
 [[nodiscard]] FeatureSet read_features(const std::string& path);
 
-/// The name of a data set in results: the reference itself when it is a plain name, else its last path part.
+/// The name of a data set in results: a named data set as it stands, a path's last two parts (two sets' test
+/// folders are two). A folder that is named alone is called by its name, but train, test and the like take
+/// the part above from the current folder.
 [[nodiscard]] std::string dataset_name(const std::string& reference);
 /// SHA-256 over the keys, which tells two versions of a data set apart on protocol cards.
 [[nodiscard]] std::string keys_hash(const std::vector<std::string>& keys);

@@ -243,12 +243,12 @@ std::string fingerprint_of(const FeaturesConfig& config, const ModelIdentity& mo
 
 }  // namespace
 
-FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& config,
-                               const std::string& output) {
+FeaturesOutcome write_features(const Communicator& world, FeaturesConfig config, const std::string& output) {
   const log::Phase phase("features");
   Dataset dataset = open_on_all_ranks(config.data, world);
   const std::vector<Record> records = chosen_records(config, dataset);
-  const auto extractor = make_extractor(config.model, config.protocol, static_cast<uint64_t>(config.seed));
+  const auto extractor =
+      make_extractor(config.model, config.input, config.protocol, static_cast<uint64_t>(config.seed));
   const int64_t width = extractor->columns(config.protocol).width();
   const int64_t grid = config.protocol.size / extractor->patch_side();
   if (config.store_patches && grid * extractor->patch_side() != config.protocol.size)
@@ -337,7 +337,7 @@ Command features_command() {
   Command command;
   command.name = "features";
   command.summary = "Extract features of a data set with a frozen model";
-  command.usage = "--weights W --data REF [--size 224] [--tokens cls|patch|both] [--layers 1] --output F.h5";
+  command.usage = "--weights W --data REF [--size N] [--tokens cls|patch|both] [--layers 1] --output F.h5";
   command.description =
       "Writes F.h5: /features (float32 N x D: class tokens of the last --layers blocks, oldest first, then "
       "the mean patch token "
@@ -357,7 +357,7 @@ Command features_command() {
     table
         .add("test-fraction", &config->protocol.test_fraction, "Share of the groups that --split test takes.")
         .range(0.001, 0.999);
-    add_input_options(table, config->protocol);
+    add_input_options(table, config->input, config->protocol);
     table.section("features");
     table.add("tokens", &config->protocol.tokens, "Class tokens, mean patch token, or both.")
         .choices({"cls", "patch", "both"});
@@ -368,8 +368,7 @@ Command features_command() {
       require_output(context, "feature file to write, ending in .h5");
       require_hdf5_name(context.common.output);
       config->seed = context.common.seed;
-      (void)parse_background(config->protocol.background);
-      (void)parse_decode_memory(config->protocol.decode_memory);
+      check_input(config->input, config->protocol);
       if (context.common.dry_run) {
         const auto n = open_dataset(config->data).records.size();
         log::info(fmt::format("{} records of {} would be read, {} written", n, config->data,

@@ -11,7 +11,8 @@ namespace dino::eval {
 struct FeaturesConfig {
   ModelOptions model;
   std::string data;
-  FeatureProtocol protocol;
+  InputOptions input;
+  FeatureProtocol protocol;  ///< size, resize, pad and background are settled by `input` and the weights
   bool store_patches = false;
   int64_t batch = 32;  ///< images per forward pass; results do not depend on it beyond rounding
   int64_t seed = 0;
@@ -26,8 +27,7 @@ struct FeaturesOutcome {
 /// Collective. Batches are fixed by the order of the records and dealt to the ranks in turn, a faulty image
 /// keeps its place as zeros until its row is left out: so every batch holds the same images for any number of
 /// ranks, and the file has the same bytes.
-FeaturesOutcome write_features(const Communicator& world, const FeaturesConfig& config,
-                               const std::string& output);
+FeaturesOutcome write_features(const Communicator& world, FeaturesConfig config, const std::string& output);
 
 /// True when the record's group falls into the wanted split.
 [[nodiscard]] bool in_split(const Record& record, const std::string& split, double test_fraction);

@@ -151,6 +151,18 @@ Neighbours search(const Communicator& world, const std::vector<float>& bank,
   return all;
 }
 
+/// The numbers of neighbours to take; at least one.
+std::vector<int64_t> fitting_k(const KnnConfig& config, int64_t images) {
+  std::vector<int64_t> fitting;
+  for (const int64_t k : config.k)
+    if (!config.k_as_fits || k <= images) fitting.push_back(k);
+  if (fitting.empty()) fitting.push_back(1);
+  if (fitting != config.k)
+    log::info(fmt::format("k-NN: of k = {} those of at most {} training images: {}",
+                          fmt::join(config.k, ", "), images, fmt::join(fitting, ", ")));
+  return fitting;
+}
+
 }  // namespace
 
 std::vector<std::string> run_knn(const Communicator& world, const KnnConfig& config,
@@ -163,8 +175,9 @@ std::vector<std::string> run_knn(const Communicator& world, const KnnConfig& con
   const std::vector<float> bank = unit_rows(pair.train, columns, pair.train_rows, width);
   const std::vector<float> queries = unit_rows(pair.test, columns, pair.test_rows, width);
   const auto bank_rows = static_cast<int64_t>(pair.train_rows.size());
-  const int64_t k_max = *std::max_element(config.k.begin(), config.k.end());
-  if (*std::min_element(config.k.begin(), config.k.end()) < 1 || k_max > bank_rows)
+  const std::vector<int64_t> wanted = fitting_k(config, bank_rows);
+  const int64_t k_max = *std::max_element(wanted.begin(), wanted.end());
+  if (*std::min_element(wanted.begin(), wanted.end()) < 1 || k_max > bank_rows)
     throw UsageError(
         fmt::format("k-NN: --k {}: must lie between 1 and the {} training images", k_max, bank_rows));
   const Neighbours found = search(world, bank, queries, width, k_max);
@@ -177,7 +190,7 @@ std::vector<std::string> run_knn(const Communicator& world, const KnnConfig& con
   const auto classes = static_cast<int64_t>(pair.train.classes.size()),
              n = static_cast<int64_t>(truth.size());
   ResultStore store(output);
-  for (const int64_t k : config.k) {
+  for (const int64_t k : wanted) {
     const Votes votes =
         count_votes(weighted_vote(found, train_labels, classes, k, config.temperature), classes, truth);
     ResultRow row = pair_row(pair, config.input, "knn", knn_card(pair, config, k, k_max), "top1");

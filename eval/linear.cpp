@@ -55,11 +55,18 @@ struct Split {
 /// By hash of the group (or the key), so that views of one object stay together and every model sees the
 /// same.
 Split split_rows(const LabelledPair& pair, double share) {
+  const auto draw_of = [&](int64_t r) {
+    const auto row = static_cast<size_t>(r);
+    return unit_hash("validation:" +
+                     (pair.train.groups[row].empty() ? pair.train.keys[row] : pair.train.groups[row]));
+  };
+  // In a small set the group that was drawn first stands in for a part that came out empty.
+  double least = 1;
+  for (const int64_t r : pair.train_rows) least = std::min(least, draw_of(r));
   Split split;
   for (const int64_t r : pair.train_rows) {
-    const auto row = static_cast<size_t>(r);
-    const std::string& id = pair.train.groups[row].empty() ? pair.train.keys[row] : pair.train.groups[row];
-    (unit_hash("validation:" + id) < share ? split.validation : split.fit).push_back(r);
+    const double draw = draw_of(r);
+    (draw < share || draw == least ? split.validation : split.fit).push_back(r);
   }
   if (split.fit.empty() || split.validation.empty())
     throw DataError(

@@ -23,21 +23,30 @@ void add_heads_option(OptionTable& table, int64_t& heads) {
   table.add("heads", &heads, "Attention heads, where the weights do not tell (0: they do).").range(0, 1024);
 }
 
-void add_input_options(OptionTable& table, FeatureProtocol& protocol) {
+void add_input_options(OptionTable& table, InputOptions& input, FeatureProtocol& protocol,
+                       const std::string& size) {
   table.section("input");
-  table.add("size", &protocol.size, "Side of the square input in pixels.").range(1, 8192);
+  table.add("size", &input.size, "Side of the square input in pixels (auto: " + size + ", else 224).")
+      .range(1, 8192);
   table
-      .add("resize", &protocol.resize,
-           "Shorter side before the central crop (0: size * 256 / 224; with --pad: size).")
+      .add("resize", &input.resize,
+           "Shorter side before the central crop (0: as the model was trained, else size * 256 / 224; where "
+           "it is padded: size).")
       .range(0, 16384);
-  table.add("pad", &protocol.pad,
-            "Pad to a square with the background colour instead of cropping (sprites, icons).");
+  table.add("pad", &input.pad,
+            "Pad to a square with the background colour instead of cropping (sprites, icons; auto: as the "
+            "model was trained).");
   table.add("max-pixels", &protocol.max_pixels, "Leave out images above this many pixels.").range(1, 1e12);
   add_decode_memory(table, &protocol.decode_memory);
   table.add(
-      "background", &protocol.background,
+      "background", &input.background,
       "Colour R,G,B behind transparent pixels and padding; auto: white, or black behind what white would "
-      "hide.");
+      "hide; model: as the model was trained, else auto.");
+}
+
+void check_input(const InputOptions& input, const FeatureProtocol& protocol) {
+  if (input.background != "model") (void)parse_background(input.background);
+  (void)parse_decode_memory(protocol.decode_memory);
 }
 
 void require_output(const CommandContext& context, const char* what) {

@@ -95,7 +95,7 @@ ExitCode run_pca(CommandContext& context, const PictureConfig& config) {
   if (!context.world.root()) return ExitCode::done;
   const PictureInput input(config, static_cast<uint64_t>(context.common.seed));
   Extractor& extractor = input.extractor();
-  const int64_t grid = config.protocol.size / extractor.patch_side(), width = extractor.patch_width();
+  const int64_t grid = input.protocol().size / extractor.patch_side(), width = extractor.patch_width();
   const auto images = static_cast<int64_t>(input.images().size());
   Card card = input.card();
   card.set("task", "pca")
@@ -108,10 +108,10 @@ ExitCode run_pca(CommandContext& context, const PictureConfig& config) {
     return ExitCode::done;
   }
   std::vector<float> patches(static_cast<size_t>(images * grid * grid * width));
-  std::vector<float> features(static_cast<size_t>(extractor.columns(config.protocol).width()));
+  std::vector<float> features(static_cast<size_t>(extractor.columns(input.protocol()).width()));
   for (int64_t i = 0; i < images; ++i) {
     work_point();
-    extractor.extract(std::span(input.images()).subspan(static_cast<size_t>(i), 1), config.protocol,
+    extractor.extract(std::span(input.images()).subspan(static_cast<size_t>(i), 1), input.protocol(),
                       features.data(), patches.data() + i * grid * grid * width);
   }
   const PcaPicture pca = pca_picture(patches, images, grid, width);
@@ -137,7 +137,7 @@ Command pca_command() {
   Command command;
   command.name = "pca";
   command.summary = "Draw the first three principal components of patch tokens";
-  command.usage = "--weights W --data REF [--images 8] [--size 448] --output RESULTS";
+  command.usage = "--weights W --data REF [--images 8] [--size N] --output RESULTS";
   command.description =
       "Fits principal components jointly over the patch tokens of several images, takes the foreground by a "
       "threshold on the first, fits three again on "

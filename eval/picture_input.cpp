@@ -17,28 +17,28 @@ void add_picture_options(OptionTable& table, PictureConfig& config) {
   table.add("data", &config.data, "Data reference.").required();
   table.add("images", &config.images, "Number of images, spread evenly over the data.").range(1, 1000);
   table.add("force", &config.force, "Draw again even if RESULTS already has these pictures.");
-  add_input_options(table, config.protocol);
+  table.add("dataset", &config.dataset, "Name of the data set in results (default: from --data).");
+  add_input_options(table, config.input, config.protocol, "twice what the model was trained at");
 }
 
 ExitCode check_pictures(const PictureConfig& config) {
   (void)open_dataset(config.data);
-  (void)parse_background(config.protocol.background);
-  (void)parse_decode_memory(config.protocol.decode_memory);
+  check_input(config.input, config.protocol);
   return ExitCode::done;
 }
 
-PictureInput::PictureInput(const PictureConfig& config, uint64_t seed) : config_(config) {
-  const Dataset dataset = open_dataset(config.data);
-  extractor_ = make_extractor(config.model, config.protocol, seed);
-  if (config.protocol.size % extractor_->patch_side() != 0)
+PictureInput::PictureInput(PictureConfig config, uint64_t seed) : config_(std::move(config)) {
+  const Dataset dataset = open_dataset(config_.data);
+  extractor_ = make_extractor(config_.model, config_.input, config_.protocol, seed);
+  if (config_.protocol.size % extractor_->patch_side() != 0)
     throw UsageError(
         fmt::format("drawing pictures: --size {}: is not a multiple of the patch side {}; choose another",
-                    config.protocol.size, extractor_->patch_side()));
-  const auto n = static_cast<int64_t>(dataset.records.size()), wanted = std::min(config.images, n);
+                    config_.protocol.size, extractor_->patch_side()));
+  const auto n = static_cast<int64_t>(dataset.records.size()), wanted = std::min(config_.images, n);
   for (int64_t i = 0; i < wanted; ++i)
     for (int64_t r = i * n / wanted; r < (i + 1) * n / wanted; ++r) {
       const Record& record = dataset.records[static_cast<size_t>(r)];
-      LoadedImage loaded = load_image(record, config.protocol);
+      LoadedImage loaded = load_image(record, config_.protocol);
       if (loaded.fault.empty()) {
         images_.push_back(std::move(loaded.image));
         keys_.push_back(record.key);
@@ -47,7 +47,7 @@ PictureInput::PictureInput(const PictureConfig& config, uint64_t seed) : config_
       log::warning(fmt::format("skipped {}: {}", record.key, loaded.fault));
     }
   if (images_.empty())
-    throw DataError("drawing pictures: " + config.data +
+    throw DataError("drawing pictures: " + config_.data +
                     ": no image could be decoded; check it with dino-curate lint");
 }
 
@@ -62,9 +62,10 @@ Card PictureInput::card() const {
 ResultRow PictureInput::row(const std::string& task, const Card& card) const {
   ResultRow row;
   row.task = task;
-  row.dataset = dataset_name(config_.data);
+  row.dataset = config_.dataset.empty() ? dataset_name(config_.data) : config_.dataset;
   row.model = extractor_->identity().name;
   row.weights = extractor_->identity().weights;
+  row.model_input = extractor_->identity().input;
   row.card = card.json();
   row.card_hash = card.hash();
   return row;

@@ -13,9 +13,10 @@
 namespace dino::eval {
 
 struct PictureConfig {
-  PictureConfig() { protocol.size = 448; }
+  PictureConfig() { input.enlarge = 2; }  // finer maps: four times the patches
   ModelOptions model;
-  std::string data;
+  std::string data, dataset;
+  InputOptions input;
   FeatureProtocol protocol;
   int64_t images = 8;
   bool force = false;
@@ -28,15 +29,17 @@ class PictureInput {
  public:
   /// Takes images spread evenly over the data set; those that cannot be decoded are named and replaced by the
   /// next ones.
-  PictureInput(const PictureConfig& config, uint64_t seed);
+  PictureInput(PictureConfig config, uint64_t seed);
   [[nodiscard]] const std::vector<Image>& images() const { return images_; }
   [[nodiscard]] const std::vector<std::string>& keys() const { return keys_; }
+  /// Settled.
+  [[nodiscard]] const FeatureProtocol& protocol() const { return config_.protocol; }
   [[nodiscard]] Extractor& extractor() const { return *extractor_; }
   [[nodiscard]] Card card() const;
   [[nodiscard]] ResultRow row(const std::string& task, const Card& card) const;
 
  private:
-  const PictureConfig& config_;
+  PictureConfig config_;
   std::unique_ptr<Extractor> extractor_;
   std::vector<Image> images_;
   std::vector<std::string> keys_;

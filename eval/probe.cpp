@@ -76,6 +76,7 @@ ResultRow pair_row(const LabelledPair& pair, const ProbeInput& input, const std:
   row.dataset = input.dataset.empty() ? dataset_name(pair.test.data) : input.dataset;
   row.model = pair.test.model.name;
   row.weights = pair.test.model.weights;
+  row.model_input = pair.test.model.input;
   row.metric = metric;
   row.card = card.json();
   row.card_hash = card.hash();

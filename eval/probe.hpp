@@ -25,6 +25,7 @@ struct KnnConfig {
   double temperature = 0.07;
   std::string columns = "all";  ///< all | cls | patch
   bool gallery = true;
+  bool k_as_fits = false;  ///< leave out those k of which the training set has too few images, and say so
 };
 /// Collective; appends a row per k and metric to `output`/results.jsonl. Returns the rows as JSON lines
 /// (root).

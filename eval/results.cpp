@@ -51,6 +51,13 @@ std::string sha256(const std::string& text) {
   return sha256_hex(std::as_bytes(std::span(text)));
 }
 
+/// "knn k=10": rows of one run that differ in nothing else can be told apart in a log.
+std::string task_and_k(const ResultRow& row) {
+  const auto card = nlohmann::json::parse(row.card, nullptr, false);
+  if (!card.is_object() || !card.contains("k")) return row.task;
+  return fmt::format("{} k={}", row.task, card.at("k").dump());
+}
+
 }  // namespace
 
 Card& Card::set(const std::string& name, std::string_view value) {
@@ -109,6 +116,7 @@ std::string to_json_line(const ResultRow& row) {
   line["weights"] = row.weights;
   if (row.oracle) line["oracle"] = *row.oracle;
   if (!row.predictions.empty()) line["predictions"] = row.predictions;
+  if (!row.model_input.empty()) line["model_input"] = nlohmann::ordered_json::parse(row.model_input);
   return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -129,6 +137,8 @@ ResultRow parse_result(std::string_view line, const std::string& source) {
     row.weights = json.value("weights", "");
     if (json.contains("oracle")) row.oracle = json.at("oracle").get<double>();
     row.predictions = json.value("predictions", "");
+    if (json.contains("model_input"))
+      row.model_input = json.at("model_input").dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     return row;
   } catch (const nlohmann::json::exception& e) {
     throw DataError(fmt::format("reading results: {}: not a result row ({}); remove the line or the file",
@@ -169,8 +179,8 @@ const ResultRow* ResultStore::find(const ResultRow& row) const {
 
 bool ResultStore::add(const ResultRow& row, bool force) {
   const std::string what =
-      fmt::format("{} {} {} of {}: {:.4f} [{:.4f}, {:.4f}]", row.task, row.dataset, row.metric, row.model,
-                  row.estimate.value, row.estimate.low, row.estimate.high);
+      fmt::format("{}: {} {} of {}: {:.4f} [{:.4f}, {:.4f}]", task_and_k(row), row.dataset, row.metric,
+                  row.model, row.estimate.value, row.estimate.low, row.estimate.high);
   if (!force && find(row) != nullptr) {
     log::info(what + ": already in " + path_ + ", kept as it is (--force appends it again)");
     return false;

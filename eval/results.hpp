@@ -42,6 +42,7 @@ struct ResultRow {
   std::string weights;           ///< SHA-256 of the model's weights; empty for raw pixels
   std::optional<double> oracle;  ///< best over the grid on the test set; for comparison with papers only
   std::string predictions;       ///< file below RESULTS, where per-sample predictions are kept
+  std::string model_input{};     ///< ModelIdentity::input; empty = not known
 };
 [[nodiscard]] std::string to_json_line(const ResultRow& row);
 /// `source` is "file:line" for messages. DataError when a field is missing or has another type.

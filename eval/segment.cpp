@@ -31,7 +31,8 @@ namespace {
 struct SegmentConfig {
   ModelOptions model;
   std::string train, test, dataset, decode_memory = "1G";
-  int64_t size = 224, batch = 16, epochs = 20, limit = 500, resamples = 2000, seed = 0;
+  Auto<int64_t> chosen_size;
+  int64_t size = 0, batch = 16, epochs = 20, limit = 500, resamples = 2000, seed = 0;
   double lr = 1e-3;
   bool force = false;
 };
@@ -203,19 +204,38 @@ void say_faults(const std::string& faults) {
   if (lines.size() > 5) log::warning(fmt::format("left out {} images in all", lines.size()));
 }
 
-ExitCode run_segment(CommandContext& context, const SegmentConfig& config) {
+/// The frozen model, and the side of its input.
+std::unique_ptr<Extractor> settle_model(SegmentConfig& config) {
+  FeatureProtocol protocol;
+  InputOptions input;
+  input.size = config.chosen_size;
+  input.pad = input.silent = true;
+  auto extractor = make_extractor(config.model, input, protocol, static_cast<uint64_t>(config.seed));
+  config.size = protocol.size;
+  if (config.size % extractor->patch_side() != 0)
+    throw UsageError(
+        fmt::format("segmentation: --size {}: is not a multiple of the patch side {}; choose another",
+                    config.size, extractor->patch_side()));
+  if (config.size > 4096)
+    throw UsageError(
+        fmt::format("segmentation: --size: {} is more than 4096; give a smaller one", config.size));
+  const auto told = nlohmann::json::parse(extractor->identity().input, nullptr, false);
+  log::info(fmt::format("input of {}: {} x {} pixels ({}), on drawn backgrounds", config.model.weights,
+                        config.size, config.size,
+                        !config.chosen_size.is_auto() ? "given: --size"
+                        : told.is_object() && told.at("from") != "default"
+                            ? "from the weights' " + told.at("from").get<std::string>()
+                            : "the default"));
+  return extractor;
+}
+
+ExitCode run_segment(CommandContext& context, SegmentConfig config) {
   const log::Phase phase("segment");
   const Stopwatch watch;
   const Communicator& world = context.world;
   const auto train_records = sample_records(config.train, config.limit),
              test_records = sample_records(config.test, config.limit);
-  FeatureProtocol protocol;
-  protocol.size = protocol.resize = config.size;
-  const auto extractor = make_extractor(config.model, protocol, static_cast<uint64_t>(config.seed));
-  if (config.size % extractor->patch_side() != 0)
-    throw UsageError(
-        fmt::format("segmentation: --size {}: is not a multiple of the patch side {}; choose another",
-                    config.size, extractor->patch_side()));
+  const auto extractor = settle_model(config);
   const int64_t grid = config.size / extractor->patch_side();
   const auto n_train = static_cast<int64_t>(train_records.size()),
              n_test = static_cast<int64_t>(test_records.size());
@@ -239,6 +259,7 @@ ExitCode run_segment(CommandContext& context, const SegmentConfig& config) {
   row.dataset = config.dataset.empty() ? dataset_name(config.test) : config.dataset;
   row.model = extractor->identity().name;
   row.weights = extractor->identity().weights;
+  row.model_input = extractor->identity().input;
   row.metric = "mIoU";
   row.card = card.json();
   row.card_hash = card.hash();
@@ -271,7 +292,7 @@ Command segment_command() {
   Command command;
   command.name = "segment";
   command.summary = "Foreground segmentation with a linear head on frozen patch tokens";
-  command.usage = "--weights W --train REF --test REF [--size 224] --output RESULTS";
+  command.usage = "--weights W --train REF --test REF [--size N] --output RESULTS";
   command.description =
       "Takes images with an alpha channel, pastes each on a drawn background, trains batch norm + 1x1 "
       "convolution on the frozen patch tokens of the "
@@ -286,7 +307,10 @@ Command segment_command() {
     table.add("test", &config->test, "Data reference of the test cut-outs.").required();
     table.add("dataset", &config->dataset, "Name of the data set in results (default: from --test).");
     table.add("limit", &config->limit, "At most this many images of each, spread evenly.").range(1, 1e7);
-    table.add("size", &config->size, "Side of the input in pixels.").range(8, 4096);
+    table
+        .add("size", &config->chosen_size,
+             "Side of the input in pixels (auto: as the model was trained, else 224).")
+        .range(8, 4096);
     add_decode_memory(table, &config->decode_memory);
     table.add("patch", &config->model.patch, "Patch side of raw-pixels.").range(1, 256);
     table.add("force", &config->force,

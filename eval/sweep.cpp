@@ -2,14 +2,17 @@
 // All probes of a recipe over several models and both floors. What RESULTS already holds is not done again.
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <iterator>
+#include <set>
 
 #include "base/error.hpp"
+#include "base/json.hpp"
+#include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "commands.hpp"
+#include "datasets/on_all_ranks.hpp"
 #include "features.hpp"
-#include "imaging/decode_options.hpp"
 #include "options.hpp"
 #include "probe.hpp"
 #include "storage/files.hpp"
@@ -21,30 +24,76 @@ namespace {
 
 struct SweepConfig {
   std::vector<std::string> weights, tasks = {"knn", "linear"};
-  std::string train, test;
+  std::string train, test;    ///< of a set that comes in two parts
+  std::string data, dataset;  ///< or one reference, of which a part is held out
   FeaturesConfig features;
   KnnConfig knn;
   LinearConfig linear;
   bool floors = true;
 };
 
+/// A model of the sweep, and the input that it takes.
+struct Model {
+  std::string weights;
+  ModelIdentity identity;
+  FeatureProtocol protocol;
+};
+
+Model settle(const SweepConfig& config, const std::string& weights, const InputOptions& input) {
+  ModelOptions options = config.features.model;
+  options.weights = weights;
+  Model model{weights, {}, config.features.protocol};
+  model.identity =
+      make_extractor(options, input, model.protocol, static_cast<uint64_t>(config.features.seed))->identity();
+  return model;
+}
+
+/// The weights in order, then both floors for every input that they take: only results of the same protocol
+/// can be compared.
+std::vector<Model> models_of(const SweepConfig& config) {
+  std::vector<Model> models;
+  bool raw = config.floors;
+  for (const std::string& weights : config.weights) {
+    if (weights == "raw-pixels")
+      raw = true;
+    else
+      models.push_back(settle(config, weights, config.features.input));
+  }
+  if (models.empty()) return {settle(config, "raw-pixels", config.features.input)};
+  std::vector<Model> floors;
+  std::set<std::string> seen;
+  for (const Model& model : models) {
+    if (!seen.insert(model.protocol.card().json()).second) continue;
+    const InputOptions same = input_of(model.protocol);
+    if (config.floors && !model.weights.starts_with("random:"))
+      floors.push_back(settle(config, "random:" + model.weights, same));
+    if (raw) floors.push_back(settle(config, "raw-pixels", same));
+  }
+  std::move(floors.begin(), floors.end(), std::back_inserter(models));
+  return models;
+}
+
 /// The feature file of one model and data set, made unless it is there. Its name holds a hash of everything
 /// that decides its content, so a checkpoint that has moved on gets a new file.
-std::string features_of(const Communicator& world, const SweepConfig& config, const std::string& weights,
-                        const std::string& data, const std::string& output, bool& stopped) {
+std::string features_of(const Communicator& world, const SweepConfig& config, const Model& model,
+                        const std::string& data, const std::string& split, const std::string& output,
+                        bool& stopped) {
   FeaturesConfig features = config.features;
-  features.model.weights = weights;
+  features.model.weights = model.weights;
   features.data = data;
-  const auto identity =
-      make_extractor(features.model, features.protocol, static_cast<uint64_t>(features.seed))->identity();
+  features.protocol = model.protocol;
+  features.protocol.split = split;
+  features.input = input_of(model.protocol);
   Card card;
-  card.set("model", identity.name).set("weights", identity.weights).set("data", data);
+  card.set("model", model.identity.name).set("weights", model.identity.weights).set("data", data);
   card.set("features", features.protocol.card()).set("seed", features.seed).set("batch", features.batch);
+  if (split != "all") card.set("split", split).set("test_fraction", features.protocol.test_fraction);
   const std::string path = output + "/features/" + card.hash().substr(0, 16) + ".h5";
   bool there = world.root() && path_exists(path);
   there = world.any(there);
   if (there) {
-    log::info(fmt::format("features of {} on {} are already in {}", identity.name, data, path));
+    log::info(fmt::format("features of {} on {}{} are already in {}", model.identity.name, data,
+                          split == "all" ? "" : ", part " + split, path));
     return path;
   }
   if (world.root()) make_folders(output + "/features");
@@ -53,26 +102,52 @@ std::string features_of(const Communicator& world, const SweepConfig& config, co
   return path;
 }
 
-std::vector<std::string> models_of(const SweepConfig& config) {
-  std::vector<std::string> models = config.weights;
-  if (!config.floors) return models;
-  const std::string& first = config.weights.front();
-  const bool trained = first != "raw-pixels" && !first.starts_with("random:");
-  if (trained) models.push_back("random:" + first);
-  if (std::find(models.begin(), models.end(), "raw-pixels") == models.end())
-    models.emplace_back("raw-pixels");
-  return models;
+/// Why a part of the data cannot be held out to measure on, or nothing.
+std::string why_no_probe(const SweepConfig& config, const Dataset& dataset) {
+  constexpr int64_t kLeastImages = 20, kLeastPerClass = 3;
+  std::set<int32_t> classes;
+  int64_t train = 0, test = 0;
+  for (const Record& record : dataset.records) {
+    if (record.label < 0) continue;
+    const bool held = in_split(record, "test", config.features.protocol.test_fraction);
+    ++(held ? test : train);
+    if (!held) classes.insert(record.label);
+  }
+  const auto kinds = static_cast<int64_t>(classes.size());
+  if (train + test == 0)
+    return config.data + " names no classes (with a sub-folder for each class they are run)";
+  if (kinds < 2) return config.data + " has images of one class only";
+  if (train + test < kLeastImages || train + test < kLeastPerClass * kinds || test == 0)
+    return fmt::format("{} has {} labelled images of {} classes, too few to hold some out", config.data,
+                       train + test, kinds);
+  log::info(
+      fmt::format("{} of {} labelled images of {} classes are held out to measure on, by a hash of their "
+                  "keys",
+                  test, train + test, kinds));
+  return "";
 }
 
 ExitCode run_sweep(CommandContext& context, SweepConfig config) {
   const std::string& output = context.common.output;
   std::vector<std::string> lines;
   config.features.seed = config.linear.input.seed = context.common.seed;
-  for (const std::string& weights : models_of(config)) {
+  const bool held_out = !config.data.empty();
+  config.knn.input.dataset = config.linear.input.dataset = config.dataset;
+  if (held_out) {
+    const std::string why = why_no_probe(config, open_on_all_ranks(config.data, context.world));
+    if (!why.empty()) {
+      log::info("no k-NN and no linear probe: " + why);
+      context.result = json_line({{"results", nlohmann::json::array()}, {"why", why}});
+      return ExitCode::done;
+    }
+  }
+  for (const Model& model : models_of(config)) {
     bool stopped = false;
-    const std::string train = features_of(context.world, config, weights, config.train, output, stopped);
-    const std::string test =
-        stopped ? "" : features_of(context.world, config, weights, config.test, output, stopped);
+    const auto features = [&](const std::string& data, const char* split) {
+      return stopped ? "" : features_of(context.world, config, model, data, split, output, stopped);
+    };
+    const std::string train = held_out ? features(config.data, "train") : features(config.train, "all");
+    const std::string test = held_out ? features(config.data, "test") : features(config.test, "all");
     if (stopped || context.world.any(stop_requested())) {
       log::warning("stopped: start the same command again, it goes on where it was");
       return ExitCode::stopped;
@@ -92,13 +167,17 @@ ExitCode run_sweep(CommandContext& context, SweepConfig config) {
 }
 
 void check(const SweepConfig& config) {
+  if (config.data.empty() ? config.train.empty() || config.test.empty()
+                          : !config.train.empty() || !config.test.empty())
+    throw UsageError(
+        "sweep: --train, --test, --data: give either --train and --test, or --data, of which a part is held "
+        "out");
   for (const std::string& task : config.tasks)
     if (task != "knn" && task != "linear")
       throw UsageError("sweep: --tasks: '" + task + "' is not a task of a sweep; use knn, linear");
   if (config.knn.k.empty() || config.linear.lr.empty())
     throw UsageError("sweep: --k, --lr: must name at least one value each");
-  (void)parse_background(config.features.protocol.background);
-  (void)parse_decode_memory(config.features.protocol.decode_memory);
+  check_input(config.features.input, config.features.protocol);
 }
 
 }  // namespace
@@ -107,24 +186,32 @@ Command sweep_command() {
   Command command;
   command.name = "sweep";
   command.summary = "Run k-NN and linear probes for several models and both floors";
-  command.usage = "--config R --weights W... --train REF --test REF --output RESULTS";
+  command.usage = "--weights W... (--train REF --test REF | --data REF) --output RESULTS";
   command.description =
-      "Extracts features of every model and of both floors (raw pixels; fresh weights of the first model's "
-      "shape) "
-      "into RESULTS/features/, and runs the tasks on them. Run again, it does only what is missing.";
+      "Extracts features of every model and of both floors (raw pixels; fresh weights of the model's shape) "
+      "into RESULTS/features/, and runs the tasks on them. Run again, it does only what is missing. Every "
+      "model gets its images as it was trained, and the floors as the model that they are compared with. Of "
+      "--data a part is held out to measure on, by a hash of the images' keys; where it names no classes, or "
+      "too few images for that, this is said and nothing is run.";
   command.make = [](OptionTable& table) {
     auto config = std::make_shared<SweepConfig>();
     config->features.protocol.tokens = "both";
     table.section("models and data");
     table.add("weights", &config->weights, "Weights references.").required();
-    table.add("train", &config->train, "Data reference of the training set.").required();
-    table.add("test", &config->test, "Data reference of the test set.").required();
+    table.add("train", &config->train, "Data reference of the training set.");
+    table.add("test", &config->test, "Data reference of the test set.");
+    table.add("data", &config->data, "Data reference of one set, of which a part is held out.");
+    table
+        .add("test-fraction", &config->features.protocol.test_fraction,
+             "Share of the images (or groups) of --data that is held out.")
+        .range(0.001, 0.999);
+    table.add("dataset", &config->dataset, "Name of the data set in results (default: from the test set).");
     table.add("tasks", &config->tasks, "knn, linear.");
-    table.add("floors", &config->floors, "Also raw pixels, and fresh weights of the first model's shape.");
+    table.add("floors", &config->floors, "Also raw pixels, and fresh weights of the model's shape.");
     table.add("precision", &config->features.model.precision, "Arithmetic of the forward pass.")
         .choices({"auto", "fp32", "bf16"});
     add_heads_option(table, config->features.model.heads);
-    add_input_options(table, config->features.protocol);
+    add_input_options(table, config->features.input, config->features.protocol);
     table.section("features and probes");
     table.add("tokens", &config->features.protocol.tokens, "Tokens to keep.")
         .choices({"cls", "patch", "both"});
@@ -135,12 +222,13 @@ Command sweep_command() {
     table.add("temperature", &config->knn.temperature, "Temperature of the vote.").range(1e-4, 100);
     table.add("lr", &config->linear.lr, "Learning rates of the linear grid.");
     table.add("epochs", &config->linear.epochs, "Passes of the linear probes.").range(1, 10000);
-    return [config](CommandContext& context) {
+    return [config, &table](CommandContext& context) {
       require_output(context, "results folder");
       check(*config);
+      config->knn.k_as_fits = !table.given("k");
       if (context.common.dry_run) {
-        (void)open_dataset(config->train);
-        (void)open_dataset(config->test);
+        for (const std::string& data : {config->train, config->test, config->data})
+          if (!data.empty()) (void)open_dataset(data);
         return ExitCode::done;
       }
       const auto lock = lock_output_folder(context, output_kind::results);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <charconv>
 #include <cstdlib>
@@ -44,7 +45,7 @@ std::string stage_name_fault(const std::string& name, const std::vector<Stage>& 
     return "is not a stage name; begin it with a letter, a digit or '_'";
   if (name.size() > kLongestName)
     return fmt::format("has {} letters; give a stage a name of at most {}", name.size(), kLongestName);
-  for (const char* own : {"chain", "chain.json", "logs", "slurm"}) {
+  for (const char* own : {"chain", "chain.json", "chain.cfg", "logs", "slurm", "variables"}) {
     if (lower(name) == own)
       return fmt::format("is not a stage name: '{}' is the chain's own; give the stage another one", own);
   }
@@ -56,14 +57,6 @@ std::string stage_name_fault(const std::string& name, const std::vector<Stage>& 
           other.name);
   }
   return "";
-}
-
-/// Paths go into #SBATCH lines and shell words as they stand, and '%' means something to sbatch.
-bool is_plain_path(const std::string& path) {
-  return !path.empty() && std::all_of(path.begin(), path.end(), [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
-           std::string_view("/_-.+,=@:").find(c) != std::string_view::npos;
-  });
 }
 
 int64_t count_of(const std::string& word, const std::string& key, const std::string& place, int64_t low) {
@@ -222,13 +215,43 @@ void refuse_empty_sections(std::string_view text, const std::string& source, con
     const std::string line = trim(raw);
     if (!line.starts_with('[')) continue;
     const std::string name = trim(line.substr(1, line.find(']') - 1));
-    const bool known = name == "chain" || std::any_of(chain.stages.begin(), chain.stages.end(),
-                                                      [&](const Stage& stage) { return stage.name == name; });
+    const bool known = name == "chain" || name == "variables" ||
+                       std::any_of(chain.stages.begin(), chain.stages.end(),
+                                   [&](const Stage& stage) { return stage.name == name; });
     if (!known) bad(source, fmt::format("[{}] has no settings", name), "give a program or a command");
   }
 }
 
+bool is_variable_name(const std::string& name) {
+  static constexpr std::array own = {"run", "stage", "folder", "restarts"};
+  return !name.empty() && name[0] >= 'a' && name[0] <= 'z' && !name.starts_with("dino_") &&
+         std::find(own.begin(), own.end(), name) == own.end() &&
+         std::all_of(name.begin(), name.end(),
+                     [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_'; });
+}
+
+void add_variable(Chain& chain, const IniLine& line, const std::string& place) {
+  if (!is_variable_name(line.key))
+    bad(place, fmt::format("'{}' is not a variable's name", line.key),
+        "use lower-case letters, digits and '_', and none of the stage's own names (run, stage, folder, "
+        "restarts, dino_...)");
+  for (const auto& [name, value] : chain.variables)
+    if (name == line.key)
+      bad(place, fmt::format("the variable {} is there already", name), "give it one value");
+  const std::string value = ini_word(line.value, place);
+  if (!is_one_line(value)) bad(place, fmt::format("{} has more than one line", line.key), "give it one");
+  chain.variables.emplace_back(line.key, value);
+}
+
 }  // namespace
+
+// Paths go into #SBATCH lines and shell words as they stand, and '%' means something to sbatch.
+bool is_plain_path(const std::string& path) {
+  return !path.empty() && std::all_of(path.begin(), path.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+           std::string_view("/_-.+,=@:").find(c) != std::string_view::npos;
+  });
+}
 
 Chain parse_chain(std::string_view text, const std::string& source) {
   const std::vector<IniLine> lines = read_ini(text, source);
@@ -241,6 +264,7 @@ Chain parse_chain(std::string_view text, const std::string& source) {
     if (line.section.empty())
       bad(place_of(line), "a setting stands before the first section", "begin with [chain]");
     if (line.section == "chain") set(settings, line, place_of(line));
+    if (line.section == "variables") add_variable(chain, line, place_of(line));
   }
   if (chain.run.empty()) bad(source, "[chain] has no run folder", "give run = FOLDER");
   chain.run = std::filesystem::absolute(chain.run).lexically_normal().string();
@@ -254,7 +278,7 @@ Chain parse_chain(std::string_view text, const std::string& source) {
   std::string section;
   chain.stages.reserve(lines.size());  // the setters point into it
   for (const IniLine& line : lines) {
-    if (line.section == "chain") continue;
+    if (line.section == "chain" || line.section == "variables") continue;
     if (line.section != section) {
       section = line.section;
       if (const std::string fault = stage_name_fault(section, chain.stages); !fault.empty())

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// A chain file: an INI file with a [chain] section and one section per stage, in the order in which they run.
+// A chain file: an INI file with a [chain] section, one of [variables] where it has any, and one section per
+// stage, in the order in which they run.
 
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace dino {
@@ -36,12 +38,17 @@ struct Chain {
   std::string name;
   std::string run;    ///< absolute path of the run folder
   int64_t ranks = 2;  ///< of `local`
+  /// ${name} in args and commands, in the file's order.
+  std::vector<std::pair<std::string, std::string>> variables;
   std::vector<Stage> stages;
 };
 
 /// Throws UsageError that names the line. A relative run folder is below the current folder.
 [[nodiscard]] Chain parse_chain(std::string_view text, const std::string& source);
 [[nodiscard]] Chain read_chain(const std::string& path);
+
+/// Without spaces and other characters that mean something to bash or sbatch.
+[[nodiscard]] bool is_plain_path(const std::string& path);
 
 /// `program` beside dino-jobs, where it is there; else as it stands, for the shell to find.
 [[nodiscard]] std::string program_path(const std::string& program);

@@ -17,6 +17,7 @@
 #include "base/timing.hpp"
 #include "base/version.hpp"
 #include "commands.hpp"
+#include "folder_chain.hpp"
 #include "markers.hpp"
 #include "queue.hpp"
 #include "render.hpp"
@@ -28,8 +29,33 @@ namespace {
 
 struct LocalConfig {
   std::string chain;
+  FolderChain folder;  ///< instead of a chain file
   int64_t ranks = 0;
 };
+
+/// The chain file, or that of the pictures of --data.
+Chain chain_of(const LocalConfig& config, const CommandContext& context) {
+  const CommonOptions& common = context.common;
+  const bool folder = !config.folder.data.empty();
+  if (config.chain.empty() && !folder)
+    throw UsageError(
+        "bad options: nothing to run; give a chain file, or the pictures: --data DIR --output RUN");
+  if (!config.chain.empty() &&
+      (folder || !config.folder.weights.empty() || !config.folder.set.empty() || !common.output.empty()))
+    throw UsageError(
+        fmt::format("bad options: {}: a chain file has its own data, weights, variables and run folder; "
+                    "change them there, "
+                    "or leave the file out",
+                    config.chain));
+  if (!folder) return read_chain(config.chain);
+  if (common.output.empty())
+    throw UsageError("bad option: --output (command line): is missing; give the run folder");
+  FolderChain wanted = config.folder;
+  wanted.run = common.output;
+  if (!common.dry_run || path_exists(common.output + "/chain.cfg"))
+    return read_chain(place_folder_chain(wanted));
+  return parse_chain(folder_chain_text(wanted), common.output + "/chain.cfg");
+}
 
 /// The bash script of one stage. ${run} and ${stage} mean what they mean in the sbatch script; its argument
 /// is the number of restarts.
@@ -126,7 +152,7 @@ void refuse_jobs_of(const std::string& run) {
 }
 
 ExitCode run_local(const LocalConfig& config, CommandContext& context) {
-  const Chain chain = read_chain(config.chain);
+  const Chain chain = chain_of(config, context);
   const int64_t ranks = config.ranks > 0 ? config.ranks : chain.ranks;
   std::map<std::string, std::string> scripts;
   for (const Stage& stage : chain.stages) {
@@ -149,7 +175,7 @@ ExitCode run_local(const LocalConfig& config, CommandContext& context) {
   make_folders(chain.run + "/slurm");
   const FolderLock lock(chain.run + "/slurm");
   refuse_jobs_of(chain.run);
-  ChainState state{chain.name, chain.run, config.chain, utc_now(), {}, true};
+  ChainState state{chain.name, chain.run, chain.source, utc_now(), {}, true};
   for (const Stage& stage : chain.stages) state.stages.push_back({stage.name, "", "", ""});
   write_state(state);
   nlohmann::ordered_json result = {{"run", chain.run},
@@ -172,6 +198,10 @@ ExitCode run_local(const LocalConfig& config, CommandContext& context) {
     result.erase("failed");
     result["ran"].push_back(stage.name);
   }
+  if (const std::string report = chain.run + "/report.html"; path_exists(report)) {
+    log::info("report: " + report);
+    result["report"] = report;
+  }
   context.result = json_line(result);
   return ExitCode::done;
 }
@@ -182,8 +212,11 @@ Command local_command() {
   Command command;
   command.name = "local";
   command.summary = "run the same chain on this machine through mpirun";
-  command.usage = "chain.cfg --ranks 2";
+  command.usage = "(chain.cfg | --data DIR --output RUN [--weights REF]) [--ranks 2]";
   command.description =
+      "With --data it needs no chain file: the pictures are curated, an encoder is pretrained on them (from "
+      "--weights where given) and evaluated, and RUN/report.html is written. The chain is in RUN/chain.cfg; "
+      "change it there, and the next start takes it up.\n\n"
       "Runs the stages in order, each with mpirun. Finished stages (RUN/<stage>/done.json) are skipped, so "
       "the same command "
       "goes on after a failure. Ends at the first stage that fails, with its exit code. A stage that ends "
@@ -194,7 +227,8 @@ Command local_command() {
   command.uses_mpi = false;
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     auto config = std::make_shared<LocalConfig>();
-    table.add("chain", &config->chain, "The chain file.").positional().required();
+    table.add("chain", &config->chain, "The chain file.").positional();
+    add_folder_options(table, config->folder);
     table.add("ranks", &config->ranks, "Ranks of every stage; 0 = as the chain file says.").range(1, 4096);
     return [config](CommandContext& context) { return run_local(*config, context); };
   };

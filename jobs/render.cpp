@@ -153,6 +153,18 @@ void check_shell(const Chain& chain, const Stage& stage, const std::string& scri
     refuse(stage.command.empty() ? "setup and args" : "setup and command", fault);
 }
 
+namespace {
+
+/// One assignment a line, in the shell that starts the program; not exported.
+std::string variable_lines(const Chain& chain) {
+  std::string lines;
+  for (const auto& [name, value] : chain.variables)
+    lines += fmt::format("{}{}={}", lines.empty() ? "" : "\n", name, shell_quote(value));
+  return lines.empty() ? ":" : lines;
+}
+
+}  // namespace
+
 std::string render_runner(const Chain& chain, const Stage& stage, const std::string& launcher) {
   const std::string& setup = stage.resources.setup;
   return fill_template(read_text(template_folder() + "/run.bash.in"),
@@ -161,6 +173,7 @@ std::string render_runner(const Chain& chain, const Stage& stage, const std::str
                         {"SETUP", setup.empty() ? ":" : setup},
                         {"RUN", chain.run},
                         {"STAGE", stage.name},
+                        {"VARIABLES", variable_lines(chain)},
                         {"COMMAND", command_lines(stage, launcher)}});
 }
 

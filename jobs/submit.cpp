@@ -15,6 +15,7 @@
 #include "base/text.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"
+#include "folder_chain.hpp"
 #include "markers.hpp"
 #include "queue.hpp"
 #include "render.hpp"
@@ -45,11 +46,24 @@ std::string checked_script(const Chain& chain, const Stage& stage, const std::st
   return text;
 }
 
-ExitCode init(const std::string& file, CommandContext& context) {
+struct InitConfig {
+  std::string file = "chain.cfg";
+  FolderChain folder;
+};
+
+ExitCode init(const InitConfig& config, CommandContext& context) {
+  const std::string& file = config.file;
+  FolderChain wanted = config.folder;
+  wanted.run = context.common.output;
+  if (wanted.data.empty() && (!wanted.weights.empty() || !wanted.set.empty() || !wanted.run.empty()))
+    throw UsageError("bad options: --weights, --set and --output go with --data; give the pictures too");
   if (path_exists(file))
     throw UsageError(fmt::format("cannot write chain: {}: it is there already; name another file", file));
-  write_file_atomically(file, read_text(template_folder() + "/chain.cfg"));
-  log::info(fmt::format("wrote {}; edit it, then try: dino-jobs render {} --output scripts", file, file));
+  const std::string text =
+      wanted.data.empty() ? read_text(template_folder() + "/chain.cfg") : folder_chain_text(wanted);
+  if (!context.common.dry_run) write_file_atomically(file, text);
+  if (!context.common.dry_run)
+    log::info(fmt::format("wrote {}; edit it, then try: dino-jobs render {} --output scripts", file, file));
   context.result = json_line({{"file", file}});
   return ExitCode::done;
 }
@@ -353,15 +367,17 @@ Command init_command() {
   Command command;
   command.name = "init";
   command.summary = "write a commented chain file to start from";
-  command.usage = "chain.cfg";
+  command.usage = "[chain.cfg] [--data DIR [--output RUN] [--weights REF]]";
   command.description =
-      "Writes a chain of curate, pretrain, features, eval and report with every setting explained. Never "
-      "overwrites a file.";
+      "Writes a chain of curate, pretrain, features, eval and report with every setting explained; with "
+      "--data the short one that dino-jobs local --data runs, filled in, to edit and to submit (--output: "
+      "its run folder; default: runs/ and the name of the data). Never overwrites a file.";
   command.uses_mpi = false;
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    auto file = std::make_shared<std::string>("chain.cfg");
-    table.add("file", file.get(), "The file to write.").positional();
-    return [file](CommandContext& context) { return init(*file, context); };
+    auto config = std::make_shared<InitConfig>();
+    table.add("file", &config->file, "The file to write.").positional();
+    add_folder_options(table, config->folder);
+    return [config](CommandContext& context) { return init(*config, context); };
   };
   return command;
 }

@@ -9,7 +9,7 @@
 #include "base/log.hpp"
 #include "base/loop_failure.hpp"
 #include "base/working.hpp"
-#include "model/normalisation.hpp"
+#include "model/preparation.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
 #include "pipeline.hpp"
@@ -236,7 +236,7 @@ struct Embedder::Backend {
 Embedder::Embedder(const CurateConfig& config) : backend_(std::make_unique<Backend>()) {
   if (config.embedding == "copy") return;
   backend_->backbone = load_backbone(config.embedding, LoadOptions{"teacher", config.heads});
-  backend_->normalisation = normalisation_of(config.embedding);
+  backend_->normalisation = preparation_of(config.embedding).normalisation;
   const VitConfig& vit = backend_->backbone->config;
   // fp32, so that the same bytes come from machines with and without bf16 instructions.
   backend_->vit = std::make_unique<Vit>(vit, Precision::f32);

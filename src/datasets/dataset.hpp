@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace dino {
@@ -51,6 +52,9 @@ struct Dataset {
 /// are named by a classes.txt (one name a line) beside the tars, or beside the folder shards/ that holds
 /// them; folders that are named by numbers are names (7 and 007 are two).
 [[nodiscard]] Dataset open_dataset(const std::string& reference);
+
+/// train, val2017, Testing: a folder's name that tells a part of a data set, and no class.
+[[nodiscard]] bool names_a_part(std::string_view folder);
 
 /// The record's bytes, whole. A file that is gone, fails, or has another size than the listing says is a
 /// fault of the file system, not of the image: tried again for --retry-seconds, then IoError. DataError

@@ -47,18 +47,6 @@ std::string_view folder_of(std::string_view path) {
   return slash == std::string_view::npos ? std::string_view() : path.substr(0, slash);
 }
 
-/// train, val2017, Testing: a part of a data set and not a class.
-bool names_a_part(std::string_view folder) {
-  std::string name;
-  for (const char c : folder) name += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-  while (!name.empty() &&
-         (name.back() == '_' || name.back() == '-' || (name.back() >= '0' && name.back() <= '9')))
-    name.pop_back();
-  constexpr std::array<std::string_view, 8> parts = {"train",      "training", "val",     "valid",
-                                                     "validation", "test",     "testing", "eval"};
-  return std::find(parts.begin(), parts.end(), name) != parts.end();
-}
-
 /// A key of a name that is too long to be one: its beginning, and what tells it from others.
 std::string shortened(const TarMember& member) {
   const std::string whole = member.name + std::to_string(member.name_bytes);
@@ -75,6 +63,17 @@ std::vector<TarMember> scan_listed_tar(const std::string& path, std::vector<TarF
 }
 
 }  // namespace
+
+bool names_a_part(std::string_view folder) {
+  std::string name;
+  for (const char c : folder) name += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  while (!name.empty() &&
+         (name.back() == '_' || name.back() == '-' || (name.back() >= '0' && name.back() <= '9')))
+    name.pop_back();
+  constexpr std::array<std::string_view, 8> parts = {"train",      "training", "val",     "valid",
+                                                     "validation", "test",     "testing", "eval"};
+  return std::find(parts.begin(), parts.end(), name) != parts.end();
+}
 
 std::string trimmed_text(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\n";

@@ -84,6 +84,54 @@ expect 0 "are already in" dino-eval "${sweep[@]}"
 cmp once.jsonl S/results.jsonl && [ "$(wc -l <once.jsonl)" = 6 ] && ok "a finished sweep is left alone" || fail "the sweep ran again"
 expect 64 "is not a task of a sweep" dino-eval "${sweep[@]}" --tasks depth
 
+# -- a part of one reference held out: the same rows at two ranks; too few labels are told
+held=(sweep --weights random:vit_micro --data data/train --test-fraction 0.3 --size 32 --lr 0.1 --dataset patterns)
+expect 0 "labelled images of 3 classes are held out" dino-eval "${held[@]}" --output H
+ranks 2 dino-eval "${held[@]}" --output H2 2>/dev/null || fail "a held-out sweep at 2 ranks"
+"$DINO_PYTHON" - <<'PY' || fail "the rows of a held-out sweep"
+import json
+one, two = ([json.loads(line) for line in open(f'{d}/results.jsonl')] for d in ('H', 'H2'))
+assert [(r['value'], r['card_hash']) for r in one] == [(r['value'], r['card_hash']) for r in two] and len(one) == 8, len(one)
+for r in one:
+    parts = r['card']['train'], r['card']['test']
+    assert r['dataset'] == 'patterns' and [p['split'] for p in parts] == ['train', 'test'] and r['card']['shared_keys'] == 0
+    assert parts[0]['images'] + parts[1]['images'] == 36 and parts[0]['data'] == 'data/train'
+PY
+expect 0 "names no classes" dino-eval sweep --weights raw-pixels --data data/cutouts/test --output N
+mkdir -p one/kind && cp data/test/rows/*.png one/kind
+expect 0 "images of one class only" dino-eval sweep --weights raw-pixels --data one --output N
+expect 64 "give either --train and --test, or --data" dino-eval sweep --weights raw-pixels --data data/train --test data/test --output N
+expect 64 "give either --train and --test, or --data" dino-eval sweep --weights raw-pixels --train data/train --output N
+
+# -- the input is the model's own, and each part of it can be overridden alone
+dino-pretrain train --config tiny --data data/train --output pre --steps 1 --warmup 0 --batch 8 --global-size 48 --pad --background 9,8,7 \
+  --mean 0.5,0.5,0.5 >/dev/null 2>pre.log || { fail "training for the defaults"; tail -n 3 pre.log; }
+own=(features --weights pre --data data/test)
+expect 0 "input of pre: 48 x 48 pixels, padded to a square, background 9,8,7, mean 0.5,0.5,0.5, std 0.229,0.224,0.225: from pre/config.ini" dino-eval "${own[@]}" --output own.h5
+expect 0 "from pre/config.ini; given: --size, --pad, --background" dino-eval "${own[@]}" --size 48 --pad --background 9,8,7 --output said.h5
+cmp own.h5 said.h5 && ok "the defaults are what the run says" || fail "the defaults differ from the same flags"
+expect 0 "64 x 64 pixels, padded to a square, background 9,8,7" dino-eval "${own[@]}" --size 64 --output other.h5
+expect 0 "48 x 48 pixels, the middle of 54, background 9,8,7" dino-eval "${own[@]}" --pad=false --output other.h5
+expect 0 "48 x 48 pixels, padded to a square, background auto" dino-eval "${own[@]}" --background auto --output other.h5
+expect 0 "96 x 96 pixels, padded" dino-eval pca --weights pre --data data/test --images 2 --output N
+expect 0 "48 x 48 pixels (from the weights' config.ini)" dino-eval segment --weights pre --train data/cutouts/train --test data/cutouts/test --output N
+expect 0 "224 x 224 pixels, the middle of 256" dino-eval features --weights random:vit_micro --data data/cutouts/test --output other.h5
+dino-eval "${own[@]}" --print-config --output x.h5 >settings.cfg 2>/dev/null
+grep -q '^pad = auto' settings.cfg && grep -q '^size = auto' settings.cfg && ok "what is open stays open in a recipe" || fail "--print-config settles what is open"
+expect 0 "48 x 48 pixels, padded to a square" dino-eval features --config settings.cfg --output other.h5
+expect 0 "features of random-weights on data/test are already in" bash -c 'for i in 1 2; do dino-eval sweep --weights pre --train data/train --test data/test --k 1 --lr 0.1 --epochs 1 --output P || exit; done'
+"$DINO_PYTHON" - <<'PY' || fail "the cards of a sweep with the model's own input"
+import json
+rows = [json.loads(line) for line in open('P/results.jsonl')]
+assert len(rows) == 6 and {r['dataset'] for r in rows} == {'data/test'}
+features = {json.dumps(r['card']['features'], sort_keys=True) for r in rows}
+card, = features
+assert all(w in card for w in ('"size": 48', 'pad to square', '9,8,7'))
+by = {r['model']: r.get('model_input') for r in rows}
+assert by['pre'] == by['random-weights'] == {'from': 'config.ini', 'mean': [0.5] * 3, 'std': [0.229, 0.224, 0.225]} and by['raw-pixels'] is None, by
+assert len({r['card_hash'] for r in rows if r['task'] == 'knn'}) == 1
+PY
+
 # -- segmentation and pictures
 expect 0 "segment" dino-eval segment --weights random:vit_micro --train data/cutouts/train --test data/cutouts/test --size 32 --output R
 expect 65 "no image with a partly transparent alpha channel" dino-eval segment --weights raw-pixels --patch 8 --train data/train --test data/test --size 32 --output R

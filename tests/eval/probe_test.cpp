@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 
 #include "base/error.hpp"
 #include "composite.hpp"
@@ -52,6 +53,26 @@ TEST(Features, SelectColumnsCountsBlocksFromTheLast) {
   EXPECT_EQ(select_columns(set, 1, false), (std::vector<float>{5, 6}));
   EXPECT_EQ(select_columns(set, 2, true), (std::vector<float>{3, 4, 5, 6, 7}));
   EXPECT_EQ(select_columns(set, 0, true), (std::vector<float>{7}));
+}
+
+TEST(Features, DataSetsAreNamedByTheLastTwoPartsOfTheirPath) {
+  const TemporaryFolder folder;
+  for (const char* name : {"a/test", "b/test", "photos"}) std::filesystem::create_directories(folder / name);
+  EXPECT_EQ(dataset_name(folder / "a/test"), "a/test");
+  EXPECT_EQ(dataset_name(folder / "b/test/"), "b/test");
+  EXPECT_EQ(dataset_name(folder / "a/../b/./test"), "b/test");
+  EXPECT_EQ(dataset_name("wesnoth-units/test"), "wesnoth-units/test");  // no such folder: a named set
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(folder / "a");
+  EXPECT_EQ(dataset_name("test"), "a/test");  // alone it would be every set's
+  EXPECT_EQ(dataset_name("../photos"), "photos");
+  std::filesystem::current_path(folder.path());
+  EXPECT_EQ(dataset_name("photos"), "photos");
+  EXPECT_EQ(dataset_name("./photos//"), "photos");
+  EXPECT_EQ(dataset_name("a/test"), "a/test");
+  EXPECT_EQ(dataset_name("."), std::filesystem::path(folder.path()).parent_path().filename().string() + "/" +
+                                   std::filesystem::path(folder.path()).filename().string());
+  std::filesystem::current_path(before);
 }
 
 TEST(Features, SplitsKeepGroupsAndShares) {
@@ -111,6 +132,18 @@ TEST(Knn, AppendsARowPerKAndSkipsThemTheSecondTime) {
   EXPECT_THROW((void)run_knn(self, config, folder / "R"), UsageError);
 }
 
+TEST(Knn, LeavesOutNumbersOfNeighboursThatDoNotFitWhereAsked) {
+  const TemporaryFolder folder;
+  write_set(folder / "train.h5", 9, 1, false, "m", 1);
+  write_set(folder / "test.h5", 9, 1, false, "m", 2);
+  KnnConfig config;
+  config.input.train = folder / "train.h5";
+  config.input.test = folder / "test.h5";
+  EXPECT_THROW((void)run_knn(Communicator::self(), config, folder / "R"), UsageError);
+  config.k_as_fits = true;
+  EXPECT_EQ(run_knn(Communicator::self(), config, folder / "R").size(), 1U);  // 5 of 5, 10, 20
+}
+
 TEST(Knn, TheCardDoesNotDependOnTheModel) {
   const TemporaryFolder folder;
   for (const char* model : {"m", "raw-pixels"}) {
@@ -168,6 +201,18 @@ TEST(Linear, LearnsAndReportsTheOracleApart) {
   EXPECT_GT(rows[0].estimate.value, 0.9);
   ASSERT_TRUE(rows[0].oracle.has_value());
   EXPECT_GE(*rows[0].oracle, rows[0].estimate.value);
+}
+
+TEST(Linear, ASmallSetStillHasAValidationPart) {
+  const TemporaryFolder folder;
+  write_set(folder / "train.h5", 6, 1, false, "m", 1);
+  write_set(folder / "test.h5", 6, 1, false, "m", 2);
+  LinearConfig config;
+  config.input.train = folder / "train.h5";
+  config.input.test = folder / "test.h5";
+  config.validation = 0.01;
+  config.lr = {0.1};
+  EXPECT_EQ(run_linear(Communicator::self(), config, folder / "R").size(), 1U);
 }
 
 TEST(Linear, AHeadThatCannotLearnStaysAtChance) {

@@ -42,6 +42,7 @@ TEST(ResultRow, SurvivesTheFile) {
   ResultRow row = sample();
   row.oracle = 0.8125;
   row.predictions = "predictions/x.h5";
+  row.model_input = R"({"from":"config.ini","mean":[0.5,0.5,0.5],"std":[0.25,0.25,0.25]})";
   const ResultRow back = parse_result(to_json_line(row), "here");
   EXPECT_EQ(to_json_line(back), to_json_line(row));
   EXPECT_EQ(back.card, row.card);

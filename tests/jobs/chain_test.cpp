@@ -5,10 +5,12 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 
 #include "base/error.hpp"
 #include "commands.hpp"
+#include "folder_chain.hpp"
 #include "markers.hpp"
 #include "render.hpp"
 #include "shell.hpp"
@@ -201,6 +203,62 @@ TEST(Chain, SetUpMayStandOnSeveralLines) {
       "x.cfg");
   EXPECT_EQ(chain.stages[0].resources.setup, "one\ntwo");
   EXPECT_EQ(chain.stages[1].resources.setup, "three\nfour");
+}
+
+std::string fault_of(const std::string& text) {
+  try {
+    (void)parse_chain(text, "x.cfg");
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+TEST(Chain, VariablesReachTheShellWhole) {
+  const Chain chain = parse_chain(
+      "[chain]\nrun = /r\n[variables]\ndata = /my pictures/it's $HOME # x\nempty =\n[a]\ncommand = printf %s "
+      "\"$data\"\n",
+      "x.cfg");
+  ASSERT_EQ(chain.variables.size(), 2u);
+  EXPECT_EQ(chain.variables[0].second, "/my pictures/it's $HOME");
+  EXPECT_EQ(chain.variables[1], (std::pair<std::string, std::string>{"empty", ""}));
+  const std::string script = render_runner(chain, chain.stages[0], "");
+  EXPECT_NE(script.find("data='/my pictures/it'\\''s $HOME'\nempty=''\n"), std::string::npos);
+  EXPECT_EQ(run_tool({"bash", "-c", "data='/my pictures/it'\\''s $HOME'; printf %s \"$data\""}, 10).out,
+            chain.variables[0].second);
+}
+
+TEST(Chain, VariablesThatWouldBreakAScriptAreRefused) {
+  const std::string head = "[chain]\nrun = /r\n[variables]\n", tail = "[a]\ncommand = true\n";
+  for (const char* name : {"run", "stage", "folder", "restarts", "dino_code", "PATH", "a-b", "1a", "a b"})
+    EXPECT_NE(fault_of(head + name + " = x\n" + tail).find("is not a variable's name"), std::string::npos)
+        << name;
+  EXPECT_NE(fault_of(head + "a = 1\na = 2\n" + tail).find("is there already"), std::string::npos);
+  EXPECT_NE(fault_of(head + "a = \"1\\n2\"\n" + tail).find("more than one line"), std::string::npos);
+  EXPECT_EQ(fault_of(head + tail), "nothing was thrown");
+}
+
+TEST(FolderChain, TheShippedChainIsWholeAndTakesItsSettings) {
+  const ScratchFolder scratch;
+  const std::string data = scratch.path() + "/my pictures";
+  std::filesystem::create_directories(data);
+  const FolderChain wanted{data, "", scratch.path() + "/run", {"train_options=--steps 5 --batch 8"}};
+  const Chain chain = parse_chain(folder_chain_text(wanted), "folder.cfg");
+  EXPECT_EQ(chain.run, scratch.path() + "/run");
+  std::vector<std::string> stages;
+  for (const Stage& stage : chain.stages) {
+    stages.push_back(stage.name);
+    check_shell(chain, stage, render_stage(chain, stage, "/s/x.sbatch"));
+  }
+  EXPECT_EQ(stages, (std::vector<std::string>{"curate", "pretrain", "evaluate", "pictures", "report"}));
+  const std::map<std::string, std::string> values(chain.variables.begin(), chain.variables.end());
+  EXPECT_EQ(values.at("data"), data);
+  EXPECT_EQ(values.at("dataset"), "my pictures");
+  EXPECT_EQ(values.at("train_options"), "--steps 5 --batch 8");
+  EXPECT_EQ(values.at("weights"), "");
+  EXPECT_EQ(place_folder_chain(wanted), scratch.path() + "/run/chain.cfg");
+  EXPECT_EQ(place_folder_chain(wanted), scratch.path() + "/run/chain.cfg");  // the same again
+  EXPECT_THROW((void)place_folder_chain({scratch.path(), "", wanted.run, {}}), UsageError);
 }
 
 TEST(Marker, OnlyAWholeOneOfTheStageCounts) {
