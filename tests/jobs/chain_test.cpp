@@ -239,12 +239,12 @@ TEST(Chain, VariablesThatWouldBreakAScriptAreRefused) {
 }
 
 TEST(FolderChain, TheShippedChainIsWholeAndTakesItsSettings) {
-  const ScratchFolder scratch;
-  const std::string data = scratch.path() + "/my pictures";
+  const testing::Scratch scratch;
+  const std::string data = scratch.folder() + "/my pictures";
   std::filesystem::create_directories(data);
-  const FolderChain wanted{data, "", scratch.path() + "/run", {"train_options=--steps 5 --batch 8"}};
+  const FolderChain wanted{data, "", scratch.folder() + "/run", {"train_options=--steps 5 --batch 8"}};
   const Chain chain = parse_chain(folder_chain_text(wanted), "folder.cfg");
-  EXPECT_EQ(chain.run, scratch.path() + "/run");
+  EXPECT_EQ(chain.run, scratch.folder() + "/run");
   std::vector<std::string> stages;
   for (const Stage& stage : chain.stages) {
     stages.push_back(stage.name);
@@ -256,9 +256,9 @@ TEST(FolderChain, TheShippedChainIsWholeAndTakesItsSettings) {
   EXPECT_EQ(values.at("dataset"), "my pictures");
   EXPECT_EQ(values.at("train_options"), "--steps 5 --batch 8");
   EXPECT_EQ(values.at("weights"), "");
-  EXPECT_EQ(place_folder_chain(wanted), scratch.path() + "/run/chain.cfg");
-  EXPECT_EQ(place_folder_chain(wanted), scratch.path() + "/run/chain.cfg");  // the same again
-  EXPECT_THROW((void)place_folder_chain({scratch.path(), "", wanted.run, {}}), UsageError);
+  EXPECT_EQ(place_folder_chain(wanted), scratch.folder() + "/run/chain.cfg");
+  EXPECT_EQ(place_folder_chain(wanted), scratch.folder() + "/run/chain.cfg");  // the same again
+  EXPECT_THROW((void)place_folder_chain({scratch.folder(), "", wanted.run, {}}), UsageError);
 }
 
 TEST(Marker, OnlyAWholeOneOfTheStageCounts) {
