@@ -11,7 +11,7 @@
 #include "base/text.hpp"
 #include "comm/together.hpp"
 #include "model/checkpoint_reader.hpp"
-#include "model/normalisation.hpp"
+#include "model/preparation.hpp"
 #include "storage/files.hpp"
 #include "training/checkpoint.hpp"
 
@@ -68,7 +68,7 @@ Found find(const TrainConfig& config, const std::string& run, Beginning& beginni
     found.reference = config.weights;
     beginning.backbone = load_backbone(config.weights, LoadOptions{config.which, config.heads});
     found.vit_json = vit_config_to_json(beginning.backbone->config);
-    found.normalisation = normalisation_of(config.weights);
+    found.normalisation = preparation_of(config.weights).normalisation;
     return found;
   }
   const CheckpointHeader header = read_checkpoint_header(checkpoint);
@@ -86,7 +86,7 @@ Found find(const TrainConfig& config, const std::string& run, Beginning& beginni
                     config.weights, checkpoint));
   if (found.reference.empty()) return found;
   found.vit_json = Json::parse(header.model_json).at("vit").dump();
-  found.normalisation = normalisation_of(checkpoint);
+  found.normalisation = preparation_of(checkpoint).normalisation;
   if (bare) beginning.backbone = load_backbone(checkpoint, LoadOptions{config.which, 0});
   return found;
 }

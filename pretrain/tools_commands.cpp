@@ -12,7 +12,7 @@
 #include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "commands.hpp"
-#include "model/normalisation.hpp"
+#include "model/preparation.hpp"
 #include "model/weights.hpp"
 #include "storage/files.hpp"
 #include "storage/output_kind.hpp"
@@ -141,7 +141,7 @@ ExitCode import_weights(const std::string& reference, const LoadOptions& options
   content.stores = {{"student", &backbone->weights}, {"teacher", &backbone->weights}};
   content.integers = {{"step", 0}, {"samples", 0}, {"updates", 0}, {"seed", 0}};
   content.model_json = vit_config_to_json(backbone->config);
-  const Normalisation pixels = normalisation_of(reference);
+  const Normalisation pixels = preparation_of(reference).normalisation;
   content.config_ini = fmt::format("# imported from {}\nmean = {}\nstd = {}\n", reference,
                                    fmt::join(pixels.mean, ","), fmt::join(pixels.std, ","));
   const Communicator self = Communicator::self();
