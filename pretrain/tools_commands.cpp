@@ -141,9 +141,11 @@ ExitCode import_weights(const std::string& reference, const LoadOptions& options
   content.stores = {{"student", &backbone->weights}, {"teacher", &backbone->weights}};
   content.integers = {{"step", 0}, {"samples", 0}, {"updates", 0}, {"seed", 0}};
   content.model_json = vit_config_to_json(backbone->config);
-  const Normalisation pixels = preparation_of(reference).normalisation;
-  content.config_ini = fmt::format("# imported from {}\nmean = {}\nstd = {}\n", reference,
-                                   fmt::join(pixels.mean, ","), fmt::join(pixels.std, ","));
+  const Preparation pixels = preparation_of(reference);
+  content.config_ini =
+      fmt::format("# imported from {}\nmean = {}\nstd = {}\n", reference,
+                  fmt::join(pixels.normalisation.mean, ","), fmt::join(pixels.normalisation.std, ","));
+  if (pixels.size > 0) content.config_ini += fmt::format("global-size = {}\n", pixels.size);
   const Communicator self = Communicator::self();
   // Where evaluation and training look for the mean and deviation of the pixels.
   write_file_atomically(output + "/config.ini", content.config_ini);
@@ -163,14 +165,20 @@ ExitCode export_weights(const std::string& reference, const std::string& format,
     return ExitCode::done;
   }
   make_folders(context.common.output);
+  std::string timm;
+  const Preparation pixels = preparation_of(reference);
   if (format == "hf") {
-    export_hugging_face(*backbone, context.common.output);
+    export_hugging_face(*backbone, context.common.output, pixels);
+    timm = export_timm(*backbone, context.common.output);
   } else {
-    export_hub(*backbone, context.common.output);
+    export_hub(*backbone, context.common.output, pixels);
   }
   log::info(fmt::format("exported {} to {}", backbone->description, context.common.output));
-  context.result =
-      json_line({{"output", context.common.output}, {"format", format}, {"model", backbone->description}});
+  if (!timm.empty()) log::info("timm: " + timm);
+  nlohmann::ordered_json result{
+      {"output", context.common.output}, {"format", format}, {"model", backbone->description}};
+  if (!timm.empty()) result["timm"] = timm;
+  context.result = json_line(result);
   return ExitCode::done;
 }
 
@@ -236,8 +244,12 @@ Command export_command() {
   Command command{"export",
                   "write weights for other software",
                   "--checkpoint WEIGHTS --format hf|hub --which teacher|student --output DIR",
-                  "hf: config.json and model.safetensors that transformers.AutoModel.from_pretrained loads; "
-                  "hub: model.safetensors with the reference's names.",
+                  "hf: config.json, model.safetensors and preprocessor_config.json, which transformers loads "
+                  "(AutoModel, AutoImageProcessor, pipeline(\"image-feature-extraction\")), and "
+                  "timm.safetensors, which timm.create_model(NAME, checkpoint_path=...) loads: the call for "
+                  "this model's sizes is printed. hub: model.safetensors with the reference's names. All of "
+                  "them are weights references here. The processor has the training's crop size, mean and "
+                  "deviation.",
                   false,
                   {}};
   command.make = [](OptionTable& table) {

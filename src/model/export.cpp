@@ -2,6 +2,8 @@
 // Weights for other programs: transformers' folder layout, and the names of the reference's hub files.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 
@@ -73,6 +75,38 @@ Json hugging_face_config(const VitConfig& config) {
   return json;
 }
 
+/// The processor of the published DINOv2 models, with this model's sizes and pixels.
+Json preprocessor_config(const VitConfig& config, const Preparation& pixels) {
+  const int64_t usual = std::min(config.position_grid, std::max<int64_t>(1, 224 / config.patch));
+  const int64_t crop = pixels.size > 0 ? pixels.size : usual * config.patch;
+  const int64_t edge = pixels.resize > 0 ? pixels.resize : (crop * 256 + 112) / 224;
+  // Shortest digits: 0.485, and not 0.48500001430511475.
+  const auto numbers = [](const std::array<float, 3>& values) {
+    Json list = Json::array();
+    for (const float value : values) list.push_back(std::stod(fmt::format("{}", value)));
+    return list;
+  };
+  Json json;
+  json["crop_size"] = {{"height", crop}, {"width", crop}};
+  json["do_center_crop"] = true;
+  json["do_convert_rgb"] = true;
+  json["do_normalize"] = true;
+  json["do_rescale"] = true;
+  json["do_resize"] = true;
+  json["image_mean"] = numbers(pixels.normalisation.mean);
+  json["image_processor_type"] = "BitImageProcessor";
+  json["image_std"] = numbers(pixels.normalisation.std);
+  json["resample"] = 3;  // bicubic
+  json["rescale_factor"] = 1.0 / 255.0;
+  json["size"] = {{"shortest_edge", edge}};
+  return json;
+}
+
+void write_preprocessor(const VitConfig& config, const Preparation& pixels, const std::string& folder) {
+  write_file_atomically(folder + "/preprocessor_config.json",
+                        preprocessor_config(config, pixels).dump(2) + "\n");
+}
+
 using NamedTensors = std::map<std::string, ConstTensorView>;
 
 /// q, k and v are thirds of the rows of qkv.
@@ -100,9 +134,14 @@ std::string plain_name(const ParameterInfo& info) {
 
 }  // namespace
 
-void export_hugging_face(const Backbone& backbone, const std::string& folder) {
+void export_hugging_face(const Backbone& backbone, const std::string& folder, const Preparation& pixels) {
   const VitConfig& config = backbone.config;
   check_writable(config, folder);
+  if (pixels.pad.value_or(false))
+    log::warning(
+        fmt::format("export: {}: the model was trained on images padded to a square; transformers' processor "
+                    "crops them: pad them before",
+                    folder));
   make_folders(folder);
   NamedTensors tensors;
   for (const ParameterInfo& info : backbone.layout.parameters()) {
@@ -123,16 +162,18 @@ void export_hugging_face(const Backbone& backbone, const std::string& folder) {
         tensors.emplace(hugging_face_name(fmt::format("blocks.{}.{}.gamma", i, part)), ones.view());
   }
   write_tensors(tensors, config, folder);
+  write_preprocessor(config, pixels, folder);
   write_file_atomically(folder + "/config.json", hugging_face_config(config).dump(2) + "\n");
 }
 
-void export_hub(const Backbone& backbone, const std::string& folder) {
+void export_hub(const Backbone& backbone, const std::string& folder, const Preparation& pixels) {
   make_folders(folder);
   NamedTensors tensors;
   for (const ParameterInfo& info : backbone.layout.parameters())
     tensors.emplace(plain_name(info), backbone.weights.view(info));
   // Nor do they tell the epsilon of the norms and how positions are resampled.
   write_tensors(tensors, backbone.config, folder, {{kConfigFact, vit_config_to_json(backbone.config)}});
+  write_preprocessor(backbone.config, pixels, folder);
 }
 
 }  // namespace dino

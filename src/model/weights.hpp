@@ -8,6 +8,7 @@
 #include <string>
 
 #include "model/parameters.hpp"
+#include "model/preparation.hpp"
 #include "model/vit.hpp"
 
 namespace dino {
@@ -42,10 +43,16 @@ struct LoadOptions {
 [[nodiscard]] std::string vit_config_to_json(const VitConfig& config);
 [[nodiscard]] VitConfig vit_config_from_json(const std::string& json, const std::string& source);
 
-/// Writes DIR/config.json + DIR/model.safetensors that transformers.AutoModel.from_pretrained loads
-/// (Dinov2Model / Dinov2WithRegistersModel).
-void export_hugging_face(const Backbone& backbone, const std::string& folder);
-/// Writes DIR/model.safetensors with the hub's (reference's) names.
-void export_hub(const Backbone& backbone, const std::string& folder);
+/// Writes DIR/config.json, DIR/model.safetensors and DIR/preprocessor_config.json, which
+/// transformers.AutoModel, AutoImageProcessor and pipeline load (Dinov2Model / Dinov2WithRegistersModel,
+/// BitImageProcessor). What `pixels` does not tell of sizes is 224 px (less for a smaller table of positions)
+/// from a shorter side of 256.
+void export_hugging_face(const Backbone& backbone, const std::string& folder, const Preparation& pixels = {});
+/// Writes DIR/timm.safetensors with timm's names and shapes, for its checkpoint_path. Returns the call of
+/// timm.create_model that loads it.
+std::string export_timm(const Backbone& backbone, const std::string& folder);
+/// Writes DIR/model.safetensors with the hub's (reference's) names, and DIR/preprocessor_config.json, from
+/// which the programs here know the pixels.
+void export_hub(const Backbone& backbone, const std::string& folder, const Preparation& pixels = {});
 
 }  // namespace dino

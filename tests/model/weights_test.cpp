@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
 #include <functional>
 #include <limits>
@@ -62,6 +64,72 @@ TEST(Weights, HuggingFaceRoundTrip) {
     const auto inferred = load_backbone(folder.path() + "/model.safetensors");
     EXPECT_EQ(inferred->config, config);
     EXPECT_EQ(inferred->sha256, backbone->sha256);
+  }
+}
+
+TEST(Weights, ExportsTellHowPixelsArePrepared) {
+  Preparation pixels;
+  pixels.size = 40;
+  pixels.normalisation = {{0.1F, 0.2F, 0.3F}, {0.4F, 0.5F, 0.6F}};
+  for (const bool hub : {false, true}) {
+    const TemporaryFolder folder;
+    const auto backbone = random_backbone(micro(), 1);
+    hub ? export_hub(*backbone, folder.path(), pixels)
+        : export_hugging_face(*backbone, folder.path(), pixels);
+    const Preparation again = preparation_of(folder.path());
+    EXPECT_EQ(again.size, 40);
+    EXPECT_EQ(again.resize, 46);  // 40 * 256 / 224, rounded
+    EXPECT_EQ(again.normalisation.mean, pixels.normalisation.mean);
+    EXPECT_EQ(again.normalisation.std, pixels.normalisation.std);
+    const std::string text = read_text(folder.path() + "/preprocessor_config.json");
+    EXPECT_NE(text.find("BitImageProcessor"), std::string::npos);
+    EXPECT_EQ(text.find("0.10000000"), std::string::npos) << text;
+  }
+  // Nothing told: 224 px of the usual 256, less where the table of positions is smaller; multiples of the
+  // patch.
+  for (const auto& [patch, grid, size, resize] :
+       {std::array<int64_t, 4>{14, 37, 224, 256}, {8, 8, 64, 73}, {16, 32, 224, 256}}) {
+    const TemporaryFolder folder;
+    VitConfig config = micro();
+    config.patch = patch;
+    config.position_grid = grid;
+    export_hugging_face(*random_backbone(config, 1), folder.path());
+    EXPECT_EQ(preparation_of(folder.path()).size, size);
+    EXPECT_EQ(preparation_of(folder.path()).resize, resize);
+  }
+}
+
+TEST(Weights, TimmRoundTrip) {
+  for (const VitConfig& config : {micro(), micro(FfnKind::swiglu), micro(FfnKind::mlp, 3)}) {
+    const TemporaryFolder folder;
+    const auto backbone = random_backbone(config, 1);
+    const std::string file = folder.path() + "/timm.safetensors",
+                      call = export_timm(*backbone, folder.path());
+    const std::string sizes = config.ffn == FfnKind::swiglu
+                                  ? ", embed_dim=64, depth=2, num_heads=1, mlp_ratio=5.5"
+                                  : ", embed_dim=64, depth=2, num_heads=1";
+    const std::string model = config.ffn == FfnKind::swiglu ? "vit_giant_patch14_dinov2"
+                              : config.registers > 0        ? "vit_small_patch14_reg4_dinov2"
+                                                            : "vit_small_patch14_dinov2";
+    EXPECT_EQ(call, "timm.create_model('" + model + "', patch_size=8, img_size=64" + sizes +
+                        (config.registers > 0 ? ", reg_tokens=3" : "") + ", checkpoint_path='" + file + "')");
+    const auto again = load_backbone(file);
+    EXPECT_EQ(again->config, config);
+    for (const ParameterInfo& info : backbone->layout.parameters()) {
+      const auto a = backbone->weights.view(info).f32(), b = again->weights.view(info).f32();
+      const bool moved =
+          config.registers > 0 && (info.name == "backbone.cls_token" || info.name == "backbone.pos_embed");
+      if (moved || info.name == "backbone.mask_token") continue;
+      EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << info.name;
+    }
+    // The class token takes its position up; their sum is what the model adds.
+    const auto sum = [](const Backbone& b) {
+      return b.weights.view("backbone.cls_token").f32()[7] + b.weights.view("backbone.pos_embed").f32()[7];
+    };
+    EXPECT_EQ(sum(*again), sum(*backbone));
+    std::string text = read_text(file);
+    EXPECT_EQ(text.find("mask_token"), std::string::npos);
+    EXPECT_EQ(text.find("register_tokens"), std::string::npos);
   }
 }
 
