@@ -145,7 +145,6 @@ ExitCode import_weights(const std::string& reference, const LoadOptions& options
   content.config_ini =
       fmt::format("# imported from {}\nmean = {}\nstd = {}\n", reference,
                   fmt::join(pixels.normalisation.mean, ","), fmt::join(pixels.normalisation.std, ","));
-  if (pixels.size > 0) content.config_ini += fmt::format("global-size = {}\n", pixels.size);
   const Communicator self = Communicator::self();
   // Where evaluation and training look for the mean and deviation of the pixels.
   write_file_atomically(output + "/config.ini", content.config_ini);
