@@ -7,6 +7,7 @@ PACKAGES = build-essential cmake ninja-build ccache lld git pkg-config \
   nlohmann-json3-dev libfmt-dev libxxhash-dev libboost-program-options-dev
 TEST_PACKAGES = libgtest-dev clang-format python3-h5py python3-numpy
 SLURM_PACKAGES = slurm-wlm slurmctld slurmd slurm-client
+BROWSER_PACKAGES = chromium
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # $(call install_packages,LIST): those that are missing; asks for root through sudo where needed.
@@ -18,7 +19,7 @@ define install_packages
 }
 endef
 
-.PHONY: deps test-deps slurm-deps build all demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install package clean
+.PHONY: deps test-deps slurm-deps browser-deps build all demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install package clean
 
 deps: ## Debian packages for the programs (asks for root through sudo where needed)
 	$(call install_packages,$(PACKAGES))
@@ -28,6 +29,9 @@ test-deps: deps ## and those of the tests
 
 slurm-deps: ## Slurm, for the test that runs the chain under it
 	$(call install_packages,$(SLURM_PACKAGES))
+
+browser-deps: ## chromium, for the test that opens a report in it; without one that test is skipped
+	$(call install_packages,$(BROWSER_PACKAGES))
 
 build: deps ## the programs
 	cmake --preset release

@@ -6,6 +6,7 @@
 #include "base/error.hpp"
 #include "base/json.hpp"
 #include "base/log.hpp"
+#include "base/machine.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/output_kind.hpp"
@@ -117,6 +118,9 @@ std::string to_json_line(const ResultRow& row) {
   if (row.oracle) line["oracle"] = *row.oracle;
   if (!row.predictions.empty()) line["predictions"] = row.predictions;
   if (!row.model_input.empty()) line["model_input"] = nlohmann::ordered_json::parse(row.model_input);
+  if (!row.command.empty()) line["command"] = row.command;
+  if (!row.cpu.empty()) line["cpu"] = row.cpu;
+  if (row.cores > 0) line["cores"] = row.cores;
   return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -139,6 +143,9 @@ ResultRow parse_result(std::string_view line, const std::string& source) {
     row.predictions = json.value("predictions", "");
     if (json.contains("model_input"))
       row.model_input = json.at("model_input").dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    row.command = json.value("command", "");
+    row.cpu = json.value("cpu", "");
+    row.cores = json.value("cores", int64_t{0});
     return row;
   } catch (const nlohmann::json::exception& e) {
     throw DataError(fmt::format("reading results: {}: not a result row ({}); remove the line or the file",
@@ -185,10 +192,14 @@ bool ResultStore::add(const ResultRow& row, bool force) {
     log::info(what + ": already in " + path_ + ", kept as it is (--force appends it again)");
     return false;
   }
+  ResultRow written = row;
+  written.command = command_line();
+  written.cpu = cpu_model();
+  written.cores = cpu_cores();
   LineWriter writer(path_);
-  writer.write(sealed_row(to_json_line(row)));
+  writer.write(sealed_row(to_json_line(written)));
   writer.close();
-  rows_.push_back(row);
+  rows_.push_back(std::move(written));
   log::info(what);
   return true;
 }

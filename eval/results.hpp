@@ -43,6 +43,8 @@ struct ResultRow {
   std::optional<double> oracle;  ///< best over the grid on the test set; for comparison with papers only
   std::string predictions;       ///< file below RESULTS, where per-sample predictions are kept
   std::string model_input{};     ///< ModelIdentity::input; empty = not known
+  std::string command{}, cpu{};  ///< what computed it, and on what; empty in rows of older versions
+  int64_t cores = 0;             ///< of that machine
 };
 [[nodiscard]] std::string to_json_line(const ResultRow& row);
 /// `source` is "file:line" for messages. DataError when a field is missing or has another type.

@@ -109,17 +109,6 @@ std::string fill_template(std::string_view text,
   return out;
 }
 
-std::string shell_quote(const std::string& word) {
-  const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
-           std::string_view("/_-.+,=@:%").find(c) != std::string_view::npos;
-  });
-  if (plain) return word;
-  std::string quoted = "'";
-  for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return quoted + "'";
-}
-
 std::string template_folder() {
   const std::string share = share_dir();
   for (const std::string& folder : {share + "/slurm", share + "/../slurm"}) {

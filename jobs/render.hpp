@@ -35,8 +35,6 @@ void check_shell(const Chain& chain, const Stage& stage, const std::string& scri
                                                     const std::vector<std::string>& dependencies);
 /// A shell script that submits the rendered chain as `submit` does.
 [[nodiscard]] std::string render_submit_script(const Chain& chain);
-
-[[nodiscard]] std::string shell_quote(const std::string& word);
 /// The folder with stage.sbatch.in and chain.cfg: of the installation, or of the source tree.
 [[nodiscard]] std::string template_folder();
 

@@ -13,6 +13,7 @@
 #include "base/cpu.hpp"
 #include "base/json.hpp"
 #include "base/log.hpp"
+#include "base/machine.hpp"
 #include "base/timing.hpp"
 #include "base/version.hpp"
 #include "training/checkpoint.hpp"
@@ -305,6 +306,8 @@ void write_run_json(const std::string& run, const CommandContext& context, const
   start["host"] = host.data();
   start["ranks"] = context.world.size();
   start["cpu"] = cpu_level_name(cpu_level());
+  start["cpu_model"] = cpu_model();
+  start["cores"] = cpu_cores();
   start["from_step"] = start_step;
   start["argv"] = context.argv;
   start["version"] = version();

@@ -17,21 +17,22 @@ namespace dino::eval {
 
 std::string report_html(const ReportInput& input, const std::string& title) {
   const std::vector<Check> checks = verdict_checks(input);
+  const ModelColours colours(input);
   std::string subtitle = fmt::format("{} results", all_rows(input).size());
   if (input.training) subtitle += fmt::format(", training run {}", dataset_name(input.training->folder));
   if (input.curation) subtitle += fmt::format(", curation {}", dataset_name(input.curation->folder));
   report::Page page(title, subtitle);
-  page.section("verdict", "Verdict", verdict_html(input, checks));
+  page.section("summary", "Summary", summary_html(input, colours, checks));
   const bool any = !all_rows(input).empty();
-  if (any) page.section("results", "Results", results_html(input));
-  if (const std::string html = comparisons_html(input); !html.empty())
-    page.section("comparisons", "Paired comparisons", html);
-  if (const std::string html = confusion_html(input); !html.empty())
-    page.section("confusions", "Confusions", html);
-  if (input.training) page.section("training", "Training", training_html(*input.training));
+  if (input.training) page.section("training", "Training", training_html(*input.training, colours));
   if (input.curation) page.section("curation", "Curation", curation_html(*input.curation));
   if (const std::string html = pictures_html(input); !html.empty())
     page.section("pictures", "Pictures", html);
+  if (any) page.section("results", "Results", results_html(input, colours));
+  if (const std::string html = comparisons_html(input, colours); !html.empty())
+    page.section("comparisons", "Paired comparisons", html);
+  if (const std::string html = confusion_html(input); !html.empty())
+    page.section("confusions", "Confusions", html);
   if (any) page.section("protocols", "Protocol cards", cards_html(input));
   if (!input.references.empty()) page.section("published", "Published figures", references_html(input));
   page.section("provenance", "Provenance", provenance_html(input));
@@ -40,10 +41,7 @@ std::string report_html(const ReportInput& input, const std::string& title) {
     rows.push_back(nlohmann::ordered_json::parse(to_json_line(*located.row)));
   page.section("data", "Data",
                "<p class=\"note\">All results are embedded in this page as JSON in the element "
-               "<code>results-json</code>; the same rows lie beside it as .jsonl and .csv.</p>"
-               "<details><summary>Show the raw rows</summary><pre>" +
-                   report::escape(rows.dump(1, ' ', false, nlohmann::json::error_handler_t::replace)) +
-                   "</pre></details>");
+               "<code>results-json</code>; the same rows lie beside it as .jsonl and .csv.</p>");
   page.data("results-json", rows.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   return page.html();
 }
@@ -69,7 +67,8 @@ std::string report_markdown(const ReportInput& input, const std::string& title) 
   constexpr const char* words[] = {"good", "attention", "problem"};
   for (const Check& c : verdict_checks(input))
     out += fmt::format("- **{}: {}.** {}\n", words[static_cast<size_t>(c.level)], escape_markdown(c.title),
-                       escape_markdown(c.why));
+                       escape_markdown(c.why + (c.detail.empty() ? "" : " ") +
+                                       fmt::format("{}", fmt::join(c.detail, "; "))));
   out +=
       "\n## Results\n\n| task | data set | model | metric | variant | value [95 %] | n | oracle | card "
       "|\n|---|---|---|---|---|---|---|---|---|\n";
@@ -114,7 +113,7 @@ namespace {
 
 struct ReportConfig {
   std::vector<std::string> results;
-  std::string curation, run, title = "Evaluation report";
+  std::string curation, run, chain, title = "Evaluation report";
   bool references = true;
 };
 
@@ -129,6 +128,7 @@ ReportInput read_input(const ReportConfig& config) {
   }
   if (!config.curation.empty()) input.curation = read_curation(config.curation);
   if (!config.run.empty()) input.training = read_training_run(config.run);
+  if (!config.chain.empty()) input.chain = read_chain(config.chain);
   if (const std::string path = share_dir() + "/report/reference_rows.csv";
       config.references && path_exists(path))
     input.references = read_reference_rows(path);
@@ -158,8 +158,10 @@ ExitCode run_report(CommandContext& context, const ReportConfig& config) {
       {"report", output}, {"results", all_rows(input).size()}, {"checks", nlohmann::ordered_json::array()}};
   constexpr const char* levels[] = {"green", "amber", "red"};
   for (const Check& c : verdict_checks(input))
-    json["checks"].push_back(
-        {{"level", levels[static_cast<size_t>(c.level)]}, {"title", c.title}, {"why", c.why}});
+    json["checks"].push_back({{"level", levels[static_cast<size_t>(c.level)]},
+                              {"title", c.title},
+                              {"why", c.why},
+                              {"detail", c.detail}});
   context.result = json_line(json);
   return ExitCode::done;
 }
@@ -170,11 +172,13 @@ Command report_command() {
   Command command;
   command.name = "report";
   command.summary = "Make one self-contained HTML report (and Markdown, CSV, JSON Lines)";
-  command.usage = "--results RESULTS... [--curation OUT] [--run RUN] --output report.html";
+  command.usage = "--results RESULTS... [--curation OUT] [--run RUN] [--chain RUN] --output report.html";
   command.description =
       "Reads results.jsonl, predictions and pictures of one or more results folders, and optionally a "
       "curation (manifest.json, funnel.json, galleries.json) and a "
-      "training run (metrics.jsonl, config.ini, run.json). The page needs neither network nor JavaScript. "
+      "training run (metrics.jsonl, config.ini, run.json) and of the chain that ran it all. The curation's "
+      "ledger.h5, dedup.h5 and embeddings.h5 give its galleries. The page needs neither network nor "
+      "JavaScript. "
       "Equal inputs give equal bytes.";
   command.uses_mpi = false;
   command.make = [](OptionTable& table) {
@@ -182,6 +186,7 @@ Command report_command() {
     table.add("results", &config->results, "Results folders.").positional();
     table.add("curation", &config->curation, "Output folder of dino-curate.");
     table.add("run", &config->run, "Run folder of dino-pretrain.");
+    table.add("chain", &config->chain, "Run folder of dino-jobs: for wall times and commands.");
     table.add("title", &config->title, "Title of the page.");
     table.add("references", &config->references, "Append published figures, marked as not comparable.");
     return [config](CommandContext& context) {

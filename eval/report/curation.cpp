@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Curation, pictures and provenance.
+// The curation: funnel, sizes, galleries.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -90,56 +90,72 @@ std::string duplicate_groups(const CurationData& c) {
                          group.size > static_cast<int64_t>(pictures.size()) ? ", the first shown" : "",
                          report::gallery(pictures));
   }
-  return out.empty() ? ""
-                     : "<h3>Largest groups of near-duplicates</h3><p class=\"note\">The first of a group "
-                       "stands for it: in a solid frame where it was kept; dropped ones in dashed frames, "
-                       "with their similarity to the first.</p>" +
-                           out;
-}
-
-std::string strips(const LoadedPictures& set) {
-  std::string out = "<div class=\"strips " + escape(set.kind) + "\">";
-  for (const LoadedStrip& strip : set.strips) {
-    std::vector<report::Picture> pictures;
-    for (const auto& e : strip.entries) pictures.push_back({e.image, e.caption, e.css_class});
-    out += "<div class=\"strip\"><p class=\"note\">" + escape(strip.title) + "</p>" +
-           report::gallery(pictures) + "</div>\n";
-  }
-  return out + "</div>";
-}
-
-std::string pretty(const std::string& json) {
-  const auto parsed = nlohmann::ordered_json::parse(json, nullptr, false);
-  return parsed.is_discarded() ? json : parsed.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
-}
-
-std::string folded(const std::string& title, const std::string& text) {
-  return text.empty()
+  return out.empty()
              ? ""
-             : "<details><summary>" + escape(title) + "</summary><pre>" + escape(text) + "</pre></details>\n";
+             : "<h3>Largest groups of near-duplicates</h3><p class=\"note before\">The first of a group "
+               "stands for it: in a solid frame where it was kept; dropped ones in dashed frames, "
+               "with their similarity to the first.</p>" +
+                   out;
 }
 
-/// The starts of the run: when, where, with what.
-std::string starts_table(const std::string& run_json) {
-  const auto json = nlohmann::json::parse(run_json, nullptr, false);
-  if (!json.is_object() || !json.contains("starts") || !json["starts"].is_array()) return {};
-  std::vector<std::vector<std::string>> rows;
-  const auto text = [](const nlohmann::json& start, const char* name) {
-    if (!start.contains(name)) return std::string();
-    return escape(start[name].is_string() ? start[name].get<std::string>() : start[name].dump());
-  };
-  for (const auto& start : json["starts"]) {
-    std::string command;
-    if (start.contains("argv") && start["argv"].is_array())
-      for (const auto& word : start["argv"])
-        if (word.is_string()) command += (command.empty() ? "" : " ") + word.get<std::string>();
-    rows.push_back({text(start, "time"), text(start, "host"), text(start, "ranks"), text(start, "from_step"),
-                    text(start, "version") + " (" + text(start, "commit") + ")", text(start, "SLURM_JOB_ID"),
-                    "<code>" + escape(command) + "</code>"});
+std::string gallery_of(const std::vector<DuplicateGroup::Member>& members, bool with_reason) {
+  std::vector<report::Picture> pictures;
+  for (const DuplicateGroup::Member& m : members) {
+    const std::string name = m.key.substr(m.key.rfind('/') + 1);
+    const bool kept = m.reason == "kept";
+    pictures.push_back({m.image, with_reason && !kept ? name + ", " + m.reason : name,
+                        with_reason ? (kept ? "kept" : "dropped") : ""});
   }
-  return report::table(
-      {{"time"}, {"host"}, {"ranks", true}, {"from step", true}, {"version"}, {"Slurm job"}, {"command"}},
-      rows, "Starts of the training run");
+  return report::gallery(pictures);
+}
+
+std::string pairs_html(const std::vector<CurationPictures::Pair>& pairs) {
+  std::string out = "<div class=\"pairs\">";
+  for (const CurationPictures::Pair& pair : pairs)
+    out += fmt::format("<div class=\"pair\"><p class=\"note\">similarity <b>{:.4f}</b></p>{}</div>\n",
+                       pair.similarity,
+                       report::gallery({{pair.a, pair.first.substr(pair.first.rfind('/') + 1), ""},
+                                        {pair.b, pair.second.substr(pair.second.rfind('/') + 1), ""}}));
+  return out + "</div>\n";
+}
+
+/// Around the threshold: here it shows whether it was set well.
+std::string threshold_pairs(const CurationPictures& p) {
+  std::string out;
+  if (!p.above.empty())
+    out += fmt::format(
+        "<h3>Pairs just above the threshold</h3><p class=\"note before\">Taken for duplicates at {}: if "
+        "these are "
+        "different images, the threshold is too low.</p>{}",
+        report::short_number(p.threshold), pairs_html(p.above));
+  if (!p.below.empty())
+    out += fmt::format(
+        "<h3>Pairs just below the threshold</h3><p class=\"note before\">Both of a pair were told apart at "
+        "{} (a "
+        "later stage may have dropped one): if these are the same image, the threshold is too high.</p>{}",
+        report::short_number(p.threshold), pairs_html(p.below));
+  return out;
+}
+
+std::string cluster_galleries(const CurationPictures& p) {
+  std::string out;
+  for (const CurationPictures::Cluster& c : p.clusters)
+    out += fmt::format("<div class=\"strip\"><p class=\"note\">cluster of {}, {} kept{}</p>{}</div>\n",
+                       report::with_commas(c.size), report::with_commas(c.kept),
+                       c.size > static_cast<int64_t>(c.members.size()) ? ", some shown" : "",
+                       gallery_of(c.members, true));
+  return out.empty()
+             ? ""
+             : "<h3>Clusters</h3><p class=\"note before\">Of the finest level, from the largest to a small "
+               "one. Images that balancing kept stand first, in solid frames; dashed ones were dropped.</p>" +
+                   out;
+}
+
+std::string kept_gallery(const CurationPictures& p) {
+  return p.kept.empty()
+             ? ""
+             : "<h3>Kept images</h3><p class=\"note before\">At even steps through all that were kept.</p>" +
+                   gallery_of(p.kept, false);
 }
 
 }  // namespace
@@ -168,60 +184,9 @@ std::string curation_html(const CurationData& c) {
       fmt::format("<p class=\"note\">{} records, {} kept, {} samples after balancing, {} shard(s), {}.</p>\n",
                   report::with_commas(c.records), report::with_commas(c.kept),
                   report::with_commas(c.selected), c.shards, human_bytes(c.shard_bytes));
-  return out + cluster_table(c) + leak_table(c) + duplicate_groups(c);
-}
-
-std::string pictures_html(const ReportInput& input) {
-  constexpr const char* kinds[][3] = {
-      {"pca", "Principal components of patch tokens",
-       "Red, green and blue are three components, fitted jointly over all images of a set; the background is "
-       "left out."},
-      {"attention", "Attention of the class token",
-       "One map per head of the last block, each scaled to its own maximum."},
-      {"segment", "Foreground segmentation", "Image, truth, prediction and errors."},
-      {"neighbours", "Nearest neighbours",
-       "Query in a dark frame, then its nearest training images: solid frame = same class, dashed frame = "
-       "another."}};
-  std::string out;
-  for (const auto& [kind, title, note] : kinds) {
-    std::string sets;
-    for (const ResultFolder& folder : input.results)
-      for (const LoadedPictures& set : folder.pictures)
-        if (set.kind == kind)
-          sets += fmt::format("<details{}><summary>{} on {}</summary>{}</details>\n",
-                              is_floor(set.model) ? "" : " open=\"open\"", escape(set.model),
-                              escape(set.dataset), strips(set));
-    if (!sets.empty()) out += fmt::format("<h3>{}</h3><p class=\"note\">{}</p>{}", title, note, sets);
-  }
-  return out;
-}
-
-std::string provenance_html(const ReportInput& input) {
-  std::map<std::string, std::pair<std::string, std::string>> models;  // name -> weights, data sets
-  for (const LocatedRow& located : all_rows(input)) {
-    auto& [weights, sets] = models[located.row->model];
-    weights = located.row->weights;
-    if (("," + sets + ",").find("," + located.row->dataset + ",") == std::string::npos)
-      sets += (sets.empty() ? "" : ",") + located.row->dataset;
-  }
-  std::vector<std::vector<std::string>> rows;
-  for (const auto& [name, entry] : models)
-    rows.push_back({escape(name),
-                    entry.first.empty() ? ""
-                                        : "<code title=\"" + escape(entry.first) + "\">" +
-                                              escape(entry.first.substr(0, 16)) + "</code>",
-                    escape(entry.second)});
-  std::string out = rows.empty() ? ""
-                                 : report::table({{"model"}, {"SHA-256 of the weights"}, {"data sets"}}, rows,
-                                                 "Models in this report");
-  if (input.training) {
-    out += starts_table(input.training->run_json);
-    out += folded("Settings of the training run (config.ini)", input.training->config_ini);
-    out += folded("run.json", input.training->run_json.empty() ? "" : pretty(input.training->run_json));
-  }
-  if (input.curation) out += folded("Manifest of the curation", pretty(input.curation->manifest_json));
-  return out + fmt::format("<p class=\"note\">Report by dino-eval {} ({}).</p>\n", escape(version()),
-                           escape(commit()));
+  if (!c.pictures.note.empty()) out += "<p class=\"note\">" + escape(c.pictures.note) + "</p>\n";
+  return out + cluster_table(c) + leak_table(c) + kept_gallery(c.pictures) + threshold_pairs(c.pictures) +
+         duplicate_groups(c) + cluster_galleries(c.pictures);
 }
 
 }  // namespace dino::eval

@@ -2,6 +2,9 @@
 // Reads what dino-curate leaves for reports.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <filesystem>
+
 #include "base/error.hpp"
 #include "base/json.hpp"
 #include "base/text.hpp"
@@ -50,17 +53,8 @@ void read_funnel(const std::string& path, CurationData& data) {
 }
 
 Image thumbnail(const Json& picture) {
-  Record record;
-  record.path = raw_name(picture.value("path", ""));
-  record.offset = picture.value("offset", int64_t{0});
-  record.size = picture.value("bytes", int64_t{-1});
-  try {
-    if (!path_exists(record.path)) return {0, 0, 3, {}};  // moved since: not worth a second try
-    const Decoded decoded = decode_image(read_record(record));
-    return decoded.status == DecodeStatus::ok ? fit(decoded.image, 96) : Image{0, 0, 3, {}};
-  } catch (const Error&) {
-    return {0, 0, 3, {}};  // a moved source image leaves a gap in the gallery, not a failed report
-  }
+  return curated_thumbnail(raw_name(picture.value("path", "")), picture.value("offset", int64_t{0}),
+                           picture.value("bytes", int64_t{-1}));
 }
 
 DuplicateGroup::Member member_of(const Json& picture) {
@@ -90,6 +84,23 @@ void read_galleries(const std::string& path, CurationData& data) {
 
 }  // namespace
 
+Image curated_thumbnail(const std::string& path, int64_t offset, int64_t bytes) {
+  Record record;
+  record.path = path;
+  record.offset = offset;
+  record.size = bytes;
+  try {
+    // Moved or shortened since: not worth the second tries that read_record makes.
+    std::error_code fault;
+    const auto size = static_cast<int64_t>(std::filesystem::file_size(path, fault));
+    if (fault || offset < 0 || offset + std::max<int64_t>(bytes, 0) > size) return {0, 0, 3, {}};
+    const Decoded decoded = decode_image(read_record(record));
+    return decoded.status == DecodeStatus::ok ? fit(decoded.image, 96) : Image{0, 0, 3, {}};
+  } catch (const Error&) {
+    return {0, 0, 3, {}};  // a moved source image leaves a gap in the gallery, not a failed report
+  }
+}
+
 CurationData read_curation(const std::string& folder) {
   CurationData data;
   data.folder = folder;
@@ -108,6 +119,7 @@ CurationData read_curation(const std::string& folder) {
     }
     if (path_exists(folder + "/funnel.json")) read_funnel(folder + "/funnel.json", data);
     if (path_exists(folder + "/galleries.json")) read_galleries(folder + "/galleries.json", data);
+    data.pictures = read_curation_pictures(folder, data.records);
   } catch (const Json::exception& e) {
     throw DataError("reading a curation: " + folder + ": " + e.what() + "; run dino-curate report again");
   }

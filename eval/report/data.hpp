@@ -66,6 +66,23 @@ struct Leak {
   std::string key, excluded;
   double similarity = 0;
 };
+/// Pictures of a curation, drawn from its ledger, its edges and its embeddings.
+struct CurationPictures {
+  struct Pair {
+    std::string first, second;  ///< keys
+    Image a, b;
+    double similarity = 0;
+  };
+  struct Cluster {
+    int64_t size = 0, kept = 0;
+    std::vector<DuplicateGroup::Member> members;  ///< kept ones first
+  };
+  double threshold = 0;            ///< of the near-duplicates
+  std::vector<Pair> above, below;  ///< nearest to the threshold first; below: of images that were both kept
+  std::vector<DuplicateGroup::Member> kept;  ///< spread over the ledger
+  std::vector<Cluster> clusters;             ///< of the finest level, from the largest to small ones
+  std::string note;                          ///< what is not drawn, and why; text
+};
 struct CurationData {
   std::string folder, manifest_json;
   int64_t records = 0, kept = 0, selected = 0, shards = 0, shard_bytes = 0;
@@ -76,9 +93,29 @@ struct CurationData {
   std::vector<ClusterLevel> clusters;
   std::vector<DuplicateGroup> groups;
   std::vector<Leak> leaks;
+  CurationPictures pictures;
 };
 /// MissingInputError without manifest.json.
 [[nodiscard]] CurationData read_curation(const std::string& folder);
+
+/// At most 96 pixels wide and high; empty when it cannot be read any more.
+[[nodiscard]] Image curated_thumbnail(const std::string& path, int64_t offset, int64_t bytes);
+/// A bounded number of pictures: equal folders give equal ones. DataError names a broken file; a file that is
+/// not there leaves its part empty and `note` says so.
+[[nodiscard]] CurationPictures read_curation_pictures(const std::string& folder, int64_t records);
+
+/// A run of dino-jobs: RUN/chain.json and what its stages said of themselves.
+struct ChainStage {
+  std::string name, started, ended;  ///< times as ISO 8601; empty = not known
+  double seconds = 0;                ///< from its last start to its end; 0 = not known
+};
+struct ChainRun {
+  std::string folder, name;
+  std::string text;  ///< the chain file, where it still is
+  std::vector<ChainStage> stages;
+};
+/// MissingInputError without chain.json.
+[[nodiscard]] ChainRun read_chain(const std::string& folder);
 
 /// A published number, drawn in grey.
 struct ReferenceRow {
@@ -97,6 +134,7 @@ struct ReportInput {
   std::vector<ResultFolder> results;
   std::optional<CurationData> curation;
   std::optional<TrainingRun> training;
+  std::optional<ChainRun> chain;
   std::vector<ReferenceRow> references;
 };
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "report/colours.hpp"
 #include "report/data.hpp"
 #include "training/collapse.hpp"
 
@@ -14,7 +15,8 @@ namespace dino::eval {
 enum class Level : uint8_t { green, amber, red };
 struct Check {
   Level level = Level::green;
-  std::string title, why;  ///< text
+  std::string title, why;             ///< text; together a sentence or two
+  std::vector<std::string> detail{};  ///< text: what the verdict was drawn from, a line each
 };
 [[nodiscard]] std::vector<Check> verdict_checks(const ReportInput& input);
 /// The columns and settings that tell a collapse.
@@ -22,13 +24,42 @@ struct Check {
 /// Did the features collapse? As training/collapse.hpp judges it.
 [[nodiscard]] Check collapse_check(const TrainingRun& run);
 
-[[nodiscard]] std::string verdict_html(const ReportInput& input, const std::vector<Check>& checks);
-[[nodiscard]] std::string results_html(const ReportInput& input);
-[[nodiscard]] std::string comparisons_html(const ReportInput& input);
+/// Data sets against models: the headline metric of every protocol.
+struct Standings {
+  struct Row {
+    std::string task, dataset, metric, variant;
+    std::vector<LocatedRow> cells;  ///< one per model; no row where it was not measured
+    size_t best = 0;                ///< the model of the largest value
+    /// By model: not told apart from the best by the paired test (the intervals, where predictions are not
+    /// kept).
+    std::vector<bool> tied;
+    [[nodiscard]] bool contested() const;  ///< at least two models
+    [[nodiscard]] size_t ties() const;     ///< models that share the first place; 1 = a clear best
+  };
+  std::vector<std::string> models;
+  std::vector<Row> rows;
+  std::vector<double> mean_rank;  ///< over rows that have all models; 1 = best; empty without such rows
+};
+[[nodiscard]] Standings standings(const ReportInput& input, const ModelColours& colours);
+
+/// The first screen: standings, verdicts, cost.
+[[nodiscard]] std::string summary_html(const ReportInput& input, const ModelColours& colours,
+                                       const std::vector<Check>& checks);
+[[nodiscard]] std::string standings_html(const Standings& standings, const ModelColours& colours);
+[[nodiscard]] std::string checks_html(const std::vector<Check>& checks);
+/// Where something was computed, as its own files say.
+struct Machine {
+  std::string what, cpu;
+  int64_t cores = 0, ranks = 0;  ///< 0 = not known
+};
+[[nodiscard]] std::vector<Machine> machines(const ReportInput& input);
+[[nodiscard]] std::string cost_html(const ReportInput& input);
+[[nodiscard]] std::string results_html(const ReportInput& input, const ModelColours& colours);
+[[nodiscard]] std::string comparisons_html(const ReportInput& input, const ModelColours& colours);
 [[nodiscard]] std::string confusion_html(const ReportInput& input);
 [[nodiscard]] std::string cards_html(const ReportInput& input);
 [[nodiscard]] std::string references_html(const ReportInput& input);
-[[nodiscard]] std::string training_html(const TrainingRun& run);
+[[nodiscard]] std::string training_html(const TrainingRun& run, const ModelColours& colours);
 [[nodiscard]] std::string curation_html(const CurationData& curation);
 [[nodiscard]] std::string pictures_html(const ReportInput& input);
 [[nodiscard]] std::string provenance_html(const ReportInput& input);

@@ -24,14 +24,15 @@ Predictions load(const LocatedRow& located) {
   return read_predictions(located.folder + "/" + located.row->predictions);
 }
 
-std::vector<std::string> compare(const LocatedRow& a, const LocatedRow& b, const PairedTest& t) {
+std::vector<std::string> compare(const LocatedRow& a, const LocatedRow& b, const PairedTest& t,
+                                 const ModelColours& colours) {
   const char* words = t.within_noise() ? "<span class=\"within\">within noise</span>"
                                        : (t.difference > 0 ? "<span class=\"up\">better</span>"
                                                            : "<span class=\"down\">worse</span>");
   const std::string variant = variant_of(*a.row);
   return {escape(a.row->task + " " + a.row->dataset + (variant.empty() ? "" : ", " + variant)),
-          escape(a.row->model),
-          escape(b.row->model),
+          colours.label(a.row->model),
+          colours.label(b.row->model),
           fmt::format("{:+.3f}", t.difference),
           fmt::format("[{:+.3f}, {:+.3f}]", t.low, t.high),
           fmt::format("{} / {}", t.only_first, t.only_second),
@@ -53,10 +54,11 @@ std::string matrix_table(const std::vector<int64_t>& matrix, const std::vector<s
     for (size_t p = 0; p < n; ++p) {
       const int64_t count = matrix[t * n + p];
       const double share = total == 0 ? 0 : static_cast<double>(count) / static_cast<double>(total);
-      out +=
-          fmt::format("<td class=\"{}\" style=\"--share:{:.3f}\" title=\"{} taken for {}: {} of {}\">{}</td>",
-                      t == p ? "diagonal" : "wrong", share, escape(classes[t]), escape(classes[p]), count,
-                      total, count == 0 ? "" : std::to_string(count));
+      out += fmt::format(
+          "<td class=\"{}\" data-label=\"{}\" style=\"--share:{:.3f}\" title=\"{} taken for {}: {} of "
+          "{}\">{}</td>",
+          t == p ? "diagonal" : "wrong", escape(classes[p]), share, escape(classes[t]), escape(classes[p]),
+          count, total, count == 0 ? "" : std::to_string(count));
     }
     out += "</tr>\n";
   }
@@ -101,7 +103,7 @@ std::string p_text(double p) {
   return p < 1e-4 ? "p < 0.0001" : fmt::format("p = {:.4f}", p);
 }
 
-std::string comparisons_html(const ReportInput& input) {
+std::string comparisons_html(const ReportInput& input, const ModelColours& colours) {
   std::map<std::string, std::vector<LocatedRow>> by_card;
   std::vector<std::string> order;
   for (const LocatedRow& located : headline_rows(input)) {
@@ -119,20 +121,22 @@ std::string comparisons_html(const ReportInput& input) {
     for (size_t a = 0; a < rows.size(); ++a)
       for (size_t b = a + 1; b < rows.size(); ++b)
         if (const std::optional<PairedTest> test = paired_test(rows[a], rows[b]))
-          cells.push_back(compare(rows[a], rows[b], *test));
+          cells.push_back(compare(rows[a], rows[b], *test, colours));
   }
   if (cells.empty()) return {};
-  return report::table(
-      {{"protocol"},
-       {"first"},
-       {"second"},
-       {"difference", true},
-       {"95 % interval"},
-       {"only first / only second right"},
-       {"p", true},
-       {"first is"}},
-      cells,
-      "The same test images under two models: McNemar's exact test; within noise means p \xE2\x89\xA5 0.05.");
+  return fmt::format("<details><summary>All {} comparisons</summary>\n", cells.size()) +
+         report::table({{"protocol"},
+                        {"first"},
+                        {"second"},
+                        {"difference", true},
+                        {"95 % interval"},
+                        {"only first / only second right"},
+                        {"p", true},
+                        {"first is"}},
+                       cells,
+                       "The same test images under two models: McNemar's exact test; within noise means p "
+                       "\xE2\x89\xA5 0.05.") +
+         "</details>\n";
 }
 
 std::string confusion_html(const ReportInput& input) {
@@ -153,10 +157,10 @@ std::string confusion_html(const ReportInput& input) {
       if (p.labels[i] >= 0 && static_cast<size_t>(p.labels[i]) < n && p.predicted[i] >= 0 &&
           static_cast<size_t>(p.predicted[i]) < n)
         ++matrix[static_cast<size_t>(p.labels[i]) * n + static_cast<size_t>(p.predicted[i])];
-    out += fmt::format("<h3>{}, {}, {}</h3>\n", escape(dataset), escape(located.row->model),
-                       escape(variant_of(*located.row)));
+    out += fmt::format("<details><summary>{}, {}, {}</summary>\n", escape(dataset),
+                       escape(located.row->model), escape(variant_of(*located.row)));
     if (n <= 24) out += matrix_table(matrix, p.classes);
-    out += worst_pairs(matrix, p.classes);
+    out += worst_pairs(matrix, p.classes) + "</details>\n";
   }
   return out;
 }

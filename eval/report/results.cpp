@@ -30,11 +30,6 @@ std::string variant_of(const ResultRow& row) {
 
 namespace {
 
-std::string model_cell(const std::string& model) {
-  return is_floor(model) ? "<span class=\"floor\" title=\"floor\">" + escape(model) + "</span>"
-                         : escape(model);
-}
-
 /// Rows of one task, data set, metric and protocol (k aside), in order of first appearance.
 struct Group {
   std::string task, dataset, metric;
@@ -55,7 +50,7 @@ std::vector<Group> groups_of(const std::vector<LocatedRow>& rows, bool over_k) {
   return groups;
 }
 
-std::string forests(const ReportInput& input) {
+std::string forests(const ReportInput& input, const ModelColours& colours) {
   std::string out;
   for (Group& g : groups_of(headline_rows(input), false)) {
     if (g.metric == "top5") continue;
@@ -65,7 +60,8 @@ std::string forests(const ReportInput& input) {
     std::vector<report::Interval> intervals;
     for (const LocatedRow& located : g.rows) {
       const ResultRow& r = *located.row;
-      intervals.push_back({r.model, r.estimate.value, r.estimate.low, r.estimate.high, is_floor(r.model)});
+      intervals.push_back({r.model, r.estimate.value, r.estimate.low, r.estimate.high, is_floor(r.model),
+                           colours.of(r.model)});
     }
     const std::string variant = variant_of(*g.rows.front().row);
     out += report::forest_plot(
@@ -75,7 +71,7 @@ std::string forests(const ReportInput& input) {
   return out.empty() ? "" : "<div class=\"figures\">" + out + "</div>\n";
 }
 
-std::string k_sweeps(const ReportInput& input) {
+std::string k_sweeps(const ReportInput& input, const ModelColours& colours) {
   std::string out;
   for (const Group& g : groups_of(all_rows(input), true)) {
     if (g.metric == "top5") continue;
@@ -88,7 +84,7 @@ std::string k_sweeps(const ReportInput& input) {
     if (longest < 3) continue;
     report::LinePlot plot{fmt::format("k-NN on {} by k", g.dataset), "k", g.metric, {}, false};
     for (const auto& [model, points] : by_model) {
-      report::Series series{model, {}, {}, is_floor(model)};
+      report::Series series{model, {}, {}, is_floor(model), colours.of(model)};
       for (const auto& [k, value] : points) {
         series.x.push_back(k);
         series.y.push_back(value);
@@ -114,11 +110,11 @@ void flatten(const nlohmann::json& json, const std::string& prefix,
 
 }  // namespace
 
-std::string results_html(const ReportInput& input) {
+std::string results_html(const ReportInput& input, const ModelColours& colours) {
   std::vector<std::vector<std::string>> cells;
   for (const LocatedRow& located : all_rows(input)) {
     const ResultRow& r = *located.row;
-    cells.push_back({escape(r.task), escape(r.dataset), model_cell(r.model), escape(r.metric),
+    cells.push_back({escape(r.task), escape(r.dataset), colours.label(r.model), escape(r.metric),
                      escape(variant_of(r)), fmt::format("{:.3f}", r.estimate.value),
                      fmt::format("{:.3f}", r.estimate.low), fmt::format("{:.3f}", r.estimate.high),
                      std::to_string(r.estimate.n), r.oracle ? fmt::format("{:.3f}", *r.oracle) : "",
@@ -127,8 +123,8 @@ std::string results_html(const ReportInput& input) {
   std::string out =
       "<p class=\"lead\">Every number with its 95 % interval, the number of test images, and the protocol "
       "behind it. Only rows with the same protocol card are compared.</p>\n";
-  out += forests(input) + k_sweeps(input);
-  out += "<h3>All results</h3>\n" +
+  out += forests(input, colours) + k_sweeps(input, colours);
+  out += fmt::format("<details><summary>All {} results</summary>\n", cells.size()) +
          report::table({{"task"},
                         {"data set"},
                         {"model"},
@@ -142,7 +138,8 @@ std::string results_html(const ReportInput& input) {
                         {"card"}},
                        cells,
                        "Floors in italics. The oracle is the best over the grid on the test set itself: what "
-                       "papers report, not an estimate for new images.");
+                       "papers report, not an estimate for new images.") +
+         "</details>\n";
   return out;
 }
 

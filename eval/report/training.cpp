@@ -41,7 +41,7 @@ std::string drawn(const LinePlot& plot) {
 
 std::string figures(const std::string& title, const std::string& note, const std::string& content) {
   if (content.empty()) return {};
-  return "<h3>" + title + "</h3>" + (note.empty() ? "" : "<p class=\"note\">" + note + "</p>") +
+  return "<h3>" + title + "</h3>" + (note.empty() ? "" : "<p class=\"note before\">" + note + "</p>") +
          "<div class=\"figures\">" + content + "</div>\n";
 }
 
@@ -158,14 +158,10 @@ HealthHistory health_history(const TrainingRun& run) {
   return history;
 }
 
-std::string training_html(const TrainingRun& run) {
-  const Check collapse = collapse_check(run);
-  constexpr const char* classes[] = {"green", "amber", "red"};
-  std::string out = fmt::format(
-      "<ul class=\"checks\"><li class=\"{}\"><span class=\"chip\">verdict</span><span><b>{}</b><span "
-      "class=\"why\">{}</span></span></li></ul>\n",
-      classes[static_cast<size_t>(collapse.level)], report::escape(collapse.title),
-      report::escape(collapse.why));
+std::string training_html(const TrainingRun& run, const ModelColours& colours) {
+  // All curves are the run's, in shades of its model's colour.
+  std::string out = "<div class=\"run\" style=\"--run:" + report::escape(colours.of_run(run)) + "\">\n" +
+                    checks_html({collapse_check(run)});
   out += loss_figures(run) + health_figures(run) + knn_figure(run);
   out += figures("Gradient norms before clipping", "",
                  drawn(plot_of(run, "Gradient norm", "per module",
@@ -183,7 +179,7 @@ std::string training_html(const TrainingRun& run) {
       "Throughput", "",
       drawn(plot_of(run, "Images per second", "all ranks", {{"images_per_second", "images/s"}})) +
           drawn(plot_of(run, "Waiting for data", "seconds per step", {{"data_wait_seconds", "wait"}})));
-  return out + event_table(run);
+  return out + event_table(run) + "</div>\n";
 }
 
 }  // namespace dino::eval

@@ -74,18 +74,26 @@ void judge(const Contest& c, const LocatedRow& floor, Standing& standing) {
 }
 
 Check floor_check(const std::string& floor, const Standing& s) {
-  std::string why;
-  if (!s.won.empty()) why += "Better on " + join(s.won) + ". ";
-  if (!s.undecided.empty()) why += "Within noise on " + join(s.undecided) + ". ";
-  if (!s.lost.empty()) why += "Worse on " + join(s.lost) + ". ";
-  if (s.without > 0) why += fmt::format("{} protocol(s) lack the floor. ", s.without);
-  why += "By the paired test on the same images where predictions are kept, else by the intervals.";
-  if (s.won.empty())
-    return s.lost.empty() ? Check{Level::amber, "No better than " + floor + ", as far as the tests tell", why}
-                          : Check{Level::red, "Does not beat " + floor, why};
+  Check check;
+  for (const auto& [word, list] :
+       {std::pair("Better on ", &s.won), std::pair("Within noise on ", &s.undecided),
+        std::pair("Worse on ", &s.lost)})
+    for (const std::string& protocol : *list) check.detail.push_back(word + protocol);
+  check.why = fmt::format("Better on {} of {} protocols, within noise on {}, worse on {}.", s.won.size(),
+                          check.detail.size(), s.undecided.size(), s.lost.size());
+  if (s.without > 0) check.why += fmt::format(" {} more lack the floor.", s.without);
+  check.detail.emplace_back(
+      "By the paired test on the same images where predictions are kept, else by the intervals.");
   const bool everywhere = s.lost.empty() && s.undecided.empty();
-  return {everywhere ? Level::green : Level::amber,
-          "Beats " + floor + (everywhere ? "" : " on some sets only"), why};
+  if (s.won.empty()) {
+    check.level = s.lost.empty() ? Level::amber : Level::red;
+    check.title =
+        s.lost.empty() ? "No better than " + floor + ", as far as the tests tell" : "Does not beat " + floor;
+  } else {
+    check.level = everywhere ? Level::green : Level::amber;
+    check.title = "Beats " + floor + (everywhere ? "" : " on some sets only");
+  }
+  return check;
 }
 
 void check_floors(const std::vector<Contest>& all, std::vector<Check>& checks) {
@@ -163,11 +171,6 @@ void check_curation(const CurationData& c, std::vector<Check>& checks) {
     checks.push_back({Level::red, "The ledger does not add up", text});
 }
 
-std::string fact(const std::string& name, const std::string& value, const std::string& note) {
-  return "<div><dt>" + report::escape(name) + "</dt><dd>" + report::escape(value) + "<small>" +
-         report::escape(note) + "</small></dd></div>";
-}
-
 }  // namespace
 
 Check collapse_check(const TrainingRun& run) {
@@ -184,52 +187,6 @@ std::vector<Check> verdict_checks(const ReportInput& input) {
   if (input.training) check_training(*input.training, checks);
   if (input.curation) check_curation(*input.curation, checks);
   return checks;
-}
-
-std::string verdict_html(const ReportInput& input, const std::vector<Check>& checks) {
-  std::string facts;
-  std::map<std::string, const ResultRow*> best;
-  for (const LocatedRow& located : headline_rows(input)) {
-    const ResultRow& row = *located.row;
-    if (is_floor(row.model) || row.metric == "top5") continue;
-    const ResultRow*& b = best[row.task];
-    if (b == nullptr || row.estimate.value > b->estimate.value) b = &row;
-  }
-  for (const auto& [task, row] : best)
-    facts += fact("Best " + task + " " + row->metric, fmt::format("{:.3f}", row->estimate.value),
-                  fmt::format("[{:.3f}, {:.3f}] {}, {}", row->estimate.low, row->estimate.high, row->dataset,
-                              row->model));
-  if (input.training) {
-    const TrainingRun& run = *input.training;
-    const TrainingEvent* start = run.start();
-    facts += fact("Training steps",
-                  run.step.empty() ? "0" : report::with_commas(static_cast<long long>(run.step.back())),
-                  start != nullptr && start->texts.count("preset") > 0 ? start->texts.at("preset") : "");
-    if (const double samples = run.late("samples", 0); std::isfinite(samples))
-      facts += fact("Images seen", report::with_commas(std::llround(samples)), "with repetition");
-  }
-  if (input.curation)
-    facts +=
-        fact("Images kept", report::with_commas(input.curation->kept),
-             fmt::format("of {} ({:.1f} %)", report::with_commas(input.curation->records),
-                         input.curation->records > 0 ? 100.0 * static_cast<double>(input.curation->kept) /
-                                                           static_cast<double>(input.curation->records)
-                                                     : 0.0));
-  std::string out = facts.empty() ? "" : "<dl class=\"facts\">" + facts + "</dl>\n";
-  out += "<ul class=\"checks\">\n";
-  constexpr const char* classes[] = {"green", "amber", "red"};
-  constexpr const char* chips[] = {"\xE2\x9C\x93 good", "! attention", "\xE2\x9C\x95 problem"};
-  for (const Check& check : checks)
-    out += fmt::format(
-        "<li class=\"{}\"><span class=\"chip\">{}</span><span><b>{}</b><span "
-        "class=\"why\">{}</span></span></li>\n",
-        classes[static_cast<size_t>(check.level)], chips[static_cast<size_t>(check.level)],
-        report::escape(check.title), report::escape(check.why));
-  if (checks.empty())
-    out +=
-        "<li class=\"amber\"><span class=\"chip\">! attention</span><span><b>Nothing to judge</b><span "
-        "class=\"why\">No result of a trained model, run or curation was given.</span></span></li>\n";
-  return out + "</ul>\n";
 }
 
 }  // namespace dino::eval

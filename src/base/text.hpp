@@ -16,6 +16,8 @@ template <class T>
 [[nodiscard]] std::optional<T> parse_number(std::string_view word);
 /// true, yes, on, 1; false, no, off, 0.
 [[nodiscard]] std::optional<bool> parse_bool(std::string_view word);
+/// One word of a shell's command line that stands for these bytes.
+[[nodiscard]] std::string shell_quote(const std::string& word);
 /// Breaks at spaces; a longer word stands alone.
 [[nodiscard]] std::vector<std::string> wrap(std::string_view text, size_t width);
 [[nodiscard]] std::string roff_escape(std::string_view text);

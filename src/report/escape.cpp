@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cctype>
+#include <vector>
 
 #include "report/html.hpp"
 
@@ -85,7 +86,13 @@ std::string data_uri(const Image& image) {
   constexpr int64_t kLargePicture = 96 * 1024;
   if (image.channels == 3 && image.width * image.height > kLargePicture)
     return "data:image/jpeg;base64," + base64(encode_jpeg(image, 85));
-  return "data:image/png;base64," + base64(encode_png(image));
+  const std::vector<uint8_t> png = encode_png(image);
+  // So would many small ones. Drawings and maps, which PNG packs well, keep every pixel.
+  constexpr size_t kSmallFile = 6 * 1024;
+  if (image.channels == 3 && png.size() > kSmallFile)
+    if (const std::vector<uint8_t> jpeg = encode_jpeg(image, 85); 2 * jpeg.size() < png.size())
+      return "data:image/jpeg;base64," + base64(jpeg);
+  return "data:image/png;base64," + base64(png);
 }
 
 }  // namespace dino::report

@@ -9,7 +9,7 @@ namespace dino::report {
 
 std::string table(const std::vector<Column>& columns, const std::vector<std::vector<std::string>>& rows,
                   const std::string& caption) {
-  std::string out = "<div class=\"table\"><table class=\"sortable\">";
+  std::string out = "<div class=\"table\"><table class=\"sortable stack\">";
   if (!caption.empty()) out += "<caption>" + escape(caption) + "</caption>";
   out += "<thead><tr>";
   for (const Column& column : columns)
@@ -20,7 +20,8 @@ std::string table(const std::vector<Column>& columns, const std::vector<std::vec
     DINO_CHECK(row.size() == columns.size(), "a table row has another number of cells than columns");
     out += "<tr>";
     for (size_t c = 0; c < row.size(); ++c)
-      out += fmt::format("<td{}>{}</td>", columns[c].numeric ? " class=\"num\"" : "", row[c]);
+      out += fmt::format("<td{} data-label=\"{}\">{}</td>", columns[c].numeric ? " class=\"num\"" : "",
+                         escape(columns[c].title), row[c].empty() ? "" : "<div>" + row[c] + "</div>");
     out += "</tr>\n";
   }
   return out + "</tbody></table></div>\n";
@@ -77,7 +78,7 @@ std::string Page::html() const {
   out += "</main>\n</div>\n";
   for (const auto& [id, json] : data_)
     out += fmt::format("<script type=\"application/json\" id=\"{}\">{}</script>\n", escape(id), json);
-  return out + "<script>\n" + sort_script() + "</script>\n</body>\n</html>\n";
+  return out + "<script>\n" + page_script() + "</script>\n</body>\n</html>\n";
 }
 
 }  // namespace dino::report

@@ -15,14 +15,15 @@ namespace dino::report {
 [[nodiscard]] std::string escape(std::string_view text);
 /// Text as it is in Markdown, also inside a cell of a table: on one line, and nothing in it is markup.
 [[nodiscard]] std::string escape_markdown(std::string_view text);
-/// data:image/png;base64,... or image/jpeg for large pictures.
+/// data:image/png;base64,... or image/jpeg for large pictures, and for photographs, where it is far smaller.
 [[nodiscard]] std::string data_uri(const Image& image);
 
 struct Column {
   std::string title;
   bool numeric = false;
 };
-/// Sortable by header click where JavaScript is on. Cells are HTML (escape text yourself).
+/// Sortable by header click where JavaScript is on; on a narrow screen every row is a card of its named cells.
+/// Cells are HTML (escape text yourself).
 [[nodiscard]] std::string table(const std::vector<Column>& columns,
                                 const std::vector<std::vector<std::string>>& rows,
                                 const std::string& caption = {});

@@ -11,7 +11,9 @@ namespace dino::report {
 struct Series {
   std::string name;
   std::vector<double> x, y;
-  bool dashed = false;  ///< baselines
+  bool dashed = false;  ///< baselines; in grey unless they have a colour
+  /// CSS; empty = one of the shades of a single colour, by place, told apart by their dashes too.
+  std::string colour{};
 };
 struct LinePlot {
   std::string title, x_label, y_label;
@@ -32,7 +34,8 @@ struct Bar {
 struct Interval {
   std::string name;
   double value = 0, low = 0, high = 0;
-  bool reference = false;  ///< drawn in grey
+  bool reference = false;  ///< a floor: a square instead of a circle
+  std::string colour{};    ///< CSS; empty = the colour of bars
 };
 [[nodiscard]] std::string forest_plot(const std::string& title, const std::vector<Interval>& rows);
 

@@ -44,7 +44,7 @@ std::string no_values(std::string out) {
 
 std::string row_name(const std::string& name, double y, const char* css_class) {
   return fmt::format("<text class=\"{}\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{}<title>{}</title></text>",
-                     css_class, kNames - 10, px(y), escape(shortened(name, 22)), escape(name));
+                     css_class, kNames - 10, px(y), escape(shortened(name, 20)), escape(name));
 }
 
 }  // namespace
@@ -109,8 +109,9 @@ std::string forest_plot(const std::string& title, const std::vector<Interval>& r
     const double y = static_cast<double>(i) * kRow + 15;
     out += row_name(row.name, y + 4, row.reference ? "ref-name" : "name");
     if (!std::isfinite(row.value)) continue;
+    const std::string paint = row.colour.empty() ? "var(--bar)" : escape(row.colour);
     const std::string colour =
-        row.reference ? " class=\"ref\"" : " style=\"stroke:var(--s1);fill:var(--s1)\"";
+        fmt::format("{} style=\"stroke:{};fill:{}\"", row.reference ? " class=\"ref\"" : "", paint, paint);
     const std::string text = fmt::format("{:.3f} [{:.3f}, {:.3f}]", row.value, row.low, row.high);
     out += fmt::format("<g{}><title>{}: {}</title>", colour, escape(row.name), text);
     if (std::isfinite(row.low) && std::isfinite(row.high))

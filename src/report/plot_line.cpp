@@ -15,7 +15,7 @@ namespace dino::report {
 namespace {
 
 constexpr double kWidth = 520, kHeight = 270, kLeft = 52, kRight = 512, kTop = 10, kBottom = 228;
-constexpr int kColours = 8;
+constexpr size_t kShades = 3;
 
 struct Point {
   double x, y;
@@ -93,19 +93,35 @@ std::string axes(const Axis& x, const Axis& y, const LinePlot& plot) {
   return out;
 }
 
+/// The colour of a series, as CSS: its own, grey for a baseline, else a shade by its place.
+std::string paint(const LinePlot& plot, size_t place) {
+  const Series& series = plot.series[place];
+  if (!series.colour.empty()) return escape(series.colour);
+  return series.dashed ? "var(--muted)" : fmt::format("var(--t{})", place % kShades + 1);
+}
+
+/// Shades are told apart by dashes too.
+std::string dashes(const LinePlot& plot, size_t place) {
+  const Series& series = plot.series[place];
+  if (series.dashed) return " dashed";
+  return series.colour.empty() && place % kShades > 0 ? fmt::format(" shade{}", place % kShades + 1) : "";
+}
+
 std::string legend(const LinePlot& plot) {
   if (plot.series.size() < 2) return {};  // the title says what a lone curve is
   std::string out = "<ul class=\"legend\">";
   for (size_t s = 0; s < plot.series.size(); ++s)
     out += fmt::format(
-        "<li><svg viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path class=\"line{}\" "
-        "style=\"stroke:var(--s{})\" "
+        "<li><svg viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path class=\"line{}\" style=\"stroke:{}\" "
         "d=\"M1 4H21\" /></svg>{}</li>",
-        plot.series[s].dashed ? " dashed" : "", s % kColours + 1, escape(plot.series[s].name));
+        dashes(plot, s), paint(plot, s), escape(plot.series[s].name));
   return out + "</ul>";
 }
 
-std::string curve(const Series& series, size_t colour, bool log_y, const Axis& x, const Axis& y) {
+std::string curve(const LinePlot& plot, size_t place, const Axis& x, const Axis& y) {
+  const Series& series = plot.series[place];
+  const bool log_y = plot.log_y;
+  const std::string colour = paint(plot, place), classes = dashes(plot, place);
   std::string path, dots;
   const auto runs = runs_of(series, log_y);
   size_t points = 0;
@@ -117,7 +133,7 @@ std::string curve(const Series& series, size_t colour, bool log_y, const Axis& x
     if (run.size() == 1 || (points <= 16 && !series.dashed))
       for (const Point& p : run)
         dots += fmt::format(
-            "<circle cx=\"{}\" cy=\"{}\" r=\"3\" style=\"fill:var(--s{})\"><title>{}: {}, "
+            "<circle cx=\"{}\" cy=\"{}\" r=\"3\" style=\"fill:{}\"><title>{}: {}, "
             "{}</title></circle>",
             px(x.pixel(p.x)), px(y.pixel(p.y)), colour, escape(series.name), short_number(p.x, 7),
             short_number(p.y, 5));
@@ -129,12 +145,11 @@ std::string curve(const Series& series, size_t colour, bool log_y, const Axis& x
     const auto means = smoothed(series, log_y);
     for (size_t i = 0; i < means.size(); ++i)
       mean += fmt::format("{}{} {}", i == 0 ? "M" : "L", px(x.pixel(means[i].x)), px(y.pixel(means[i].y)));
-    mean = fmt::format("<path class=\"line\" style=\"stroke:var(--s{})\" d=\"{}\" />", colour, mean);
+    mean = fmt::format("<path class=\"line{}\" style=\"stroke:{}\" d=\"{}\" />", classes, colour, mean);
   }
-  return fmt::format(
-      "<path class=\"line{}{}\" style=\"stroke:var(--s{})\" d=\"{}\"><title>{}</title></path>{}\n",
-      series.dashed ? " dashed" : "", mean.empty() ? "" : " raw", colour, path, escape(series.name),
-      mean + dots);
+  return fmt::format("<path class=\"line{}{}\" style=\"stroke:{}\" d=\"{}\"><title>{}</title></path>{}\n",
+                     mean.empty() ? classes : "", mean.empty() ? "" : " raw", colour, path,
+                     escape(series.name), mean + dots);
 }
 
 }  // namespace
@@ -169,8 +184,7 @@ std::string line_plot(const LinePlot& plot) {
   const Axis x(x_low, x_high, kLeft, kRight, false, 6);
   const Axis y(y_low, y_high, kBottom, kTop, plot.log_y, 5);
   out += axes(x, y, plot);
-  for (size_t s = 0; s < plot.series.size(); ++s)
-    out += curve(plot.series[s], s % kColours + 1, plot.log_y, x, y);
+  for (size_t s = 0; s < plot.series.size(); ++s) out += curve(plot, s, x, y);
   return out + "</svg></figure>\n";
 }
 

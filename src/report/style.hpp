@@ -6,7 +6,8 @@
 namespace dino::report {
 
 [[nodiscard]] const char* style_sheet();
-/// Makes table headers sort by mouse and keyboard; without it tables stay as they were written.
-[[nodiscard]] const char* sort_script();
+/// Makes table headers sort by mouse and keyboard, and opens what is folded for printers of browsers that
+/// cannot be told so by the style sheet; without it tables stay as they were written.
+[[nodiscard]] const char* page_script();
 
 }  // namespace dino::report

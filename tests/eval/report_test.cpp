@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "base/error.hpp"
 #include "eval/temporary.hpp"
@@ -114,6 +115,12 @@ const Check* find(const std::vector<Check>& checks, const std::string& title) {
   return nullptr;
 }
 
+std::string lines(const Check* check) {
+  std::string out;
+  for (const std::string& line : check->detail) out += line + "\n";
+  return out;
+}
+
 TEST_F(ReportTest, ThePageIsCompleteBalancedAndSelfContained) {
   const std::string html = report_html(input(), "A report");
   EXPECT_EQ(markup_fault(html), "");
@@ -134,7 +141,8 @@ TEST_F(ReportTest, TheVerdictSaysWhereRawPixelsWin) {
   const Check* raw = find(checks, "Does not beat raw pixels");
   ASSERT_NE(raw, nullptr);
   EXPECT_EQ(raw->level, Level::red);
-  EXPECT_NE(raw->why.find("0.700 against 0.900, p < 0.0001"), std::string::npos) << raw->why;
+  EXPECT_EQ(raw->why, "Better on 0 of 1 protocols, within noise on 0, worse on 1.");
+  EXPECT_NE(lines(raw).find("0.700 against 0.900, p < 0.0001"), std::string::npos) << lines(raw);
   const Check* random = find(checks, "Beats random weights");
   ASSERT_NE(random, nullptr);
   EXPECT_EQ(random->level, Level::green);
@@ -158,9 +166,10 @@ TEST_F(ReportTest, TheVerdictSaysWhereTheModelBeatsRawPixelsOnSomeSetsOnly) {
   const Check* raw = find(checks, "Beats raw pixels on some sets only");
   ASSERT_NE(raw, nullptr);
   EXPECT_EQ(raw->level, Level::amber);
-  EXPECT_NE(raw->why.find("Worse on knn birds"), std::string::npos) << raw->why;
-  EXPECT_NE(raw->why.find("Better on knn fish (0.600 against 0.400, intervals apart)"), std::string::npos)
-      << raw->why;
+  EXPECT_EQ(raw->why, "Better on 1 of 2 protocols, within noise on 0, worse on 1.");
+  EXPECT_NE(lines(raw).find("Worse on knn birds"), std::string::npos) << lines(raw);
+  EXPECT_NE(lines(raw).find("Better on knn fish (0.600 against 0.400, intervals apart)"), std::string::npos)
+      << lines(raw);
 }
 
 TEST_F(ReportTest, FallingInformationIsCollapse) {
@@ -215,8 +224,8 @@ TEST_F(ReportTest, ThePairedTestDecidesWhereIntervalsOverlap) {
   const std::vector<Check> checks = verdict_checks(in);
   const Check* beats = find(checks, "Beats random weights");
   ASSERT_NE(beats, nullptr);
-  EXPECT_NE(beats->why.find("Better on knn birds <b> (0.700 against 0.680, p < 0.0001)"), std::string::npos)
-      << beats->why;
+  EXPECT_NE(lines(beats).find("Better on knn birds <b> (0.700 against 0.680, p < 0.0001)"), std::string::npos)
+      << lines(beats);
   // Other images: nothing is paired, and the intervals decide.
   p.keys[0] = "another";
   write_predictions(folder / random.predictions, p);
@@ -244,10 +253,107 @@ TEST_F(ReportTest, ModelsOnOtherCardsAreNotCompared) {
 }
 
 TEST_F(ReportTest, PairedTestsStandInWords) {
-  const std::string html = comparisons_html(input());
+  const ReportInput in = input();
+  const std::string html = comparisons_html(in, ModelColours(in));
   EXPECT_NE(html.find("+0.200"), std::string::npos);
   EXPECT_NE(html.find(">better<"), std::string::npos);
   EXPECT_NE(html.find(">worse<"), std::string::npos);
+}
+
+TEST_F(ReportTest, ThePairedTestDecidesWhoSharesTheFirstPlace) {
+  // 700 and 690 right, their intervals overlap: first where only one is ever right alone, then where 30 and
+  // 20 are, which is noise.
+  ReportInput in = input();
+  ResultRow a = row("a", 700), b = row("b", 690), c = row("random-weights", 500);
+  Predictions p = read_predictions(folder / predictions_name(row("run/step_<9>", 700)));
+  const auto keep = [&](ResultRow& r, const std::vector<std::pair<int64_t, int64_t>>& right) {
+    for (size_t i = 0; i < 1000; ++i) p.predicted[i] = 1 - p.labels[i];
+    for (const auto& [from, to] : right)
+      for (auto i = static_cast<size_t>(from); i < static_cast<size_t>(to); ++i) p.predicted[i] = p.labels[i];
+    r.predictions = "predictions/" + std::string(1, r.model[0]) + ".h5";
+    write_predictions(folder / r.predictions, p);
+  };
+  keep(a, {{0, 700}});
+  keep(c, {{0, 500}});
+  keep(b, {{0, 690}});
+  in.results[0].rows = {c, a, b};
+  const ModelColours colours(in);
+  Standings s = standings(in, colours);
+  ASSERT_EQ(s.models, (std::vector<std::string>{"a", "b", "random-weights"})) << "floors last";
+  ASSERT_EQ(s.rows.size(), 1U);
+  EXPECT_EQ(s.rows[0].tied, (std::vector<bool>{true, false, false}));
+  EXPECT_EQ(s.mean_rank, (std::vector<double>{1, 2, 3}));
+  EXPECT_NE(standings_html(s, colours).find("\xE2\x98\x85"), std::string::npos);
+  keep(b, {{0, 670}, {980, 1000}});
+  s = standings(in, colours);
+  EXPECT_EQ(s.rows[0].tied, (std::vector<bool>{true, true, false})) << "30 against 20 is noise";
+  EXPECT_EQ(s.rows[0].ties(), 2U);
+  EXPECT_EQ(standings_html(s, colours).find("mark\">\xE2\x98\x85"), std::string::npos);
+  // Another protocol is another row, in which nobody is compared.
+  in.results[0].rows[2].card_hash = "0" + b.card_hash.substr(1);
+  s = standings(in, colours);
+  ASSERT_EQ(s.rows.size(), 2U);
+  EXPECT_FALSE(s.rows[1].contested());
+  EXPECT_TRUE(s.mean_rank.empty());
+}
+
+TEST_F(ReportTest, AModelHasOneColourAndNoOtherHasIt) {
+  ReportInput in = input();
+  in.results[0].rows.clear();
+  for (int i = 0; i < 20; ++i) in.results[0].rows.push_back(row("m" + std::to_string(i), 500 + i));
+  in.results[0].rows.push_back(row("raw-pixels", 300));
+  in.results[0].rows.push_back(row("random-weights", 310));
+  const ModelColours colours(in);
+  std::set<std::string> seen;
+  for (const std::string& model : colours.models()) seen.insert(colours.of(model));
+  EXPECT_EQ(seen.size(), 22U);
+  const std::string html = report_html(in, "T");
+  EXPECT_EQ(markup_fault(html), "");
+  // The forest plot, its table and the summary paint m3 alike.
+  EXPECT_NE(html.find("style=\"stroke:var(--m4);fill:var(--m4)\"><title>m3:"), std::string::npos);
+  EXPECT_NE(html.find("style=\"--c:var(--m4)\"></span><span>m3<"), std::string::npos);
+}
+
+TEST_F(ReportTest, ARunIsPaintedAsItsModel) {
+  ReportInput in = input();
+  in.results[0].rows = {row("other", 700), row("run/step_<9>", 690)};
+  const ModelColours colours(in);
+  EXPECT_EQ(colours.of_run(*in.training), colours.of("run/step_<9>"));
+  EXPECT_NE(training_html(*in.training, colours).find("--run:var(--m2)"), std::string::npos);
+}
+
+TEST_F(ReportTest, WhatItCostStandsOnTheFirstScreen) {
+  ReportInput in = input();
+  EXPECT_NE(cost_html(in).find("not measured"), std::string::npos);
+  make_folders(folder / "chain/curate");
+  put(folder / "chain/chain.json", R"({"name":"night","chain_file":")" + (folder / "chain/c.cfg") +
+                                       R"(","stages":[{"stage":"curate"},{"stage":"report"}]})");
+  put(folder / "chain/c.cfg", "[chain]\nname = night <1>\n");
+  put(folder / "chain/curate/started.json", R"({"time":"2026-01-31T23:59:00Z"})");
+  put(folder / "chain/curate/done.json", R"({"time":"2026-02-01T01:00:30Z"})");
+  in.chain = read_chain(folder / "chain");
+  ASSERT_EQ(in.chain->stages.size(), 2U);
+  EXPECT_EQ(in.chain->stages[0].seconds, 3690);
+  EXPECT_EQ(in.chain->stages[1].seconds, 0) << "not known";
+  in.training->run_json = R"({"starts":[{"ranks":8,"cpu_model":"Example CPU","cores":48}]})";
+  EXPECT_NE(cost_html(in).find("48<small>Example CPU, 8 rank(s)"), std::string::npos) << cost_html(in);
+  EXPECT_NE(cost_html(in).find("curate 1 h"), std::string::npos) << cost_html(in);
+  EXPECT_NE(provenance_html(in).find("night &lt;1&gt;"), std::string::npos);
+  put(folder / "chain/chain.json", R"({"name":"night","stages":[{"stage":"../x"}]})");
+  EXPECT_NE(message_of<DataError>([&] { (void)read_chain(folder / "chain"); }).find("chain.json"),
+            std::string::npos);
+  put(folder / "chain/chain.json", "[]");
+  EXPECT_NE(message_of<DataError>([&] { (void)read_chain(folder / "chain"); }).find("chain.json"),
+            std::string::npos);
+  EXPECT_THROW((void)read_chain(folder / "nowhere"), MissingInputError);
+}
+
+TEST_F(ReportTest, RowsSayWhatComputedThem) {
+  const ReportInput in = input();
+  const ResultRow& first = *all_rows(in).front().row;
+  EXPECT_NE(first.command.find("test_eval"), std::string::npos) << first.command;
+  EXPECT_FALSE(first.cpu.empty());
+  EXPECT_GE(first.cores, 1);
 }
 
 TEST_F(ReportTest, LedgersThatDoNotAddUpAreRed) {

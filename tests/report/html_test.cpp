@@ -75,6 +75,13 @@ TEST(Html, EqualContentGivesEqualBytes) {
 TEST(Html, PicturesAreInlineAndLargeOnesAreJpeg) {
   EXPECT_EQ(data_uri(solid(8, 8, 200)).rfind("data:image/png;base64,iVBORw0KGgo", 0), 0U);
   EXPECT_EQ(data_uri(solid(512, 512, 200)).rfind("data:image/jpeg;base64,/9j/", 0), 0U);
+  Image grain = solid(96, 96, 0), map = solid(96, 96, 0);
+  for (size_t i = 0; i < grain.pixels.size(); ++i) {
+    grain.pixels[i] = static_cast<uint8_t>(100 + (i * 2654435761U >> 7) % 23);  // as in a photograph
+    map.pixels[i] = static_cast<uint8_t>(i / 3 / 8 % 12 * 20);
+  }
+  EXPECT_EQ(data_uri(grain).rfind("data:image/jpeg;", 0), 0U);
+  EXPECT_EQ(data_uri(map).rfind("data:image/png;", 0), 0U);
 }
 
 TEST(Html, ATableRowOfAnotherWidthIsRefused) {
