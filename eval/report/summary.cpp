@@ -191,7 +191,13 @@ std::string summary_html(const ReportInput& input, const ModelColours& colours,
   const Standings s = standings(input, colours);
   const Check nothing{Level::amber, "Nothing to judge",
                       "No result of a trained model, run or curation was given."};
-  return standings_html(s, colours) + places_html(s, colours) +
+  // Pictures alone: a folder whose images have no labels.
+  const std::string unlabelled = !input.results.empty() && s.rows.empty()
+                                     ? "<p class=\"lead\">No labels: sub-folders of --data would name "
+                                       "classes; then k-NN and a linear probe are "
+                                       "run.</p>\n"
+                                     : "";
+  return unlabelled + standings_html(s, colours) + places_html(s, colours) +
          checks_html(checks.empty() ? std::vector<Check>{nothing} : checks) + cost_html(input);
 }
 

@@ -348,6 +348,15 @@ TEST_F(ReportTest, WhatItCostStandsOnTheFirstScreen) {
   EXPECT_THROW((void)read_chain(folder / "nowhere"), MissingInputError);
 }
 
+TEST_F(ReportTest, PicturesWithoutLabelsSaySo) {
+  ReportInput in = input();
+  EXPECT_EQ(report_html(in, "T").find("No labels:"), std::string::npos);
+  in.results[0].rows.clear();
+  const std::string html = report_html(in, "T");
+  EXPECT_NE(html.find("No labels: sub-folders of --data would name classes"), std::string::npos);
+  EXPECT_EQ(markup_fault(html), "");
+}
+
 TEST_F(ReportTest, RowsSayWhatComputedThem) {
   const ReportInput in = input();
   const ResultRow& first = *all_rows(in).front().row;
