@@ -77,7 +77,8 @@ TEST(Html, PicturesAreInlineAndLargeOnesAreJpeg) {
   EXPECT_EQ(data_uri(solid(512, 512, 200)).rfind("data:image/jpeg;base64,/9j/", 0), 0U);
   Image grain = solid(96, 96, 0), map = solid(96, 96, 0);
   for (size_t i = 0; i < grain.pixels.size(); ++i) {
-    grain.pixels[i] = static_cast<uint8_t>(100 + (i * 2654435761U >> 7) % 23);  // as in a photograph
+    const size_t x = i / 3 % 96, y = i / 288;  // a slope with a little noise, as in a photograph
+    grain.pixels[i] = static_cast<uint8_t>(60 + x + y / 2 + (i * 2654435761U >> 7) % 5);
     map.pixels[i] = static_cast<uint8_t>(i / 3 / 8 % 12 * 20);
   }
   EXPECT_EQ(data_uri(grain).rfind("data:image/jpeg;", 0), 0U);
