@@ -4,9 +4,9 @@
 
 #include <cstdio>
 #include <ctime>
-#include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/json.hpp"
 #include "report/data.hpp"
 #include "storage/files.hpp"
 

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "base/json.hpp"
 #include "base/timing.hpp"
 #include "report/axis.hpp"
 #include "report/html.hpp"

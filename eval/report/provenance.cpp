@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "base/json.hpp"
 #include "base/timing.hpp"
 #include "base/version.hpp"
 #include "report/html.hpp"
