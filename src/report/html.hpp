@@ -22,8 +22,8 @@ struct Column {
   std::string title;
   bool numeric = false;
 };
-/// Sortable by header click where JavaScript is on; on a narrow screen every row is a card of its named cells.
-/// Cells are HTML (escape text yourself).
+/// Sortable by header click where JavaScript is on; on a narrow screen every row is a card of its named
+/// cells. Cells are HTML (escape text yourself).
 [[nodiscard]] std::string table(const std::vector<Column>& columns,
                                 const std::vector<std::vector<std::string>>& rows,
                                 const std::string& caption = {});
