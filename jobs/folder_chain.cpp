@@ -12,6 +12,7 @@
 #include "base/version.hpp"
 #include "chain.hpp"
 #include "storage/files.hpp"
+#include "storage/output_kind.hpp"
 
 namespace dino {
 namespace {
@@ -152,6 +153,7 @@ std::string place_folder_chain(const FolderChain& wanted) {
   const std::string run = run_of(wanted), file = run + "/chain.cfg";
   if (!path_exists(file)) {
     const std::string text = folder_chain_text(wanted);
+    refuse_other_output(run, output_kind::chain);
     make_folders(run);
     write_file_atomically(file, text);
     return file;

@@ -58,6 +58,7 @@ expect 64 "--output (command line): is missing" dino-jobs local --data flat
 expect 64 "nothing to run" dino-jobs local
 expect 64 "a chain file has its own data" dino-jobs local run/chain.cfg --data flat
 expect 64 "choose a plain path" dino-jobs local --data flat --output "new run"
+expect 64 "holds a training run" dino-jobs local --data flat --output run/pretrain
 expect 64 "lies in the pictures' folder" dino-jobs local --data flat --output flat/run
 expect 64 "did you mean train_options?" dino-jobs local --data flat --output new --set train_option=x
 expect 64 "is not NAME=VALUE" dino-jobs local --data flat --output new --set train_options
