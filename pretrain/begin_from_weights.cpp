@@ -57,6 +57,12 @@ std::string checkpoint_in_sight(const TrainConfig& config, const std::string& ru
 struct Found {
   std::string reference, vit_json;
   Normalisation normalisation;
+  int64_t side = 0;  ///< of the input that the weights were trained on; 0 = not told
+
+  void take(const Preparation& pixels) {
+    normalisation = pixels.normalisation;
+    side = pixels.size;
+  }
 };
 
 /// Rank 0. Nothing where the run begins at random, or goes on from one that did.
@@ -68,7 +74,7 @@ Found find(const TrainConfig& config, const std::string& run, Beginning& beginni
     found.reference = config.weights;
     beginning.backbone = load_backbone(config.weights, LoadOptions{config.which, config.heads});
     found.vit_json = vit_config_to_json(beginning.backbone->config);
-    found.normalisation = preparation_of(config.weights).normalisation;
+    found.take(preparation_of(config.weights));
     return found;
   }
   const CheckpointHeader header = read_checkpoint_header(checkpoint);
@@ -86,7 +92,7 @@ Found find(const TrainConfig& config, const std::string& run, Beginning& beginni
                     config.weights, checkpoint));
   if (found.reference.empty()) return found;
   found.vit_json = Json::parse(header.model_json).at("vit").dump();
-  found.normalisation = preparation_of(checkpoint).normalisation;
+  found.take(preparation_of(checkpoint));
   if (bare) beginning.backbone = load_backbone(checkpoint, LoadOptions{config.which, 0});
   return found;
 }
@@ -250,11 +256,15 @@ Beginning settle_beginning(TrainConfig& config, const OptionTable& table, const 
   context.world.broadcast(found.vit_json);
   context.world.broadcast_span(std::span<float>(found.normalisation.mean));
   context.world.broadcast_span(std::span<float>(found.normalisation.std));
+  context.world.broadcast_span(std::span(&found.side, 1));
   beginning.reference = found.reference;
   if (found.reference.empty()) return beginning;
   config.weights = found.reference;
   adopt(config, vit_config_from_json(found.vit_json, found.reference));
   adopt_normalisation(config, found.normalisation, table);
+  // Crops of the size that the weights know, unless others are asked for.
+  if (found.side >= config.vit->patch && config.global_size.is_auto())
+    config.global_size = found.side / config.vit->patch * config.vit->patch;
   if (beginning.backbone)
     log::info(fmt::format("weights: {}: {}; {}", found.reference, beginning.backbone->description,
                           describe(*config.vit)));

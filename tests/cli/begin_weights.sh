@@ -122,9 +122,12 @@ equal "$(step resumed 6)" "$(step imported 6)" backbone student
 
 # The weights' pixels: a Hugging Face folder's mean and deviation.
 dino-pretrain export --checkpoint w.safetensors --format hf --output hf >/dev/null 2>&1 || fail "export"
-echo '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}' >hf/preprocessor_config.json
+echo '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25], "crop_size": {"height": 26, "width": 26}}' >hf/preprocessor_config.json
 expect 0 "" train --weights hf --output half --stop-after 6
 grep -qx "mean = 0.5,0.5,0.5" half/config.ini && grep -qx "std = 0.25,0.25,0.25" half/config.ini || fail "the weights' pixels"
+# Without a recipe, its input size too: whole patches of it.
+dino-pretrain train --data data --weights hf --steps 1 --batch 2 --prototypes 32 --output free --progress off >log.txt 2>&1 || { fail "without a recipe"; tail -n 3 log.txt; }
+grep -qx "global-size = 24" free/config.ini || fail "the weights' input size: $(grep global-size free/config.ini)"
 expect 0 "" train --weights hf --output own --mean 0.1,0.2,0.3 --stop-after 6
 grep -qx "mean = 0.1,0.2,0.3" own/config.ini || fail "--mean does not win"
 dino-pretrain import --weights hf --output himport >/dev/null 2>&1
