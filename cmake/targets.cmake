@@ -29,6 +29,9 @@ endif()
 
 execute_process(COMMAND git -C ${PROJECT_SOURCE_DIR} rev-parse --short=12 HEAD
                 OUTPUT_VARIABLE DINO_COMMIT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(NOT DINO_COMMIT AND EXISTS ${PROJECT_SOURCE_DIR}/.commit) # an unpacked archive has it written down
+  file(STRINGS ${PROJECT_SOURCE_DIR}/.commit DINO_COMMIT LIMIT_COUNT 1)
+endif()
 if(NOT DINO_COMMIT)
   set(DINO_COMMIT "unknown")
 endif()

@@ -113,7 +113,29 @@ void add_count(Setters& setters, const std::string& key, int64_t& field, int64_t
   };
 }
 
+void add_container(Setters& setters, Resources& r) {
+  // Empty: the programs of this machine, where [chain] names a container.
+  setters["container"] = [&r](const std::string& word, const std::string& place) {
+    r.container = expand(word, place);
+    if (r.container.empty()) return;
+    r.container = std::filesystem::absolute(r.container).lexically_normal().string();
+    if (!is_plain_path(r.container))
+      bad(place, fmt::format("container = {} has a space or another special character", r.container),
+          "choose a plain path");
+  };
+  setters["container-options"] = [&r](const std::string& word, const std::string& place) {
+    r.container_options.clear();
+    for (const std::string& option : split(word, ' ')) {
+      if (option.empty()) continue;
+      if (option[0] != '-' || !is_plain_path(option))
+        bad(place, fmt::format("'{}' is not an option of apptainer exec", option), "write --bind=/folder");
+      r.container_options.push_back(option);
+    }
+  };
+}
+
 void add_resources(Setters& setters, Resources& r) {
+  add_container(setters, r);
   add_word(setters, "partition", r.partition);
   add_word(setters, "account", r.account);
   add_word(setters, "qos", r.qos);

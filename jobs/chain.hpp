@@ -21,6 +21,8 @@ struct Resources {
   int64_t signal_seconds = 180;           ///< USR2 comes this long before the time limit
   int64_t max_restarts = 20;              ///< starts again after exit code 75, at most
   std::string setup;                      ///< shell lines before the program, e.g. "module load openmpi"
+  std::string container;  ///< absolute path of an Apptainer image that has the programs; or empty
+  std::vector<std::string> container_options;  ///< further options of apptainer exec, one a word
 };
 
 struct Stage {

@@ -158,6 +158,7 @@ ExitCode run_local(const LocalConfig& config, CommandContext& context) {
   for (const Stage& stage : chain.stages) {
     scripts[stage.name] = stage_script(chain, stage, ranks);
     check_shell(chain, stage, scripts[stage.name]);
+    check_container(stage);
   }
   if (context.common.dry_run) {
     nlohmann::ordered_json plan = nlohmann::ordered_json::array();

@@ -41,8 +41,9 @@ std::string command_lines(const Stage& stage, const std::string& launcher) {
   if (!stage.command.empty())
     return "trap : USR2\n    trap - TERM\n    trap dino_between DEBUG\n    " + stage.command;
   // exec: no shell is left around srun or the program.
-  const std::string start =
-      fmt::format("exec {}{}", stage.mpi ? launcher : "", shell_quote(program_path(stage.program)));
+  const std::string program = stage.resources.container.empty() ? shell_quote(program_path(stage.program))
+                                                                : "$container " + shell_quote(stage.program);
+  const std::string start = fmt::format("exec {}{}", stage.mpi ? launcher : "", program);
   // A line break between words must not end the command.
   if (stage.args.find('\n') != std::string::npos)
     return fmt::format("dino_args=({})\n  {} \"${{dino_args[@]}}\"", stage.args, start);
@@ -154,8 +155,19 @@ std::string variable_lines(const Chain& chain) {
 
 }  // namespace
 
+void check_container(const Stage& stage) {
+  const std::string& container = stage.resources.container;
+  if (!container.empty() && !path_exists(container))
+    throw MissingInputError(fmt::format(
+        "cannot find the container: {}: not there; build it (share/packaging/dinohpc.def) or correct [{}]",
+        container, stage.name));
+}
+
 std::string render_runner(const Chain& chain, const Stage& stage, const std::string& launcher) {
   const std::string& setup = stage.resources.setup;
+  const std::string& container = stage.resources.container;
+  std::string options;
+  for (const std::string& option : stage.resources.container_options) options += " " + shell_quote(option);
   return fill_template(read_text(template_folder() + "/run.bash.in"),
                        {{"PROGRAMS", shell_quote(programs_folder())},
                         {"SHARE", shell_quote(share_dir())},
@@ -163,6 +175,7 @@ std::string render_runner(const Chain& chain, const Stage& stage, const std::str
                         {"RUN", chain.run},
                         {"STAGE", stage.name},
                         {"VARIABLES", variable_lines(chain)},
+                        {"CONTAINER", container.empty() ? ":" : "dino_in " + container + options},
                         {"COMMAND", command_lines(stage, launcher)}});
 }
 

@@ -24,6 +24,9 @@ namespace dino {
 /// `script`: names the stage, the key and bash's words.
 void check_shell(const Chain& chain, const Stage& stage, const std::string& script);
 
+/// MissingInputError when the stage names a container that is not there.
+void check_container(const Stage& stage);
+
 /// The part of a stage's script that is the same under Slurm and on this machine, from slurm/run.bash.in.
 [[nodiscard]] std::string render_runner(const Chain& chain, const Stage& stage, const std::string& launcher);
 

@@ -320,7 +320,9 @@ ExitCode submit(const std::string& chain_file, CommandContext& context) {
   std::map<std::string, std::string> scripts;  // of the stages that are not done
   for (const Stage& stage : chain.stages) {
     const std::string text = checked_script(chain, stage, folder);
-    if (!is_done(chain.run, stage.name)) scripts[stage.name] = text;
+    if (is_done(chain.run, stage.name)) continue;
+    check_container(stage);
+    scripts[stage.name] = text;
   }
   if (context.common.dry_run) {
     print_plan(chain, scripts, context);

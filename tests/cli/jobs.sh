@@ -109,6 +109,45 @@ code=$?
 [ $code = 75 ] || { cat err; fail "a stopped chain ended with $code, not 75"; }
 has err "stopped: stage a"
 
+# a container: every program is started through apptainer, inside the launcher, with the run folder bound
+mkdir -p fake inside
+printf '#!/bin/bash\necho "apptainer $* (share $DINO_SHARE)" >>"$DINO_TEST_CALLS"\nwhile [[ $1 == exec || $1 == --* ]]; do shift; done\n[ -s "$1" ] || exit 9\nshift; PATH="%s:$PATH" exec "$@"\n' "$work/inside" >fake/apptainer
+printf '#!/bin/bash\necho "program $1, rank ${OMPI_COMM_WORLD_RANK:-none}"\n' >inside/dino-inside
+chmod +x fake/apptainer inside/dino-inside
+cat >boxed.cfg <<'CFG'
+[chain]
+run = boxed
+container = box.sif
+container-options = --nv --bind=/data
+[many]
+program = dino-inside
+args = x
+[one]
+program = dino-inside
+args = y
+mpi = false
+[words]
+command = ${container} dino-inside z
+[outside]
+program = echo
+args = outside
+container =
+mpi = false
+CFG
+run 66 "$jobs" local boxed.cfg
+has err "cannot find the container: $PWD/box.sif: not there"
+run 66 "$jobs" submit boxed.cfg --dry-run
+run 0 "$jobs" render boxed.cfg --output boxed-scripts
+has boxed-scripts/many.sbatch "dino_in $PWD/box.sif --nv --bind=/data"
+echo image >box.sif
+export DINO_TEST_CALLS=$work/calls
+run 66 env PATH=/usr/bin:/bin "$jobs" local boxed.cfg
+has err "neither apptainer nor singularity is on the PATH"
+run 0 env PATH="$work/fake:$PATH" "$jobs" local boxed.cfg --ranks 2
+for line in "program x, rank 0" "program x, rank 1" "program y, rank none" "program z, rank none"; do has err "$line"; done
+[ "$(wc -l <calls)" = 4 ] || fail "apptainer was called $(wc -l <calls) times, not 4"
+has calls "apptainer exec --bind=$PWD/boxed --bind=$DINO_SHARE --nv --bind=/data $PWD/box.sif dino-inside x (share $DINO_SHARE)"
+
 # broken chain files name the line and what was meant
 refuse() { # refuse TEXT WANTED
   printf "$1" >bad.cfg

@@ -106,6 +106,28 @@ TEST(Render, ScriptsHoldTheirResourcesAndCommands) {
   expect_contains(report, "module load openmpi\n");
 }
 
+TEST(Render, AContainerStandsBetweenTheLauncherAndTheProgram) {
+  const Chain chain = parse_chain(
+      "[chain]\nrun = /r\ncontainer = /opt/dino.sif\ncontainer-options = --nv --bind=/data\n"
+      "[a]\nprogram = dino-curate\n[b]\nprogram = my-eval\nmpi = false\ncontainer =\n",
+      "c.cfg");
+  const std::string inside = render_stage(chain, chain.stages[0], "/s/a.sbatch");
+  expect_contains(inside, "\ndino_in /opt/dino.sif --nv --bind=/data\n");
+  expect_contains(inside, "--export=ALL $container dino-curate");
+  const std::string outside = render_stage(chain, chain.stages[1], "/s/b.sbatch");
+  EXPECT_EQ(outside.find("dino.sif"), std::string::npos);
+  expect_contains(outside, "exec my-eval");
+  EXPECT_THROW(check_container(chain.stages[0]), MissingInputError);
+  EXPECT_NO_THROW(check_container(chain.stages[1]));
+  for (const char* line : {"container = /a b.sif", "container = $(reboot)", "container-options = bind=/x",
+                           "container-options = --bind=/x;reboot", "container = ${DINO_TEST_NO_SUCH}"}) {
+    EXPECT_THROW(
+        (void)parse_chain(std::string("[chain]\nrun = /r\n") + line + "\n[a]\ncommand = true\n", "c"),
+        UsageError)
+        << line;
+  }
+}
+
 TEST(Render, DependenciesAreAfterokAndNeverDangle) {
   EXPECT_EQ(sbatch_words("s", {"1", "2"}),
             (std::vector<std::string>{"sbatch", "--parsable", "--kill-on-invalid-dep=yes",
