@@ -52,7 +52,7 @@ def look_hdf5(path):
 
 
 # Below these the names are values: reasons, settings, the protocol of a task.
-OPEN = {"dropped", "filters", "settings", "card", "model", "integers", "vectors", "units"}
+OPEN = {"dropped", "filters", "settings", "card", "model", "integers", "vectors", "units", "bytes"}
 
 
 def look_json(value, path):

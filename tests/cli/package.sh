@@ -12,6 +12,8 @@ for file in bin/dino-curate bin/dino-jobs share/dinohpc/recipes/tiny.cfg share/d
 done
 grep -vq '^dinohpc-' names.txt && fail "the tarball has files outside of its folder"
 
+expect 0 "" "$DINO_PYTHON" "$DINO_SOURCE/tests/cli/spack_recipe.py" "$DINO_SOURCE"
+
 mkdir -p "else where" && tar -C "else where" -xzf out/dinohpc-*.tar.gz && rm -rf out
 prefix=$(echo "$WORK/else where"/dinohpc-*)
 expect 0 "" "$prefix/bin/dino-pretrain" train --config tiny --data nowhere --output run --print-config

@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+try:  # Spack 1.0 and newer
+    from spack_repo.builtin.build_systems.cmake import CMakePackage
+except ImportError:
+    pass  # older ones have it in spack.package
 from spack.package import *
 
 
@@ -15,7 +19,7 @@ class Dinohpc(CMakePackage):
 
     variant("webp", default=True, description="Read WebP images")
     variant("tiff", default=True, description="Read TIFF images")
-    variant("jxl", default=True, description="Read JPEG XL images")
+    variant("jxl", default=False, description="Read JPEG XL images (not every Spack has a libjxl)")
     variant("vips", default=False, description="Read GIF, HEIC and other formats through libvips")
 
     depends_on("c", type="build")
