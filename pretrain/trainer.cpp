@@ -107,7 +107,7 @@ ExitCode Trainer::run() {
   DataLoader loader(dataset_, loader_config, even_range(config_.batch, comm_.rank(), comm_.size()), step_);
   const log::Phase phase("training");
   Progress progress("pretrain", config_.steps * config_.batch, "images");
-  progress.set(step_ * config_.batch);
+  progress.start_at(step_ * config_.batch);
   while (step_ < config_.steps) {
     if (!data_ready(loader)) return stopped(progress);
     // A step that has begun and its checkpoint are worth the time they take.
