@@ -9,8 +9,12 @@ namespace dino::report {
 
 std::string table(const std::vector<Column>& columns, const std::vector<std::vector<std::string>>& rows,
                   const std::string& caption) {
-  std::string out = "<div class=\"table\"><table class=\"sortable stack\">";
-  if (!caption.empty()) out += "<caption>" + escape(caption) + "</caption>";
+  // A paragraph instead of a <caption>: printers keep it, and the heading before it, on the page of the first
+  // row.
+  std::string out = caption.empty() ? "" : "<p class=\"note before\">" + escape(caption) + "</p>";
+  out += "<div class=\"table\"><table class=\"sortable stack\"";
+  if (!caption.empty()) out += " aria-label=\"" + escape(caption) + "\"";
+  out += ">";
   out += "<thead><tr>";
   for (const Column& column : columns)
     out += fmt::format("<th scope=\"col\"{}>{}</th>", column.numeric ? " class=\"num\"" : "",
