@@ -15,7 +15,8 @@ cmake --install "$build" --prefix "$work/$name" --strip >"$work/log" || { tail -
 for program in "$work/$name"/bin/dino-*; do
   readelf -d "$program" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'
 done | sort -u | while read -r library; do
-  package=$(dpkg -S "*/$library" 2>/dev/null | sed 's/:.*//' | sort -u | head -n 1 || true)
+  # Of this architecture; what the alternatives system chooses has its file in a folder below.
+  package=$({ dpkg -S "*/$(uname -m)-linux-gnu/$library" || dpkg -S "*/$library"; } 2>/dev/null | sed 's/:.*//' | sort -u | head -n 1 || true)
   printf '%s %s\n' "$library" "${package:--}"
 done >"$work/$name/share/dinohpc/libraries.txt"
 

@@ -4,6 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 unset DINO_SHARE
 bash "$DINO_SOURCE/cmake/package.sh" "$DINO_BIN/.." "$WORK/out" >pack.txt 2>&1 || { cat pack.txt; fail "package.sh"; finish; }
+grep -q 'lib32' pack.txt && fail "package.sh names packages of another architecture"
 grep -q 'libhdf5' pack.txt || fail "package.sh does not say what the tarball needs"
 tar -tzf out/dinohpc-*.tar.gz >names.txt
 for file in bin/dino-curate bin/dino-jobs share/dinohpc/recipes/tiny.cfg share/dinohpc/slurm/run.bash.in share/dinohpc/libraries.txt \
