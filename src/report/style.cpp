@@ -129,6 +129,7 @@ table.summary td.num{font-size:.8125rem;padding:.1rem .1rem .1rem 0;border:0;tex
 nav,.skip{display:none}.frame{display:block;padding:0;max-width:none}main{padding:0}body{font-size:9.5pt}
 section{margin-top:1.5rem}h1,h2,h3,summary,caption,.before,.strip>.note,.lead{break-after:avoid}
 thead{display:table-header-group;break-inside:avoid}figure,ul.checks>li,tr,.pair{break-inside:avoid}.summary thead th{max-width:8.6rem;overflow-wrap:anywhere}.summary tbody th b{min-width:0}.summary tbody th small{display:block}table.summary th,table.summary td{padding-right:.5rem}.figures{display:block}figure.plot{max-width:none;width:48%;display:inline-block;vertical-align:top;margin:0 1% 1rem 0}
+#results>details,#comparisons{break-before:page}.before,summary{break-inside:avoid}
 .swatch,.matrix td{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .table{overflow:visible}table{font-size:7.5pt}td,th{overflow-wrap:break-word;white-space:normal;padding-right:.5rem}td code,td:last-child{overflow-wrap:anywhere}td code{font-size:6.5pt}table.summary{font-size:8pt}table.summary small{font-size:6.5pt}pre{max-height:none;white-space:pre-wrap;overflow-wrap:anywhere}
 details::details-content{content-visibility:visible;block-size:auto;opacity:1}summary{list-style:none;color:inherit;font-weight:620}
