@@ -4,8 +4,7 @@
 # shellcheck source=tests/cli/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 export OMP_NUM_THREADS=1
-small=(--set curate_options="${DINO_FOLDER_CURATE-}" --set "train_options=--config tiny --steps 4 --warmup 0 --batch 8"
-  --set "evaluate_options=--epochs 1")
+small=(--set "train_options=--config tiny --steps 4 --warmup 0 --batch 8" --set "evaluate_options=--epochs 1")
 images "my photos" 40
 mkdir flat && cp "my photos"/*/*.ppm flat
 
@@ -34,8 +33,11 @@ expect 64 "has train_options" dino-jobs local --data "my photos" --output run --
 expect 0 "report: $PWD/run/report.html" dino-jobs local run/chain.cfg
 grep -qF "data = $PWD/my photos" run/chain.cfg || fail "the chain file does not hold the data"
 
-# -- no labels: pictures, training and curation only, and it is said
-expect 0 "report: $PWD/flat_run/report.html" dino-jobs local --data flat --output flat_run "${small[@]}"
+# -- no labels: pictures, training and curation only, and it is said; from weights of a Hugging Face folder
+dino-pretrain export --checkpoint run/pretrain --format hf --output "hf model" >/dev/null 2>&1 || fail "an export of the run"
+expect 0 "report: $PWD/flat_run/report.html" dino-jobs local --data flat --output flat_run --weights "hf model" \
+  --set "train_options=--steps 4 --batch 8 --global-size 32 --local-size 16 --local-count 2"
+grep -qF "begins with $PWD/hf model" flat_run/logs/pretrain.log && ok "the pretraining begins with the weights" || fail "the weights are not used"
 grep -q "no k-NN and no linear probe: .* names no classes" flat_run/logs/evaluate.log && ok "no labels are told" || fail "nothing is said of labels"
 [ -e flat_run/eval/results.jsonl ] && fail "results without labels"
 ls flat_run/eval/pictures/pca*.json >/dev/null || fail "no pictures without labels"
