@@ -7,8 +7,15 @@
 #include <vector>
 
 #include "base/options.hpp"
+#include "vectors/components.hpp"
+#include "vectors/kmeans.hpp"
 
 namespace dino::curation {
+
+/// The memory that near-duplicates may take, which a later start may change: it decides no result.
+struct PairLimit {
+  int64_t max_pairs = 100'000'000;
+};
 
 struct CurateConfig {
   std::vector<std::string> input;    ///< data references, in this order
@@ -33,15 +40,15 @@ struct CurateConfig {
   // near-duplicates
   bool dedup = true;
   double threshold = 0.95;
-  std::string rule = "star";
+  GroupRule rule = GroupRule::star;
   int64_t lists = 0, probes = 8;
-  int64_t max_pairs = 100'000'000;  ///< given up beyond; no setting of the folder, as it decides no result
+  PairLimit pairs;  ///< given up beyond; no setting of the folder
   double leak_threshold = 0.9;
   // balance
   int64_t target = 0;           ///< images to keep; 0 = all
   std::vector<int64_t> levels;  ///< clusters per level; empty = from the number of images
   int64_t iterations = 20, resample = 10;
-  std::string strategy = "random";
+  SampleStrategy strategy = SampleStrategy::random;
   // export
   int64_t shard_records = 10'000, shard_bytes = int64_t{1} << 30;
 };
@@ -50,9 +57,8 @@ struct CurateConfig {
 /// to 2048 images each. A function of the input alone, never of the ranks.
 [[nodiscard]] int64_t unit_size(const CurateConfig& config, int64_t images);
 
-void add_curate_options(OptionTable& table, CurateConfig& config);
-/// The memory that near-duplicates may take, which a later start may change.
-void add_max_pairs(OptionTable& table, int64_t& max_pairs);
+[[nodiscard]] Schema<CurateConfig> curate_options();
+[[nodiscard]] Schema<PairLimit> pair_limit_options();
 
 /// UsageError for a setting whose fault the table of options cannot see and a late stage would.
 void check_settings(const CurateConfig& config);

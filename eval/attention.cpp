@@ -85,6 +85,16 @@ ExitCode run_attention(CommandContext& context, const PictureConfig& config) {
 
 }  // namespace
 
+namespace {
+
+ExitCode start(PictureConfig config, CommandContext& context) {
+  if (context.common.dry_run) return check_pictures(config);
+  const auto lock = lock_output_folder(context, output_kind::results);
+  return run_attention(context, config);
+}
+
+}  // namespace
+
 Command attention_command() {
   Command command;
   command.name = "attention";
@@ -92,16 +102,9 @@ Command attention_command() {
   command.usage = "--weights W --data REF [--images 8] [--size N] --output RESULTS";
   command.description =
       "Writes one map per head and image to RESULTS/pictures/, registers left out. Rank 0 does the work.";
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<PictureConfig>();
-    add_picture_options(table, *config);
-    return [config](CommandContext& context) {
-      require_output(context, "results folder");
-      if (context.common.dry_run) return check_pictures(*config);
-      const auto lock = lock_output_folder(context, output_kind::results);
-      return run_attention(context, *config);
-    };
-  };
+  command.output = "Results folder.";
+  command.examples = {{"--weights run --data photos --images 8 --output results"}};
+  command.make = with_options(picture_options(), start);
   return command;
 }
 

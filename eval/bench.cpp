@@ -20,10 +20,23 @@ namespace dino::eval {
 namespace {
 
 struct BenchConfig {
-  std::string preset = "vits14", precision = "fp32";
+  std::string preset = "vits14";
+  Auto<Precision> precision = Precision::f32;
   int64_t batch = 8, size = 224, repeats = 5;
   bool mixed_sizes = false;
 };
+
+Schema<BenchConfig> options() {
+  using C = BenchConfig;
+  Schema<C> schema;
+  schema.add("preset", &C::preset, "Backbone.").choices(vit_preset_names());
+  schema.add("batch", &C::batch, "Images per pass and rank.").range(1, 65536);
+  schema.add("size", &C::size, "Side of the images in pixels.").range(1, 8192);
+  schema.add("mixed-sizes", &C::mixed_sizes, "Images of three sizes in one packed call.");
+  schema.add("precision", &C::precision, "Arithmetic.");
+  schema.add("repeats", &C::repeats, "Timed passes.").range(1, 10000);
+  return schema;
+}
 
 struct Input {
   int64_t batch, side;
@@ -77,14 +90,15 @@ std::vector<Input> make_inputs(const BenchConfig& config, int64_t patch) {
   return inputs;
 }
 
-ExitCode run_bench(CommandContext& context, const BenchConfig& config) {
+ExitCode run_bench(const BenchConfig& config, CommandContext& context) {
+  if (context.common.dry_run) return ExitCode::done;
   const log::Phase phase("bench");
   const VitConfig vit_config = vit_preset(config.preset);
   if (config.size % vit_config.patch != 0)
     throw UsageError(fmt::format("benchmark: --size {}: is not a multiple of the patch side {}; use {}",
                                  config.size, vit_config.patch,
                                  (config.size / vit_config.patch + 1) * vit_config.patch));
-  const Precision precision = parse_precision(config.precision);
+  const Precision precision = precision_here(config.precision);
   const auto backbone = random_backbone(vit_config, static_cast<uint64_t>(context.common.seed));
   const Vit vit(vit_config, precision);
   const std::vector<Input> inputs = make_inputs(config, vit_config.patch);
@@ -141,18 +155,8 @@ Command bench_command() {
       "gemm_peak_gflops is a 1024-cubed product "
       "through the same operator. With several ranks, images and GFLOP/s are summed and the slowest rank's "
       "time counts.";
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<BenchConfig>();
-    table.add("preset", &config->preset, "Backbone.").choices(vit_preset_names());
-    table.add("batch", &config->batch, "Images per pass and rank.").range(1, 65536);
-    table.add("size", &config->size, "Side of the images in pixels.").range(1, 8192);
-    table.add("mixed-sizes", &config->mixed_sizes, "Images of three sizes in one packed call.");
-    table.add("precision", &config->precision, "Arithmetic.").choices({"auto", "fp32", "bf16"});
-    table.add("repeats", &config->repeats, "Timed passes.").range(1, 10000);
-    return [config](CommandContext& context) {
-      return context.common.dry_run ? ExitCode::done : run_bench(context, *config);
-    };
-  };
+  command.examples = {{"--preset vits14 --batch 8 --size 224"}};
+  command.make = with_options(options(), run_bench);
   return command;
 }
 

@@ -126,7 +126,7 @@ class VitExtractor final : public Extractor {
   std::string describe() const override { return backbone_->description; }
   FeatureColumns columns(const FeatureProtocol& p) const override {
     const int64_t width = backbone_->config.width;
-    return {width, p.tokens == "patch" ? 0 : p.layers, p.tokens == "cls" ? 0 : width};
+    return {width, p.tokens == Tokens::patch ? 0 : p.layers, p.tokens == Tokens::cls ? 0 : width};
   }
   int64_t patch_width() const override { return backbone_->config.width; }
   int64_t patch_side() const override { return backbone_->config.patch; }
@@ -136,7 +136,7 @@ class VitExtractor final : public Extractor {
                float* patches) override {
     VitForwardOptions options;
     const int64_t depth = backbone_->config.depth;
-    if (protocol.tokens != "patch" && protocol.layers > 1)
+    if (protocol.tokens != Tokens::patch && protocol.layers > 1)
       for (int64_t b = depth - protocol.layers; b < depth - 1; ++b) options.intermediate_blocks.push_back(b);
     const VitOutput out = forward(images, options);
     const TokenEntry& entry = out.entries.front();
@@ -145,13 +145,13 @@ class VitExtractor final : public Extractor {
       return tokens.as<float>() + index * width;
     };
     for (int64_t i = 0; i < entry.batch; ++i) {
-      if (protocol.tokens != "patch") {
+      if (protocol.tokens != Tokens::patch) {
         for (const TensorView& block : out.intermediate)
           features = std::copy_n(row(block, entry.cls_row(i)), width, features);
         features = std::copy_n(row(out.norm, entry.cls_row(i)), width, features);
       }
       const float* first = row(out.norm, entry.patch_row(i, 0, backbone_->config.registers));
-      if (protocol.tokens != "cls") features = mean_of(first, count, width, features);
+      if (protocol.tokens != Tokens::cls) features = mean_of(first, count, width, features);
       if (patches != nullptr) patches = std::copy_n(first, count * width, patches);
     }
   }
@@ -297,7 +297,7 @@ std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const Inp
   identity.input = input_json(preparation);
   if (!input.silent) say_input(w, input, preparation, protocol);
   return std::make_unique<VitExtractor>(std::move(backbone), preparation.normalisation,
-                                        parse_precision(options.precision), std::move(identity));
+                                        precision_here(options.precision), std::move(identity));
 }
 
 }  // namespace dino::eval

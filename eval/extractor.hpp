@@ -12,6 +12,7 @@
 #include "datasets/dataset.hpp"
 #include "feature_file.hpp"
 #include "imaging/image.hpp"
+#include "model/vit.hpp"
 
 namespace dino::eval {
 
@@ -21,7 +22,7 @@ struct ModelOptions {
   std::string name;               ///< name in results; empty = from the reference
   std::string which = "teacher";  ///< where a checkpoint holds both
   int64_t heads = 0;              ///< attention heads, where the weights do not tell; 0 = not given
-  std::string precision = "fp32";
+  Auto<Precision> precision = Precision::f32;
   int64_t patch = 14;  ///< of raw-pixels only
 };
 

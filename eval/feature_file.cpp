@@ -2,6 +2,7 @@
 #include "feature_file.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
 #include <filesystem>
@@ -18,7 +19,7 @@ namespace dino::eval {
 Card FeatureProtocol::card() const {
   Card card;
   card.set("size", size).set("resize", resize_to()).set("crop", pad ? "pad to square" : "centre");
-  card.set("background", background).set("tokens", tokens).set("layers", layers);
+  card.set("background", background).set("tokens", name_of(tokens)).set("layers", layers);
   card.set("max_pixels", max_pixels);
   card.set("interpolation", "bicubic, antialiased");
   return card;
@@ -36,9 +37,9 @@ void write_feature_attributes(Hdf5File& file, const FeatureSet& set) {
   file.write_attribute("/", "pad", static_cast<int64_t>(p.pad));
   file.write_attribute("/", "background", p.background);
   file.write_attribute("/", "max_pixels", p.max_pixels);
-  file.write_attribute("/", "tokens", p.tokens);
+  file.write_attribute("/", "tokens", name_of(p.tokens));
   file.write_attribute("/", "layers", p.layers);
-  file.write_attribute("/", "split", p.split);
+  file.write_attribute("/", "split", name_of(p.split));
   file.write_attribute("/", "test_fraction", p.test_fraction);
   file.write_attribute("/", "class_width", set.columns.class_width);
   file.write_attribute("/", "class_layers", set.columns.layers);
@@ -49,6 +50,13 @@ namespace {
 
 [[noreturn]] void broken(const std::string& path, const std::string& why) {
   throw DataError("reading features: " + path + ": " + why + "; make the file again with dino-eval features");
+}
+
+template <class E>
+E named(const std::string& name, const std::string& path) {
+  const auto value = value_named<E>(name);
+  if (!value) broken(path, fmt::format("'{}' is not one of {}", name, fmt::join(all_names<E>(), ", ")));
+  return *value;
 }
 
 void read_attributes(const Hdf5File& file, FeatureSet& set) {
@@ -69,9 +77,9 @@ void read_attributes(const Hdf5File& file, FeatureSet& set) {
   p.pad = number("pad") != 0;
   p.background = text("background");
   p.max_pixels = number("max_pixels");
-  p.tokens = text("tokens");
+  p.tokens = named<Tokens>(text("tokens"), set.path);
   p.layers = number("layers");
-  p.split = text("split");
+  p.split = named<Split>(text("split"), set.path);
   p.test_fraction = file.attribute_number("/", "test_fraction");
   set.columns = {number("class_width"), number("class_layers"), number("mean_width")};
 }

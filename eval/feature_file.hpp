@@ -6,11 +6,23 @@
 #include <string>
 #include <vector>
 
+#include "base/names.hpp"
 #include "imaging/image.hpp"
 #include "results.hpp"
 #include "storage/hdf5.hpp"
 
 namespace dino::eval {
+
+enum class Tokens : uint8_t { cls, patch, both };
+constexpr auto names_of(Tokens) {
+  return std::to_array<Named<Tokens>>(
+      {{"cls", Tokens::cls}, {"patch", Tokens::patch}, {"both", Tokens::both}});
+}
+/// Which part of the data, by hash of the group.
+enum class Split : uint8_t { all, train, test };
+constexpr auto names_of(Split) {
+  return std::to_array<Named<Split>>({{"all", Split::all}, {"train", Split::train}, {"test", Split::test}});
+}
 
 /// How an image becomes the model's input, and which tokens are kept: the part of a protocol card that
 /// belongs to the features.
@@ -21,9 +33,9 @@ struct FeatureProtocol {
   std::string background = "auto";                 ///< behind transparent pixels and padding: auto, or R,G,B
   int64_t max_pixels = DecodeLimits{}.max_pixels;  ///< larger images are left out
   std::string decode_memory = "1G";                ///< of one thread; images that need more are left out
-  std::string tokens = "cls";                      ///< cls | patch | both
-  int64_t layers = 1;                              ///< class tokens of the last N blocks
-  std::string split = "all";                       ///< all | train | test, by hash of the group
+  Tokens tokens = Tokens::cls;
+  int64_t layers = 1;  ///< class tokens of the last N blocks
+  Split split = Split::all;
   double test_fraction = 0.2;
 
   [[nodiscard]] int64_t resize_to() const { return resize > 0 ? resize : (pad ? size : size * 256 / 224); }

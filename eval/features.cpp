@@ -30,10 +30,10 @@ double unit_hash(const std::string& text) {
   return static_cast<double>(xxh3(std::as_bytes(std::span(text))) >> 11) * 0x1p-53;
 }
 
-bool in_split(const Record& record, const std::string& split, double test_fraction) {
-  if (split == "all") return true;
+bool in_split(const Record& record, Split split, double test_fraction) {
+  if (split == Split::all) return true;
   const bool test = unit_hash(record.group.empty() ? record.key : record.group) < test_fraction;
-  return test == (split == "test");
+  return test == (split == Split::test);
 }
 
 namespace {
@@ -227,7 +227,7 @@ std::vector<Record> chosen_records(const FeaturesConfig& config, Dataset& datase
       records.push_back(std::move(record));
   if (records.empty())
     throw DataError(fmt::format("extracting features: {}: split {} holds no image; change --test-fraction",
-                                config.data, config.protocol.split));
+                                config.data, name_of(config.protocol.split)));
   for (const std::string& fault : dataset.faults) log::warning(fault);
   return records;
 }
@@ -333,6 +333,53 @@ void require_hdf5_name(const std::string& output) {
 
 }  // namespace
 
+namespace {
+
+Schema<FeaturesConfig> options() {
+  using C = FeaturesConfig;
+  Schema<C> schema;
+  schema.add(&C::model, model_options());
+  schema.section("data");
+  schema.add("data", &C::data, "Data reference.").required();
+  schema.add("split", &C::protocol, &FeatureProtocol::split,
+             "Which part of the data: groups are never torn apart.");
+  schema
+      .add("test-fraction", &C::protocol, &FeatureProtocol::test_fraction,
+           "Share of the groups that --split test takes.")
+      .range(0.001, 0.999);
+  declare_extraction(schema);
+  schema.add("store-patches", &C::store_patches, "Also write every patch token of the last block.");
+  return schema;
+}
+
+ExitCode start(FeaturesConfig config, CommandContext& context) {
+  require_hdf5_name(context.common.output);
+  config.seed = context.common.seed;
+  check_input(config.input, config.protocol);
+  if (context.common.dry_run) {
+    const auto n = open_dataset(config.data).records.size();
+    log::info(
+        fmt::format("{} records of {} would be read, {} written", n, config.data, context.common.output));
+    return ExitCode::done;
+  }
+  const FeaturesOutcome outcome = write_features(context.world, config, context.common.output);
+  if (outcome.stopped) {
+    log::warning("stopped before the end; start the same command again to go on");
+    return ExitCode::stopped;
+  }
+  if (context.world.root()) {
+    log::info(fmt::format("{}: {} rows, {} skipped", context.common.output, outcome.rows, outcome.skipped));
+    context.result = json_line({{"output", context.common.output},
+                                {"rows", outcome.rows},
+                                {"skipped", outcome.skipped},
+                                {"model", outcome.model.name},
+                                {"weights", outcome.model.weights}});
+  }
+  return ExitCode::done;
+}
+
+}  // namespace
+
 Command features_command() {
   Command command;
   command.name = "features";
@@ -347,51 +394,11 @@ Command features_command() {
       "with their reason in "
       "/skipped. The file has the same bytes for any number of ranks. A stop (exit code 75) leaves "
       "F.h5.partial, from which the same command goes on.";
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<FeaturesConfig>();
-    add_model_options(table, config->model);
-    table.section("data");
-    table.add("data", &config->data, "Data reference.").required();
-    table.add("split", &config->protocol.split, "Which part of the data: groups are never torn apart.")
-        .choices({"all", "train", "test"});
-    table
-        .add("test-fraction", &config->protocol.test_fraction, "Share of the groups that --split test takes.")
-        .range(0.001, 0.999);
-    add_input_options(table, config->input, config->protocol);
-    table.section("features");
-    table.add("tokens", &config->protocol.tokens, "Class tokens, mean patch token, or both.")
-        .choices({"cls", "patch", "both"});
-    table.add("layers", &config->protocol.layers, "Class tokens of this many last blocks.").range(1, 1000);
-    table.add("store-patches", &config->store_patches, "Also write every patch token of the last block.");
-    table.add("batch", &config->batch, "Images per forward pass.").range(1, 4096);
-    return [config](CommandContext& context) {
-      require_output(context, "feature file to write, ending in .h5");
-      require_hdf5_name(context.common.output);
-      config->seed = context.common.seed;
-      check_input(config->input, config->protocol);
-      if (context.common.dry_run) {
-        const auto n = open_dataset(config->data).records.size();
-        log::info(fmt::format("{} records of {} would be read, {} written", n, config->data,
-                              context.common.output));
-        return ExitCode::done;
-      }
-      const FeaturesOutcome outcome = write_features(context.world, *config, context.common.output);
-      if (outcome.stopped) {
-        log::warning("stopped before the end; start the same command again to go on");
-        return ExitCode::stopped;
-      }
-      if (context.world.root()) {
-        log::info(
-            fmt::format("{}: {} rows, {} skipped", context.common.output, outcome.rows, outcome.skipped));
-        context.result = json_line({{"output", context.common.output},
-                                    {"rows", outcome.rows},
-                                    {"skipped", outcome.skipped},
-                                    {"model", outcome.model.name},
-                                    {"weights", outcome.model.weights}});
-      }
-      return ExitCode::done;
-    };
-  };
+  command.output = "Feature file to write, ending in .h5.";
+  command.examples = {{"--weights run --data photos --split train --output train.h5"},
+                      {"--weights raw-pixels --data photos --split test --output floor.h5",
+                       "The floor that a model has to beat."}};
+  command.make = with_options(options(), start);
   return command;
 }
 

@@ -30,7 +30,7 @@ struct FeaturesOutcome {
 FeaturesOutcome write_features(const Communicator& world, FeaturesConfig config, const std::string& output);
 
 /// True when the record's group falls into the wanted split.
-[[nodiscard]] bool in_split(const Record& record, const std::string& split, double test_fraction);
+[[nodiscard]] bool in_split(const Record& record, Split split, double test_fraction);
 /// Uniform in [0, 1) from a text, the same everywhere: the hash that splits use.
 [[nodiscard]] double unit_hash(const std::string& text);
 

@@ -32,18 +32,18 @@ struct Columns {
   bool mean = false;
 };
 
-Columns wanted_columns(const FeatureSet& set, const std::string& columns) {
+Columns wanted_columns(const FeatureSet& set, UsedTokens columns) {
   // The raw-pixel floor has class columns only, and stands for every choice.
   if (set.columns.mean_width == 0) {
-    if (columns == "patch" && set.model.name != "raw-pixels")
+    if (columns == UsedTokens::patch && set.model.name != "raw-pixels")
       throw UsageError("k-NN: --columns patch: " + set.path +
                        " holds class tokens only; make it with --tokens both");
     return {set.columns.layers, false};
   }
-  if (columns == "cls" && set.columns.layers == 0)
+  if (columns == UsedTokens::cls && set.columns.layers == 0)
     throw UsageError("k-NN: --columns cls: " + set.path +
                      " holds patch tokens only; make it with --tokens both");
-  return {columns == "patch" ? 0 : set.columns.layers, columns != "cls"};
+  return {columns == UsedTokens::patch ? 0 : set.columns.layers, columns != UsedTokens::cls};
 }
 
 /// Rows of the wanted columns, L2-normalised, in the order of `rows`.
@@ -120,7 +120,7 @@ Card knn_card(const LabelledPair& pair, const KnnConfig& config, int64_t k, int6
       .set("k", k)
       .set("k_max", k_max)
       .set("temperature", config.temperature)
-      .set("columns", config.columns);
+      .set("columns", name_of(config.columns));
   card.set("similarity", "cosine").set("interval", "Wilson 95 %");
   card.set("vote", "softmax(similarity / temperature) over the k_max nearest, the first k vote");
   return card;
@@ -216,6 +216,31 @@ std::vector<std::string> run_knn(const Communicator& world, const KnnConfig& con
   return lines;
 }
 
+namespace {
+
+Schema<KnnConfig> options() {
+  using C = KnnConfig;
+  Schema<C> schema;
+  schema.add(&C::input, probe_options());
+  declare_vote(schema);
+  schema.add("columns", &C::columns, "Which columns of the features count.");
+  schema.add("gallery", &C::gallery, "Keep pictures of queries and neighbours where the data can be read.");
+  return schema;
+}
+
+ExitCode start(KnnConfig config, CommandContext& context) {
+  if (config.k.empty()) throw UsageError("k-NN: --k: is empty; name at least one number of neighbours");
+  if (context.common.dry_run) {
+    (void)read_pair(config.input);
+    return ExitCode::done;
+  }
+  const auto lock = lock_output_folder(context, output_kind::results);
+  const auto lines = run_knn(context.world, config, context.common.output);
+  return report_rows(context, lines);
+}
+
+}  // namespace
+
 Command knn_command() {
   Command command;
   command.name = "knn";
@@ -227,29 +252,9 @@ Command knn_command() {
       "predictions in RESULTS/predictions/ for paired tests, and a gallery of queries with their neighbours "
       "in RESULTS/pictures/. A result "
       "that RESULTS already holds is kept, and said so.";
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<KnnConfig>();
-    add_probe_options(table, config->input);
-    table.section("k-NN");
-    table.add("k", &config->k, "Numbers of neighbours.");
-    table.add("temperature", &config->temperature, "Temperature of the vote's weights.").range(1e-4, 100);
-    table.add("columns", &config->columns, "Which columns of the features count.")
-        .choices({"all", "cls", "patch"});
-    table.add("gallery", &config->gallery,
-              "Keep pictures of queries and neighbours where the data can be read.");
-    return [config](CommandContext& context) {
-      require_output(context, "results folder");
-      if (config->k.empty()) throw UsageError("k-NN: --k: is empty; name at least one number of neighbours");
-      if (context.common.dry_run) {
-        (void)read_pair(config->input);
-        return ExitCode::done;
-      }
-      const auto lock = lock_output_folder(context, output_kind::results);
-      const auto lines = run_knn(context.world, *config, context.common.output);
-      context.result = fmt::format("{{\"results\":[{}]}}", fmt::join(lines, ","));
-      return ExitCode::done;
-    };
-  };
+  command.output = "Results folder.";
+  command.examples = {{"--train train.h5 --test test.h5 --k 10,20 --output results"}};
+  command.make = with_options(options(), start);
   return command;
 }
 

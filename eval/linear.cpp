@@ -48,13 +48,13 @@ std::vector<HeadSpec> grid_of(const LinearConfig& config, const FeatureColumns& 
   return grid;
 }
 
-struct Split {
+struct RowSplit {
   std::vector<int64_t> fit, validation;
 };
 
 /// By hash of the group (or the key), so that views of one object stay together and every model sees the
 /// same.
-Split split_rows(const LabelledPair& pair, double share) {
+RowSplit split_rows(const LabelledPair& pair, double share) {
   const auto draw_of = [&](int64_t r) {
     const auto row = static_cast<size_t>(r);
     return unit_hash("validation:" +
@@ -63,7 +63,7 @@ Split split_rows(const LabelledPair& pair, double share) {
   // In a small set the group that was drawn first stands in for a part that came out empty.
   double least = 1;
   for (const int64_t r : pair.train_rows) least = std::min(least, draw_of(r));
-  Split split;
+  RowSplit split;
   for (const int64_t r : pair.train_rows) {
     const double draw = draw_of(r);
     (draw < share || draw == least ? split.validation : split.fit).push_back(r);
@@ -103,7 +103,7 @@ struct Scores {
 };
 
 Scores train_grid(const Communicator& world, const LabelledPair& pair, const LinearConfig& config,
-                  const std::vector<HeadSpec>& grid, const Split& split) {
+                  const std::vector<HeadSpec>& grid, const RowSplit& split) {
   Scores scores{std::vector<double>(grid.size()), std::vector<double>(grid.size()),
                 std::vector<std::vector<int32_t>>(grid.size())};
   const auto classes = static_cast<int64_t>(pair.train.classes.size());
@@ -159,7 +159,7 @@ std::vector<std::string> run_linear(const Communicator& world, const LinearConfi
   if (!known.empty()) return {known};
 
   const std::vector<HeadSpec> grid = grid_of(config, pair.train.columns);
-  const Split split = split_rows(pair, config.validation);
+  const RowSplit split = split_rows(pair, config.validation);
   const Scores scores = train_grid(world, pair, config, grid, split);
   // Equal validation accuracy: the smaller index, that is the simpler input and the smaller learning rate.
   const size_t best = static_cast<size_t>(
@@ -188,6 +188,33 @@ std::vector<std::string> run_linear(const Communicator& world, const LinearConfi
   return {to_json_line(row)};
 }
 
+namespace {
+
+Schema<LinearConfig> options() {
+  using C = LinearConfig;
+  Schema<C> schema;
+  schema.add(&C::input, probe_options());
+  declare_heads(schema);
+  schema.add("batch", &C::batch, "Images per step.").range(1, 1 << 20);
+  schema.add("validation", &C::validation, "Share of the training groups that selects the head.")
+      .range(0.01, 0.9);
+  return schema;
+}
+
+ExitCode start(LinearConfig config, CommandContext& context) {
+  if (config.lr.empty()) throw UsageError("linear probe: --lr: is empty; name at least one learning rate");
+  config.input.seed = context.common.seed;
+  if (context.common.dry_run) {
+    (void)split_rows(read_pair(config.input), config.validation);
+    return ExitCode::done;
+  }
+  const auto lock = lock_output_folder(context, output_kind::results);
+  const auto lines = run_linear(context.world, config, context.common.output);
+  return report_rows(context, lines);
+}
+
+}  // namespace
+
 Command linear_command() {
   Command command;
   command.name = "linear";
@@ -200,30 +227,9 @@ Command linear_command() {
       "validation part of the training groups and reports "
       "its accuracy on the test set with Wilson's 95 % interval. The best head by test accuracy, which "
       "papers report, is in the field oracle.";
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<LinearConfig>();
-    add_probe_options(table, config->input);
-    table.section("training");
-    table.add("lr", &config->lr, "Learning rates of the grid, before scaling by batch / 256.");
-    table.add("epochs", &config->epochs, "Passes over the training part.").range(1, 10000);
-    table.add("batch", &config->batch, "Images per step.").range(1, 1 << 20);
-    table.add("validation", &config->validation, "Share of the training groups that selects the head.")
-        .range(0.01, 0.9);
-    return [config](CommandContext& context) {
-      require_output(context, "results folder");
-      if (config->lr.empty())
-        throw UsageError("linear probe: --lr: is empty; name at least one learning rate");
-      config->input.seed = context.common.seed;
-      if (context.common.dry_run) {
-        (void)split_rows(read_pair(config->input), config->validation);
-        return ExitCode::done;
-      }
-      const auto lock = lock_output_folder(context, output_kind::results);
-      const auto lines = run_linear(context.world, *config, context.common.output);
-      context.result = fmt::format("{{\"results\":[{}]}}", fmt::join(lines, ","));
-      return ExitCode::done;
-    };
-  };
+  command.output = "Results folder.";
+  command.examples = {{"--train train.h5 --test test.h5 --epochs 10 --output results"}};
+  command.make = with_options(options(), start);
   return command;
 }
 

@@ -10,6 +10,11 @@ int main(int argc, char** argv) {
       "Evaluates frozen vision encoders: features, probes, pictures and one report with intervals and "
       "floors.",
       {features_command(), knn_command(), linear_command(), segment_command(), pca_command(),
-       attention_command(), sweep_command(), report_command(), bench_command()}};
+       attention_command(), sweep_command(), report_command(), bench_command()},
+      {{"RESULTS/results.jsonl", "One row a measurement: task, data set, model, value, interval and card."},
+       {"RESULTS/predictions/", "Predictions, for paired tests."},
+       {"RESULTS/pictures/", "Pictures of pca, attention, k-NN and segmentation."}},
+      {},
+      {"mpirun(1)"}};
   return dino::run_program(spec, argc, argv);
 }

@@ -1,47 +1,81 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "options.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include "imaging/decode_options.hpp"
 
 namespace dino::eval {
 
-void add_model_options(OptionTable& table, ModelOptions& model) {
-  table.section("model");
-  table
-      .add("weights", &model.weights,
+namespace {
+
+void declare_backbone(Schema<ModelOptions>& schema) {
+  schema.add("heads", &ModelOptions::heads, "Attention heads, where the weights do not tell (0: they do).")
+      .range(0, 1024);
+  schema.add("precision", &ModelOptions::precision, "Arithmetic of the forward pass.");
+}
+
+}  // namespace
+
+Schema<ModelOptions> model_options() {
+  using C = ModelOptions;
+  Schema<C> schema;
+  schema.section("model");
+  schema
+      .add("weights", &C::weights,
            "Weights reference; random:<preset or weights> for fresh weights of the same shape; raw-pixels.")
       .required();
-  table.add("name", &model.name, "The model's name in results (default: from the reference).");
-  table.add("which", &model.which, "Network of a checkpoint that holds both.")
-      .choices({"teacher", "student"});
-  add_heads_option(table, model.heads);
-  table.add("precision", &model.precision, "Arithmetic of the forward pass.")
-      .choices({"auto", "fp32", "bf16"});
+  schema.add("name", &C::name, "The model's name in results (default: from the reference).");
+  schema.add("which", &C::which, "Network of a checkpoint that holds both.").choices({"teacher", "student"});
+  declare_backbone(schema);
+  return schema;
 }
 
-void add_heads_option(OptionTable& table, int64_t& heads) {
-  table.add("heads", &heads, "Attention heads, where the weights do not tell (0: they do).").range(0, 1024);
+Schema<ModelOptions> backbone_options() {
+  Schema<ModelOptions> schema;
+  declare_backbone(schema);
+  return schema;
 }
 
-void add_input_options(OptionTable& table, InputOptions& input, FeatureProtocol& protocol,
-                       const std::string& size) {
-  table.section("input");
-  table.add("size", &input.size, "Side of the square input in pixels (auto: " + size + ", else 224).")
+Schema<InputOptions> input_options(const std::string& size) {
+  using C = InputOptions;
+  Schema<C> schema;
+  schema.section("input");
+  schema.add("size", &C::size, "Side of the square input in pixels (auto: " + size + ", else 224).")
       .range(1, 8192);
-  table
-      .add("resize", &input.resize,
+  schema
+      .add("resize", &C::resize,
            "Shorter side before the central crop (0: as the model was trained, else size * 256 / 224; where "
            "it is padded: size).")
       .range(0, 16384);
-  table.add("pad", &input.pad,
-            "Pad to a square with the background colour instead of cropping (sprites, icons; auto: as the "
-            "model was trained).");
-  table.add("max-pixels", &protocol.max_pixels, "Leave out images above this many pixels.").range(1, 1e12);
-  add_decode_memory(table, &protocol.decode_memory);
-  table.add(
-      "background", &input.background,
+  schema.add("pad", &C::pad,
+             "Pad to a square with the background colour instead of cropping (sprites, icons; auto: as the "
+             "model was trained).");
+  schema.add(
+      "background", &C::background,
       "Colour R,G,B behind transparent pixels and padding; auto: white, or black behind what white would "
       "hide; model: as the model was trained, else auto.");
+  return schema;
+}
+
+Schema<FeatureProtocol> limit_options() {
+  using C = FeatureProtocol;
+  Schema<C> schema;
+  schema.section("input");
+  schema.add("max-pixels", &C::max_pixels, "Leave out images above this many pixels.").range(1, 1e12);
+  add_decode_memory(schema, &C::decode_memory);
+  return schema;
+}
+
+void declare_extraction(Schema<FeaturesConfig>& schema) {
+  using C = FeaturesConfig;
+  schema.add(&C::input, input_options()).add(&C::protocol, limit_options());
+  schema.section("features");
+  schema.add("tokens", &C::protocol, &FeatureProtocol::tokens, "Class tokens, mean patch token, or both.");
+  schema.add("layers", &C::protocol, &FeatureProtocol::layers, "Class tokens of this many last blocks.")
+      .range(1, 1000);
+  schema.add("batch", &C::batch, "Images per forward pass.").range(1, 4096);
 }
 
 void check_input(const InputOptions& input, const FeatureProtocol& protocol) {
@@ -49,9 +83,9 @@ void check_input(const InputOptions& input, const FeatureProtocol& protocol) {
   (void)parse_decode_memory(protocol.decode_memory);
 }
 
-void require_output(const CommandContext& context, const char* what) {
-  if (context.common.output.empty())
-    throw UsageError("reading options: --output: is missing; name the " + std::string(what));
+ExitCode report_rows(CommandContext& context, const std::vector<std::string>& lines) {
+  context.result = fmt::format("{{\"results\":[{}]}}", fmt::join(lines, ","));
+  return ExitCode::done;
 }
 
 }  // namespace dino::eval

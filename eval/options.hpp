@@ -6,19 +6,24 @@
 #include "comm/program.hpp"
 #include "extractor.hpp"
 #include "feature_file.hpp"
+#include "features.hpp"
 
 namespace dino::eval {
 
-void add_model_options(OptionTable& table, ModelOptions& model);
-/// --heads, part of add_model_options.
-void add_heads_option(OptionTable& table, int64_t& heads);
+/// --weights, --name, --which and backbone_options().
+[[nodiscard]] Schema<ModelOptions> model_options();
+/// What holds for every backbone of a command: --heads, --precision.
+[[nodiscard]] Schema<ModelOptions> backbone_options();
 /// `size` says what --size is without the option.
-void add_input_options(OptionTable& table, InputOptions& input, FeatureProtocol& protocol,
-                       const std::string& size = "as the model was trained");
+[[nodiscard]] Schema<InputOptions> input_options(const std::string& size = "as the model was trained");
+/// Which images are left out.
+[[nodiscard]] Schema<FeatureProtocol> limit_options();
+/// Input, tokens and batch of everything that extracts features.
+void declare_extraction(Schema<FeaturesConfig>& schema);
 /// UsageError where --background or --decode-memory cannot be read.
 void check_input(const InputOptions& input, const FeatureProtocol& protocol);
 
-/// UsageError when --output is missing.
-void require_output(const CommandContext& context, const char* what);
+/// The rows that a command added to RESULTS become its result.
+ExitCode report_rows(CommandContext& context, const std::vector<std::string>& lines);
 
 }  // namespace dino::eval

@@ -133,6 +133,16 @@ ExitCode run_pca(CommandContext& context, const PictureConfig& config) {
 
 }  // namespace
 
+namespace {
+
+ExitCode start(PictureConfig config, CommandContext& context) {
+  if (context.common.dry_run) return check_pictures(config);
+  const auto lock = lock_output_folder(context, output_kind::results);
+  return run_pca(context, config);
+}
+
+}  // namespace
+
 Command pca_command() {
   Command command;
   command.name = "pca";
@@ -144,16 +154,9 @@ Command pca_command() {
       "the foreground, and writes them as red, green and blue to RESULTS/pictures/ (one scale for all "
       "images; the sign of each component makes its largest "
       "loading positive). Rank 0 does the work.";
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<PictureConfig>();
-    add_picture_options(table, *config);
-    return [config](CommandContext& context) {
-      require_output(context, "results folder");
-      if (context.common.dry_run) return check_pictures(*config);
-      const auto lock = lock_output_folder(context, output_kind::results);
-      return run_pca(context, *config);
-    };
-  };
+  command.output = "Results folder.";
+  command.examples = {{"--weights run --data photos --images 8 --output results"}};
+  command.make = with_options(picture_options(), start);
   return command;
 }
 

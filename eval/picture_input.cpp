@@ -11,14 +11,18 @@
 
 namespace dino::eval {
 
-void add_picture_options(OptionTable& table, PictureConfig& config) {
-  add_model_options(table, config.model);
-  table.section("data");
-  table.add("data", &config.data, "Data reference.").required();
-  table.add("images", &config.images, "Number of images, spread evenly over the data.").range(1, 1000);
-  table.add("force", &config.force, "Draw again even if RESULTS already has these pictures.");
-  table.add("dataset", &config.dataset, "Name of the data set in results (default: from --data).");
-  add_input_options(table, config.input, config.protocol, "twice what the model was trained at");
+Schema<PictureConfig> picture_options() {
+  using C = PictureConfig;
+  Schema<C> schema;
+  schema.add(&C::model, model_options());
+  schema.section("data");
+  schema.add("data", &C::data, "Data reference.").required();
+  schema.add("images", &C::images, "Number of images, spread evenly over the data.").range(1, 1000);
+  schema.add("force", &C::force, "Draw again even if RESULTS already has these pictures.");
+  schema.add("dataset", &C::dataset, "Name of the data set in results (default: from --data).");
+  schema.add(&C::input, input_options("twice what the model was trained at"))
+      .add(&C::protocol, limit_options());
+  return schema;
 }
 
 ExitCode check_pictures(const PictureConfig& config) {

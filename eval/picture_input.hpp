@@ -21,7 +21,7 @@ struct PictureConfig {
   int64_t images = 8;
   bool force = false;
 };
-void add_picture_options(OptionTable& table, PictureConfig& config);
+[[nodiscard]] Schema<PictureConfig> picture_options();
 /// --dry-run: the data and the options are checked.
 ExitCode check_pictures(const PictureConfig& config);
 

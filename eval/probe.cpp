@@ -10,12 +10,29 @@
 
 namespace dino::eval {
 
-void add_probe_options(OptionTable& table, ProbeInput& input) {
-  table.section("data");
-  table.add("train", &input.train, "Feature file of the training set.").required();
-  table.add("test", &input.test, "Feature file of the test set.").required();
-  table.add("dataset", &input.dataset, "Name of the data set in results (default: from the test set).");
-  table.add("force", &input.force, "Append the result even if RESULTS already has one with the same card.");
+Schema<ProbeInput> probe_options() {
+  using C = ProbeInput;
+  Schema<C> schema;
+  schema.section("data");
+  schema.add("train", &C::train, "Feature file of the training set.").required();
+  schema.add("test", &C::test, "Feature file of the test set.").required();
+  schema.add("dataset", &C::dataset, "Name of the data set in results (default: from the test set).");
+  schema.add("force", &C::force, "Append the result even if RESULTS already has one with the same card.");
+  return schema;
+}
+
+void declare_vote(Schema<KnnConfig>& schema) {
+  using C = KnnConfig;
+  schema.section("k-NN");
+  schema.add("k", &C::k, "Numbers of neighbours.");
+  schema.add("temperature", &C::temperature, "Temperature of the vote's weights.").range(1e-4, 100);
+}
+
+void declare_heads(Schema<LinearConfig>& schema) {
+  using C = LinearConfig;
+  schema.section("linear probe");
+  schema.add("lr", &C::lr, "Learning rates of the grid, before scaling by batch / 256.");
+  schema.add("epochs", &C::epochs, "Passes over the training part.").range(1, 10000);
 }
 
 LabelledPair read_pair(const ProbeInput& input) {
@@ -57,8 +74,8 @@ Card pair_card(const LabelledPair& pair) {
     card.set("data", dataset_name(set.data))
         .set("images", set.rows)
         .set("keys", keys_hash(set.keys).substr(0, 16));
-    card.set("split", set.protocol.split);
-    if (set.protocol.split != "all") card.set("test_fraction", set.protocol.test_fraction);
+    card.set("split", name_of(set.protocol.split));
+    if (set.protocol.split != Split::all) card.set("test_fraction", set.protocol.test_fraction);
     return card;
   };
   Card card;

@@ -19,11 +19,18 @@ struct ProbeInput {
   int64_t seed = 0;
 };
 
+/// Of the features, those that count.
+enum class UsedTokens : uint8_t { all, cls, patch };
+constexpr auto names_of(UsedTokens) {
+  return std::to_array<Named<UsedTokens>>(
+      {{"all", UsedTokens::all}, {"cls", UsedTokens::cls}, {"patch", UsedTokens::patch}});
+}
+
 struct KnnConfig {
   ProbeInput input;
   std::vector<int64_t> k = {5, 10, 20};
   double temperature = 0.07;
-  std::string columns = "all";  ///< all | cls | patch
+  UsedTokens columns = UsedTokens::all;
   bool gallery = true;
   bool k_as_fits = false;  ///< leave out those k of which the training set has too few images, and say so
 };
@@ -57,6 +64,9 @@ constexpr int32_t kUnknownClass = -2;
 [[nodiscard]] ResultRow pair_row(const LabelledPair& pair, const ProbeInput& input, const std::string& task,
                                  const Card& card, const std::string& metric);
 
-void add_probe_options(OptionTable& table, ProbeInput& input);
+[[nodiscard]] Schema<ProbeInput> probe_options();
+// What the commands and `sweep` have in common.
+void declare_vote(Schema<KnnConfig>& schema);
+void declare_heads(Schema<LinearConfig>& schema);
 
 }  // namespace dino::eval

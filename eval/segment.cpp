@@ -288,6 +288,45 @@ ExitCode run_segment(CommandContext& context, SegmentConfig config) {
 
 }  // namespace
 
+namespace {
+
+Schema<SegmentConfig> options() {
+  using C = SegmentConfig;
+  Schema<C> schema;
+  schema.add(&C::model, model_options());
+  schema.section("data");
+  schema.add("train", &C::train, "Data reference of the training cut-outs.").required();
+  schema.add("test", &C::test, "Data reference of the test cut-outs.").required();
+  schema.add("dataset", &C::dataset, "Name of the data set in results (default: from --test).");
+  schema.add("limit", &C::limit, "At most this many images of each, spread evenly.").range(1, 1e7);
+  schema
+      .add("size", &C::chosen_size, "Side of the input in pixels (auto: as the model was trained, else 224).")
+      .range(8, 4096);
+  add_decode_memory(schema, &C::decode_memory);
+  schema.add("patch", &C::model, &ModelOptions::patch, "Patch side of raw-pixels.").range(1, 256);
+  schema.add("force", &C::force, "Append the result even if RESULTS already has one with the same card.");
+  schema.section("training");
+  schema.add("lr", &C::lr, "Learning rate.").range(1e-8, 10);
+  schema.add("epochs", &C::epochs, "Passes over the training images.").range(1, 10000);
+  schema.add("batch", &C::batch, "Images per step and per forward pass.").range(1, 4096);
+  schema.add("resamples", &C::resamples, "Bootstrap resamples.").range(100, 1e6);
+  return schema;
+}
+
+ExitCode start(SegmentConfig config, CommandContext& context) {
+  config.seed = context.common.seed;
+  (void)parse_decode_memory(config.decode_memory);
+  if (context.common.dry_run) {
+    (void)open_dataset(config.train);
+    (void)open_dataset(config.test);
+    return ExitCode::done;
+  }
+  const auto lock = lock_output_folder(context, output_kind::results);
+  return run_segment(context, config);
+}
+
+}  // namespace
+
 Command segment_command() {
   Command command;
   command.name = "segment";
@@ -299,40 +338,10 @@ Command segment_command() {
       "training images and reports the mean IoU of background and foreground on the test images at the "
       "input's resolution, with a bootstrap interval over "
       "images. Images without alpha are left out, counted and named.";
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<SegmentConfig>();
-    add_model_options(table, config->model);
-    table.section("data");
-    table.add("train", &config->train, "Data reference of the training cut-outs.").required();
-    table.add("test", &config->test, "Data reference of the test cut-outs.").required();
-    table.add("dataset", &config->dataset, "Name of the data set in results (default: from --test).");
-    table.add("limit", &config->limit, "At most this many images of each, spread evenly.").range(1, 1e7);
-    table
-        .add("size", &config->chosen_size,
-             "Side of the input in pixels (auto: as the model was trained, else 224).")
-        .range(8, 4096);
-    add_decode_memory(table, &config->decode_memory);
-    table.add("patch", &config->model.patch, "Patch side of raw-pixels.").range(1, 256);
-    table.add("force", &config->force,
-              "Append the result even if RESULTS already has one with the same card.");
-    table.section("training");
-    table.add("lr", &config->lr, "Learning rate.").range(1e-8, 10);
-    table.add("epochs", &config->epochs, "Passes over the training images.").range(1, 10000);
-    table.add("batch", &config->batch, "Images per step and per forward pass.").range(1, 4096);
-    table.add("resamples", &config->resamples, "Bootstrap resamples.").range(100, 1e6);
-    return [config](CommandContext& context) {
-      require_output(context, "results folder");
-      config->seed = context.common.seed;
-      (void)parse_decode_memory(config->decode_memory);
-      if (context.common.dry_run) {
-        (void)open_dataset(config->train);
-        (void)open_dataset(config->test);
-        return ExitCode::done;
-      }
-      const auto lock = lock_output_folder(context, output_kind::results);
-      return run_segment(context, *config);
-    };
-  };
+  command.output = "Results folder.";
+  command.examples = {
+      {"--weights run --train wesnoth-units/train --test wesnoth-units/test --output results"}};
+  command.make = with_options(options(), start);
   return command;
 }
 

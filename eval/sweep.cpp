@@ -22,8 +22,15 @@ namespace dino::eval {
 
 namespace {
 
+enum class Task : uint8_t { knn, linear };
+constexpr auto names_of(Task) {
+  return std::to_array<Named<Task>>({{"knn", Task::knn}, {"linear", Task::linear}});
+}
+
 struct SweepConfig {
-  std::vector<std::string> weights, tasks = {"knn", "linear"};
+  SweepConfig() { features.protocol.tokens = Tokens::both; }
+  std::vector<std::string> weights;
+  std::vector<Task> tasks = {Task::knn, Task::linear};
   std::string train, test;    ///< of a set that comes in two parts
   std::string data, dataset;  ///< or one reference, of which a part is held out
   FeaturesConfig features;
@@ -76,8 +83,7 @@ std::vector<Model> models_of(const SweepConfig& config) {
 /// The feature file of one model and data set, made unless it is there. Its name holds a hash of everything
 /// that decides its content, so a checkpoint that has moved on gets a new file.
 std::string features_of(const Communicator& world, const SweepConfig& config, const Model& model,
-                        const std::string& data, const std::string& split, const std::string& output,
-                        bool& stopped) {
+                        const std::string& data, Split split, const std::string& output, bool& stopped) {
   FeaturesConfig features = config.features;
   features.model.weights = model.weights;
   features.data = data;
@@ -87,13 +93,14 @@ std::string features_of(const Communicator& world, const SweepConfig& config, co
   Card card;
   card.set("model", model.identity.name).set("weights", model.identity.weights).set("data", data);
   card.set("features", features.protocol.card()).set("seed", features.seed).set("batch", features.batch);
-  if (split != "all") card.set("split", split).set("test_fraction", features.protocol.test_fraction);
+  if (split != Split::all)
+    card.set("split", name_of(split)).set("test_fraction", features.protocol.test_fraction);
   const std::string path = output + "/features/" + card.hash().substr(0, 16) + ".h5";
   bool there = world.root() && path_exists(path);
   there = world.any(there);
   if (there) {
     log::info(fmt::format("features of {} on {}{} are already in {}", model.identity.name, data,
-                          split == "all" ? "" : ", part " + split, path));
+                          split == Split::all ? "" : fmt::format(", part {}", name_of(split)), path));
     return path;
   }
   if (world.root()) make_folders(output + "/features");
@@ -109,7 +116,7 @@ std::string why_no_probe(const SweepConfig& config, const Dataset& dataset) {
   int64_t train = 0, test = 0;
   for (const Record& record : dataset.records) {
     if (record.label < 0) continue;
-    const bool held = in_split(record, "test", config.features.protocol.test_fraction);
+    const bool held = in_split(record, Split::test, config.features.protocol.test_fraction);
     ++(held ? test : train);
     if (!held) classes.insert(record.label);
   }
@@ -143,27 +150,28 @@ ExitCode run_sweep(CommandContext& context, SweepConfig config) {
   }
   for (const Model& model : models_of(config)) {
     bool stopped = false;
-    const auto features = [&](const std::string& data, const char* split) {
+    const auto features = [&](const std::string& data, Split split) {
       return stopped ? "" : features_of(context.world, config, model, data, split, output, stopped);
     };
-    const std::string train = held_out ? features(config.data, "train") : features(config.train, "all");
-    const std::string test = held_out ? features(config.data, "test") : features(config.test, "all");
+    const std::string train =
+        held_out ? features(config.data, Split::train) : features(config.train, Split::all);
+    const std::string test =
+        held_out ? features(config.data, Split::test) : features(config.test, Split::all);
     if (stopped || context.world.any(stop_requested())) {
       log::warning("stopped: start the same command again, it goes on where it was");
       return ExitCode::stopped;
     }
-    for (const std::string& task : config.tasks) {
-      ProbeInput& input = task == "knn" ? config.knn.input : config.linear.input;
+    for (const Task task : config.tasks) {
+      ProbeInput& input = task == Task::knn ? config.knn.input : config.linear.input;
       input.train = train;
       input.test = test;
-      for (std::string& line : task == "knn" ? run_knn(context.world, config.knn, output)
-                                             : run_linear(context.world, config.linear, output))
+      for (std::string& line : task == Task::knn ? run_knn(context.world, config.knn, output)
+                                                 : run_linear(context.world, config.linear, output))
         lines.push_back(std::move(line));
       context.world.barrier();
     }
   }
-  context.result = fmt::format("{{\"results\":[{}]}}", fmt::join(lines, ","));
-  return ExitCode::done;
+  return report_rows(context, lines);
 }
 
 void check(const SweepConfig& config) {
@@ -172,12 +180,51 @@ void check(const SweepConfig& config) {
     throw UsageError(
         "sweep: --train, --test, --data: give either --train and --test, or --data, of which a part is held "
         "out");
-  for (const std::string& task : config.tasks)
-    if (task != "knn" && task != "linear")
-      throw UsageError("sweep: --tasks: '" + task + "' is not a task of a sweep; use knn, linear");
   if (config.knn.k.empty() || config.linear.lr.empty())
     throw UsageError("sweep: --k, --lr: must name at least one value each");
   check_input(config.features.input, config.features.protocol);
+}
+
+}  // namespace
+
+namespace {
+
+Schema<SweepConfig> options() {
+  using C = SweepConfig;
+  Schema<FeaturesConfig> features;
+  features.add(&FeaturesConfig::model, backbone_options());
+  features
+      .add("test-fraction", &FeaturesConfig::protocol, &FeatureProtocol::test_fraction,
+           "Share of the images (or groups) of --data that is held out.")
+      .range(0.001, 0.999);
+  declare_extraction(features);
+  Schema<KnnConfig> votes;
+  declare_vote(votes);
+  Schema<LinearConfig> heads;
+  declare_heads(heads);
+  Schema<C> schema;
+  schema.section("models and data");
+  schema.add("weights", &C::weights, "Weights references.").required();
+  schema.add("train", &C::train, "Data reference of the training set.");
+  schema.add("test", &C::test, "Data reference of the test set.");
+  schema.add("data", &C::data, "Data reference of one set, of which a part is held out.");
+  schema.add("dataset", &C::dataset, "Name of the data set in results (default: from the test set).");
+  schema.add("tasks", &C::tasks, "Probes to run.");
+  schema.add("floors", &C::floors, "Also raw pixels, and fresh weights of the model's shape.");
+  schema.add(&C::features, features).add(&C::knn, votes).add(&C::linear, heads);
+  return schema;
+}
+
+ExitCode start(SweepConfig config, CommandContext& context) {
+  check(config);
+  config.knn.k_as_fits = config.knn.k == KnnConfig{}.k;
+  if (context.common.dry_run) {
+    for (const std::string& data : {config.train, config.test, config.data})
+      if (!data.empty()) (void)open_dataset(data);
+    return ExitCode::done;
+  }
+  const auto lock = lock_output_folder(context, output_kind::results);
+  return run_sweep(context, config);
 }
 
 }  // namespace
@@ -193,48 +240,10 @@ Command sweep_command() {
       "model gets its images as it was trained, and the floors as the model that they are compared with. Of "
       "--data a part is held out to measure on, by a hash of the images' keys; where it names no classes, or "
       "too few images for that, this is said and nothing is run.";
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<SweepConfig>();
-    config->features.protocol.tokens = "both";
-    table.section("models and data");
-    table.add("weights", &config->weights, "Weights references.").required();
-    table.add("train", &config->train, "Data reference of the training set.");
-    table.add("test", &config->test, "Data reference of the test set.");
-    table.add("data", &config->data, "Data reference of one set, of which a part is held out.");
-    table
-        .add("test-fraction", &config->features.protocol.test_fraction,
-             "Share of the images (or groups) of --data that is held out.")
-        .range(0.001, 0.999);
-    table.add("dataset", &config->dataset, "Name of the data set in results (default: from the test set).");
-    table.add("tasks", &config->tasks, "knn, linear.");
-    table.add("floors", &config->floors, "Also raw pixels, and fresh weights of the model's shape.");
-    table.add("precision", &config->features.model.precision, "Arithmetic of the forward pass.")
-        .choices({"auto", "fp32", "bf16"});
-    add_heads_option(table, config->features.model.heads);
-    add_input_options(table, config->features.input, config->features.protocol);
-    table.section("features and probes");
-    table.add("tokens", &config->features.protocol.tokens, "Tokens to keep.")
-        .choices({"cls", "patch", "both"});
-    table.add("layers", &config->features.protocol.layers, "Class tokens of this many last blocks.")
-        .range(1, 1000);
-    table.add("batch", &config->features.batch, "Images per forward pass.").range(1, 4096);
-    table.add("k", &config->knn.k, "Numbers of neighbours.");
-    table.add("temperature", &config->knn.temperature, "Temperature of the vote.").range(1e-4, 100);
-    table.add("lr", &config->linear.lr, "Learning rates of the linear grid.");
-    table.add("epochs", &config->linear.epochs, "Passes of the linear probes.").range(1, 10000);
-    return [config, &table](CommandContext& context) {
-      require_output(context, "results folder");
-      check(*config);
-      config->knn.k_as_fits = !table.given("k");
-      if (context.common.dry_run) {
-        for (const std::string& data : {config->train, config->test, config->data})
-          if (!data.empty()) (void)open_dataset(data);
-        return ExitCode::done;
-      }
-      const auto lock = lock_output_folder(context, output_kind::results);
-      return run_sweep(context, *config);
-    };
-  };
+  command.output = "Results folder.";
+  command.examples = {{"--weights run --data photos --output results"},
+                      {"--weights run other --train icons/train --test icons/test --output results"}};
+  command.make = with_options(options(), start);
   return command;
 }
 

@@ -212,6 +212,21 @@ Setters stage_setters(Stage& stage, const Chain& chain) {
   return setters;
 }
 
+/// Several lines of these are one list; of any other setting the first would be lost.
+bool is_list(const std::string& key) {
+  return key == "args" || key == "setup";
+}
+
+void refuse_repeated(const std::vector<IniLine>& lines, const std::string& source) {
+  std::map<std::pair<std::string, std::string>, int> first;
+  for (const IniLine& line : lines) {
+    const auto [at, is_new] = first.try_emplace({line.section, line.key}, line.number);
+    if (!is_new && !is_list(line.key) && line.section != "variables")
+      bad(fmt::format("{}:{}", source, line.number),
+          fmt::format("{} stands before in line {}", line.key, at->second), "leave one of the two lines");
+  }
+}
+
 void set(const Setters& setters, const IniLine& line, const std::string& place) {
   const auto it = setters.find(line.key);
   if (it == setters.end()) {
@@ -276,7 +291,8 @@ bool is_plain_path(const std::string& path) {
 }
 
 Chain parse_chain(std::string_view text, const std::string& source) {
-  const std::vector<IniLine> lines = read_ini(text, source);
+  const std::vector<IniLine> lines = read_ini(text, source, "bad chain");
+  refuse_repeated(lines, source);
   Chain chain;
   chain.source = source;
   Resources defaults;

@@ -121,15 +121,18 @@ std::map<std::string, std::string> wanted_variables(const FolderChain& wanted, c
 
 }  // namespace
 
-void add_folder_options(OptionTable& table, FolderChain& wanted) {
-  table.add("data", &wanted.data,
-            "The pictures: a folder (sub-folders name classes, if any), tars, a list, or the name of a data "
-            "set.");
-  table.add("weights", &wanted.weights,
-            "With --data: weights reference to begin the pretraining from (default: from scratch).");
-  table.add(
-      "set", &wanted.set,
+Schema<FolderChain> folder_options() {
+  using C = FolderChain;
+  Schema<C> schema;
+  schema.add("data", &C::data,
+             "The pictures: a folder (sub-folders name classes, if any), tars, a list, or the name of a data "
+             "set.");
+  schema.add("weights", &C::weights,
+             "With --data: weights reference to begin the pretraining from (default: from scratch).");
+  schema.add(
+      "set", &C::set,
       "With --data: another value for a variable of the chain, NAME=VALUE (train_options='--steps 500').");
+  return schema;
 }
 
 std::string folder_chain_text(const FolderChain& wanted) {

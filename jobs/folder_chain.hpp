@@ -17,7 +17,7 @@ struct FolderChain {
 };
 
 /// --data, --weights and --set.
-void add_folder_options(OptionTable& table, FolderChain& wanted);
+[[nodiscard]] Schema<FolderChain> folder_options();
 
 /// The text of the chain file. Paths become absolute, so that the file can be used from any folder.
 /// UsageError for a variable that the chain does not have, a run folder that lies in the data, or paths that

@@ -33,6 +33,15 @@ struct LocalConfig {
   int64_t ranks = 0;
 };
 
+Schema<LocalConfig> options() {
+  using C = LocalConfig;
+  Schema<C> schema;
+  schema.add("chain", &C::chain, "The chain file.").positional();
+  schema.add(&C::folder, folder_options());
+  schema.add("ranks", &C::ranks, "Ranks of every stage; 0 = as the chain file says.").range(1, 4096);
+  return schema;
+}
+
 /// The chain file, or that of the pictures of --data.
 Chain chain_of(const LocalConfig& config, const CommandContext& context) {
   const CommonOptions& common = context.common;
@@ -226,13 +235,10 @@ Command local_command() {
       "have "
       "changed), and later each time; Ctrl-C asks the running stage to save and stop (exit code 75).";
   command.uses_mpi = false;
-  command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    auto config = std::make_shared<LocalConfig>();
-    table.add("chain", &config->chain, "The chain file.").positional();
-    add_folder_options(table, config->folder);
-    table.add("ranks", &config->ranks, "Ranks of every stage; 0 = as the chain file says.").range(1, 4096);
-    return [config](CommandContext& context) { return run_local(*config, context); };
-  };
+  command.examples = {
+      {"--data photos --output runs/photos --ranks 2", "From a folder of pictures to the report."},
+      {"chain.cfg --ranks 4"}};
+  command.make = with_options(options(), run_local);
   return command;
 }
 

@@ -29,6 +29,15 @@ struct StatusConfig {
   double interval = 5;
 };
 
+Schema<StatusConfig> options() {
+  using C = StatusConfig;
+  Schema<C> schema;
+  schema.add("run", &C::run, "The run folder of the chain.").positional().required();
+  schema.add("watch", &C::watch, "Show it again and again.");
+  schema.add("interval", &C::interval, "Seconds between two looks.").range(0.1, 3600);
+  return schema;
+}
+
 struct StageStatus {
   std::string stage, state, job, detail, log;
   int64_t restarts = 0;
@@ -308,13 +317,8 @@ Command status_command() {
       "submission "
       "was cut short: submit it, or run it, again.";
   command.uses_mpi = false;
-  command.make = [](OptionTable& options) -> std::function<ExitCode(CommandContext&)> {
-    auto config = std::make_shared<StatusConfig>();
-    options.add("run", &config->run, "The run folder of the chain.").positional().required();
-    options.add("watch", &config->watch, "Show it again and again.");
-    options.add("interval", &config->interval, "Seconds between two looks.").range(0.1, 3600);
-    return [config](CommandContext& context) { return show_status(*config, context); };
-  };
+  command.examples = {{"demo/run"}, {"demo/run --watch --interval 60", "Look again every minute."}};
+  command.make = with_options(options(), show_status);
   return command;
 }
 

@@ -31,6 +31,12 @@ struct ChainConfig {
   std::string chain;
 };
 
+Schema<ChainConfig> chain_options() {
+  Schema<ChainConfig> schema;
+  schema.add("chain", &ChainConfig::chain, "The chain file.").positional().required();
+  return schema;
+}
+
 void print(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
@@ -51,6 +57,13 @@ struct InitConfig {
   FolderChain folder;
 };
 
+Schema<InitConfig> init_options() {
+  Schema<InitConfig> schema;
+  schema.add("file", &InitConfig::file, "The file to write.").positional();
+  schema.add(&InitConfig::folder, folder_options());
+  return schema;
+}
+
 ExitCode init(const InitConfig& config, CommandContext& context) {
   const std::string& file = config.file;
   FolderChain wanted = config.folder;
@@ -68,10 +81,8 @@ ExitCode init(const InitConfig& config, CommandContext& context) {
   return ExitCode::done;
 }
 
-ExitCode render(const std::string& chain_file, CommandContext& context) {
-  const Chain chain = read_chain(chain_file);
-  if (context.common.output.empty())
-    throw UsageError("bad option: --output (command line): is missing; give the folder for the scripts");
+ExitCode render(const ChainConfig& config, CommandContext& context) {
+  const Chain chain = read_chain(config.chain);
   const std::string folder = std::filesystem::absolute(context.common.output).lexically_normal().string();
   std::vector<std::pair<std::string, std::string>> files;
   for (const Stage& stage : chain.stages)
@@ -314,8 +325,8 @@ StageJobs jobs_to_adopt(const Chain& chain, const std::map<std::string, std::str
   return live;
 }
 
-ExitCode submit(const std::string& chain_file, CommandContext& context) {
-  const Chain chain = read_chain(chain_file);
+ExitCode submit(const ChainConfig& config, CommandContext& context) {
+  const Chain chain = read_chain(config.chain);
   const std::string folder = chain.run + "/slurm";
   std::map<std::string, std::string> scripts;  // of the stages that are not done
   for (const Stage& stage : chain.stages) {
@@ -340,7 +351,7 @@ ExitCode submit(const std::string& chain_file, CommandContext& context) {
   }
   StageJobs adopted = jobs_to_adopt(chain, scripts);
 
-  ChainState state{chain.name, chain.run, chain_file, utc_now(), {}, false};
+  ChainState state{chain.name, chain.run, config.chain, utc_now(), {}, false};
   for (const Stage& stage : chain.stages) {
     if (has_broken_done(chain.run, stage.name))
       log::warning(fmt::format("stage {}: {} is empty, cut off or not of a success; it is run again",
@@ -351,16 +362,6 @@ ExitCode submit(const std::string& chain_file, CommandContext& context) {
   submission.submit_all(scripts);
   submission.report(context);
   return ExitCode::done;
-}
-
-/// A command whose only own option is the chain file.
-template <class Run>
-std::function<std::function<ExitCode(CommandContext&)>(OptionTable&)> with_chain(Run run) {
-  return [run](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    auto config = std::make_shared<ChainConfig>();
-    table.add("chain", &config->chain, "The chain file.").positional().required();
-    return [config, run](CommandContext& context) { return run(config->chain, context); };
-  };
 }
 
 }  // namespace
@@ -375,12 +376,9 @@ Command init_command() {
       "--data the short one that dino-jobs local --data runs, filled in, to edit and to submit (--output: "
       "its run folder; default: runs/ and the name of the data). Never overwrites a file.";
   command.uses_mpi = false;
-  command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    auto config = std::make_shared<InitConfig>();
-    table.add("file", &config->file, "The file to write.").positional();
-    add_folder_options(table, config->folder);
-    return [config](CommandContext& context) { return init(*config, context); };
-  };
+  command.examples = {{"chain.cfg"},
+                      {"photos.cfg --data photos --output runs/photos", "The chain of a folder, to edit."}};
+  command.make = with_options(init_options(), init);
   return command;
 }
 
@@ -393,7 +391,9 @@ Command render_command() {
       "Writes OUTPUT/<stage>.sbatch for every stage, and OUTPUT/submit.sh, which submits them in order. With "
       "--dry-run the scripts are printed instead.";
   command.uses_mpi = false;
-  command.make = with_chain(render);
+  command.output = "Folder for the scripts.";
+  command.examples = {{"chain.cfg --output scripts"}};
+  command.make = with_options(chain_options(), render);
   return command;
 }
 
@@ -425,7 +425,8 @@ Command submit_command() {
       "is "
       "written.";
   command.uses_mpi = false;
-  command.make = with_chain(submit);
+  command.examples = {{"chain.cfg"}, {"chain.cfg --dry-run", "Print the sbatch calls and scripts."}};
+  command.make = with_options(chain_options(), submit);
   return command;
 }
 

@@ -79,7 +79,7 @@ void choose_shape(TrainConfig& c, const Rung& rung, const ImageFacts& images) {
       std::max(nearest_multiple(static_cast<double>(c.global_size.value()) * 3 / 7, c.patch, 2),
                nearest_multiple(8, c.patch, 1)));
   c.local_count.choose(c.local_size < 42 ? 4 : 8);
-  c.blur.choose(c.global_size < 128 ? "off" : "paper");
+  c.blur.choose(c.global_size < 128 ? BlurSetting::off : BlurSetting::paper);
   c.max_side.choose(images.long_side > 3 * c.global_size ? 3 * c.global_size : 0);
 }
 
@@ -106,7 +106,8 @@ void choose_schedules(TrainConfig& c, const VitConfig& vit, int64_t steps) {
   c.layer_decay.choose((long_run || c.vit) && !giant ? 0.9 : 1.0);
   double rate = giant ? 2e-4 : long_run || vit.width < 384 ? 4e-3 : 2e-3;
   if (c.vit) rate /= 4;  // what the weights know is soon lost at the rate of random ones
-  const double scale = c.lr_scaling == "sqrt" ? 1 : std::sqrt(static_cast<double>(c.batch.value()) / 1024);
+  const double scale =
+      c.lr_scaling == LrScaling::sqrt ? 1 : std::sqrt(static_cast<double>(c.batch.value()) / 1024);
   c.lr.choose(std::round(rate * scale * 1e6) / 1e6);
 }
 
@@ -220,7 +221,7 @@ void choose_published(TrainConfig& c) {
   c.global_size.choose(nearest_multiple(224, c.patch, 1));
   c.local_size.choose(nearest_multiple(98, c.patch, 1));
   c.local_count.choose(8);
-  c.blur.choose("paper");
+  c.blur.choose(BlurSetting::paper);
   c.max_side.choose(0);
   c.batch.choose(64);
   c.prototypes.choose(65536);

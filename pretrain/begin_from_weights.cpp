@@ -20,13 +20,10 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-/// The value of a key in an INI text, "" where it has none.
+/// The value of a key in the settings of a checkpoint, "" where they have none.
 std::string setting(const std::string& ini, const std::string& key) {
-  for (const std::string& line : split(ini, '\n')) {
-    const size_t equals = line.find('=');
-    if (equals != std::string::npos && trim(line.substr(0, equals)) == key)
-      return trim(line.substr(equals + 1));
-  }
+  for (const IniLine& line : read_ini(ini, "the checkpoint's config_ini"))
+    if (line.key == key) return line.value;
   return {};
 }
 
@@ -145,7 +142,7 @@ void compare_settings(const TrainConfig& config, const VitConfig& vit, const std
     log::info(fmt::format("{}: the weights count, not the recipe", what));
   };
   const bool swiglu = vit.ffn == FfnKind::swiglu;
-  const int64_t ffn = config.ffn == "preset" ? -1 : config.ffn == "swiglu" ? 1 : 0;
+  const int64_t ffn = config.ffn == FfnChoice::preset ? -1 : config.ffn == FfnChoice::swiglu ? 1 : 0;
   const Decided all[] = {{"patch", config.patch.is_auto() ? 0 : config.patch.value(), 0, vit.patch},
                          {"width", config.width, 0, vit.width},
                          {"depth", config.depth, 0, vit.depth},
@@ -154,7 +151,7 @@ void compare_settings(const TrainConfig& config, const VitConfig& vit, const std
                          {"ffn", ffn, -1, swiglu ? 1 : 0}};
   for (const Decided& one : all)
     if (one.asked != one.unset && one.asked != one.actual)
-      refuse(one.option, std::string(one.option) == "ffn" ? config.ffn : std::to_string(one.asked));
+      refuse(one.option, std::string(one.option) == "ffn" ? name_of(config.ffn) : std::to_string(one.asked));
   // A preset and flags that change it: together they may well be the weights' backbone.
   if (config.preset.is_auto()) return;
   TrainConfig asked = config;
@@ -170,7 +167,7 @@ void adopt(TrainConfig& config, const VitConfig& vit) {
   config.depth = vit.depth;
   config.heads = vit.heads;
   config.registers = vit.registers;
-  config.ffn = vit.ffn == FfnKind::mlp ? "mlp" : "swiglu";
+  config.ffn = vit.ffn == FfnKind::mlp ? FfnChoice::mlp : FfnChoice::swiglu;
 }
 
 /// As people write it: 0.485, not 0.48500001430511475.

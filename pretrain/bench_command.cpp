@@ -20,10 +20,27 @@ namespace dino::pretrain {
 namespace {
 
 struct BenchConfig {
-  std::string preset = "vits14", precision = "auto", crops = "2x224,8x98";
+  std::string preset = "vits14", crops = "2x224,8x98";
+  Auto<Precision> precision;
   int64_t batch = 8, steps = 5, warmup = 2, prototypes = 65536, bottleneck = 256, head_hidden = 2048;
   double drop_path = 0;
 };
+
+Schema<BenchConfig> options() {
+  using C = BenchConfig;
+  Schema<C> schema;
+  schema.add("preset", &C::preset, "Backbone.").choices(vit_preset_names());
+  schema.add("batch", &C::batch, "Images per step over all ranks.").range(1, 1e6);
+  schema.add("precision", &C::precision, "Precision of the products.");
+  schema.add("crops", &C::crops, "Crops: 2x<global side>[,<locals>x<local side>].");
+  schema.add("steps", &C::steps, "Timed steps; the median counts.").range(1, 10000);
+  schema.add("warmup", &C::warmup, "Steps before the timed ones.").range(0, 10000);
+  schema.add("prototypes", &C::prototypes, "Prototypes of each head.").range(2, 1 << 24);
+  schema.add("bottleneck", &C::bottleneck, "Bottleneck of the heads.").range(2, 8192);
+  schema.add("head-hidden", &C::head_hidden, "Hidden width of the heads.").range(2, 65536);
+  schema.add("drop-path", &C::drop_path, "Stochastic depth rate.").range(0, 0.95);
+  return schema;
+}
 
 struct CropPlan {
   int64_t global_size = 0, local_count = 0, local_size = 0;
@@ -143,21 +160,8 @@ Command bench_command() {
   command.description =
       "Runs complete training steps (teacher, student, losses, backward, optimizer, EMA) on random crops and "
       "reports the median.";
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<BenchConfig>();
-    table.add("preset", &config->preset, "Backbone.").choices(vit_preset_names());
-    table.add("batch", &config->batch, "Images per step over all ranks.").range(1, 1e6);
-    table.add("precision", &config->precision, "Precision of the products.")
-        .choices({"auto", "fp32", "bf16"});
-    table.add("crops", &config->crops, "Crops: 2x<global side>[,<locals>x<local side>].");
-    table.add("steps", &config->steps, "Timed steps; the median counts.").range(1, 10000);
-    table.add("warmup", &config->warmup, "Steps before the timed ones.").range(0, 10000);
-    table.add("prototypes", &config->prototypes, "Prototypes of each head.").range(2, 1 << 24);
-    table.add("bottleneck", &config->bottleneck, "Bottleneck of the heads.").range(2, 8192);
-    table.add("head-hidden", &config->head_hidden, "Hidden width of the heads.").range(2, 65536);
-    table.add("drop-path", &config->drop_path, "Stochastic depth rate.").range(0, 0.95);
-    return [config](CommandContext& context) { return bench(*config, context); };
-  };
+  command.examples = {{"--preset vits14 --batch 8 --precision fp32"}};
+  command.make = with_options(options(), bench);
   return command;
 }
 

@@ -5,9 +5,16 @@
 int main(int argc, char** argv) {
   if (dino::h5::serves_hdf5(argc, argv)) return dino::h5::serve_hdf5();
   using namespace dino::pretrain;
-  const dino::ProgramSpec spec{"dino-pretrain",
-                               "pretrain a vision transformer by self-distillation (DINOv2)",
-                               {train_command(), bench_command(), inspect_command(), diff_command(),
-                                import_command(), export_command()}};
+  const dino::ProgramSpec spec{
+      "dino-pretrain",
+      "pretrain a vision transformer by self-distillation (DINOv2)",
+      {train_command(), bench_command(), inspect_command(), diff_command(), import_command(),
+       export_command()},
+      {{"RUN/checkpoints/step_N/", "Checkpoints: manifest.json and one HDF5 shard a rank."},
+       {"RUN/config.ini", "All settings in force, those that were chosen too."},
+       {"RUN/metrics.jsonl", "One JSON object a logged step or event."},
+       {"RUN/run.json", "Where and when the run began and went on, and over which images."}},
+      {},
+      {"mpirun(1)"}};
   return dino::run_program(spec, argc, argv);
 }

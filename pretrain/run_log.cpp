@@ -14,6 +14,7 @@
 #include "base/json.hpp"
 #include "base/log.hpp"
 #include "base/machine.hpp"
+#include "base/text.hpp"
 #include "base/timing.hpp"
 #include "base/version.hpp"
 #include "training/checkpoint.hpp"
@@ -53,20 +54,9 @@ Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json(nullptr);
 }
 
-std::map<std::string, std::string> parse_settings(const std::string& ini) {
+std::map<std::string, std::string> settings_of(const std::string& ini, const std::string& source) {
   std::map<std::string, std::string> settings;
-  std::istringstream lines(ini);
-  std::string line;
-  while (std::getline(lines, line)) {
-    const size_t equals = line.find('=');
-    if (equals == std::string::npos || line.empty() || line[0] == '#' || line[0] == ';') continue;
-    const auto trim = [](std::string text) {
-      text.erase(0, text.find_first_not_of(" \t"));
-      text.erase(text.find_last_not_of(" \t\r") + 1);
-      return text;
-    };
-    settings[trim(line.substr(0, equals))] = trim(line.substr(equals + 1));
-  }
+  for (const IniLine& line : read_ini(ini, source)) settings[line.key] = line.value;
   return settings;
 }
 
@@ -245,8 +235,8 @@ void RunLog::stop(int64_t step, const std::string& reason) {
 void check_or_write_config(const std::string& run, const std::string& ini) {
   const std::string path = run + "/config.ini";
   if (path_exists(path)) {
-    const auto before = parse_settings(read_text(path));
-    const auto now = parse_settings(ini);
+    const auto before = settings_of(read_text(path), path);
+    const auto now = settings_of(ini, path);
     for (const auto& [name, value] : now) {
       const auto old = before.find(name);
       if (free_settings().contains(name) || old == before.end() || old->second == value) continue;

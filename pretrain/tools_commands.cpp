@@ -45,7 +45,12 @@ std::optional<CollapseVerdict> health_of(const std::string& folder, int64_t step
   return judge_collapse(read_health_history(metrics, static_cast<double>(step)));
 }
 
-ExitCode inspect(const std::string& path, CommandContext& context) {
+struct InspectConfig {
+  std::string checkpoint;
+};
+
+ExitCode inspect(const InspectConfig& config, CommandContext& context) {
+  const std::string& path = config.checkpoint;
   const std::string folder = resolve(path);
   const CheckpointHeader header = read_checkpoint_header(folder);
   const std::string fault = verify_checkpoint(folder);
@@ -107,7 +112,12 @@ std::string first_difference(const std::string& a, const std::string& b) {
   return {};
 }
 
-ExitCode diff(const std::vector<std::string>& paths, CommandContext& context) {
+struct DiffConfig {
+  std::vector<std::string> checkpoints;
+};
+
+ExitCode diff(const DiffConfig& config, CommandContext& context) {
+  const std::vector<std::string>& paths = config.checkpoints;
   if (paths.size() != 2) throw UsageError("wrong number of arguments: diff: takes two checkpoints A and B");
   const std::string difference = first_difference(resolve(paths[0]), resolve(paths[1]));
   context.result = json_line({{"equal", difference.empty()}, {"difference", difference}});
@@ -116,21 +126,26 @@ ExitCode diff(const std::vector<std::string>& paths, CommandContext& context) {
 }
 
 /// Options of every command that reads weights.
-void add_load_options(OptionTable& table, LoadOptions& options) {
-  table.add("which", &options.which, "Which network, where the weights hold both.")
+Schema<LoadOptions> load_options() {
+  Schema<LoadOptions> schema;
+  schema.add("which", &LoadOptions::which, "Which network, where the weights hold both.")
       .choices({"teacher", "student"});
-  table.add("heads", &options.heads, "Attention heads, where the weights do not tell (0: they do).")
+  schema.add("heads", &LoadOptions::heads, "Attention heads, where the weights do not tell (0: they do).")
       .range(0, 1024);
+  return schema;
 }
 
-ExitCode import_weights(const std::string& reference, const LoadOptions& options, CommandContext& context) {
-  const std::string& output = context.common.output;
-  if (output.empty())
-    throw UsageError("missing option: --output: where to write the checkpoint; give --output RUN");
+struct ImportConfig {
+  std::string weights;
+  LoadOptions load;
+};
+
+ExitCode import_weights(const ImportConfig& config, CommandContext& context) {
+  const std::string &output = context.common.output, &reference = config.weights;
   if (!list_checkpoints(output).empty())
     throw UsageError("output exists: --output " + output +
                      ": holds checkpoints already; choose a new folder");
-  auto backbone = load_backbone(reference, options);
+  auto backbone = load_backbone(reference, config.load);
   if (context.common.dry_run) {
     log::info("would import " + backbone->description + "; nothing was written");
     return ExitCode::done;
@@ -154,19 +169,28 @@ ExitCode import_weights(const std::string& reference, const LoadOptions& options
   return ExitCode::done;
 }
 
-ExitCode export_weights(const std::string& reference, const std::string& format, const LoadOptions& options,
-                        CommandContext& context) {
-  if (context.common.output.empty())
-    throw UsageError("missing option: --output: the folder to write; give --output DIR");
-  const auto backbone = load_backbone(reference, options);
+/// hf: for transformers; hub: for the reference's code.
+enum class Layout : uint8_t { hf, hub };
+constexpr auto names_of(Layout) {
+  return std::to_array<Named<Layout>>({{"hf", Layout::hf}, {"hub", Layout::hub}});
+}
+
+struct ExportConfig {
+  std::string checkpoint;
+  Layout format = Layout::hf;
+  LoadOptions load;
+};
+
+ExitCode export_weights(const ExportConfig& config, CommandContext& context) {
+  const auto backbone = load_backbone(config.checkpoint, config.load);
   if (context.common.dry_run) {
     log::info("would export " + backbone->description + "; nothing was written");
     return ExitCode::done;
   }
   make_folders(context.common.output);
   std::string timm;
-  const Preparation pixels = preparation_of(reference);
-  if (format == "hf") {
+  const Preparation pixels = preparation_of(config.checkpoint);
+  if (config.format == Layout::hf) {
     export_hugging_face(*backbone, context.common.output, pixels);
     timm = export_timm(*backbone, context.common.output);
   } else {
@@ -174,8 +198,9 @@ ExitCode export_weights(const std::string& reference, const std::string& format,
   }
   log::info(fmt::format("exported {} to {}", backbone->description, context.common.output));
   if (!timm.empty()) log::info("timm: " + timm);
-  nlohmann::ordered_json result{
-      {"output", context.common.output}, {"format", format}, {"model", backbone->description}};
+  nlohmann::ordered_json result{{"output", context.common.output},
+                                {"format", name_of(config.format)},
+                                {"model", backbone->description}};
   if (!timm.empty()) result["timm"] = timm;
   context.result = json_line(result);
   return ExitCode::done;
@@ -184,83 +209,78 @@ ExitCode export_weights(const std::string& reference, const std::string& format,
 }  // namespace
 
 Command inspect_command() {
-  Command command{"inspect",
-                  "show what a checkpoint holds and verify it",
-                  "CHECKPOINT [--json]",
-                  "Prints header, tensors, shards and what the run's log says of its health, and checks "
-                  "every checksum (exit "
-                  "65 if one fails).",
-                  false,
-                  {}};
-  command.make = [](OptionTable& table) {
-    auto path = std::make_shared<std::string>();
-    table.add("checkpoint", path.get(), "Checkpoint or run folder.").positional().required();
-    return [path](CommandContext& context) { return inspect(*path, context); };
-  };
+  Command command;
+  command.name = "inspect";
+  command.summary = "show what a checkpoint holds and verify it";
+  command.usage = "CHECKPOINT [--json]";
+  command.description =
+      "Prints header, tensors, shards and what the run's log says of its health, and checks every checksum "
+      "(exit 65 if one fails).";
+  command.uses_mpi = false;
+  command.examples = {{"run"}};
+  Schema<InspectConfig> schema;
+  schema.add("checkpoint", &InspectConfig::checkpoint, "Checkpoint or run folder.").positional().required();
+  command.make = with_options(schema, inspect);
   return command;
 }
 
 Command diff_command() {
-  Command command{"diff",
-                  "compare two checkpoints bit for bit",
-                  "A B [--json]",
-                  "Exit 0: equal; 1: the first differing tensor is named. The numbers of ranks that wrote "
-                  "them do not matter.",
-                  false,
-                  {}};
-  command.make = [](OptionTable& table) {
-    auto paths = std::make_shared<std::vector<std::string>>();
-    table.add("checkpoints", paths.get(), "Two checkpoint or run folders.").positional().required();
-    return [paths](CommandContext& context) { return diff(*paths, context); };
-  };
+  Command command;
+  command.name = "diff";
+  command.summary = "compare two checkpoints bit for bit";
+  command.usage = "A B [--json]";
+  command.description =
+      "Exit 0: equal; 1: the first differing tensor is named. The numbers of ranks that wrote them do not "
+      "matter.";
+  command.uses_mpi = false;
+  command.examples = {{"run/checkpoints/step_00000100 other/checkpoints/step_00000100"}};
+  Schema<DiffConfig> schema;
+  schema.add("checkpoints", &DiffConfig::checkpoints, "Two checkpoint or run folders.")
+      .positional()
+      .required();
+  command.make = with_options(schema, diff);
   return command;
 }
 
 Command import_command() {
-  Command command{
-      "import",
-      "make a checkpoint from weights",
-      "--weights WEIGHTS --output RUN",
-      "Reads a Hugging Face folder, .safetensors or .pth and writes a checkpoint that holds the backbone.",
-      false,
-      {}};
-  command.make = [](OptionTable& table) {
-    auto weights = std::make_shared<std::string>();
-    auto options = std::make_shared<LoadOptions>();
-    table.add("weights", weights.get(), "Weights reference.").required();
-    add_load_options(table, *options);
-    return
-        [weights, options](CommandContext& context) { return import_weights(*weights, *options, context); };
-  };
+  Command command;
+  command.name = "import";
+  command.summary = "make a checkpoint from weights";
+  command.usage = "--weights WEIGHTS --output RUN";
+  command.description =
+      "Reads a Hugging Face folder, .safetensors or .pth and writes a checkpoint that holds the backbone.";
+  command.uses_mpi = false;
+  command.output = "Run folder that gets the checkpoint.";
+  command.examples = {{"--weights dinov2_vits14_pretrain.pth --output run"}};
+  Schema<ImportConfig> schema;
+  schema.add("weights", &ImportConfig::weights, "Weights reference.").required();
+  schema.add(&ImportConfig::load, load_options());
+  command.make = with_options(schema, import_weights);
   return command;
 }
 
 Command export_command() {
-  struct Options {
-    std::string checkpoint, format = "hf";
-    LoadOptions load;
-  };
-  Command command{"export",
-                  "write weights for other software",
-                  "--checkpoint WEIGHTS --format hf|hub --which teacher|student --output DIR",
-                  "hf: config.json, model.safetensors and preprocessor_config.json, which transformers loads "
-                  "(AutoModel, AutoImageProcessor, pipeline(\"image-feature-extraction\")), and "
-                  "timm.safetensors, which timm.create_model(NAME, checkpoint_path=...) loads: the call for "
-                  "this model's sizes is printed. hub: model.safetensors with the reference's names. All of "
-                  "them are weights references here. The processor has the training's crop size, mean and "
-                  "deviation.",
-                  false,
-                  {}};
-  command.make = [](OptionTable& table) {
-    auto options = std::make_shared<Options>();
-    table.add("checkpoint", &options->checkpoint, "Weights reference (checkpoint, run, or other weights).")
-        .required();
-    table.add("format", &options->format, "Layout to write.").choices({"hf", "hub"});
-    add_load_options(table, options->load);
-    return [options](CommandContext& context) {
-      return export_weights(options->checkpoint, options->format, options->load, context);
-    };
-  };
+  Command command;
+  command.name = "export";
+  command.summary = "write weights for other software";
+  command.usage = "--checkpoint WEIGHTS --format hf|hub --which teacher|student --output DIR";
+  command.description =
+      "hf: config.json, model.safetensors and preprocessor_config.json, which transformers loads "
+      "(AutoModel, AutoImageProcessor, pipeline(\"image-feature-extraction\")), and "
+      "timm.safetensors, which timm.create_model(NAME, checkpoint_path=...) loads: the call for "
+      "this model's sizes is printed. hub: model.safetensors with the reference's names. All of "
+      "them are weights references here. The processor has the training's crop size, mean and "
+      "deviation.";
+  command.uses_mpi = false;
+  command.output = "Folder to write.";
+  command.examples = {{"--checkpoint run --format hf --output model"}};
+  Schema<ExportConfig> schema;
+  schema
+      .add("checkpoint", &ExportConfig::checkpoint, "Weights reference (checkpoint, run, or other weights).")
+      .required();
+  schema.add("format", &ExportConfig::format, "Layout to write.");
+  schema.add(&ExportConfig::load, load_options());
+  command.make = with_options(schema, export_weights);
   return command;
 }
 

@@ -28,7 +28,7 @@ std::optional<Forecast> settle_settings(TrainConfig& config, const Dataset& data
     if (field.is_auto()) open.emplace_back(name);
   });
   const ImageFacts images = survey_images(dataset, comm);
-  const MachineFacts machine = survey_machine(context, parse_precision(config.precision));
+  const MachineFacts machine = survey_machine(context, precision_here(config.precision));
   choose_settings(config, images, machine);
   if (config.batch < comm.size())
     throw UsageError(
@@ -134,9 +134,15 @@ Command train_command() {
       "set here. A checkpoint without optimizer state (dino-pretrain import) does the same through --resume. "
       "Going on with such a run needs the weights no more.\n"
       "The batch is counted over all ranks, so samples, crops and masks do not depend on their number.";
+  command.examples = {
+      {"--data photos --output run", "All settings from the images and the machine."},
+      {"--config photos_vits14 --data curated --output run --steps 20000"},
+      {"--data photos --output run --weights facebook/dinov2-small --freeze-backbone-steps 10%",
+       "A new run from weights that were trained before."}};
+  // The table stays with the settings: what is chosen for the user is printed by it.
   command.make = [](OptionTable& table) {
     auto config = std::make_shared<TrainConfig>();
-    declare_train_options(table, *config);
+    table.bind(train_options(), *config);
     return [config, &table](CommandContext& context) { return train(*config, table, context); };
   };
   return command;

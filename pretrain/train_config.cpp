@@ -12,234 +12,254 @@
 namespace dino::pretrain {
 namespace {
 
-void declare_beginning(OptionTable& table, TrainConfig& c) {
-  table.section("beginning");
-  table.add("weights", &c.weights,
-            "Weights reference that a new run begins with (a run, a checkpoint, a Hugging Face folder, "
-            ".safetensors, .pth): its backbone, and its heads where their sizes are the ones set here.");
-  table.add("which", &c.which, "Which network of --weights, where they hold both.")
+using C = TrainConfig;
+
+void declare_beginning(Schema<C>& schema) {
+  schema.section("beginning");
+  schema.add("weights", &C::weights,
+             "Weights reference that a new run begins with (a run, a checkpoint, a Hugging Face folder, "
+             ".safetensors, .pth): its backbone, and its heads where their sizes are the ones set here.");
+  schema.add("which", &C::which, "Which network of --weights, where they hold both.")
       .choices({"teacher", "student"});
-  table.add(
-      "freeze-backbone-steps", &c.freeze_backbone_steps,
+  schema.add(
+      "freeze-backbone-steps", &C::freeze_backbone_steps,
       "With --weights: optimizer steps in which the backbone stays as it is and the heads learn, or their "
       "share of all.");
 }
 
-void declare_model(OptionTable& table, TrainConfig& c) {
-  declare_beginning(table, c);
-  table.section("model");
-  table
-      .add("preset", &c.preset,
+void declare_model(Schema<C>& schema) {
+  declare_beginning(schema);
+  schema.section("model");
+  schema
+      .add("preset", &C::preset,
            "Backbone: a named ViT; auto: as the images, the machine and --minutes allow.")
       .choices(vit_preset_names());
-  table
-      .add("patch", &c.patch,
+  schema
+      .add("patch", &C::patch,
            "Patch side in pixels (0: the preset's); auto: the preset's, smaller where the images are small "
            "and the preset is not given.")
       .range(0, 64);
-  table.add("width", &c.width, "Embedding width (0: the preset's).").range(0, 16384);
-  table.add("depth", &c.depth, "Number of blocks (0: the preset's).").range(0, 200);
-  table.add("heads", &c.heads, "Attention heads (0: the preset's).").range(0, 256);
-  table.add("registers", &c.registers, "Register tokens (-1: the preset's).").range(-1, 64);
-  table.add("ffn", &c.ffn, "Feed-forward layer.").choices({"preset", "mlp", "swiglu"});
-  table
-      .add("layerscale", &c.layerscale,
+  schema.add("width", &C::width, "Embedding width (0: the preset's).").range(0, 16384);
+  schema.add("depth", &C::depth, "Number of blocks (0: the preset's).").range(0, 200);
+  schema.add("heads", &C::heads, "Attention heads (0: the preset's).").range(0, 256);
+  schema.add("registers", &C::registers, "Register tokens (-1: the preset's).").range(-1, 64);
+  schema.add("ffn", &C::ffn, "Feed-forward layer.");
+  schema
+      .add("layerscale", &C::layerscale,
            "Initial LayerScale; auto: 1e-5 as published, 0.1 to 1 for short runs.")
       .range(0, 10);
-  table.add("drop-path", &c.drop_path, "Stochastic depth rate of the student; auto: 0 for short runs.")
+  schema.add("drop-path", &C::drop_path, "Stochastic depth rate of the student; auto: 0 for short runs.")
       .range(0, 0.95);
-  table.add("drop-path-uniform", &c.drop_path_uniform, "The same rate in all blocks (false: rising from 0).");
-  table.add("prototypes", &c.prototypes, "Prototypes of the DINO head; auto: from the batch.")
+  schema.add("drop-path-uniform", &C::drop_path_uniform,
+             "The same rate in all blocks (false: rising from 0).");
+  schema.add("prototypes", &C::prototypes, "Prototypes of the DINO head; auto: from the batch.")
       .range(2, 1 << 24);
-  table.add("bottleneck", &c.bottleneck, "Bottleneck width of the heads; auto: from the model's width.")
+  schema.add("bottleneck", &C::bottleneck, "Bottleneck width of the heads; auto: from the model's width.")
       .range(2, 8192);
-  table.add("head-hidden", &c.head_hidden, "Hidden width of the heads; auto: from the model's width.")
+  schema.add("head-hidden", &C::head_hidden, "Hidden width of the heads; auto: from the model's width.")
       .range(2, 65536);
-  table.add("head-layers", &c.head_layers, "Linear layers of the heads' MLP.").range(1, 16);
-  table.add("separate-ibot-head", &c.separate_ibot_head, "A head of its own for masked patches.");
-  table.add("ibot-prototypes", &c.ibot_prototypes, "Prototypes of the iBOT head (0: as the DINO head).")
+  schema.add("head-layers", &C::head_layers, "Linear layers of the heads' MLP.").range(1, 16);
+  schema.add("separate-ibot-head", &C::separate_ibot_head, "A head of its own for masked patches.");
+  schema.add("ibot-prototypes", &C::ibot_prototypes, "Prototypes of the iBOT head (0: as the DINO head).")
       .range(0, 1 << 24);
-  table.add("ibot-bottleneck", &c.ibot_bottleneck, "Bottleneck of the iBOT head (0: as the DINO head).")
+  schema.add("ibot-bottleneck", &C::ibot_bottleneck, "Bottleneck of the iBOT head (0: as the DINO head).")
       .range(0, 8192);
 }
 
-void declare_losses(OptionTable& table, TrainConfig& c) {
-  table.section("losses");
-  table.add("dino-weight", &c.dino_weight, "Weight of the DINO loss.").range(0, 100);
-  table.add("ibot-weight", &c.ibot_weight, "Weight of the iBOT loss; 0 turns masks off.").range(0, 100);
-  table.add("koleo-weight", &c.koleo_weight, "Weight of KoLeo, per view.").range(0, 100);
-  table.add("centering", &c.centering, "How teacher targets are kept balanced.")
-      .choices({"sinkhorn", "softmax"});
-  table.add("sinkhorn-iterations", &c.sinkhorn_iterations, "Sinkhorn-Knopp iterations.").range(1, 100);
-  table.add("student-temperature", &c.student_temperature, "Student temperature.").range(1e-3, 10);
-  table
-      .add("teacher-temperature", &c.teacher_temperature,
+void declare_losses(Schema<C>& schema) {
+  schema.section("losses");
+  schema.add("dino-weight", &C::dino_weight, "Weight of the DINO loss.").range(0, 100);
+  schema.add("ibot-weight", &C::ibot_weight, "Weight of the iBOT loss; 0 turns masks off.").range(0, 100);
+  schema.add("koleo-weight", &C::koleo_weight, "Weight of KoLeo, per view.").range(0, 100);
+  schema.add("centering", &C::centering, "How teacher targets are kept balanced.");
+  schema.add("sinkhorn-iterations", &C::sinkhorn_iterations, "Sinkhorn-Knopp iterations.").range(1, 100);
+  schema.add("student-temperature", &C::student_temperature, "Student temperature.").range(1e-3, 10);
+  schema
+      .add("teacher-temperature", &C::teacher_temperature,
            "Teacher temperature after its warm-up; auto: 0.07, without a ramp for short runs.")
       .range(1e-3, 10);
-  table.add("teacher-temperature-start", &c.teacher_temperature_start, "Teacher temperature at step 0.")
+  schema.add("teacher-temperature-start", &C::teacher_temperature_start, "Teacher temperature at step 0.")
       .range(1e-3, 10);
-  table.add("teacher-temperature-warmup", &c.teacher_temperature_warmup,
-            "Steps of the linear temperature warm-up, or their share of all.");
-  table.add("mask-probability", &c.mask_probability, "Fraction of the global views that are masked.")
+  schema.add("teacher-temperature-warmup", &C::teacher_temperature_warmup,
+             "Steps of the linear temperature warm-up, or their share of all.");
+  schema.add("mask-probability", &C::mask_probability, "Fraction of the global views that are masked.")
       .range(0, 1);
-  table.add("mask-ratio-min", &c.mask_ratio_min, "Smallest mask ratio.").range(0, 1);
-  table.add("mask-ratio-max", &c.mask_ratio_max, "Largest mask ratio.").range(0, 1);
-  table.add("mask-min-patches", &c.mask_min_patches, "Smallest block of a mask, in patches.").range(1, 10000);
-  table.add("mask-exact-count", &c.mask_exact_count,
-            "Top masks up to their exact count (false: may fall short, as the reference).");
+  schema.add("mask-ratio-min", &C::mask_ratio_min, "Smallest mask ratio.").range(0, 1);
+  schema.add("mask-ratio-max", &C::mask_ratio_max, "Largest mask ratio.").range(0, 1);
+  schema.add("mask-min-patches", &C::mask_min_patches, "Smallest block of a mask, in patches.")
+      .range(1, 10000);
+  schema.add("mask-exact-count", &C::mask_exact_count,
+             "Top masks up to their exact count (false: may fall short, as the reference).");
 }
 
-void declare_optimisation(OptionTable& table, TrainConfig& c) {
-  table.section("optimisation");
-  table
-      .add("minutes", &c.minutes,
+void declare_optimisation(Schema<C>& schema) {
+  schema.section("optimisation");
+  schema
+      .add("minutes", &C::minutes,
            "Time that the model, the batch and the steps are chosen for; no limit (see --max-seconds).")
       .range(0.1, 1e7);
-  table
-      .add("steps", &c.steps,
+  schema
+      .add("steps", &C::steps,
            "Optimizer steps of the whole run; the schedules end there. auto: what --minutes allow, at most "
            "200 passes over the images.")
       .range(1, 1e9);
-  table.add("batch", &c.batch, "Images per step over all ranks; auto: from the images that the run can see.")
+  schema
+      .add("batch", &C::batch, "Images per step over all ranks; auto: from the images that the run can see.")
       .range(1, 1e6);
-  table.add("lr", &c.lr, "Peak learning rate before scaling by the batch; auto: 4e-3, less for large models.")
+  schema
+      .add("lr", &C::lr, "Peak learning rate before scaling by the batch; auto: 4e-3, less for large models.")
       .range(0, 10);
-  table.add("lr-scaling", &c.lr_scaling, "sqrt: times sqrt(batch/1024); none: as given.")
-      .choices({"sqrt", "none"});
-  table.add("min-lr", &c.min_lr, "Learning rate at the end.").range(0, 10);
-  table.add("warmup", &c.warmup, "Steps of the linear learning-rate warm-up, or their share of all.");
-  table.add("freeze-last-layer", &c.freeze_last_layer,
-            "Steps in which the heads' last layers stay as they are, or their share of all.");
-  table.add("weight-decay", &c.weight_decay, "Weight decay at the start.").range(0, 10);
-  table
-      .add("weight-decay-end", &c.weight_decay_end,
+  schema.add("lr-scaling", &C::lr_scaling, "sqrt: times sqrt(batch/1024); none: as given.");
+  schema.add("min-lr", &C::min_lr, "Learning rate at the end.").range(0, 10);
+  schema.add("warmup", &C::warmup, "Steps of the linear learning-rate warm-up, or their share of all.");
+  schema.add("freeze-last-layer", &C::freeze_last_layer,
+             "Steps in which the heads' last layers stay as they are, or their share of all.");
+  schema.add("weight-decay", &C::weight_decay, "Weight decay at the start.").range(0, 10);
+  schema
+      .add("weight-decay-end", &C::weight_decay_end,
            "Weight decay at the end (cosine); auto: 0.4, for short runs 0.04.")
       .range(0, 10);
-  table
-      .add("momentum", &c.momentum,
+  schema
+      .add("momentum", &C::momentum,
            "EMA momentum of the teacher at the start; auto: 0.992, for short runs 0.98.")
       .range(0, 1);
-  table.add("momentum-end", &c.momentum_end, "EMA momentum at the end (cosine).").range(0, 1);
-  table.add("clip", &c.clip, "Gradient norm limit per module; 0 = off.").range(0, 1e9);
-  table.add("layer-decay", &c.layer_decay, "Layer-wise learning-rate decay; auto: 0.9, for short runs 1.")
+  schema.add("momentum-end", &C::momentum_end, "EMA momentum at the end (cosine).").range(0, 1);
+  schema.add("clip", &C::clip, "Gradient norm limit per module; 0 = off.").range(0, 1e9);
+  schema.add("layer-decay", &C::layer_decay, "Layer-wise learning-rate decay; auto: 0.9, for short runs 1.")
       .range(0.01, 1);
-  table.add("patch-embed-lr", &c.patch_embed_lr, "Learning-rate multiplier of the patch embedding.")
+  schema.add("patch-embed-lr", &C::patch_embed_lr, "Learning-rate multiplier of the patch embedding.")
       .range(0, 10);
-  table.add("beta1", &c.beta1, "AdamW beta 1.").range(0, 0.99999);
-  table.add("beta2", &c.beta2, "AdamW beta 2.").range(0, 0.9999999);
-  table.add("precision", &c.precision, "auto: bf16 where the CPU has bf16 instructions, else fp32.")
-      .choices({"auto", "fp32", "bf16"});
+  schema.add("beta1", &C::beta1, "AdamW beta 1.").range(0, 0.99999);
+  schema.add("beta2", &C::beta2, "AdamW beta 2.").range(0, 0.9999999);
+  schema.add("precision", &C::precision, "auto: bf16 where the CPU has bf16 instructions, else fp32.");
 }
 
-void declare_crops(OptionTable& table, TrainConfig& c) {
-  AugmentConfig& a = c.augment;
-  table.section("crops");
-  table
-      .add("global-size", &c.global_size,
+void declare_crops(Schema<C>& schema) {
+  schema.section("crops");
+  schema
+      .add("global-size", &C::global_size,
            "Side of the two global crops in pixels, a multiple of the patch; auto: from the images, at most "
            "224.")
       .range(8, 4096);
-  table
-      .add("local-size", &c.local_size,
+  schema
+      .add("local-size", &C::local_size,
            "Side of the local crops in pixels, a multiple of the patch; auto: 3/7 of --global-size.")
       .range(8, 4096);
-  table.add("local-count", &c.local_count, "Local crops per image; auto: 8, or 4 of less than 42 pixels.")
+  schema.add("local-count", &C::local_count, "Local crops per image; auto: 8, or 4 of less than 42 pixels.")
       .range(0, 64);
-  table.add("global-scale-min", &a.global_scale_min, "Smallest area fraction of a global crop.")
+  schema
+      .add("global-scale-min", &C::augment, &AugmentConfig::global_scale_min,
+           "Smallest area fraction of a global crop.")
       .range(0.001, 1);
-  table.add("global-scale-max", &a.global_scale_max, "Largest area fraction of a global crop.")
+  schema
+      .add("global-scale-max", &C::augment, &AugmentConfig::global_scale_max,
+           "Largest area fraction of a global crop.")
       .range(0.001, 1);
-  table.add("local-scale-min", &a.local_scale_min, "Smallest area fraction of a local crop.").range(0.001, 1);
-  table.add("local-scale-max", &a.local_scale_max, "Largest area fraction of a local crop.").range(0.001, 1);
-  table.add("resampling", &c.resampling, "How crops are resized, antialiased in both cases.")
+  schema
+      .add("local-scale-min", &C::augment, &AugmentConfig::local_scale_min,
+           "Smallest area fraction of a local crop.")
+      .range(0.001, 1);
+  schema
+      .add("local-scale-max", &C::augment, &AugmentConfig::local_scale_max,
+           "Largest area fraction of a local crop.")
+      .range(0.001, 1);
+  schema
+      .add("resampling", &C::augment, &AugmentConfig::resampling,
+           "How crops are resized, antialiased in both cases.")
       .choices({"bicubic", "bilinear"});
-  table.add("flip", &a.flip, "Probability of a horizontal flip.").range(0, 1);
-  table.add("jitter", &a.jitter, "Probability of colour jitter.").range(0, 1);
-  table.add("brightness", &a.brightness, "Brightness jitter.").range(0, 1);
-  table.add("contrast", &a.contrast, "Contrast jitter.").range(0, 1);
-  table.add("saturation", &a.saturation, "Saturation jitter.").range(0, 1);
-  table.add("hue", &a.hue, "Hue jitter.").range(0, 0.5);
-  table.add("grayscale", &a.grayscale, "Probability of dropping colour.").range(0, 1);
-  table.add("solarize", &a.solarize, "Probability of solarization (second global crop).").range(0, 1);
-  table
-      .add("blur", &c.blur,
-           "Blur probabilities: the paper's, the released code's inverted ones, or none; auto: paper, but "
-           "none for global crops below 128 pixels.")
-      .choices({"paper", "reference", "off"});
-  table
-      .add("max-side", &c.max_side,
+  schema.add("flip", &C::augment, &AugmentConfig::flip, "Probability of a horizontal flip.").range(0, 1);
+  schema.add("jitter", &C::augment, &AugmentConfig::jitter, "Probability of colour jitter.").range(0, 1);
+  schema.add("brightness", &C::augment, &AugmentConfig::brightness, "Brightness jitter.").range(0, 1);
+  schema.add("contrast", &C::augment, &AugmentConfig::contrast, "Contrast jitter.").range(0, 1);
+  schema.add("saturation", &C::augment, &AugmentConfig::saturation, "Saturation jitter.").range(0, 1);
+  schema.add("hue", &C::augment, &AugmentConfig::hue, "Hue jitter.").range(0, 0.5);
+  schema.add("grayscale", &C::augment, &AugmentConfig::grayscale, "Probability of dropping colour.")
+      .range(0, 1);
+  schema
+      .add("solarize", &C::augment, &AugmentConfig::solarize,
+           "Probability of solarization (second global crop).")
+      .range(0, 1);
+  schema.add("blur", &C::blur,
+             "Blur probabilities: the paper's, the released code's inverted ones, or none; auto: paper, but "
+             "none for global crops below 128 pixels.");
+  schema
+      .add("max-side", &C::max_side,
            "Reduce larger images to this longer side once after decoding, so that they fit the cache; 0 = "
            "off; auto: three times --global-size.")
       .range(0, 1e6);
-  table.add("pad", &c.pad, "Pad images to a square with the background colour first (sprites).");
-  table.add(
-      "background", &c.background,
+  schema.add("pad", &C::pad, "Pad images to a square with the background colour first (sprites).");
+  schema.add(
+      "background", &C::background,
       "Colour r,g,b behind transparent pixels and padding; auto: white, or black behind what white would "
       "hide.");
-  add_decode_memory(table, &c.decode_memory);
-  table.add("mean", &c.mean, "Per-channel mean that pixels are normalised with.");
-  table.add("std", &c.std, "Per-channel standard deviation that pixels are normalised with.");
+  add_decode_memory(schema, &C::decode_memory);
+  schema.add("mean", &C::mean, "Per-channel mean that pixels are normalised with.");
+  schema.add("std", &C::std, "Per-channel standard deviation that pixels are normalised with.");
 }
 
-void declare_run(OptionTable& table, TrainConfig& c) {
-  table.section("run");
-  table
-      .add("data", &c.data,
+void declare_run(Schema<C>& schema) {
+  schema.section("run");
+  schema
+      .add("data", &C::data,
            "Images: data references (folder, tars, list, curated folder, or a named data set).")
       .required();
-  table.add("resume", &c.resume,
-            "auto: from the newest valid checkpoint of the run; none: the run must be new; or a checkpoint "
-            "folder.");
-  table
-      .add("checkpoint-every", &c.checkpoint_every,
+  schema.add("resume", &C::resume,
+             "auto: from the newest valid checkpoint of the run; none: the run must be new; or a checkpoint "
+             "folder.");
+  schema
+      .add("checkpoint-every", &C::checkpoint_every,
            "Steps between checkpoints; auto: five in a run, at most 1000.")
       .range(1, 1e9);
-  table.add("keep", &c.keep, "Newest checkpoints kept.").range(2, 1e6);
-  table
-      .add("keep-every", &c.keep_every,
+  schema.add("keep", &C::keep, "Newest checkpoints kept.").range(2, 1e6);
+  schema
+      .add("keep-every", &C::keep_every,
            "Also keep every checkpoint whose step is a multiple of this (0: none).")
       .range(0, 1e9);
-  table.add("log-every", &c.log_every, "Steps between lines of metrics.jsonl.").range(1, 1e6);
-  table.add("max-seconds", &c.max_seconds, "Stop resumably (exit 75) after this wall time; 0 = no limit.")
+  schema.add("log-every", &C::log_every, "Steps between lines of metrics.jsonl.").range(1, 1e6);
+  schema.add("max-seconds", &C::max_seconds, "Stop resumably (exit 75) after this wall time; 0 = no limit.")
       .range(0, 1e9);
-  table
-      .add("stop-after", &c.stop_after,
+  schema
+      .add("stop-after", &C::stop_after,
            "Stop resumably (exit 75) after this many steps of this process; 0 = no limit.")
       .range(0, 1e9);
-  table
-      .add("max-skips", &c.max_skips,
+  schema
+      .add("max-skips", &C::max_skips,
            "Non-finite steps in a row before the run rolls back, and a second time gives up (exit 76).")
       .range(1, 1e6);
-  table
-      .add("max-replaced", &c.max_replaced,
+  schema
+      .add("max-replaced", &C::max_replaced,
            "Share of the images that may be undecodable: others are trained on in their place, and beyond "
            "this "
            "the training ends (exit 65).")
       .range(0, 1);
-  table.add("workers", &c.workers, "Loader threads per rank (0: as many as compute threads).").range(0, 1024);
-  table.add("prefetch", &c.prefetch, "Batches prepared ahead.").range(1, 64);
-  table
-      .add("cache-gib", &c.cache_gib,
+  schema.add("workers", &C::workers, "Loader threads per rank (0: as many as compute threads).")
+      .range(0, 1024);
+  schema.add("prefetch", &C::prefetch, "Batches prepared ahead.").range(1, 64);
+  schema
+      .add("cache-gib", &C::cache_gib,
            "Memory per rank for decoded images, so that small sets decode once; auto: an eighth of the "
            "rank's, at most 2.")
       .range(0, 1e6);
-  table.add("knn-train", &c.knn_train, "Labelled images that vote in the online k-NN.");
-  table.add("knn-test", &c.knn_test, "Labelled images that the online k-NN classifies (a validation part).");
-  table.add("knn-every", &c.knn_every, "Steps between online k-NN checks (0: none).").range(0, 1e9);
-  table.add("knn-limit", &c.knn_limit, "Images taken of each k-NN set (evenly spread).").range(10, 1e9);
-  table.add("knn-test-limit", &c.knn_test_limit, "Images taken of --knn-test (0: --knn-limit).")
+  schema.add("knn-train", &C::knn_train, "Labelled images that vote in the online k-NN.");
+  schema.add("knn-test", &C::knn_test,
+             "Labelled images that the online k-NN classifies (a validation part).");
+  schema.add("knn-every", &C::knn_every, "Steps between online k-NN checks (0: none).").range(0, 1e9);
+  schema.add("knn-limit", &C::knn_limit, "Images taken of each k-NN set (evenly spread).").range(10, 1e9);
+  schema.add("knn-test-limit", &C::knn_test_limit, "Images taken of --knn-test (0: --knn-limit).")
       .range(0, 1e9);
-  table.add("knn-k", &c.knn_k, "Neighbours that vote.").range(1, 1000);
+  schema.add("knn-k", &C::knn_k, "Neighbours that vote.").range(1, 1000);
 }
 
 }  // namespace
 
-void declare_train_options(OptionTable& table, TrainConfig& config) {
-  declare_run(table, config);
-  declare_optimisation(table, config);
-  declare_model(table, config);
-  declare_losses(table, config);
-  declare_crops(table, config);
+Schema<TrainConfig> train_options() {
+  Schema<C> schema;
+  declare_run(schema);
+  declare_optimisation(schema);
+  declare_model(schema);
+  declare_losses(schema);
+  declare_crops(schema);
+  return schema;
 }
 
 void complete(TrainConfig& c) {
@@ -247,9 +267,7 @@ void complete(TrainConfig& c) {
   a.global_size = c.global_size;
   a.local_size = c.local_size;
   a.local_count = c.local_count;
-  a.resampling = c.resampling == "bilinear" ? Resampling::bilinear : Resampling::bicubic;
-  a.blur = c.blur.value() != "off";
-  a.blur_setting = c.blur.value() == "reference" ? BlurSetting::reference : BlurSetting::paper;
+  a.blur = c.blur;
   for (size_t i = 0; i < 3; ++i) {
     a.normalisation.mean[i] = static_cast<float>(c.mean[i]);
     a.normalisation.std[i] = static_cast<float>(c.std[i]);
@@ -305,8 +323,8 @@ VitConfig fresh_vit(const TrainConfig& c) {
   if (c.depth > 0) vit.depth = c.depth;
   if (c.heads > 0) vit.heads = c.heads;
   if (c.registers >= 0) vit.registers = c.registers;
-  if (c.ffn != "preset") vit.ffn = c.ffn == "mlp" ? FfnKind::mlp : FfnKind::swiglu;
-  if (c.width > 0 || c.ffn != "preset") {
+  if (c.ffn != FfnChoice::preset) vit.ffn = c.ffn == FfnChoice::mlp ? FfnKind::mlp : FfnKind::swiglu;
+  if (c.width > 0 || c.ffn != FfnChoice::preset) {
     if (c.width > 0) vit.width = c.width;
     vit.hidden = vit.ffn == FfnKind::mlp ? 4 * vit.width : swiglu_hidden(vit.width);
   }
@@ -330,7 +348,7 @@ SslConfig make_ssl_config(const TrainConfig& c) {
   s.dino_weight = c.dino_weight;
   s.ibot_weight = c.ibot_weight;
   s.koleo_weight = c.koleo_weight;
-  s.centering = c.centering == "sinkhorn" ? Centering::sinkhorn : Centering::softmax;
+  s.centering = c.centering;
   s.sinkhorn_iterations = c.sinkhorn_iterations;
   s.student_temperature = c.student_temperature;
   s.clip = c.clip;
@@ -339,7 +357,7 @@ SslConfig make_ssl_config(const TrainConfig& c) {
   s.layer_decay = c.layer_decay;
   s.patch_embed_lr_mult = c.patch_embed_lr;
   s.local_crops = c.local_count;
-  s.precision = parse_precision(c.precision);
+  s.precision = precision_here(c.precision);
   return s;
 }
 
@@ -356,7 +374,7 @@ MaskConfig make_mask_config(const TrainConfig& c) {
 
 Schedules::Schedules(const TrainConfig& c) {
   const double scale =
-      c.lr_scaling == "sqrt" ? std::sqrt(static_cast<double>(c.batch.value()) / 1024.0) : 1.0;
+      c.lr_scaling == LrScaling::sqrt ? std::sqrt(static_cast<double>(c.batch.value()) / 1024.0) : 1.0;
   lr_ = {c.lr * scale, c.min_lr, c.steps, c.warmup.of(c.steps), 0, 0};
   // The last layers follow the same curve, with the first steps set to zero (not shifted).
   last_layer_lr_ = lr_;

@@ -18,6 +18,17 @@
 
 namespace dino::pretrain {
 
+enum class FfnChoice : uint8_t { preset, mlp, swiglu };
+constexpr auto names_of(FfnChoice) {
+  return std::to_array<Named<FfnChoice>>(
+      {{"preset", FfnChoice::preset}, {"mlp", FfnChoice::mlp}, {"swiglu", FfnChoice::swiglu}});
+}
+/// sqrt: the peak is for 1,024 images and grows with the root of the batch.
+enum class LrScaling : uint8_t { sqrt, none };
+constexpr auto names_of(LrScaling) {
+  return std::to_array<Named<LrScaling>>({{"sqrt", LrScaling::sqrt}, {"none", LrScaling::none}});
+}
+
 struct TrainConfig {
   std::vector<std::string> data;
   // what it begins with (begin_from_weights.hpp)
@@ -29,7 +40,7 @@ struct TrainConfig {
   Auto<int64_t> patch;                      ///< 0 = the preset's
   int64_t width = 0, depth = 0, heads = 0;  ///< 0 = the preset's
   int64_t registers = -1;                   ///< -1 = the preset's
-  std::string ffn = "preset";
+  FfnChoice ffn = FfnChoice::preset;
   Auto<double> layerscale, drop_path;
   bool drop_path_uniform = true;
   // heads
@@ -39,7 +50,7 @@ struct TrainConfig {
   int64_t ibot_prototypes = 0, ibot_bottleneck = 0;  ///< 0 = as the DINO head
   // losses
   double dino_weight = 1, ibot_weight = 1, koleo_weight = 0.1;
-  std::string centering = "sinkhorn";
+  Centering centering = Centering::sinkhorn;
   int64_t sinkhorn_iterations = 3;
   double student_temperature = 0.1, teacher_temperature_start = 0.04;
   Auto<double> teacher_temperature;
@@ -53,17 +64,16 @@ struct TrainConfig {
   Auto<int64_t> steps, batch;
   Auto<double> lr;
   double min_lr = 1e-6;
-  std::string lr_scaling = "sqrt";
+  LrScaling lr_scaling = LrScaling::sqrt;
   StepCount warmup = StepCount::percent(10), freeze_last_layer = StepCount::percent(1);
   double weight_decay = 0.04;
   Auto<double> weight_decay_end, momentum, layer_decay;
   double momentum_end = 1.0;
   double clip = 3.0, patch_embed_lr = 0.2, beta1 = 0.9, beta2 = 0.999;
-  std::string precision = "auto";
+  Auto<Precision> precision;
   // crops
   Auto<int64_t> global_size, local_size, local_count;
-  Auto<std::string> blur;
-  std::string resampling = "bicubic";
+  Auto<BlurSetting> blur;
   Auto<int64_t> max_side;  ///< larger images are reduced once after decoding; 0 = off
   AugmentConfig augment;   ///< the probabilities and scales; complete() copies the rest into it
   bool pad = false;
@@ -84,7 +94,7 @@ struct TrainConfig {
   int64_t knn_every = 0, knn_limit = 5000, knn_test_limit = 0, knn_k = 20;
 };
 
-void declare_train_options(OptionTable& table, TrainConfig& config);
+[[nodiscard]] Schema<TrainConfig> train_options();
 /// Calls `visit(name, setting)` for every setting that is chosen unless given.
 template <class Visit>
 void for_each_auto(TrainConfig& c, Visit visit) {

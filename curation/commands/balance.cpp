@@ -18,9 +18,19 @@ namespace dino {
 namespace {
 
 struct BalanceConfig {
-  std::string clusters, strategy = "random";
+  std::string clusters;
+  SampleStrategy strategy = SampleStrategy::random;
   int64_t target = 0;
 };
+
+Schema<BalanceConfig> options() {
+  using C = BalanceConfig;
+  Schema<C> schema;
+  schema.add("clusters", &C::clusters, "clusters.h5 of dino-curate cluster.").required();
+  schema.add("target", &C::target, "Rows to select.").range(0, 9e18).required();
+  schema.add("strategy", &C::strategy, "Which rows of a cluster: random, or the closest to its centroid.");
+  return schema;
+}
 
 struct ClusterTree {
   std::vector<std::vector<int64_t>> assignments;
@@ -60,13 +70,11 @@ ClusterTree read_tree(const std::string& path, bool with_distance) {
 
 ExitCode run(const BalanceConfig& config, CommandContext& context) {
   const Stopwatch whole;
-  const bool closest = config.strategy == "closest";
-  const ClusterTree tree = read_tree(config.clusters, closest);
+  const ClusterTree tree = read_tree(config.clusters, config.strategy == SampleStrategy::closest);
   std::vector<int64_t> selected;
   try {
     selected = balanced_sample(tree.assignments, tree.clusters, tree.distance.f32(), config.target,
-                               closest ? SampleStrategy::closest : SampleStrategy::random,
-                               static_cast<uint64_t>(context.common.seed));
+                               config.strategy, static_cast<uint64_t>(context.common.seed));
   } catch (const DataError& error) {
     throw DataError(fmt::format("{} [{}]", error.what(), config.clusters));
   }
@@ -80,7 +88,7 @@ ExitCode run(const BalanceConfig& config, CommandContext& context) {
   on_root(context.world, [&] {
     commit_hdf5(path, [&](Hdf5File& file) {
       file.write("/selected", view_of(selected.data(), Shape{static_cast<int64_t>(selected.size())}));
-      file.write_attribute("/", "strategy", config.strategy);
+      file.write_attribute("/", "strategy", name_of(config.strategy));
       file.write_attribute("/", "seed", context.common.seed);
     });
   });
@@ -107,16 +115,9 @@ Command balance_command() {
       "a cluster are "
       "drawn by a hash of the seed and the row, with closest those nearest to the centroid are taken.\n\n"
       "Fails with 65 when there are fewer than T rows, and says how many are missing.";
-  command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    const auto config = std::make_shared<BalanceConfig>();
-    table.add("clusters", &config->clusters, "clusters.h5 of dino-curate cluster.").required();
-    table.add("target", &config->target, "Rows to select.").range(0, 9e18).required();
-    table
-        .add("strategy", &config->strategy,
-             "Which rows of a cluster: random, or the closest to its centroid.")
-        .choices({"random", "closest"});
-    return [config](CommandContext& context) { return run(*config, context); };
-  };
+  command.output = "Folder of the results.";
+  command.examples = {{"--clusters clusters/clusters.h5 --target 100000 --output balanced"}};
+  command.make = with_options(options(), run);
   return command;
 }
 

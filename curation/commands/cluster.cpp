@@ -27,6 +27,18 @@ struct ClusterConfig {
   bool spherical = true;
 };
 
+Schema<ClusterConfig> options() {
+  using C = ClusterConfig;
+  Schema<C> schema;
+  schema.add("embeddings", &C::embeddings, "Embeddings: .npy, .h5 (/features) or a folder of them.")
+      .required();
+  schema.add("levels", &C::levels, "Clusters of each level, falling.").required();
+  schema.add("iterations", &C::iterations, "Most iterations of one k-means.").range(0, 1e6);
+  schema.add("resample", &C::resample, "Resampling steps per level.").range(0, 1000);
+  schema.add("spherical", &C::spherical, "Normalise rows and centroids (cosine).");
+  return schema;
+}
+
 void write_clusters(const std::string& path, const ClusterConfig& config, const std::vector<Level>& levels,
                     const std::vector<int64_t>& assignment, const std::vector<float>& distance) {
   commit_hdf5(path, [&](Hdf5File& file) {
@@ -127,16 +139,9 @@ Command cluster_command() {
       "Asked to stop by a signal it ends with 75 within seconds; the same command, on any number of ranks, "
       "goes on "
       "at the iteration that it was in (OUT/.partial, removed at the end).";
-  command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    const auto config = std::make_shared<ClusterConfig>();
-    table.add("embeddings", &config->embeddings, "Embeddings: .npy, .h5 (/features) or a folder of them.")
-        .required();
-    table.add("levels", &config->levels, "Clusters of each level, falling.").required();
-    table.add("iterations", &config->iterations, "Most iterations of one k-means.").range(0, 1e6);
-    table.add("resample", &config->resample, "Resampling steps per level.").range(0, 1000);
-    table.add("spherical", &config->spherical, "Normalise rows and centroids (cosine).");
-    return [config](CommandContext& context) { return run(*config, context); };
-  };
+  command.output = "Folder of the results.";
+  command.examples = {{"--embeddings features.h5 --levels 1000,100,10 --output clusters"}};
+  command.make = with_options(options(), run);
   return command;
 }
 

@@ -22,10 +22,32 @@ namespace dino {
 namespace {
 
 struct DedupConfig {
-  std::string embeddings, rule = "star";
+  std::string embeddings;
+  GroupRule rule = GroupRule::star;
   double threshold = 0.95;
-  int64_t lists = 0, probes = JoinConfig{}.probes, max_pairs = JoinConfig{}.max_edges;
+  int64_t lists = 0, probes = JoinConfig{}.probes;
+  curation::PairLimit limit;
 };
+
+Schema<DedupConfig> options() {
+  using C = DedupConfig;
+  Schema<C> schema;
+  schema.add("embeddings", &C::embeddings, "Embeddings: .npy, .h5 (/features) or a folder of them.")
+      .required();
+  schema.add("threshold", &C::threshold, "Least cosine of a near-duplicate pair.").range(0, 1);
+  schema.add("rule", &C::rule,
+             "Groups: star (each member has an edge to its representative) or components (chains).");
+  schema
+      .add("lists", &C::lists,
+           "Inverted lists (0: one up to 32,768 rows, which misses no pair, then about sqrt(rows)).")
+      .range(0, 1e9);
+  schema
+      .add("probes", &C::probes,
+           "Lists that a row is compared with where they may hold a pair, its own included.")
+      .range(1, 1e9);
+  schema.add(&C::limit, curation::pair_limit_options());
+  return schema;
+}
 
 void write_dedup(const std::string& path, const DedupConfig& config, const std::vector<Edge>& edges,
                  const Groups& groups) {
@@ -46,7 +68,7 @@ void write_dedup(const std::string& path, const DedupConfig& config, const std::
     file.write("/similarity", view_of(groups.similarity.data(), Shape{rows}));
     file.write("/keep", view_of(groups.keep.data(), Shape{rows}));
     file.write_attribute("/", "threshold", config.threshold);
-    file.write_attribute("/", "rule", config.rule);
+    file.write_attribute("/", "rule", name_of(config.rule));
   });
 }
 
@@ -66,13 +88,12 @@ ExitCode run(const DedupConfig& config, CommandContext& context) {
   join.threshold = config.threshold;
   join.lists = config.lists;
   join.probes = config.probes;
-  join.max_edges = config.max_pairs;
+  join.max_edges = config.limit.max_pairs;
   join.seed = static_cast<uint64_t>(context.common.seed);
   join.state = context.common.output + "/.partial/join";
   const JoinResult joined = threshold_self_join(local.rows, local.total, join, comm);
   const Stopwatch grouping;
-  const Groups groups = group_rows(local.total, joined.edges,
-                                   config.rule == "star" ? GroupRule::star : GroupRule::components, {});
+  const Groups groups = group_rows(local.total, joined.edges, config.rule, {});
   const double components = grouping.seconds();
   const std::string path = context.common.output + "/dedup.h5";
   on_root(comm, [&] {
@@ -124,26 +145,9 @@ Command dedup_command() {
       "Asked to stop by a signal it ends with 75 within seconds; the same command, on any number of ranks, "
       "goes on "
       "with the lists that are not joined yet (OUT/.partial, removed at the end).";
-  command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    const auto config = std::make_shared<DedupConfig>();
-    table.add("embeddings", &config->embeddings, "Embeddings: .npy, .h5 (/features) or a folder of them.")
-        .required();
-    table.add("threshold", &config->threshold, "Least cosine of a near-duplicate pair.").range(0, 1);
-    table
-        .add("rule", &config->rule,
-             "Groups: star (each member has an edge to its representative) or components (chains).")
-        .choices({"star", "components"});
-    table
-        .add("lists", &config->lists,
-             "Inverted lists (0: one up to 32,768 rows, which misses no pair, then about sqrt(rows)).")
-        .range(0, 1e9);
-    table
-        .add("probes", &config->probes,
-             "Lists that a row is compared with where they may hold a pair, its own included.")
-        .range(1, 1e9);
-    curation::add_max_pairs(table, config->max_pairs);
-    return [config](CommandContext& context) { return run(*config, context); };
-  };
+  command.output = "Folder of the results.";
+  command.examples = {{"--embeddings features.h5 --threshold 0.95 --output dedup"}};
+  command.make = with_options(options(), run);
   return command;
 }
 

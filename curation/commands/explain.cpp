@@ -129,6 +129,19 @@ std::string as_json(const Ledger& ledger, int64_t row) {
   return json_line(out);
 }
 
+struct ExplainConfig {
+  std::string key;
+};
+
+ExitCode explain(const ExplainConfig& config, CommandContext& context) {
+  const std::string& out = context.common.output;
+  const Ledger ledger = Ledger::load(newest_ledger(out));
+  const int64_t row = find_row(ledger, config.key, out);
+  context.result = as_json(ledger, row);
+  if (!context.common.json) print_text(ledger, row);
+  return ExitCode::done;
+}
+
 }  // namespace
 
 Command explain_command() {
@@ -144,20 +157,11 @@ Command explain_command() {
       "tars. Bytes that are no printable UTF-8 are shown as \\xNN. Fails with 66 when there is no such "
       "image.";
   command.uses_mpi = false;
-  command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    const auto key = std::make_shared<std::string>();
-    table.add("key", key.get(), "Key or path of the image.").positional().required();
-    return [key](CommandContext& context) {
-      const std::string& out = context.common.output;
-      if (out.empty())
-        throw UsageError("no output: --output: it is not given; name the folder of the curation");
-      const Ledger ledger = Ledger::load(newest_ledger(out));
-      const int64_t row = find_row(ledger, *key, out);
-      context.result = as_json(ledger, row);
-      if (!context.common.json) print_text(ledger, row);
-      return ExitCode::done;
-    };
-  };
+  command.output = "Folder of the curation.";
+  command.examples = {{"animals/cat_0042 --output curated"}};
+  Schema<ExplainConfig> schema;
+  schema.add("key", &ExplainConfig::key, "Key or path of the image.").positional().required();
+  command.make = with_options(schema, explain);
   return command;
 }
 

@@ -152,16 +152,26 @@ class Linter {
   TarSamples samples_;
 };
 
-ExitCode run(const std::vector<std::string>& tars, CommandContext& context) {
+struct LintConfig {
+  std::vector<std::string> tars;
+};
+
+Schema<LintConfig> options() {
+  Schema<LintConfig> schema;
+  schema.add("tars", &LintConfig::tars, "Tar files.").positional().required();
+  return schema;
+}
+
+ExitCode run(const LintConfig& config, CommandContext& context) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
-  for (const std::string& path : tars) {
+  for (const std::string& path : config.tars) {
     for (const TarFault& fault : Linter(path).run()) {
       if (!context.common.json)
         fmt::print("{}: offset {}: {}\n", printable_name(path), fault.offset, fault.what);
       all.push_back({{"path", path}, {"offset", fault.offset}, {"fault", fault.what}});
     }
   }
-  context.result = json_line({{"tars", tars.size()}, {"faults", all}});
+  context.result = json_line({{"tars", config.tars.size()}, {"faults", all}});
   return all.empty() ? ExitCode::done : ExitCode::bad_data;
 }
 
@@ -181,11 +191,8 @@ Command lint_command() {
       "65 "
       "if there is any.";
   command.uses_mpi = false;
-  command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    const auto tars = std::make_shared<std::vector<std::string>>();
-    table.add("tars", tars.get(), "Tar files.").positional().required();
-    return [tars](CommandContext& context) { return run(*tars, context); };
-  };
+  command.examples = {{"shards/000000.tar shards/000001.tar"}};
+  command.make = with_options(options(), run);
   return command;
 }
 

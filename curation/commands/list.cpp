@@ -26,6 +26,17 @@ struct ListConfig {
   bool csv = false;
 };
 
+Schema<ListConfig> options() {
+  using C = ListConfig;
+  Schema<C> schema;
+  schema
+      .add("reason", &C::reasons,
+           "Only the rows of these reasons: kept, too_small, near_duplicate, ... (separated by commas).")
+      .add("columns", &C::columns, "The columns to print, in this order (separated by commas).")
+      .add("csv", &C::csv, "Comma separated values instead of a table.");
+  return schema;
+}
+
 /// One value, as it is shown. An empty number is one that there is not: a measure without pixels, say.
 struct Cell {
   std::string text;
@@ -296,7 +307,6 @@ class Printer {
 
 ExitCode list_rows(const ListConfig& config, CommandContext& context) {
   const std::string& out = context.common.output;
-  if (out.empty()) throw UsageError("no output: --output: it is not given; name the folder of the curation");
   if (config.csv && context.common.json)
     throw UsageError("bad option: --csv: it excludes --json; give one of them");
   const std::vector<std::string> reasons = words_of(config.reasons);
@@ -353,15 +363,10 @@ Command list_command() {
       "its "
       "first stage is not complete.";
   command.uses_mpi = false;
-  command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    const auto config = std::make_shared<ListConfig>();
-    table
-        .add("reason", &config->reasons,
-             "Only the rows of these reasons: kept, too_small, near_duplicate, ... (separated by commas).")
-        .add("columns", &config->columns, "The columns to print, in this order (separated by commas).")
-        .add("csv", &config->csv, "Comma separated values instead of a table.");
-    return [config](CommandContext& context) { return list_rows(*config, context); };
-  };
+  command.output = "Folder of the curation.";
+  command.examples = {{"--output curated --reason near_duplicate --columns key,representative,similarity"},
+                      {"--output curated --csv"}};
+  command.make = with_options(options(), list_rows);
   return command;
 }
 

@@ -187,12 +187,6 @@ void summarise(const Run& run, CommandContext& context) {
   context.result = json_line(stages);
 }
 
-void need_output(const CommandContext& context) {
-  if (context.common.output.empty()) {
-    throw UsageError("no output: --output: it is not given; name the folder of the curation");
-  }
-}
-
 /// Without writing: do the inputs open, and what would be done again?
 ExitCode dry_run(const CurateConfig& config, const CommandContext& context) {
   on_root(context.world, [&] {
@@ -225,7 +219,6 @@ void take_up(Run& run) {
 
 /// A curation begins here: `run` and `ingest` take all settings.
 ExitCode begin(const CurateConfig& given, bool verify, CommandContext& context, const std::string& last) {
-  need_output(context);
   CurateConfig config = given;
   config.seed = context.common.seed;
   check_settings(config);
@@ -247,7 +240,6 @@ ExitCode begin(const CurateConfig& given, bool verify, CommandContext& context, 
 /// A later stage by itself: settings come from the output folder.
 ExitCode resume(CommandContext& context, const std::string& stage, const std::string& needs,
                 int64_t max_pairs) {
-  need_output(context);
   const std::string& out = context.common.output;
   std::string settings;
   on_root(context.world, [&] {
@@ -263,7 +255,7 @@ ExitCode resume(CommandContext& context, const std::string& stage, const std::st
   });
   context.world.broadcast(settings);
   CurateConfig config = parse_settings(settings, settings_path(out));
-  config.max_pairs = max_pairs;
+  config.pairs.max_pairs = max_pairs;
   if (context.common.dry_run) {
     if (context.world.root()) log::info(fmt::format("dry run: would run {} in {}", stage, out));
     return ExitCode::done;
@@ -276,6 +268,23 @@ ExitCode resume(CommandContext& context, const std::string& stage, const std::st
   return ExitCode::done;
 }
 
+struct Begin {
+  CurateConfig curate;
+  bool verify = false;
+};
+
+Schema<Begin> begin_options(bool with_pairs) {
+  Schema<CurateConfig> limits;
+  limits.add(&CurateConfig::pairs, pair_limit_options());
+  Schema<Begin> schema;
+  schema.add(&Begin::curate, curate_options());
+  schema.section("Start again")
+      .add("verify", &Begin::verify,
+           "Compare every byte of complete stages with its checksum (up to 8 GiB this is always done).");
+  if (with_pairs) schema.add(&Begin::curate, limits);
+  return schema;
+}
+
 Command beginning(const std::string& name, const std::string& summary, const std::string& description,
                   const std::string& last) {
   Command command;
@@ -283,16 +292,12 @@ Command beginning(const std::string& name, const std::string& summary, const std
   command.summary = summary;
   command.usage = "--input REF... [--exclude REF...] [--config R] --output OUT";
   command.description = description;
-  command.make = [last](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    const auto config = std::make_shared<CurateConfig>();
-    const auto verify = std::make_shared<bool>(false);
-    add_curate_options(table, *config);
-    table.section("Start again")
-        .add("verify", verify.get(),
-             "Compare every byte of complete stages with its checksum (up to 8 GiB this is always done).");
-    if (last != "ingest") add_max_pairs(table, config->max_pairs);
-    return [=](CommandContext& context) { return begin(*config, *verify, context, last); };
-  };
+  command.output = "Folder of the curation.";
+  command.examples = {{"--input photos --output curated"}};
+  command.make =
+      with_options(begin_options(last != "ingest"), [last](const Begin& config, CommandContext& context) {
+        return begin(config.curate, config.verify, context, last);
+      });
   return command;
 }
 
@@ -303,11 +308,12 @@ Command continuing(const std::string& name, const std::string& summary, const st
   command.summary = summary;
   command.usage = "--output OUT";
   command.description = description;
-  command.make = [name, needs](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
-    const auto max_pairs = std::make_shared<int64_t>(CurateConfig{}.max_pairs);
-    if (name == "decontaminate") add_max_pairs(table, *max_pairs);
-    return [=](CommandContext& context) { return resume(context, name, needs, *max_pairs); };
-  };
+  command.output = "Folder of the curation.";
+  command.examples = {{"--output curated"}};
+  command.make = with_options(name == "decontaminate" ? pair_limit_options() : Schema<PairLimit>{},
+                              [name, needs](const PairLimit& limit, CommandContext& context) {
+                                return resume(context, name, needs, limit.max_pairs);
+                              });
   return command;
 }
 

@@ -70,8 +70,7 @@ void select(const Run& run, Ledger& ledger, const std::vector<int64_t>& rows,
   write_clusters(run, rows, levels, assignment, distance);
   record_clusters(ledger, rows, tree);
   const std::vector<int64_t> taken =
-      balanced_sample(tree, clusters, distance, run.config.target,
-                      run.config.strategy == "closest" ? SampleStrategy::closest : SampleStrategy::random,
+      balanced_sample(tree, clusters, distance, run.config.target, run.config.strategy,
                       static_cast<uint64_t>(run.config.seed));
   std::vector<uint8_t> chosen(rows.size(), 0);
   std::vector<int64_t> selected;
@@ -85,7 +84,7 @@ void select(const Run& run, Ledger& ledger, const std::vector<int64_t>& rows,
   commit_hdf5(run.out + "/selection.h5", [&](Hdf5File& file) {
     file.write("/selected",
                view_of(std::as_const(selected).data(), Shape{static_cast<int64_t>(selected.size())}));
-    file.write_attribute("/", "strategy", run.config.strategy);
+    file.write_attribute("/", "strategy", name_of(run.config.strategy));
     file.write_attribute("/", "seed", run.config.seed);
   });
   log::info(fmt::format("balance: {} of {} images are selected", selected.size(), rows.size()));

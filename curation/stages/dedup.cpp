@@ -33,14 +33,14 @@ void write_dedup(const Run& run, const std::vector<int64_t>& rows, const std::ve
     file.write("/keep", view_of(groups.keep.data(), Shape{n}));
     file.write("/row", view_of(rows.data(), Shape{n}));  // of the ledger
     file.write_attribute("/", "threshold", run.config.threshold);
-    file.write_attribute("/", "rule", run.config.rule);
+    file.write_attribute("/", "rule", name_of(run.config.rule));
   });
 }
 
 void drop_duplicates(const Run& run, Ledger& ledger, const std::vector<int64_t>& rows,
                      const std::vector<Edge>& edges) {
   const std::vector<double> quality = representative_ranks(ledger, rows);
-  const GroupRule rule = run.config.rule == "star" ? GroupRule::star : GroupRule::components;
+  const GroupRule rule = run.config.rule;
   const Groups groups = group_rows(static_cast<int64_t>(rows.size()), edges, rule, quality);
   for (size_t i = 0; i < rows.size(); ++i) {
     if (groups.keep[i] != 0) continue;
@@ -67,7 +67,7 @@ bool dedup_stage(Run& run) {
     join.threshold = run.config.threshold;
     join.lists = run.config.lists;
     join.probes = run.config.probes;
-    join.max_edges = run.config.max_pairs;
+    join.max_edges = run.config.pairs.max_pairs;
     join.seed = static_cast<uint64_t>(run.config.seed);
     join.state = run.out + "/.partial/join";
     const JoinResult joined = threshold_self_join(local, kept.count(), join, run.world);

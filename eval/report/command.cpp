@@ -168,6 +168,29 @@ ExitCode run_report(CommandContext& context, const ReportConfig& config) {
 
 }  // namespace
 
+namespace {
+
+Schema<ReportConfig> options() {
+  using C = ReportConfig;
+  Schema<C> schema;
+  schema.add("results", &C::results, "Results folders.").positional();
+  schema.add("curation", &C::curation, "Output folder of dino-curate.");
+  schema.add("run", &C::run, "Run folder of dino-pretrain.");
+  schema.add("chain", &C::chain, "Run folder of dino-jobs: for wall times and commands.");
+  schema.add("title", &C::title, "Title of the page.");
+  schema.add("references", &C::references, "Append published figures, marked as not comparable.");
+  return schema;
+}
+
+ExitCode start(ReportConfig config, CommandContext& context) {
+  if (config.results.empty() && config.curation.empty() && config.run.empty())
+    throw UsageError(
+        "making a report: --results, --curation, --run: all are missing; name at least one input");
+  return run_report(context, config);
+}
+
+}  // namespace
+
 Command report_command() {
   Command command;
   command.name = "report";
@@ -181,22 +204,9 @@ Command report_command() {
       "JavaScript. "
       "Equal inputs give equal bytes.";
   command.uses_mpi = false;
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<ReportConfig>();
-    table.add("results", &config->results, "Results folders.").positional();
-    table.add("curation", &config->curation, "Output folder of dino-curate.");
-    table.add("run", &config->run, "Run folder of dino-pretrain.");
-    table.add("chain", &config->chain, "Run folder of dino-jobs: for wall times and commands.");
-    table.add("title", &config->title, "Title of the page.");
-    table.add("references", &config->references, "Append published figures, marked as not comparable.");
-    return [config](CommandContext& context) {
-      require_output(context, "page to write, ending in .html");
-      if (config->results.empty() && config->curation.empty() && config->run.empty())
-        throw UsageError(
-            "making a report: --results, --curation, --run: all are missing; name at least one input");
-      return run_report(context, *config);
-    };
-  };
+  command.output = "Page to write, ending in .html.";
+  command.examples = {{"--results results --curation curated --run run --output report.html"}};
+  command.make = with_options(options(), start);
   return command;
 }
 

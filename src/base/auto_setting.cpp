@@ -16,38 +16,47 @@ constexpr double kMostSteps = 1e9;
 
 }  // namespace
 
-template <class T>
-Auto<T> Auto<T>::from_text(std::string_view text) {
-  if (text == "auto") return {};
-  if constexpr (std::is_same_v<T, std::string>) {
-    return Auto(std::string(text));
-  } else if constexpr (std::is_same_v<T, bool>) {
-    if (const auto value = parse_bool(text)) return Auto(*value);
-    throw std::invalid_argument(fmt::format("'{}' is neither true nor false nor auto", text));
-  } else {
-    if (const auto value = parse_number<T>(text)) return Auto(*value);
-    throw std::invalid_argument(fmt::format("'{}' is neither a {} nor auto", text,
-                                            std::is_integral_v<T> ? "whole number" : "number"));
-  }
+namespace detail {
+
+void read_setting(std::string_view text, bool& value) {
+  const auto given = parse_bool(text);
+  if (!given) throw std::invalid_argument(fmt::format("'{}' is neither true nor false nor auto", text));
+  value = *given;
 }
 
-template <class T>
-std::string Auto<T>::text() const {
-  return value_ ? fmt::format("{}", *value_) : "auto";
+void read_setting(std::string_view text, int64_t& value) {
+  const auto given = parse_number<int64_t>(text);
+  if (!given) throw std::invalid_argument(fmt::format("'{}' is neither a whole number nor auto", text));
+  value = *given;
 }
 
-template <class T>
-const char* Auto<T>::type_name() {
-  if constexpr (std::is_same_v<T, bool>) return "";
-  if constexpr (std::is_same_v<T, int64_t>) return "N";
-  if constexpr (std::is_same_v<T, double>) return "X";
-  return "TEXT";
+void read_setting(std::string_view text, double& value) {
+  const auto given = parse_number<double>(text);
+  if (!given) throw std::invalid_argument(fmt::format("'{}' is neither a number nor auto", text));
+  value = *given;
 }
 
-template class Auto<bool>;
-template class Auto<int64_t>;
-template class Auto<double>;
-template class Auto<std::string>;
+void read_setting(std::string_view text, std::string& value) {
+  value = text;
+}
+
+void throw_unknown_name(std::string_view text) {
+  throw std::invalid_argument(fmt::format("'{}' is no name of those that there are", text));
+}
+
+std::string setting_text(bool value) {
+  return value ? "true" : "false";
+}
+
+std::string setting_text(int64_t value) {
+  return fmt::format("{}", value);
+}
+
+std::string setting_text(double value) {
+  return fmt::format("{}", value);
+}
+
+}  // namespace detail
 
 StepCount StepCount::percent(double percent) {
   DINO_CHECK(percent >= 0 && percent <= 100, "a share of the steps");

@@ -8,9 +8,12 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "base/error.hpp"
+#include "base/names.hpp"
 
 namespace dino {
 
@@ -23,8 +26,34 @@ concept TextSetting = requires(const T& setting, std::string_view text) {
   { T::type_name() } -> std::convertible_to<const char*>;
 };
 
+namespace detail {
+// std::invalid_argument says what is wrong.
+void read_setting(std::string_view text, bool& value);
+void read_setting(std::string_view text, int64_t& value);
+void read_setting(std::string_view text, double& value);
+void read_setting(std::string_view text, std::string& value);
+[[noreturn]] void throw_unknown_name(std::string_view text);
+template <NamedEnum E>
+void read_setting(std::string_view text, E& value) {
+  const std::optional<E> named = value_named<E>(text);
+  if (!named) throw_unknown_name(text);
+  value = *named;
+}
+std::string setting_text(bool value);
+std::string setting_text(int64_t value);
+std::string setting_text(double value);
+inline std::string setting_text(const std::string& value) {
+  return value;
+}
+template <NamedEnum E>
+std::string setting_text(E value) {
+  return name_of(value);
+}
+}  // namespace detail
+
 /// A value that the user gave, or one that the program has chosen since, or none yet: then it reads and
-/// prints `auto`. T is bool, int64_t, double or std::string.
+/// prints `auto`. T is bool, int64_t, double, std::string or an
+/// enum with a table of names.
 template <class T>
 class Auto {
  public:
@@ -41,18 +70,32 @@ class Auto {
   void choose(T value) {
     if (!value_) value_ = std::move(value);
   }
-  static Auto from_text(std::string_view text);
-  [[nodiscard]] std::string text() const;
-  [[nodiscard]] static const char* type_name();
+  static Auto from_text(std::string_view text) {
+    if (text == "auto") return {};
+    T value{};
+    detail::read_setting(text, value);
+    return Auto(std::move(value));
+  }
+  [[nodiscard]] std::string text() const { return value_ ? detail::setting_text(*value_) : "auto"; }
+  [[nodiscard]] static const char* type_name() {
+    if constexpr (std::is_same_v<T, bool>) return "";
+    if constexpr (std::is_same_v<T, int64_t>) return "N";
+    if constexpr (std::is_same_v<T, double>) return "X";
+    return std::is_enum_v<T> ? "NAME" : "TEXT";
+  }
+  /// Of an enum: all that may be written.
+  [[nodiscard]] static std::vector<std::string> names() {
+    std::vector<std::string> all;
+    if constexpr (NamedEnum<T>) {
+      all = all_names<T>();
+      all.insert(all.begin(), "auto");
+    }
+    return all;
+  }
 
  private:
   std::optional<T> value_;
 };
-
-extern template class Auto<bool>;
-extern template class Auto<int64_t>;
-extern template class Auto<double>;
-extern template class Auto<std::string>;
 
 /// A number of steps, given as such (`500`) or as a share of all steps of the run (`10%`, or `0.1`).
 class StepCount {

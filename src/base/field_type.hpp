@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "base/auto_setting.hpp"
@@ -49,9 +50,11 @@ std::string print_names(const std::vector<std::string>& names);
 template <TextSetting T>
 FieldType make_type(const T*) {
   constexpr bool flag = std::is_same_v<T, Auto<bool>>;
+  std::vector<std::string> names;
+  if constexpr (requires { T::names(); }) names = T::names();
   return {flag ? FieldType::Takes::flag : FieldType::Takes::word,
           T::type_name(),
-          {},
+          std::move(names),
           flag,
           [](void* field, const std::vector<std::string>& words) {
             *static_cast<T*>(field) = T::from_text(words.front());

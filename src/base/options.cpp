@@ -187,35 +187,6 @@ void OptionTable::push(Option option, void* field) {
   entries_.push_back(std::move(entry));
 }
 
-OptionTable& OptionTable::choices(std::vector<std::string> allowed) {
-  entries_.back().option.allowed = std::move(allowed);
-  return *this;
-}
-
-OptionTable& OptionTable::range(double low, double high) {
-  Option& option = entries_.back().option;
-  option.low = low;
-  option.high = high;
-  option.has_range = true;
-  return *this;
-}
-
-OptionTable& OptionTable::required() {
-  entries_.back().option.is_required = true;
-  return *this;
-}
-
-OptionTable& OptionTable::positional() {
-  DINO_CHECK(positional_entry() == nullptr, "two positional options");
-  entries_.back().option.is_positional = true;
-  return *this;
-}
-
-OptionTable& OptionTable::section(std::string heading) {
-  heading_ = std::move(heading);
-  return *this;
-}
-
 OptionTable::Entry* OptionTable::find(std::string_view name) {
   const auto it =
       std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.option.name == name; });
@@ -439,7 +410,6 @@ Schema<CommonOptions> common_options(const std::string& output) {
       .add("print-config", &C::print_config, "Print all settings in force as a recipe and stop.")
       .add("progress", &C::progress,
            "Progress on stderr: a live line on a terminal, plain lines, or nothing.")
-      .choices({"auto", "plain", "off"})
       .add("json", &C::json, "Print the result as one JSON object on stdout.");
   return schema;
 }

@@ -15,6 +15,7 @@
 
 #include "base/auto_setting.hpp"
 #include "base/field_type.hpp"
+#include "base/progress.hpp"
 #include "base/text.hpp"
 
 namespace dino {
@@ -132,24 +133,6 @@ class OptionTable {
     return *this;
   }
 
-  /// One option bound by hand; schemas replace this.
-  template <class T>
-  OptionTable& add(std::string name, T* field, std::string help) {
-    Option option;
-    option.name = std::move(name);
-    option.help = std::move(help);
-    option.heading = heading_;
-    option.type = &field_type<T>();
-    option.allowed = option.type->names;
-    push(std::move(option), field);
-    return *this;
-  }
-  OptionTable& choices(std::vector<std::string> allowed);
-  OptionTable& range(double low, double high);
-  OptionTable& required();
-  OptionTable& positional();
-  OptionTable& section(std::string heading);
-
   /// Parses the words after the sub-command. --config FILE is read first, so flags win; a flag that is given
   /// twice counts the last time, lists are joined. Throws UsageError (unknown names suggest the nearest one),
   /// MissingInputError for an unreadable recipe.
@@ -192,7 +175,6 @@ class OptionTable {
   void check_piece(const Entry& entry, const std::string& piece, const std::string& place) const;
   std::string kind_ = "bad option", dashes_ = "--";
   std::vector<Entry> entries_;
-  std::string heading_;
 };
 
 /// The options that every command has (interface: "Everywhere").
@@ -205,7 +187,7 @@ struct CommonOptions {
   double retry_seconds = 30;
   bool dry_run = false;
   bool print_config = false;
-  std::string progress = "auto";  ///< auto | plain | off
+  ProgressStyle progress = ProgressStyle::automatic;
   bool json = false;
 };
 

@@ -28,15 +28,15 @@ double between(std::chrono::steady_clock::time_point from, std::chrono::steady_c
 
 }  // namespace
 
-void configure_progress(std::string_view wanted, int rank) {
+void configure_progress(ProgressStyle wanted, int rank) {
   const char* terminal = std::getenv("TERM");
   // Under mpirun and `dino-jobs local` stderr is a pipe to a terminal; who started us knows.
   const bool at_terminal = ::isatty(STDERR_FILENO) != 0 || std::getenv("DINO_LIVE_PROGRESS") != nullptr;
   const bool live = at_terminal && terminal != nullptr && std::string_view(terminal) != "dumb";
-  if (rank != 0 || wanted == "off")
+  if (rank != 0 || wanted == ProgressStyle::off)
     mode = Mode::off;
   else
-    mode = wanted == "auto" && live ? Mode::live : Mode::plain;
+    mode = wanted == ProgressStyle::automatic && live ? Mode::live : Mode::plain;
   log::stamp_information(mode == Mode::plain || !at_terminal);
 }
 

@@ -9,11 +9,20 @@
 #include <string>
 #include <string_view>
 
+#include "base/names.hpp"
+
 namespace dino {
 
-/// "auto", "plain" or "off"; called once by run_program. Ranks other than 0 are always off. Where stderr is
+/// How progress is shown; `automatic`: live on a terminal, else plain.
+enum class ProgressStyle : uint8_t { automatic, plain, off };
+constexpr auto names_of(ProgressStyle) {
+  return std::to_array<Named<ProgressStyle>>(
+      {{"auto", ProgressStyle::automatic}, {"plain", ProgressStyle::plain}, {"off", ProgressStyle::off}});
+}
+
+/// Called once by run_program. Ranks other than 0 are always off. Where stderr is
 /// no live terminal, information is stamped with the time (base/log.hpp).
-void configure_progress(std::string_view mode, int rank);
+void configure_progress(ProgressStyle wanted, int rank);
 
 /// The rate of the last half minute, from counts that come whenever they come.
 class RecentRate {

@@ -54,7 +54,7 @@ Draws draw(const Image& image, CropKind kind, const AugmentConfig& config, Rando
   d.saturation = draw_factor(random, config.saturation);
   d.hue = random.uniform(-config.hue, config.hue);
   d.grayscale = random.bernoulli(config.grayscale);
-  d.blur = random.bernoulli(blur_probability(kind, config.blur_setting)) && config.blur;
+  d.blur = random.bernoulli(blur_probability(kind, config.blur)) && config.blur != BlurSetting::off;
   d.sigma = random.uniform(kBlurSigmaMin, kBlurSigmaMax);
   d.solarize = random.bernoulli(config.solarize) && kind == CropKind::global2;
   return d;

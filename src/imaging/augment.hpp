@@ -3,14 +3,25 @@
 // DINOv2's multi-crop augmentation (arXiv 2304.07193, App. B.2; torchvision's RandomResizedCrop, ColorJitter,
 // ... on PIL images).
 
+#include "base/names.hpp"
 #include "imaging/image.hpp"
 
 namespace dino {
 
 enum class BlurSetting : uint8_t {
-  paper,
-  reference
-};  ///< reference: the released code's inverted probabilities (0, .9, .5)
+  paper,      ///< probabilities 1.0 / 0.1 / 0.5 for global 1, global 2, locals
+  reference,  ///< the released code's inverted ones: 0 / 0.9 / 0.5
+  off,
+};
+constexpr auto names_of(BlurSetting) {
+  return std::to_array<Named<BlurSetting>>(
+      {{"paper", BlurSetting::paper}, {"reference", BlurSetting::reference}, {"off", BlurSetting::off}});
+}
+
+constexpr auto names_of(Resampling) {
+  return std::to_array<Named<Resampling>>(
+      {{"bicubic", Resampling::bicubic}, {"bilinear", Resampling::bilinear}, {"box", Resampling::box}});
+}
 
 struct AugmentConfig {
   int64_t global_size = 224, local_size = 98, local_count = 8;
@@ -21,8 +32,7 @@ struct AugmentConfig {
   double jitter = 0.8, brightness = 0.4, contrast = 0.4, saturation = 0.2, hue = 0.1;
   double grayscale = 0.2;
   double solarize = 0.2;  ///< second global crop only
-  bool blur = true;
-  BlurSetting blur_setting = BlurSetting::paper;  ///< paper: 1.0 / 0.1 / 0.5 for global 1, global 2, locals
+  BlurSetting blur = BlurSetting::paper;
   Normalisation normalisation;
 };
 

@@ -9,13 +9,6 @@
 
 namespace dino {
 
-void add_decode_memory(OptionTable& table, std::string* field) {
-  table.add(
-      "decode-memory", field,
-      "Leave out images whose decoding needs more memory than this in one thread (512M, 2G; a number alone "
-      "is bytes).");
-}
-
 int64_t parse_decode_memory(const std::string& text) {
   constexpr double kLeast = 1 << 20;
   static constexpr std::array<std::pair<char, double>, 4> units = {

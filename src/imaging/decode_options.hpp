@@ -11,9 +11,15 @@
 namespace dino {
 
 constexpr const char* kDecodeMemory = "1G";
+constexpr const char* kDecodeMemoryHelp =
+    "Leave out images whose decoding needs more memory than this in one thread (512M, 2G; a number alone is "
+    "bytes).";
 
 /// --decode-memory: a size such as 512M, 1G or 1.5GiB; a number alone is bytes.
-void add_decode_memory(OptionTable& table, std::string* field);
+template <class C>
+void add_decode_memory(Schema<C>& schema, std::string C::*member) {
+  schema.add("decode-memory", member, kDecodeMemoryHelp);
+}
 /// UsageError when the text is no size or below 1 MiB.
 [[nodiscard]] int64_t parse_decode_memory(const std::string& text);
 

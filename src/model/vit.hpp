@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "base/auto_setting.hpp"
+#include "base/names.hpp"
 #include "model/drop_path.hpp"
 #include "model/parameters.hpp"
 #include "ops/ops.hpp"
@@ -62,9 +64,11 @@ void append_vit_layout(ParameterLayout& layout, const VitConfig& config,
 
 /// Activations and products in f32 or bf16 (weights, residual stream, norms' statistics and losses stay f32).
 enum class Precision : uint8_t { f32, bf16 };
-/// "auto" = bf16 where the CPU has bf16 instructions, else fp32.
-[[nodiscard]] Precision parse_precision(const std::string& text);
-[[nodiscard]] const char* name_of(Precision precision);
+constexpr auto names_of(Precision) {
+  return std::to_array<Named<Precision>>({{"fp32", Precision::f32}, {"bf16", Precision::bf16}});
+}
+/// What auto means on this CPU: bf16 where it has the instructions.
+[[nodiscard]] Precision precision_here(const Auto<Precision>& precision);
 
 /// One list entry: crops of one size.
 struct CropBatch {

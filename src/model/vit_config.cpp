@@ -152,15 +152,9 @@ int64_t vit_parameter_count(const VitConfig& config) {
   return layout.count();
 }
 
-Precision parse_precision(const std::string& text) {
-  if (text == "auto") return cpu_has_bf16() ? Precision::bf16 : Precision::f32;
-  if (text == "fp32") return Precision::f32;
-  if (text == "bf16") return Precision::bf16;
-  throw UsageError(fmt::format("bad precision: {}: not a precision; use auto, fp32 or bf16", text));
-}
-
-const char* name_of(Precision precision) {
-  return precision == Precision::bf16 ? "bf16" : "fp32";
+Precision precision_here(const Auto<Precision>& precision) {
+  if (!precision.is_auto()) return precision;
+  return cpu_has_bf16() ? Precision::bf16 : Precision::f32;
 }
 
 }  // namespace dino

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/names.hpp"
 #include "comm/communicator.hpp"
 #include "model/head.hpp"
 #include "model/vit.hpp"
@@ -18,6 +19,10 @@
 namespace dino {
 
 enum class Centering : uint8_t { sinkhorn, softmax };
+constexpr auto names_of(Centering) {
+  return std::to_array<Named<Centering>>(
+      {{"sinkhorn", Centering::sinkhorn}, {"softmax", Centering::softmax}});
+}
 
 struct SslConfig {
   VitConfig vit;

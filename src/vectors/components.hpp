@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "base/names.hpp"
 #include "vectors/join.hpp"
 
 namespace dino {
@@ -15,6 +16,10 @@ enum class GroupRule : uint8_t {
                ///< chaining)
   components,  ///< connected components (the published recipe; chains)
 };
+
+constexpr auto names_of(GroupRule) {
+  return std::to_array<Named<GroupRule>>({{"star", GroupRule::star}, {"components", GroupRule::components}});
+}
 
 struct Groups {
   std::vector<int64_t> group;           ///< [N] smallest row of the group

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/names.hpp"
 #include "comm/communicator.hpp"
 #include "tensor/tensor.hpp"
 
@@ -64,6 +65,10 @@ struct HierarchyConfig {
 /// every row (-1 = not available), assignments[l] = level-(l+1) cluster of each level-l cluster. DataError
 /// names the shortfall when there are fewer rows than asked.
 enum class SampleStrategy : uint8_t { random, closest };
+constexpr auto names_of(SampleStrategy) {
+  return std::to_array<Named<SampleStrategy>>(
+      {{"random", SampleStrategy::random}, {"closest", SampleStrategy::closest}});
+}
 [[nodiscard]] std::vector<int64_t> balanced_sample(const std::vector<std::vector<int64_t>>& assignments,
                                                    const std::vector<int64_t>& clusters,
                                                    std::span<const float> distance, int64_t target,

@@ -19,12 +19,15 @@ struct Settings {
 };
 
 OptionTable table_of(Settings& settings) {
+  using C = Settings;
+  Schema<C> schema;
+  schema.add("batch", &C::batch, "Images.").range(1, 100);
+  schema.add("rate", &C::rate, "Rate.").range(0, 1);
+  schema.add("preset", &C::preset, "Model.").choices({"auto", "small", "large"});
+  schema.add("pad", &C::pad, "Pad.");
+  schema.add("warmup", &C::warmup, "Warm-up.");
   OptionTable table;
-  table.add("batch", &settings.batch, "Images.").range(1, 100);
-  table.add("rate", &settings.rate, "Rate.").range(0, 1);
-  table.add("preset", &settings.preset, "Model.").choices({"small", "large"});
-  table.add("pad", &settings.pad, "Pad.");
-  table.add("warmup", &settings.warmup, "Warm-up.");
+  table.bind(schema, settings);
   return table;
 }
 

@@ -23,10 +23,10 @@ class ProgressLines : public ::testing::Test {
  protected:
   void SetUp() override {
     log::configure("dino-test", 0, 1);
-    configure_progress("plain", 0);
+    configure_progress(ProgressStyle::plain, 0);
   }
   void TearDown() override {
-    configure_progress("off", 0);
+    configure_progress(ProgressStyle::off, 0);
     log::stamp_information(false);
   }
 };
@@ -85,7 +85,7 @@ TEST_F(ProgressLines, WhatAnEarlierStartDidIsNoRate) {
 }
 
 TEST_F(ProgressLines, OffIsSilent) {
-  configure_progress("off", 0);
+  configure_progress(ProgressStyle::off, 0);
   EXPECT_EQ(printed([] {
               Progress progress("embed", 2, "images");
               progress.add(2);

@@ -8,6 +8,29 @@
 namespace dino {
 namespace {
 
+struct Settings {
+  bool bias = false;
+  int64_t steps = 0;
+  double lr = 0;
+  std::string preset = "small", name;
+  std::vector<int64_t> levels;
+  std::vector<double> rates;
+  std::vector<std::string> input;
+};
+
+Schema<Settings> settings() {
+  using C = Settings;
+  Schema<C> schema;
+  schema.add("preset", &C::preset, "Size.").choices({"small", "large"});
+  schema.add("steps", &C::steps, "Steps.").range(1, 1e6);
+  schema.add("lr", &C::lr, "Rate.").range(0, 10);
+  schema.add("bias", &C::bias, "Bias.")
+      .add("levels", &C::levels, "Levels.")
+      .add("rates", &C::rates, "Rates.");
+  schema.add("input", &C::input, "Input.").add("name", &C::name, "Name.");
+  return schema;
+}
+
 TEST(RecipeMutation, Ini) {
   testing::MutationPlan plan;
   plan.good = {
@@ -17,23 +40,13 @@ TEST(RecipeMutation, Ini) {
       "lr=0.5\nsteps=7\n; comment\n[x]\nbias=false\npreset=large\n"};
   plan.stream = 31;
   testing::run_mutations(plan, [](const std::string& bytes, int i) {
-    bool bias = false;
-    int64_t steps = 0;
-    double lr = 0;
-    std::string preset = "small", name;
-    std::vector<int64_t> levels;
-    std::vector<double> rates;
-    std::vector<std::string> input;
+    Settings s;
     OptionTable table;
-    table.add("preset", &preset, "Size.").choices({"small", "large"});
-    table.add("steps", &steps, "Steps.").range(1, 1e6);
-    table.add("lr", &lr, "Rate.").range(0, 10);
-    table.add("bias", &bias, "Bias.").add("levels", &levels, "Levels.").add("rates", &rates, "Rates.");
-    table.add("input", &input, "Input.").add("name", &name, "Name.");
+    table.bind(settings(), s);
     try {
       table.parse_ini(bytes, "bad.cfg");
-      EXPECT_TRUE(steps == 0 || (steps >= 1 && steps <= 1000000)) << i << ": " << steps;
-      EXPECT_TRUE(lr >= 0 && lr <= 10) << i << ": " << lr;
+      EXPECT_TRUE(s.steps == 0 || (s.steps >= 1 && s.steps <= 1000000)) << i << ": " << s.steps;
+      EXPECT_TRUE(s.lr >= 0 && s.lr <= 10) << i << ": " << s.lr;
       return true;
     } catch (const UsageError& error) {
       EXPECT_NE(std::string(error.what()).find("bad.cfg"), std::string::npos) << i << ": " << error.what();

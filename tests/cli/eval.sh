@@ -82,7 +82,7 @@ expect 0 "raw-pixels" dino-eval "${sweep[@]}"
 cp S/results.jsonl once.jsonl
 expect 0 "are already in" dino-eval "${sweep[@]}"
 cmp once.jsonl S/results.jsonl && [ "$(wc -l <once.jsonl)" = 6 ] && ok "a finished sweep is left alone" || fail "the sweep ran again"
-expect 64 "is not a task of a sweep" dino-eval "${sweep[@]}" --tasks depth
+expect 64 "is not one of knn, linear" dino-eval "${sweep[@]}" --tasks depth
 
 # -- a part of one reference held out: the same rows at two ranks; too few labels are told
 held=(sweep --weights random:vit_micro --data data/train --test-fraction 0.3 --size 32 --lr 0.1 --dataset patterns)

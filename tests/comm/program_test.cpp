@@ -135,13 +135,12 @@ Command make_command(const std::string& name, bool uses_mpi) {
   command.usage = "--level N";
   command.description = "First paragraph.\n\nSecond one.";
   command.uses_mpi = uses_mpi;
-  command.make = [](OptionTable& table) {
-    auto config = std::make_shared<Config>();
-    table.add("level", &config->level, "The level.").range(0, 9);
-    table.add("only", &config->only, "The rank that fails; -1 = all.");
-    table.add("how", &config->how, "How it fails.");
-    return [config](CommandContext& context) { return run_case(*config, context); };
-  };
+  command.examples = {{"--level 5 --how cpu", "What the CPU can do."}};
+  Schema<Config> schema;
+  schema.add("level", &Config::level, "The level.").range(0, 9);
+  schema.add("only", &Config::only, "The rank that fails; -1 = all.");
+  schema.add("how", &Config::how, "How it fails.");
+  command.make = with_options(schema, run_case);
   return command;
 }
 
@@ -209,21 +208,25 @@ TEST(Program, SpeaksOfItself) {
   Outcome help = run(0, "--help");
   EXPECT_EQ(help.code, 0);
   expect_contains(help.out, "A case of the test.");
-  expect_contains(help.out, "mpirun -n 4 dino-test run --level N");
+  expect_contains(help.out, "# What the CPU can do.\n  mpirun -n 4 dino-test run --level 5 --how cpu\n");
+  EXPECT_EQ(run(0, "-h").out, help.out);
   help = run(0, "run --help");
   EXPECT_EQ(help.code, 0);
   expect_contains(help.out, "Second one.");
   expect_contains(help.out, "--level N");
   expect_contains(help.out, "--threads N");
+  EXPECT_EQ(run(0, "run -h").out, help.out);
   const Outcome version = run(0, "--version");
   expect_contains(version.out, "commit: ");
   expect_contains(version.out, "MPI: Open MPI");
   expect_contains(version.out, "CPU kernels: ");
   const Outcome man = run(0, "--man");
   expect_contains(man.out, ".TH DINO-TEST 1");
-  expect_contains(man.out, ".SH EXIT STATUS");
+  for (const char* section : {"EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES", "SEE ALSO"})
+    expect_contains(man.out, std::string(".SH ") + section + "\n");
   EXPECT_EQ(run(0, "--complete").out, "run\nlocal\n--help\n--version\n--man\n");
   expect_contains(run(0, "--complete run").out, "--level\n");
+  EXPECT_EQ(run(0, "--complete run --progress").out, "auto\nplain\noff\n");
   EXPECT_EQ(run(0, "").code, 64);
 }
 

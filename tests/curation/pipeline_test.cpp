@@ -137,7 +137,7 @@ TEST_F(Pipeline, TheBestCopyStays) {
   config.threshold = 0.9;
   for (const bool hashes : {false, true})
     for (const char* rule : {"star", "components"}) {
-      config.hash_duplicates = hashes, config.rule = rule;
+      config.hash_duplicates = hashes, config.rule = value_named<GroupRule>(rule).value();
       const auto reasons = curate(config, std::string(rule) + (hashes ? "_hashes" : ""));
       EXPECT_EQ(reasons.at("sub/larger"), "kept");
       EXPECT_EQ(reasons.at("other"), "kept");
@@ -146,7 +146,7 @@ TEST_F(Pipeline, TheBestCopyStays) {
     }
   fs::remove(path("in/sub/larger.jpg"));
   for (const char* rule : {"star", "components"}) {
-    config.hash_duplicates = false, config.rule = rule;
+    config.hash_duplicates = false, config.rule = value_named<GroupRule>(rule).value();
     const auto reasons = curate(config, std::string("same_size_") + rule);
     EXPECT_EQ(reasons.at("b"), "kept");
     EXPECT_EQ(reasons.at("a"), "near_duplicate");

@@ -23,7 +23,7 @@ void write_set(const std::string& path, int64_t rows, int64_t layers, bool mean,
   set.data = "made up " + std::to_string(seed);
   set.model = {model, "w"};
   set.protocol.layers = layers;
-  set.protocol.tokens = mean ? "both" : "cls";
+  set.protocol.tokens = mean ? Tokens::both : Tokens::cls;
   set.columns = {3, layers, mean ? 3 : 0};
   set.rows = rows;
   set.classes = classes;

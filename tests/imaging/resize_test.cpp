@@ -150,7 +150,7 @@ TEST(AugmentCrop, ResamplingIsTheOneAskedFor) {
   AugmentConfig config;
   config.global_size = 24;
   config.jitter = 0, config.flip = 0, config.solarize = 0, config.grayscale = 0;
-  config.blur = false;
+  config.blur = BlurSetting::off;
   for (const Resampling filter : {Resampling::bicubic, Resampling::bilinear}) {
     config.resampling = filter;
     Random crop(7, Stream::augment, 1), again(7, Stream::augment, 1);
@@ -167,7 +167,7 @@ TEST(AugmentCrop, FrequenciesOfItsOperations) {
   AugmentConfig config;
   config.global_size = 24, config.local_size = 24;
   config.jitter = 0, config.flip = 0, config.solarize = 0;
-  config.blur = false;
+  config.blur = BlurSetting::off;
   int gray = 0;
   constexpr int kDraws = 2000;
   std::vector<Image> plain;
@@ -181,10 +181,9 @@ TEST(AugmentCrop, FrequenciesOfItsOperations) {
     gray += equal;
   }
   EXPECT_NEAR(gray / double{kDraws}, 0.2, 0.03);
-  config.blur = true;
   for (const auto& [setting, rate] :
        {std::pair{BlurSetting::paper, 0.1}, std::pair{BlurSetting::reference, 0.9}}) {
-    config.blur_setting = setting;
+    config.blur = setting;
     int blurred = 0;
     for (int i = 0; i < kDraws; ++i) {
       Random random(5, Stream::augment, static_cast<uint64_t>(i));

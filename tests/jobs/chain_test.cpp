@@ -250,6 +250,11 @@ TEST(Chain, VariablesReachTheShellWhole) {
             chain.variables[0].second);
 }
 
+TEST(Chain, ASettingThatStandsTwiceIsRefused) {
+  const std::string fault = fault_of("[chain]\nrun = /r\n[a]\ncommand = x\ntime = 1:00\ntime = 2:00\n");
+  EXPECT_NE(fault.find("x.cfg:6: time stands before in line 5"), std::string::npos) << fault;
+}
+
 TEST(Chain, VariablesThatWouldBreakAScriptAreRefused) {
   const std::string head = "[chain]\nrun = /r\n[variables]\n", tail = "[a]\ncommand = true\n";
   for (const char* name : {"run", "stage", "folder", "restarts", "dino_code", "PATH", "a-b", "1a", "a b"})
