@@ -82,10 +82,10 @@ TEST(Features, SplitsKeepGroupsAndShares) {
     a.key = "x" + std::to_string(i);
     b.key = "y" + std::to_string(i);
     a.group = b.group = "group" + std::to_string(i);
-    EXPECT_EQ(in_split(a, "test", 0.25), in_split(b, "test", 0.25));
-    EXPECT_NE(in_split(a, "test", 0.25), in_split(a, "train", 0.25));
-    EXPECT_TRUE(in_split(a, "all", 0.25));
-    test += in_split(a, "test", 0.25) ? 1 : 0;
+    EXPECT_EQ(in_split(a, Split::test, 0.25), in_split(b, Split::test, 0.25));
+    EXPECT_NE(in_split(a, Split::test, 0.25), in_split(a, Split::train, 0.25));
+    EXPECT_TRUE(in_split(a, Split::all, 0.25));
+    test += in_split(a, Split::test, 0.25) ? 1 : 0;
   }
   EXPECT_NEAR(static_cast<double>(test), 1000, 100);
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <set>
 
+#include "base/cpu.hpp"
 #include "base/error.hpp"
 #include "model/head.hpp"
 #include "model/vit.hpp"
