@@ -124,7 +124,11 @@ MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, in
                          config.local_count * config.local_size * config.local_size);
   const auto cache = static_cast<int64_t>(config.cache_gib * 1024 * 1024 * 1024);
   const int64_t workers = config.workers > 0 ? config.workers : threads;
-  plan.loader = (config.prefetch + 1) * crops + std::min(cache, loaded.count * loaded.bytes) +
+  // A short run does not come to all images; while the steps are open, it is taken to.
+  const int64_t met = config.steps.is_auto()
+                          ? loaded.count
+                          : std::min(loaded.count, (config.steps + config.prefetch) * images);
+  plan.loader = (config.prefetch + 1) * crops + std::min(cache, met * loaded.bytes) +
                 workers * (loaded.bytes + loaded.decode_bytes);
   plan.process = kProcessBytes + loaded.count * kRecordBytes;
   return plan;

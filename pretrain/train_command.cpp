@@ -44,7 +44,8 @@ std::optional<Forecast> settle_settings(TrainConfig& config, const Dataset& data
     const ForecastQuestion question{dataset, images, machine, context.common.dry_run};
     forecast = make_forecast(config, question, context);
     for_each_auto(config, [&](const std::string& name, const auto& field) {
-      if (std::find(open.begin(), open.end(), name) != open.end())
+      // Weights may be of no preset.
+      if (!field.text().empty() && std::find(open.begin(), open.end(), name) != open.end())
         forecast->chosen.push_back(fmt::format("{} {}", name, field.text()));
     });
     for (const std::string& line : describe(*forecast, config, question)) log::info(line);
