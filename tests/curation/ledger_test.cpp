@@ -183,7 +183,7 @@ TEST(Settings, EveryOneIsReadByAStage) {
   // What another setting switches off is not read.
   CurateConfig other = config;
   config.target = other.target = 0;
-  other.levels = {9, 3}, other.strategy = "closest", other.iterations = 3;
+  other.levels = {9, 3}, other.strategy = SampleStrategy::closest, other.iterations = 3;
   EXPECT_EQ(stage_settings(config, "balance"), stage_settings(other, "balance"));
   EXPECT_NE(stage_settings(config, "report"), stage_settings(other, "report"));
 }

@@ -40,7 +40,7 @@ class HubFolder : public ::testing::Test {
   }
   /// `shards` files and their index, whose map `change` may spoil.
   void save_shards(const std::string& ending, size_t shards, const std::function<void(Json&)>& change = {}) {
-    std::vector<Named> parts(shards);
+    std::vector<NamedValues> parts(shards);
     Json index = {{"metadata", {{"total_size", 1}}}, {"weight_map", Json::object()}};
     size_t i = 0;
     const auto file_of = [&](size_t shard) { return "part-" + std::to_string(shard) + ending; };
@@ -78,7 +78,7 @@ class HubFolder : public ::testing::Test {
   std::unique_ptr<Backbone> backbone_ = random_backbone(with_registers(), 1);
   const std::string at_ = folder_.path() + "/hub";
   Json config_;
-  Named named_;
+  NamedValues named_;
 };
 
 TEST_F(HubFolder, ShardsOfEitherFormat) {
@@ -126,7 +126,7 @@ TEST_F(HubFolder, WrongIndices) {
   expect_contains(refusal<DataError>(at_), "a is listed twice");
   // One tensor in two shards.
   save_shards(ending, 2);
-  Named more = {{some, named_.at(some)}};
+  NamedValues more = {{some, named_.at(some)}};
   save_safetensors(at_ + "/part-9.safetensors", {{"x", filled({1}, 0)}, {some, named_.at(some)}});
   Json index = Json::parse(read_text(index_of(ending)));
   index["weight_map"]["x"] = "part-9.safetensors";
@@ -216,12 +216,12 @@ TEST_F(HubFolder, TensorsOfHuggingFaceThatWouldBeIgnored) {
        {"embeddings.distillation_token", "encoder.layer.1.attention.attention.query_norm.weight",
         "encoder.layer.0.attention.attention.relative_position_bias.relative_position_bias_table",
         "layernorm_pre.weight", "encoder.layer.0.attention.attention.query.lora_A"}) {
-    Named more = named_;
+    NamedValues more = named_;
     more.emplace(name, filled({64}, 1));
     save_safetensors(at_ + "/model.safetensors", prefixed(more, "dinov2_with_registers."));
     expect_contains(refusal<DataError>(at_), "[64] is a part that this model does not have");
   }
-  Named more = prefixed(named_, "dinov2_with_registers.");
+  NamedValues more = prefixed(named_, "dinov2_with_registers.");
   more.emplace("classifier.weight", filled({5, 128}, 1));
   save_safetensors(at_ + "/model.safetensors", more);
   EXPECT_EQ(load_backbone(at_)->sha256, backbone_->sha256);
@@ -240,7 +240,7 @@ TEST(ImportFiles, VitOfTransformers) {
   config.position_kernel = PositionKernel::target_size;
   config.interpolate_offset = 0;
   const auto made = random_backbone(config, 4);
-  Named theirs;
+  NamedValues theirs;
   for (const auto& [name, values] : tensors_of(*made)) {
     if (name == "mask_token") continue;
     std::string vit = with(name, "blocks.", "encoder.layer.");
@@ -291,10 +291,10 @@ TEST(ImportFiles, TimmNamesAndShapes) {
   const TemporaryFolder folder;
   const std::string path = folder.path() + "/model.safetensors";
   const auto made = random_backbone(with_registers(), 6);
-  const Named plain = tensors_of(*made);
+  const NamedValues plain = tensors_of(*made);
   const int64_t width = 64, cells = 64;
   const auto with_positions = [&](int64_t skip, bool registers) {
-    Named timm = plain;
+    NamedValues timm = plain;
     timm.erase("mask_token");
     Values& table = timm.at("pos_embed");
     table.data.erase(table.data.begin(), table.data.begin() + skip * width);
@@ -324,7 +324,7 @@ TEST(ImportFiles, TimmNamesAndShapes) {
   EXPECT_EQ(row(*all, "backbone.pos_embed", cells * width), row(*made, "backbone.pos_embed", cells * width));
   EXPECT_EQ(row(*all, "backbone.register_tokens", 9), row(*made, "backbone.register_tokens", 9) + 0.5F);
   // DeiT III: no registers and no position of the class token; LayerScale under another name.
-  Named deit = with_positions(1, false);
+  NamedValues deit = with_positions(1, false);
   deit.erase("reg_token");
   deit = renamed(deit, [](const std::string& n) {
     return with(with(n, ".ls1.gamma", ".gamma_1"), ".ls2.gamma", ".gamma_2");

@@ -25,7 +25,7 @@ class ImportNames : public ::testing::Test {
  protected:
   TemporaryFolder folder_;
   std::unique_ptr<Backbone> backbone_ = random_backbone(narrow(), 1);
-  Named named_ = tensors_of(*backbone_);
+  NamedValues named_ = tensors_of(*backbone_);
   const std::string safe_ = folder_.path() + "/x.safetensors", pth_ = folder_.path() + "/x.pth";
 };
 
@@ -97,13 +97,13 @@ TEST_F(ImportNames, OneOfSeveralNetworks) {
         Pair{"model.", "model_ema."}, Pair{"base_encoder.", "momentum_encoder."},
         Pair{"encoder_q.", "encoder_k."}, Pair{"encoder.", "target_encoder."},
         Pair{"online_network.net.", "target_network.net."}, Pair{"", "ema_model."}}) {
-    Named both = prefixed(named_, p.student);
+    NamedValues both = prefixed(named_, p.student);
     both.merge(prefixed(tensors_of(*other), p.teacher));
     save_safetensors(safe_, both);
     EXPECT_EQ(load_backbone(safe_)->sha256, other->sha256) << p.teacher;
     EXPECT_EQ(load_backbone(safe_, "student")->sha256, backbone_->sha256) << p.student;
   }
-  Named both = prefixed(named_, "first.");
+  NamedValues both = prefixed(named_, "first.");
   both.merge(prefixed(named_, "second.net."));
   save_safetensors(safe_, both);
   const std::string message = refusal<DataError>(safe_);
@@ -132,7 +132,7 @@ TEST_F(ImportNames, TensorsThatWouldBeIgnored) {
         "temporal_embed", "embeddings.distillation_token", "blocks.0.attn.qkv.weight_scale",
         "patch_embed.proj.weight_g"}) {
     for (const char* prefix : {"", "teacher.backbone."}) {
-      Named more = named_;
+      NamedValues more = named_;
       more.emplace(name, filled({64}, 2));
       save_safetensors(safe_, prefixed(more, prefix));
       expect_contains(refusal<DataError>(safe_),
@@ -144,13 +144,13 @@ TEST_F(ImportNames, TensorsThatWouldBeIgnored) {
         "ibot_head.last_layer.weight_g", "decoder_pos_embed", "decoder_blocks.0.norm1.weight",
         "decoder.blocks.0.norm1.weight", "pooler.dense.bias", "predictor.0.weight", "dino_loss.center",
         "head_dist.weight", "projection_head.weight"}) {
-    Named more = named_;
+    NamedValues more = named_;
     more.emplace(name, filled({3, 64}, 2));
     save_safetensors(safe_, more);
     EXPECT_EQ(load_backbone(safe_)->sha256, backbone_->sha256) << name;
   }
   // Below another stem than the backbone's it is somebody else's.
-  Named more = prefixed(named_, "backbone.");
+  NamedValues more = prefixed(named_, "backbone.");
   more.emplace("norm_pre.weight", filled({64}, 2));
   save_safetensors(safe_, more);
   EXPECT_EQ(load_backbone(safe_)->sha256, backbone_->sha256);
@@ -163,7 +163,7 @@ TEST_F(ImportNames, IntegerBuffers) {
   write(pth_, file.finish());
   EXPECT_EQ(load_backbone(pth_)->sha256, backbone_->sha256);
   PthWriter quantised;
-  Named rest = named_;
+  NamedValues rest = named_;
   rest.erase("blocks.1.attn.proj.weight");
   quantised.dict(rest).pickle.raw("(").string("blocks.1.attn.proj.weight");
   quantised.pickle.tensor("0", 64, {64, 64}, {64, 1}, 0, "CharStorage").raw("u");
@@ -173,7 +173,7 @@ TEST_F(ImportNames, IntegerBuffers) {
 
 TEST_F(ImportNames, BiasesAndGapsOfBlocks) {
   const auto without = [&](const std::string& end, const std::string& start = "") {
-    Named rest = named_;
+    NamedValues rest = named_;
     std::erase_if(rest, [&](const auto& entry) {
       return entry.first.ends_with(end) && entry.first.starts_with(start);
     });
@@ -189,7 +189,7 @@ TEST_F(ImportNames, BiasesAndGapsOfBlocks) {
   expect_contains(refusal<DataError>(safe_), "no tensor blocks.1.ls1.gamma");
   without(".gamma");  // no LayerScale at all
   EXPECT_EQ(load_backbone(safe_)->config.layerscale, 0.0);
-  Named far = named_;
+  NamedValues far = named_;
   far.emplace("blocks.999999.norm1.weight", filled({64}, 1));
   save_safetensors(safe_, far);
   expect_contains(refusal<DataError>(safe_), "no tensors of block 2 but of block 999999");
@@ -265,7 +265,7 @@ TEST_F(ImportNames, OwnExportsTellTheirHeads) {
 
 TEST_F(ImportNames, StrangersAreNamed) {
   const auto message = [&](const std::string& name, const std::string& more = "") {
-    Named others = {{name, filled({9}, 0)}};
+    NamedValues others = {{name, filled({9}, 0)}};
     if (!more.empty()) others.emplace(more, filled({9}, 0));
     save_safetensors(safe_, others);
     return refusal<DataError>(safe_);
@@ -273,7 +273,7 @@ TEST_F(ImportNames, StrangersAreNamed) {
   for (const char* name : {"teacher.backbone._fsdp_wrapped_module._flat_param", "_flat_param",
                            "model.flat_param_0", "backbone.blocks.0._fsdp_wrapped_module._flat_param"})
     expect_contains(message(name), "_flat_param");
-  Named part = named_;
+  NamedValues part = named_;
   part.emplace("blocks.3._fsdp_wrapped_module._flat_param", filled({9}, 0));
   save_safetensors(safe_, part);
   expect_contains(refusal<DataError>(safe_), "save a full state dict");

@@ -73,7 +73,7 @@ TEST(WeightsMutation, NamesOfABackbone) {
   config.depth = 1;
   config.position_grid = 2;
   config.patch = 2;
-  const Named named = tensors_of(*random_backbone(config, 1));
+  const NamedValues named = tensors_of(*random_backbone(config, 1));
   MutationPlan plan;
   for (const char* prefix : {"", "teacher.backbone."}) {
     save_safetensors(folder.path() + "/good", prefixed(named, prefix), {{"heads", "2"}});

@@ -19,7 +19,7 @@ class PickledWeights : public ::testing::Test {
  protected:
   TemporaryFolder folder_;
   std::unique_ptr<Backbone> backbone_ = random_backbone(vit_preset("vit_micro"), 1);
-  Named named_ = tensors_of(*backbone_);
+  NamedValues named_ = tensors_of(*backbone_);
   const std::string path_ = folder_.path() + "/x.pth";
 };
 
@@ -289,7 +289,7 @@ TEST(PickleBombs, EndInAnError) {
 TEST_F(PickledWeights, ExpandedTensorsAskForNoMemory) {
   // Strides of zero: 64 values that claim to be 2^34.
   PthWriter file;
-  Named rest = named_;
+  NamedValues rest = named_;
   rest.erase("pos_embed");
   file.dict(rest).pickle.raw("(").string("pos_embed");
   file.pickle.tensor("0", 64, {1, 1 + 16384 * 16384, 64}, {0, 0, 1}).raw("u");

@@ -23,10 +23,10 @@ struct Values {
   std::vector<int64_t> shape;
   std::vector<float> data;
 };
-using Named = std::map<std::string, Values>;
+using NamedValues = std::map<std::string, Values>;
 
-inline Named tensors_of(const Backbone& backbone) {
-  Named named;
+inline NamedValues tensors_of(const Backbone& backbone) {
+  NamedValues named;
   for (const ParameterInfo& info : backbone.layout.parameters()) {
     Values& values = named[info.name.substr(info.module.size() + 1)];
     for (int i = 0; i < info.shape.rank(); ++i) values.shape.push_back(info.shape[i]);
@@ -36,13 +36,14 @@ inline Named tensors_of(const Backbone& backbone) {
   return named;
 }
 
-inline Named renamed(const Named& named, const std::function<std::string(const std::string&)>& rename) {
-  Named result;
+inline NamedValues renamed(const NamedValues& named,
+                           const std::function<std::string(const std::string&)>& rename) {
+  NamedValues result;
   for (const auto& [name, values] : named) result.emplace(rename(name), values);
   return result;
 }
 
-inline Named prefixed(const Named& named, const std::string& prefix) {
+inline NamedValues prefixed(const NamedValues& named, const std::string& prefix) {
   return renamed(named, [&](const std::string& name) { return prefix + name; });
 }
 
@@ -62,7 +63,7 @@ inline void write(const std::string& path, const std::string& content) {
 }
 
 /// Without fsync, which would be most of the time of a test of hundreds of files.
-inline void save_safetensors(const std::string& path, const Named& named,
+inline void save_safetensors(const std::string& path, const NamedValues& named,
                              const std::map<std::string, std::string>& metadata = {}) {
   nlohmann::json header = nlohmann::json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
@@ -95,7 +96,7 @@ class PthWriter {
     return *this;
   }
   /// As state_dict() gives it.
-  PthWriter& dict(const Named& named) {
+  PthWriter& dict(const NamedValues& named) {
     pickle.global("collections", "OrderedDict").raw(")R(");
     for (const auto& [name, values] : named) {
       pickle.string(name);
