@@ -23,7 +23,7 @@ using Json = nlohmann::ordered_json;
 /// The value of a key in the settings of a checkpoint, "" where they have none.
 std::string setting(const std::string& ini, const std::string& key) {
   for (const IniLine& line : read_ini(ini, "the checkpoint's config_ini"))
-    if (line.key == key) return line.value;
+    if (line.key == key) return ini_word(line.value, "the checkpoint's config_ini");
   return {};
 }
 

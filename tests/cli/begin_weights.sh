@@ -85,14 +85,14 @@ train --weights w.safetensors --output warm >log.txt 2>&1 || fail "without freez
 differ "$(step imported 0)" "$(step warm 2)" backbone student
 
 # Any ranks; stopped inside the frozen steps and gone on without the weights, which are needed no more.
-mkdir moved && cp w.safetensors moved/
+mkdir "moved # away" && cp w.safetensors "moved # away/"
 flags="--config tiny --data $WORK/data --progress off --seed 3 --steps 6 --warmup 0 --freeze-last-layer 0 --batch 6 --checkpoint-every 2 --keep 10 --freeze-backbone-steps 3"
-ranks 2 dino-pretrain train $flags --weights moved/w.safetensors --output two --stop-after 1 >log.txt 2>&1; [ $? = 75 ] || fail "two ranks"
+ranks 2 dino-pretrain train $flags --weights "moved # away/w.safetensors" --output two --stop-after 1 >log.txt 2>&1; [ $? = 75 ] || fail "two ranks"
 equal "$(step imported 0)" "$(step two 1)" backbone student teacher
-rm -r moved
+rm -r "moved # away"
 ranks 2 dino-pretrain train $flags --output two >log.txt 2>&1 || { fail "going on without --weights"; tail -n 3 log.txt; }
-grep -q "weights = moved/w.safetensors" two/config.ini || fail "config.ini forgot the weights"
-expect 0 "already trained" ranks 2 dino-pretrain train $flags --weights moved/w.safetensors --output two
+grep -qx 'weights = "moved # away/w.safetensors"' two/config.ini || fail "config.ini forgot the weights"
+expect 0 "already trained" ranks 2 dino-pretrain train $flags --weights "moved # away/w.safetensors" --output two
 "$DINO_PYTHON" - <<'PY' || fail "losses at 1 and 2 ranks"
 import json
 a, b = ([l for l in map(json.loads, open(f"{n}/metrics.jsonl")) if "event" not in l] for n in ("run", "two"))
@@ -127,6 +127,7 @@ expect 0 "" train --weights hf --output half --stop-after 6
 grep -qx "mean = 0.5,0.5,0.5" half/config.ini && grep -qx "std = 0.25,0.25,0.25" half/config.ini || fail "the weights' pixels"
 # Without a recipe, its input size too: whole patches of it.
 dino-pretrain train --data data --weights hf --steps 1 --batch 2 --prototypes 32 --output free --progress off >log.txt 2>&1 || { fail "without a recipe"; tail -n 3 log.txt; }
+grep -q "chosen.*preset" log.txt && fail "a preset is chosen beside weights"
 grep -qx "global-size = 24" free/config.ini || fail "the weights' input size: $(grep global-size free/config.ini)"
 expect 0 "" train --weights hf --output own --mean 0.1,0.2,0.3 --stop-after 6
 grep -qx "mean = 0.1,0.2,0.3" own/config.ini || fail "--mean does not win"
