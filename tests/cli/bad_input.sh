@@ -246,8 +246,6 @@ bad 64 "bottleneck" "run" -- dino-pretrain train --config other.cfg --data data 
 KEEP=1 bad 65 "the model wants" -- dino-pretrain train --config other.cfg --data data --progress off --steps 30 --output OUT --resume run/checkpoints/step_00000030
 KEEP=1 bad 66 "no such folder" -- "${TRAIN[@]}" data --resume run/checkpoints/step_00000099
 KEEP=1 bad 65 "manifest.json" -- "${TRAIN[@]}" data --resume empty
-dino-pretrain import --weights hf --output imported 2>log.txt || fail "import"
-KEEP=1 bad 65 "weights only" -- "${TRAIN[@]}" data --resume imported/checkpoints/step_00000000
 cp -r run torn; truncate -s 1000 torn/checkpoints/*/rank_0000.h5
 bad 66 "torn" -- "${FEATURES[@]}" --data lab/test --weights torn
 bad 65 "bytes" -- dino-pretrain export --checkpoint torn/checkpoints/step_00000030 --output OUT
