@@ -83,9 +83,12 @@ judge suspended 2 75 suspended "" "stopped at step"
 
 # -- a file system does not answer
 for n in 1 2; do
+  # Rank 0 looks through the images first, before there is a run folder that could hold errors/.
+  phase="data wait" rank=1
+  [ $n = 2 ] || phase="survey of the images" rank=
   faults hang data/ $((n - 1)) 6
   launch silent_data_$n $n "${FAULTS[@]}" "${TRAIN[@]}" --output silent_$n --watchdog-seconds 2
-  judge silent_data_$n $n 74 silent_$n $((n - 1)) "file system stalled: opening $WORK/data/" "in phase 'data wait'"
+  judge silent_data_$n $n 74 silent_$n "$rank" "file system stalled: opening $WORK/data/" "in phase '$phase'"
   faults hang data/ $((n - 1)) 6
   launch silent_input_$n $n "${FAULTS[@]}" dino-curate run --input data --unit-records 8 --output silent_input_$n --progress off --watchdog-seconds 2
   judge silent_input_$n $n 74 silent_input_$n $((n - 1)) "file system stalled: opening data/" "in phase 'ingest'"
