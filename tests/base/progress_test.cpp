@@ -3,7 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include <regex>
+#include <cstdlib>
+#include <string>
 #include <thread>
 
 #include "base/log.hpp"
@@ -19,6 +20,12 @@ std::string printed(const Body& body) {
   return ::testing::internal::GetCapturedStderr();
 }
 
+/// The number behind `words`, -1 where they are not said.
+double number_after(const std::string& text, const std::string& words) {
+  const size_t at = text.find(words);
+  return at == std::string::npos ? -1 : std::strtod(text.c_str() + at + words.size(), nullptr);
+}
+
 class ProgressLines : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -32,9 +39,10 @@ class ProgressLines : public ::testing::Test {
 };
 
 TEST_F(ProgressLines, InformationIsStampedAndFaultsBeginWithTheProgram) {
-  const std::string stamp = "\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d ";
-  EXPECT_TRUE(
-      std::regex_match(printed([] { log::info("listing"); }), std::regex(stamp + "dino-test: listing\n")));
+  std::string line = printed([] { log::info("listing"); });
+  ASSERT_GT(line.size(), 20U);
+  for (char& c : line) c = c >= '0' && c <= '9' ? '0' : c;
+  EXPECT_EQ(line, "0000-00-00T00:00:00 dino-test: listing\n");
   EXPECT_EQ(printed([] { log::warning("odd"); }), "dino-test: warning: odd\n");
   EXPECT_EQ(printed([] { log::error("bad"); }), "dino-test: error: bad\n");
   log::stamp_information(false);
@@ -50,11 +58,12 @@ TEST_F(ProgressLines, TheFirstLineComesSoonAndTheLastTellsAll) {
     progress.set(400);
     progress.finish();
   });
-  std::smatch lines;
-  ASSERT_TRUE(std::regex_search(
-      text, lines, std::regex("embed: 100/400 images, (\\d+)/s, .* left.*\n.*embed: 400/400 images, .*\n$")))
-      << text;
-  EXPECT_NEAR(std::stoi(lines[1]), 47, 3);
+  // 100 images after 2.1 s, or later on a busy machine.
+  const double rate = number_after(text, "embed: 100/400 images, ");
+  EXPECT_GT(rate, 5) << text;
+  EXPECT_LT(rate, 50) << text;
+  EXPECT_LT(text.find(" left"), text.find("embed: 400/400 images, ")) << text;
+  EXPECT_TRUE(text.ends_with("\n")) << text;
 }
 
 TEST(RecentRate, IsThatOfTheLastHalfMinute) {
@@ -79,9 +88,9 @@ TEST_F(ProgressLines, WhatAnEarlierStartDidIsNoRate) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2100));
     progress.set(900'021);
   });
-  std::smatch rate;
-  ASSERT_TRUE(std::regex_search(text, rate, std::regex("900021/1000000 steps, ([0-9.]+)/s"))) << text;
-  EXPECT_NEAR(std::stod(rate[1]), 10, 1);
+  const double rate = number_after(text, "900021/1000000 steps, ");
+  EXPECT_GT(rate, 1) << text;
+  EXPECT_LT(rate, 11) << text;
 }
 
 TEST_F(ProgressLines, OffIsSilent) {
