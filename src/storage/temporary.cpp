@@ -134,7 +134,9 @@ bool has_live_writer(std::string_view name) {
   std::string_view node;
   long pid = 0;
   if (!parse(name, node, pid) || node != own_node()) return false;
-  return ::kill(static_cast<pid_t>(pid), 0) == 0 || errno != ESRCH;
+  // A writer that was killed, and whose parent has not buried it yet, answers a signal too.
+  if (::kill(static_cast<pid_t>(pid), 0) == 0) return start_of(pid) >= 0;
+  return errno != ESRCH;
 }
 
 void remove_leftovers_of(const std::string& path) noexcept {

@@ -3,6 +3,7 @@
 // too.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -99,6 +100,19 @@ TEST(Temporary, NamesAreRandomShortEnoughAndTellTheirWriter) {
   EXPECT_FALSE(is_temporary("x.tmp.txt"));
   EXPECT_FALSE(is_temporary("x.tmp.1a2b3c.4711.0123456789zz"));
   EXPECT_FALSE(has_live_writer("x.h5.tmp.4711"));
+}
+
+TEST(Temporary, AWriterThatNobodyBuriedIsDead) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) ::_exit(0);
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);  // now a zombie
+  std::string name = temporary_name("x.h5");
+  const std::string own = "." + std::to_string(::getpid()) + ".";
+  name.replace(name.find(own), own.size(), "." + std::to_string(child) + ".");
+  EXPECT_FALSE(has_live_writer(name));
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
 }
 
 TEST(Temporary, LinksAreNotFollowed) {
