@@ -193,10 +193,8 @@ std::vector<Candidate> highest_below(const std::string& path, const std::vector<
   const std::vector<int64_t> dims = file.info("/features").dims;
   const auto n = static_cast<int64_t>(keep.size());
   if (dims.size() != 2 || dims[0] != n || dims[1] < 1 || dims[1] > (1 << 20))
-    throw DataError(
-        fmt::format("reading a curation: {}: /features does not go with dedup.h5; run dino-curate "
-                    "run again",
-                    path));
+    throw DataError(fmt::format(
+        "reading a curation: {}: /features does not go with /row; run dino-curate run again", path));
   const int64_t width = dims[1], blocks = std::min((n + kBlock - 1) / kBlock, kSample / kBlock);
   std::vector<float> bank;
   std::vector<int64_t> places;
@@ -249,10 +247,22 @@ void read_pairs(const std::string& folder, LedgerView& ledger, CurationPictures&
   const auto row_of = column<int64_t>(file, "/row", DType::i64, n);
   pictures.threshold = file.attribute_number("/", "threshold");
   pictures.above = draw(lowest_edges(file, row_of, ledger.rows()), ledger);
-  if (path_exists(embeddings))
-    pictures.below = draw(highest_below(embeddings, keep, row_of, pictures.threshold, ledger.rows()), ledger);
-  else
+  if (path_exists(embeddings)) {
+    // Filters stand between the two: only some of the rows that have an embedding were compared.
+    std::vector<uint8_t> stays(static_cast<size_t>(ledger.rows()), 0);
+    for (size_t i = 0; i < keep.size(); ++i)
+      stays[static_cast<size_t>(ledger_row(row_of, static_cast<int64_t>(i), ledger.rows(), file))] = keep[i];
+    const Hdf5File store = Hdf5File::open(embeddings);
+    const auto embedded = column<int64_t>(store, "/row", DType::i64, store.info("/row").shape.numel());
+    std::vector<uint8_t> compared;
+    for (size_t i = 0; i < embedded.size(); ++i)
+      compared.push_back(
+          stays[static_cast<size_t>(ledger_row(embedded, static_cast<int64_t>(i), ledger.rows(), store))]);
+    pictures.below =
+        draw(highest_below(embeddings, compared, embedded, pictures.threshold, ledger.rows()), ledger);
+  } else {
     pictures.note += "Pairs below the threshold are not drawn: there is no embeddings.h5. ";
+  }
 }
 
 void read_kept(LedgerView& ledger, CurationPictures& pictures) {

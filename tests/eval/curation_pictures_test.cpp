@@ -22,7 +22,7 @@ void write(Hdf5File& file, const std::string& name, const std::vector<T>& values
 }
 
 /// Ten images, one a vector of the plane: at 0, 1, ... 8 steps of an angle, and a copy of the first. Rows 0
-/// to 8 are embedded; 1 is a duplicate of 0; row 9 was dropped before.
+/// to 8 were compared; 1 is a duplicate of 0; row 9 is embedded, and was dropped by a filter.
 class CurationPicturesTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -42,11 +42,12 @@ class CurationPicturesTest : public ::testing::Test {
     write_dedup(0.95);
     Hdf5File embeddings = Hdf5File::create(folder / "embeddings.h5");
     std::vector<float> features;
-    for (const double angle : {0.0, 0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5}) {
+    for (const double angle : {0.0, 0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 0.45}) {
       features.push_back(static_cast<float>(std::cos(angle)));
       features.push_back(static_cast<float>(std::sin(angle)));
     }
-    embeddings.write("/features", view_of(std::as_const(features).data(), Shape{9, 2}));
+    embeddings.write("/features", view_of(std::as_const(features).data(), Shape{10, 2}));
+    write<int64_t>(embeddings, "/row", {0, 1, 2, 3, 4, 5, 6, 7, 8, 9});
     embeddings.close();
   }
   void write_ledger(const std::vector<std::string>& keys, const std::vector<std::string>& locations) {
@@ -86,6 +87,7 @@ TEST_F(CurationPicturesTest, PairsStandOnBothSidesOfTheThreshold) {
   for (const CurationPictures::Pair& pair : p.below) {
     EXPECT_NEAR(pair.similarity, std::cos(0.5), 1e-4);
     EXPECT_NE(pair.first, "k1") << "it was dropped";
+    EXPECT_NE(pair.second, "k9") << "a filter dropped it, so it was never compared";
   }
   write_dedup(0.99);
   EXPECT_TRUE(read_curation_pictures(folder.path(), kRows).below.empty()) << "0.878 is not just below 0.99";
@@ -124,10 +126,9 @@ TEST_F(CurationPicturesTest, WhatIsNotThereIsSaid) {
 
 TEST_F(CurationPicturesTest, BrokenFilesAreNamed) {
   write_dedup(0.95, kRows);  // a row that the ledger does not have
-  EXPECT_NE(message_of<DataError>([&] {
-              (void)read_curation_pictures(folder.path(), kRows);
-            }).find("embeddings.h5"),
-            std::string::npos);
+  EXPECT_NE(
+      message_of<DataError>([&] { (void)read_curation_pictures(folder.path(), kRows); }).find("dedup.h5"),
+      std::string::npos);
   write_dedup(0.95);
   EXPECT_NE(message_of<DataError>([&] {
               (void)read_curation_pictures(folder.path(), kRows + 1);
