@@ -22,7 +22,7 @@ struct FieldType {
     words,    ///< one or more words; commas in recipes
   };
   Takes takes = Takes::word;
-  std::string placeholder{};         ///< what stands for the value in --help
+  std::string metavar{};             ///< what stands for the value in --help
   std::vector<std::string> names{};  ///< of an enum: all that there are
   bool takes_auto = false;           ///< a flag that `auto` may follow
   /// Throws std::invalid_argument that says what is wrong with the words. `words` are final: split at commas,

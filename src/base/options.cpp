@@ -236,7 +236,7 @@ void OptionTable::assign(Entry& entry, const std::vector<std::string>& words, co
   try {
     option.type->assign(entry.field, pieces);
   } catch (const std::invalid_argument& fault) {
-    const std::string& of = option.type->placeholder;
+    const std::string& of = option.type->metavar;
     bad(option.name, place, fault.what(),
         option.type->takes == Takes::flag && !option.type->takes_auto ? "give true or false"
         : of.starts_with("N")                                         ? "give one such as 16"
@@ -301,7 +301,7 @@ void OptionTable::check_required(const std::string& source) const {
     const Option& option = entry.option;
     if (option.is_required && !entry.is_given())
       bad(option.name, source, "is missing",
-          fmt::format("give {}{} {}", dashes_, option.name, option.type->placeholder));
+          fmt::format("give {}{} {}", dashes_, option.name, option.type->metavar));
   }
 }
 

@@ -47,8 +47,8 @@ std::string OptionTable::help() const {
     const Option& option = entry.option;
     if (const std::string* title = new_heading(entry, heading))
       text += fmt::format("{}{}:\n", text.empty() ? "" : "\n", title->empty() ? "Options" : *title);
-    const std::string& placeholder = option.type->placeholder;
-    std::string left = fmt::format("  --{}{}{}", option.name, placeholder.empty() ? "" : " ", placeholder);
+    const std::string& metavar = option.type->metavar;
+    std::string left = fmt::format("  --{}{}{}", option.name, metavar.empty() ? "" : " ", metavar);
     if (left.size() + 2 > kColumn) {
       text += left + "\n";
       left.clear();
@@ -69,9 +69,9 @@ std::string OptionTable::roff() const {
     const Option& option = entry.option;
     if (const std::string* title = new_heading(entry, heading); title != nullptr && !title->empty())
       text += fmt::format(".PP\n{}\n", roff_escape(*title));
-    const std::string& placeholder = option.type->placeholder;
+    const std::string& metavar = option.type->metavar;
     text += fmt::format(".TP\n\\fB\\-\\-{}\\fR{}\n{}\n", roff_escape(option.name),
-                        placeholder.empty() ? "" : " \\fI" + roff_escape(placeholder) + "\\fR",
+                        metavar.empty() ? "" : " \\fI" + roff_escape(metavar) + "\\fR",
                         roff_escape(option.help + limits(entry)));
   }
   return text;

@@ -5,37 +5,15 @@
 export OMP_NUM_THREADS=1
 images data 24
 cat >make.py <<'PY'
-import json, struct
 import numpy as np
+from backbone import backbone, save
 
-def backbone(width=48, patch=4, grid=7, hidden=96, seed=0):
-    r = np.random.default_rng(seed)
-    n = lambda *s: (0.2 * r.normal(size=s)).astype("f4")
-    t = {"cls_token": n(1, 1, width), "pos_embed": n(1, 1 + grid * grid, width), "patch_embed.proj.weight": n(width, 3, patch, patch),
-         "patch_embed.proj.bias": n(width), "norm.weight": 1 + n(width), "norm.bias": n(width), "register_tokens": n(1, 2, width)}
-    for i in range(2):
-        b = f"blocks.{i}."
-        for name, rows, columns in (("attn.qkv", 3 * width, width), ("attn.proj", width, width), ("mlp.fc1", hidden, width), ("mlp.fc2", width, hidden)):
-            t[f"{b}{name}.weight"], t[f"{b}{name}.bias"] = n(rows, columns), n(rows)
-        for norm in ("norm1", "norm2"):
-            t[f"{b}{norm}.weight"], t[f"{b}{norm}.bias"] = 1 + n(width), n(width)
-        t[b + "ls1.gamma"], t[b + "ls2.gamma"] = 1 + n(width), 1 + n(width)
-    return t
-
-def save(path, tensors, metadata=None):
-    header, data = ({"__metadata__": metadata} if metadata else {}), b""
-    for name, value in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [len(data), len(data) + value.nbytes]}
-        data += value.tobytes()
-    text = json.dumps(header).encode()
-    open(path, "wb").write(struct.pack("<Q", len(text)) + text + data)
-
-save("w.safetensors", backbone(), {"heads": "3"})
-save("silent.safetensors", backbone())
-wrong = backbone(); wrong["blocks.1.attn.proj.weight"] = np.ones((40, 48), "f4")
-save("wrong.safetensors", wrong, {"heads": "3"})
+made = backbone(width=48, patch=4, grid=7, registers=2, layerscale=True)
+save("w.safetensors", made, {"heads": "3"})
+save("silent.safetensors", made)
+save("wrong.safetensors", {**made, "blocks.1.attn.proj.weight": np.ones((40, 48), "f4")}, {"heads": "3"})
 PY
-"$DINO_PYTHON" make.py || { fail "make.py"; finish; }
+PYTHONPATH=$DINO_SOURCE/tests/cli PYTHONDONTWRITEBYTECODE=1 "$DINO_PYTHON" make.py || { fail "make.py"; finish; }
 train() { dino-pretrain train --config tiny --data "$WORK/data" --progress off --seed 3 --steps 6 --warmup 0 --freeze-last-layer 0 --batch 6 --checkpoint-every 2 --keep 10 "$@"; }
 # same_backbone A B STORE: bit for bit; differs says the reverse.
 cat >stores.py <<'PY'

@@ -6,28 +6,8 @@ images data 6
 
 # write NAME [key=value]: two blocks of width 96 (three heads, which no tensor tells), in a file of its own.
 cat >make.py <<'PY'
-import json, struct, sys
 import numpy as np
-
-def backbone(seed=0, width=96, patch=8, grid=2):
-    r = np.random.default_rng(seed)
-    n = lambda *s: (0.3 * r.normal(size=s)).astype("f4")
-    t = {"cls_token": n(1, 1, width), "pos_embed": n(1, 1 + grid * grid, width), "patch_embed.proj.weight": n(width, 3, patch, patch),
-         "patch_embed.proj.bias": n(width), "norm.weight": 1 + n(width), "norm.bias": n(width)}
-    for i in range(2):
-        for name, rows, columns in (("attn.qkv", 3 * width, width), ("attn.proj", width, width), ("mlp.fc1", 2 * width, width), ("mlp.fc2", width, 2 * width)):
-            t[f"blocks.{i}.{name}.weight"], t[f"blocks.{i}.{name}.bias"] = n(rows, columns), n(rows)
-        for norm in ("norm1", "norm2"):
-            t[f"blocks.{i}.{norm}.weight"], t[f"blocks.{i}.{norm}.bias"] = 1 + n(width), n(width)
-    return t
-
-def save(path, tensors, metadata=None):
-    header, data = ({"__metadata__": metadata} if metadata else {}), b""
-    for name, value in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [len(data), len(data) + value.nbytes]}
-        data += value.tobytes()
-    text = json.dumps(header).encode()
-    open(path, "wb").write(struct.pack("<Q", len(text)) + text + data)
+from backbone import backbone, save
 
 bare = backbone()
 save("bare.safetensors", bare)
@@ -37,7 +17,7 @@ save("extra.safetensors", {**bare, "blocks.0.attn.q_norm.weight": np.ones(32, "f
 save("head.safetensors", {**bare, "head.weight": np.ones((5, 96), "f4")})
 open("pointer.pth", "w").write("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 1\n")
 PY
-"$DINO_PYTHON" make.py || { fail "make.py"; finish; }
+PYTHONPATH=$DINO_SOURCE/tests/cli PYTHONDONTWRITEBYTECODE=1 "$DINO_PYTHON" make.py || { fail "make.py"; finish; }
 
 features() { dino-eval features --data data --size 16 --progress off "$@"; }
 # agree A B, differ A B: their features.
