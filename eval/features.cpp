@@ -111,7 +111,8 @@ BatchResult run_batch(Extractor& extractor, const FeaturesConfig& config, std::s
 #pragma omp parallel for schedule(dynamic)
   for (size_t i = 0; i < records.size(); ++i) {
     failure.guard([&] {
-      LoadedImage loaded = load_image(records[i], config.protocol);
+      LoadedImage loaded = config.prepared ? config.prepared->load(records[i], config.protocol)
+                                           : load_image(records[i], config.protocol);
       images[i] = std::move(loaded.image);
       out.faults[i] = std::move(loaded.fault);
     });

@@ -5,6 +5,7 @@
 
 #include "comm/communicator.hpp"
 #include "extractor.hpp"
+#include "prepared_images.hpp"
 
 namespace dino::eval {
 
@@ -16,6 +17,7 @@ struct FeaturesConfig {
   bool store_patches = false;
   int64_t batch = 32;  ///< images per forward pass; results do not depend on it beyond rounding
   int64_t seed = 0;
+  std::shared_ptr<PreparedImages> prepared;  ///< of several models on the same images; may be empty
 };
 
 struct FeaturesOutcome {

@@ -22,6 +22,9 @@ namespace dino::eval {
 
 namespace {
 
+/// Of decoded images on each rank.
+constexpr int64_t kPreparedBytes = int64_t{256} << 20;
+
 enum class Task : uint8_t { knn, linear };
 constexpr auto names_of(Task) {
   return std::to_array<Named<Task>>({{"knn", Task::knn}, {"linear", Task::linear}});
@@ -148,7 +151,9 @@ ExitCode run_sweep(CommandContext& context, SweepConfig config) {
       return ExitCode::done;
     }
   }
-  for (const Model& model : models_of(config)) {
+  const std::vector<Model> models = models_of(config);
+  if (models.size() > 1) config.features.prepared = std::make_shared<PreparedImages>(kPreparedBytes);
+  for (const Model& model : models) {
     bool stopped = false;
     const auto features = [&](const std::string& data, Split split) {
       return stopped ? "" : features_of(context.world, config, model, data, split, output, stopped);
