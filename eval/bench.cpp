@@ -59,7 +59,7 @@ double gemm_peak(Precision precision) {
   constexpr int64_t n = 1024;
   const DType act = precision == Precision::bf16 ? DType::bf16 : DType::f32;
   Tensor x({n, n}, act), w({n, n}), y({n, n}, act);
-  Random random(0, Stream::synthetic, 1);
+  Random random(0, RandomStream::synthetic, 1);
   for (float& v : w.f32()) v = random.uniform() - 0.5F;
   if (act == DType::bf16)
     ops::backend().convert(w, x);
@@ -84,7 +84,7 @@ std::vector<Input> make_inputs(const BenchConfig& config, int64_t patch) {
     const int64_t side = std::max(config.size * parts[p] / 4 / patch, int64_t{1}) * patch;
     if (range.size() == 0) continue;
     inputs.push_back({range.size(), side, Tensor({range.size(), 3, side, side})});
-    Random random(0, Stream::synthetic, p + 2);
+    Random random(0, RandomStream::synthetic, p + 2);
     for (float& v : inputs.back().images.f32()) v = random.uniform() * 4 - 2;
   }
   return inputs;

@@ -117,7 +117,7 @@ Composite load_composite(const Record& record, int64_t size, int64_t decode_memo
     options.limits.max_memory = decode_memory;
     const Decoded decoded = decode_image(read_record(record), options);
     if (decoded.status == DecodeStatus::ok) {
-      Random random(seed, Stream::render, xxh3(std::as_bytes(std::span(record.key))));
+      Random random(seed, RandomStream::render, xxh3(std::as_bytes(std::span(record.key))));
       out = composite_on_background(decoded.image, size, random);
     } else {
       out.fault =

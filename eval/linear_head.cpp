@@ -37,7 +37,7 @@ void momentum_step(std::span<float> w, std::span<const float> gradient, std::spa
 
 LinearHead::LinearHead(int64_t width, int64_t classes, uint64_t seed)
     : width_(width), classes_(classes), weight_({classes, width}), bias_({classes}) {
-  Random random(seed, Stream::probe, ~uint64_t{0});
+  Random random(seed, RandomStream::probe, ~uint64_t{0});
   for (float& w : weight_.f32()) w = static_cast<float>(0.01 * random.normal());
 }
 
@@ -52,7 +52,7 @@ void LinearHead::fit(const float* x, const std::vector<int32_t>& labels, const s
   Tensor v_weight({classes_, width_}), v_bias({classes_});
   std::vector<int32_t> target(static_cast<size_t>(batch));
   for (int64_t epoch = 0, step = 0; epoch < training.epochs; ++epoch) {
-    Random random(training.seed, Stream::probe, static_cast<uint64_t>(epoch));
+    Random random(training.seed, RandomStream::probe, static_cast<uint64_t>(epoch));
     const std::vector<int64_t> order = permutation(random, n);
     for (int64_t b = 0; b < per_epoch; ++b, ++step) {
       work_point();

@@ -132,7 +132,7 @@ PrincipalComponents principal_components(const float* x, int64_t rows, int64_t w
   // A few more directions than wanted make the wanted ones converge at the ratio to the first unwanted one.
   const int64_t m = std::min(width, pca.count + 8);
   std::vector<double> basis(static_cast<size_t>(m * width));
-  Random random(0, Stream::probe, 3);
+  Random random(0, RandomStream::probe, 3);
   for (double& b : basis) b = random.normal();
   orthonormalize(basis, m, width);
   std::vector<double> values, rotation, previous(static_cast<size_t>(m));

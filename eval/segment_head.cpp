@@ -74,7 +74,7 @@ void SegmentHead::fit(const std::vector<float>& patches, const std::vector<uint8
   AdamW optimizer;
   std::vector<double> gradient(weight_.size());
   for (int64_t epoch = 0, step = 0; epoch < training.epochs; ++epoch) {
-    Random random(training.seed, Stream::probe, static_cast<uint64_t>(epoch));
+    Random random(training.seed, RandomStream::probe, static_cast<uint64_t>(epoch));
     const std::vector<int64_t> order = permutation(random, images);
     for (int64_t b = 0; b < per_epoch; ++b, ++step) {
       work_point();

@@ -54,7 +54,7 @@ Estimate bootstrap_mean_iou(std::span<const int64_t> confusions, int64_t classes
   Estimate result{mean_iou(total, classes), 0, 0, images};
   std::vector<double> values(static_cast<size_t>(resamples));
   for (int64_t r = 0; r < resamples; ++r) {
-    Random random(seed, Stream::bootstrap, static_cast<uint64_t>(r));
+    Random random(seed, RandomStream::bootstrap, static_cast<uint64_t>(r));
     std::fill(total.begin(), total.end(), 0);
     for (int64_t i = 0; i < images; ++i)
       add(static_cast<int64_t>(random.below(static_cast<uint64_t>(images))));

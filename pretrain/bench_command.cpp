@@ -62,7 +62,7 @@ CropPlan parse_crops(const std::string& text) {
 }
 
 void fill_normal(TensorView view, uint64_t index) {
-  Random random(0, Stream::synthetic, index);
+  Random random(0, RandomStream::synthetic, index);
   for (float& value : view.f32()) value = random.uniform() * 3.46F - 1.73F;
 }
 

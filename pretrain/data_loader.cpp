@@ -77,7 +77,7 @@ LoadingCost measure_loading(const Dataset& dataset, const LoaderConfig& config, 
       std::vector<float> out(static_cast<size_t>(3 * std::max(augment.global_size, augment.local_size) *
                                                  std::max(augment.global_size, augment.local_size)));
       for (int64_t crop = 0; crop < 2 + augment.local_count; ++crop) {
-        Random random(config.seed, Stream::synthetic, static_cast<uint64_t>(i * 256 + crop));
+        Random random(config.seed, RandomStream::synthetic, static_cast<uint64_t>(i * 256 + crop));
         const CropKind kind = crop == 0 ? CropKind::global1 : crop == 1 ? CropKind::global2 : CropKind::local;
         normalize_to(augment_crop(image, kind, augment, random), augment.normalisation, out.data());
       }
@@ -152,7 +152,7 @@ std::shared_ptr<const Image> ImageCache::get(int64_t record) {
 int64_t SampleOrder::record(int64_t sample) {
   const int64_t epoch = sample / records_;
   if (epoch != epoch_) {
-    Random random(seed_, Stream::shuffle, static_cast<uint64_t>(epoch));
+    Random random(seed_, RandomStream::shuffle, static_cast<uint64_t>(epoch));
     order_ = permutation(random, records_);
     epoch_ = epoch;
   }
@@ -275,7 +275,7 @@ void DataLoader::fill(Slot& slot, int64_t image, int64_t record) {
   const int64_t global_values = 3 * augment.global_size * augment.global_size;
   const int64_t local_values = 3 * augment.local_size * augment.local_size;
   for (int64_t view = 0; view < 2; ++view) {
-    Random random(config_.seed, Stream::augment, first + static_cast<uint64_t>(view));
+    Random random(config_.seed, RandomStream::augment, first + static_cast<uint64_t>(view));
     const Image crop =
         augment_crop(*pixels, view == 0 ? CropKind::global1 : CropKind::global2, augment, random);
     float* out = slot.crops.global_crops.as<float>() + (view * count + image) * global_values;
@@ -283,7 +283,7 @@ void DataLoader::fill(Slot& slot, int64_t image, int64_t record) {
     checksum = crc32c(std::as_bytes(std::span(out, static_cast<size_t>(global_values))), checksum);
   }
   for (int64_t j = 0; j < augment.local_count; ++j) {
-    Random random(config_.seed, Stream::augment, first + 2 + static_cast<uint64_t>(j));
+    Random random(config_.seed, RandomStream::augment, first + 2 + static_cast<uint64_t>(j));
     const Image crop = augment_crop(*pixels, CropKind::local, augment, random);
     float* out = slot.crops.local_crops.as<float>() + (j * count + image) * local_values;
     normalize_to(crop, augment.normalisation, out);

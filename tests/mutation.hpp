@@ -138,7 +138,7 @@ struct MutationPlan {
 };
 
 inline std::string mutated(const MutationPlan& plan, int index) {
-  Random random(plan.stream + (mutation_seed() << 16), Stream::test, static_cast<uint64_t>(index));
+  Random random(plan.stream + (mutation_seed() << 16), RandomStream::test, static_cast<uint64_t>(index));
   std::string bytes = plan.good[static_cast<size_t>(index) % plan.good.size()];
   const std::string& other = plan.good[random.below(plan.good.size())];
   for (uint64_t edits = 1 + random.below(4); edits > 0 && !bytes.empty(); --edits)

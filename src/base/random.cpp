@@ -22,7 +22,7 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
   return counter;
 }
 
-Random::Random(uint64_t seed, Stream stream, uint64_t index)
+Random::Random(uint64_t seed, RandomStream stream, uint64_t index)
     : key_{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
       stream_(static_cast<uint32_t>(stream)),
       index_(index) {}

@@ -10,7 +10,7 @@
 namespace dino {
 
 /// What a stream of draws is for; a new purpose gets a new number, and numbers are never reused.
-enum class Stream : uint32_t {
+enum class RandomStream : uint32_t {
   init = 1,        ///< parameter initialisation; index = parameter
   shuffle = 2,     ///< sample order; index = epoch
   augment = 3,     ///< crops of a sample; index = global sample counter
@@ -34,7 +34,7 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
 /// step.
 class Random {
  public:
-  Random(uint64_t seed, Stream stream, uint64_t index);
+  Random(uint64_t seed, RandomStream stream, uint64_t index);
 
   uint32_t u32();
   uint64_t u64();

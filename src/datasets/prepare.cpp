@@ -204,7 +204,7 @@ void add_views(TarWriter& tar, const Mesh& mesh, const std::string& name, int vi
   for (int v = 0; v < views; ++v) {
     work_point();
     // Keyed by the model's name, so that a picture does not depend on which others there are.
-    Random random(xxh3(std::as_bytes(std::span(name))), Stream::render, static_cast<uint64_t>(v));
+    Random random(xxh3(std::as_bytes(std::span(name))), RandomStream::render, static_cast<uint64_t>(v));
     const Rendering picture = render(mesh, random_view(random, v, views), size);
     if (picture.coverage() < kLeastCoverage) continue;
     tar.add(fmt::format("{}/{:02}.ppm", name, v),

@@ -24,7 +24,7 @@ struct DrawKey {
   [[nodiscard]] Random random(int64_t place) const {
     DINO_CHECK(step < (uint64_t{1} << 30) && place < (1 << 23) && block < (1 << 8) && entry < 4,
                "a stochastic depth draw outside its index range");
-    return {seed, Stream::drop_path,
+    return {seed, RandomStream::drop_path,
             step << 34 | static_cast<uint64_t>(place) << 11 | static_cast<uint64_t>(block) << 3 |
                 static_cast<uint64_t>(branch) << 2 | entry};
   }

@@ -124,7 +124,7 @@ void ParameterStore::initialize(uint64_t seed) {
 #pragma omp parallel for schedule(dynamic)
   for (int64_t i = 0; i < n; ++i) {
     const ParameterInfo& info = parameters[static_cast<size_t>(i)];
-    draw(view(info).f32(), info.init, Random(seed, Stream::init, hash_of(info.name)));
+    draw(view(info).f32(), info.init, Random(seed, RandomStream::init, hash_of(info.name)));
   }
 }
 

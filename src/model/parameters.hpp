@@ -78,8 +78,8 @@ class ParameterStore {
   [[nodiscard]] std::span<const float> unit(int64_t index) const;
   void zero();
   void copy_from(const ParameterStore& other);
-  /// Draws every parameter by its Init from (seed, Stream::init, hash of the name): independent of ranks,
-  /// layout and order.
+  /// Draws every parameter by its Init from (seed, RandomStream::init, hash of the name): independent of
+  /// ranks, layout and order.
   void initialize(uint64_t seed);
 
  private:

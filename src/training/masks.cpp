@@ -91,7 +91,7 @@ BatchMasks batch_masks(const MaskConfig& config, const BlockMaskSettings& settin
   const auto masked_views = static_cast<int64_t>(static_cast<double>(views) * config.probability);
   BlockMaskSettings blocks = settings;
   blocks.min_patches = config.min_patches;
-  Random random(seed, Stream::masks, step);
+  Random random(seed, RandomStream::masks, step);
 
   // View i < masked_views draws its ratio from the i-th of equal strata of [ratio_min, ratio_max]; the list
   // is then shuffled over all views.

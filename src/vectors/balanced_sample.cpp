@@ -39,7 +39,8 @@ struct Children {
 
 /// A draw for (seed, level, item): the order it gives does not change when other items come or go.
 uint64_t hash(uint64_t seed, size_t level, int64_t item) {
-  return Random(seed, Stream::sampling, (static_cast<uint64_t>(level) << 48) | static_cast<uint64_t>(item))
+  return Random(seed, RandomStream::sampling,
+                (static_cast<uint64_t>(level) << 48) | static_cast<uint64_t>(item))
       .u64();
 }
 

@@ -80,7 +80,7 @@ bool orthonormalize(std::vector<double>& q, int64_t m, int64_t width) {
 /// nothing is gained).
 std::vector<float> leading_axes(const std::vector<float>& moment, int64_t m, int64_t width) {
   constexpr int kRounds = 5;
-  Random random(0, Stream::kmeans, kStartIndex + static_cast<uint64_t>(m));
+  Random random(0, RandomStream::kmeans, kStartIndex + static_cast<uint64_t>(m));
   std::vector<double> q(static_cast<size_t>(m * width));
   for (double& value : q) value = random.normal();
   if (!orthonormalize(q, m, width)) return {};
@@ -218,7 +218,7 @@ void LeadingBasis::project(const float* rows, int64_t n, float* out, int64_t str
 
 std::vector<int64_t> stratified_rows(int64_t total, int64_t count, uint64_t seed, uint64_t index) {
   DINO_CHECK(count <= total, "a sample is not larger than its source");
-  Random random(seed, Stream::kmeans, index);
+  Random random(seed, RandomStream::kmeans, index);
   std::vector<int64_t> rows(static_cast<size_t>(count));
   // Stratum s is [s * q + min(s, r), ...) with q = total / count, r = total % count: no overflow for any
   // total.

@@ -141,7 +141,7 @@ std::vector<float> seed_centroids(const Assigner& rows, const KMeansConfig& conf
                          config.seed, comm);
   double scale = fixed_point_scale(4 * rows.largest_norm() * rows.largest_norm());
   const auto trials = 2 + static_cast<int64_t>(std::log(static_cast<double>(config.clusters)));
-  Random random(config.seed, Stream::kmeans, config.stream * kRuns + kDraws);
+  Random random(config.seed, RandomStream::kmeans, config.stream * kRuns + kDraws);
   std::vector<uint8_t> used(sample.global.size(), 0);
   std::vector<float> seeds, nearest(sample.global.size(), std::numeric_limits<float>::infinity());
   for (int64_t have = 0; have < config.clusters;) {

@@ -22,9 +22,9 @@ TEST(Philox, KnownAnswers) {
 }
 
 TEST(Random, IsAFunctionOfSeedStreamAndIndex) {
-  Random a(7, Stream::augment, 42), b(7, Stream::augment, 42);
-  Random other_index(7, Stream::augment, 43), other_stream(7, Stream::masks, 42),
-      other_seed(8, Stream::augment, 42);
+  Random a(7, RandomStream::augment, 42), b(7, RandomStream::augment, 42);
+  Random other_index(7, RandomStream::augment, 43), other_stream(7, RandomStream::masks, 42),
+      other_seed(8, RandomStream::augment, 42);
   for (int i = 0; i < 9; ++i) {
     const uint32_t value = a.u32();
     EXPECT_EQ(value, b.u32());
@@ -35,7 +35,7 @@ TEST(Random, IsAFunctionOfSeedStreamAndIndex) {
 }
 
 TEST(Random, BelowIsUniform) {
-  Random random(1, Stream::test, 0);
+  Random random(1, RandomStream::test, 0);
   std::array<int, 7> counts{};
   constexpr int kDraws = 70000;
   for (int i = 0; i < kDraws; ++i) ++counts[random.below(7)];
@@ -45,7 +45,7 @@ TEST(Random, BelowIsUniform) {
 }
 
 TEST(Random, NormalHasUnitVariance) {
-  Random random(2, Stream::test, 0);
+  Random random(2, RandomStream::test, 0);
   double sum = 0, squares = 0;
   constexpr int kDraws = 100000;
   for (int i = 0; i < kDraws; ++i) {
@@ -58,7 +58,7 @@ TEST(Random, NormalHasUnitVariance) {
 }
 
 TEST(Random, PermutationHasEveryNumberOnce) {
-  Random random(3, Stream::shuffle, 5);
+  Random random(3, RandomStream::shuffle, 5);
   const std::vector<int64_t> order = permutation(random, 1000);
   EXPECT_EQ(std::set<int64_t>(order.begin(), order.end()).size(), 1000u);
   int fixed = 0;

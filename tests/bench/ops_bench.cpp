@@ -19,7 +19,7 @@ using namespace dino;
 
 Tensor random_tensor(Shape shape, DType dtype = DType::f32) {
   Tensor x(shape);
-  Random random(1, Stream::synthetic, 0);
+  Random random(1, RandomStream::synthetic, 0);
   for (float& v : x.f32()) v = random.uniform() - 0.5f;
   if (dtype == DType::f32) return x;
   Tensor y(shape, dtype);

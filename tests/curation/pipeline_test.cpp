@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 Image drawing(int seed, int64_t side = 48) {
   Image image{side, side, 3, std::vector<uint8_t>(static_cast<size_t>(side * side * 3), 250)};
-  Random random(static_cast<uint64_t>(seed), Stream::test, 3);
+  Random random(static_cast<uint64_t>(seed), RandomStream::test, 3);
   for (int blob = 0; blob < 6; ++blob) {
     const double cx = random.uniform(0.15, 0.85), cy = random.uniform(0.15, 0.85);
     const double r = random.uniform(0.05, 0.25);

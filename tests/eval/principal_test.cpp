@@ -13,7 +13,7 @@ namespace {
 
 /// Rows with a few strong directions and noise.
 std::vector<float> sample(int64_t rows, int64_t width, uint64_t seed) {
-  Random random(seed, Stream::test, 1);
+  Random random(seed, RandomStream::test, 1);
   std::vector<double> directions(static_cast<size_t>(4 * width));
   for (double& d : directions) d = random.normal();
   std::vector<float> x(static_cast<size_t>(rows * width));
@@ -31,7 +31,7 @@ std::vector<float> sample(int64_t rows, int64_t width, uint64_t seed) {
 
 TEST(Jacobi, DiagonalisesASymmetricMatrix) {
   const int64_t n = 7;
-  Random random(3, Stream::test, 2);
+  Random random(3, RandomStream::test, 2);
   std::vector<double> a(static_cast<size_t>(n * n)), values, vectors;
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j <= i; ++j)

@@ -27,7 +27,7 @@ void write_set(const std::string& path, int64_t rows, int64_t layers, bool mean,
   set.columns = {3, layers, mean ? 3 : 0};
   set.rows = rows;
   set.classes = classes;
-  Random random(seed, Stream::test, 0);
+  Random random(seed, RandomStream::test, 0);
   std::vector<float> x;
   for (int64_t i = 0; i < rows; ++i) {
     const auto label = static_cast<int32_t>(i % 3);
@@ -238,7 +238,7 @@ TEST(Segment, UpsamplingIsBilinearWithHalfPixelCentres) {
 TEST(Segment, TheHeadFindsThePatchesThatDiffer) {
   // 4 x 4 patches; column 0 of the features tells the foreground, the others are noise.
   const int64_t images = 24, grid = 4, size = 16, width = 5;
-  Random random(1, Stream::test, 9);
+  Random random(1, RandomStream::test, 9);
   std::vector<float> patches;
   std::vector<uint8_t> masks;
   for (int64_t i = 0; i < images; ++i) {
@@ -269,7 +269,7 @@ TEST(Composite, BlendsByAlphaAndRefusesWhatHasNoObject) {
       uint8_t* p = rgba.at(x, y);
       p[0] = 200, p[1] = 100, p[2] = 50, p[3] = x < 2 ? 255 : 0;
     }
-  Random random(0, Stream::render, 1), again(0, Stream::render, 1);
+  Random random(0, RandomStream::render, 1), again(0, RandomStream::render, 1);
   const Composite c = composite_on_background(rgba, 4, random);
   EXPECT_EQ(c.fault, "");
   // Padded to 4 x 4: the object is rows 1 and 2, columns 0 and 1.

@@ -150,7 +150,7 @@ TEST(Bounds, LongThinPicturesCostNoMoreThanOthers) {
       EXPECT_LE(square.width, 8192 + (long_side < 8192 ? long_side : 0));
       AugmentConfig augment;
       for (const CropKind kind : {CropKind::global1, CropKind::local}) {
-        Random random(1, Stream::test, 2);
+        Random random(1, RandomStream::test, 2);
         EXPECT_FALSE(augment_crop(image, kind, augment, random).pixels.empty());
       }
       (void)measure_quality(image);

@@ -378,7 +378,7 @@ TEST(Decode, SurvivesMutations) {
                               bytes_of(kAnimatedGif)};
   DecodeOptions options;
   options.limits.max_pixels = 1 << 20;
-  Random random(7, Stream::test, 1);
+  Random random(7, RandomStream::test, 1);
   size_t ok = 0;
   for (int round = 0; round < 1500; ++round) {
     Bytes bytes = seeds[static_cast<size_t>(round) % seeds.size()];

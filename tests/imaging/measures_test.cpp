@@ -29,7 +29,7 @@ double cosine(const std::vector<float>& a, const std::vector<float>& b) {
 /// A sprite: a few filled shapes on white, as icons are.
 Image sprite(int seed) {
   Image image{72, 72, 3, std::vector<uint8_t>(72 * 72 * 3, 255)};
-  Random random(static_cast<uint64_t>(seed), Stream::test, 2);
+  Random random(static_cast<uint64_t>(seed), RandomStream::test, 2);
   for (int shape = 0; shape < 6; ++shape) {
     const double cx = random.uniform(15, 57), cy = random.uniform(15, 57), rx = random.uniform(4, 16),
                  ry = random.uniform(4, 16);

@@ -102,7 +102,7 @@ TEST(RandomResizedCrop, FollowsItsDistribution) {
   double mean_scale = 0, mean_log_aspect = 0, smallest = 1, largest = 0;
   constexpr int kDraws = 20000;
   for (int i = 0; i < kDraws; ++i) {
-    Random random(1, Stream::augment, static_cast<uint64_t>(i));
+    Random random(1, RandomStream::augment, static_cast<uint64_t>(i));
     const Box box = random_resized_crop_box(kWidth, kHeight, 0.05, 0.32, random);
     ASSERT_GE(box.left, 0);
     ASSERT_GE(box.top, 0);
@@ -122,7 +122,7 @@ TEST(RandomResizedCrop, FollowsItsDistribution) {
 
 TEST(RandomResizedCrop, FallsBackToTheCentre) {
   // 1000 x 10: no box of at least 90 % of the area has an aspect below 4/3, so the fallback cuts the middle.
-  Random random(1, Stream::test, 5);
+  Random random(1, RandomStream::test, 5);
   const Box box = random_resized_crop_box(1000, 10, 0.9, 1.0, random);
   EXPECT_EQ(box.height, 10);
   EXPECT_EQ(box.width, 13);
@@ -137,7 +137,7 @@ TEST(AugmentCrop, IsAFunctionOfItsRandomStream) {
   AugmentConfig config;
   config.global_size = 32, config.local_size = 16;
   for (CropKind kind : {CropKind::global1, CropKind::global2, CropKind::local}) {
-    Random a(3, Stream::augment, 9), b(3, Stream::augment, 9), c(3, Stream::augment, 10);
+    Random a(3, RandomStream::augment, 9), b(3, RandomStream::augment, 9), c(3, RandomStream::augment, 10);
     const Image first = augment_crop(image, kind, config, a);
     EXPECT_EQ(first.width, kind == CropKind::local ? 16 : 32);
     EXPECT_EQ(first.pixels, augment_crop(image, kind, config, b).pixels);
@@ -153,7 +153,7 @@ TEST(AugmentCrop, ResamplingIsTheOneAskedFor) {
   config.blur = BlurSetting::off;
   for (const Resampling filter : {Resampling::bicubic, Resampling::bilinear}) {
     config.resampling = filter;
-    Random crop(7, Stream::augment, 1), again(7, Stream::augment, 1);
+    Random crop(7, RandomStream::augment, 1), again(7, RandomStream::augment, 1);
     // The box is the first draw.
     const Box box = random_resized_crop_box(40, 40, config.global_scale_min, config.global_scale_max, again);
     EXPECT_EQ(augment_crop(image, CropKind::global1, config, crop).pixels,
@@ -172,7 +172,7 @@ TEST(AugmentCrop, FrequenciesOfItsOperations) {
   constexpr int kDraws = 2000;
   std::vector<Image> plain;
   for (int i = 0; i < kDraws; ++i) {
-    Random random(5, Stream::augment, static_cast<uint64_t>(i));
+    Random random(5, RandomStream::augment, static_cast<uint64_t>(i));
     plain.push_back(augment_crop(image, CropKind::global2, config, random));
     bool equal = true;
     for (size_t p = 0; p < plain.back().pixels.size(); p += 3) {
@@ -186,7 +186,7 @@ TEST(AugmentCrop, FrequenciesOfItsOperations) {
     config.blur = setting;
     int blurred = 0;
     for (int i = 0; i < kDraws; ++i) {
-      Random random(5, Stream::augment, static_cast<uint64_t>(i));
+      Random random(5, RandomStream::augment, static_cast<uint64_t>(i));
       blurred += augment_crop(image, CropKind::global2, config, random).pixels !=
                  plain[static_cast<size_t>(i)].pixels;
     }

@@ -29,7 +29,7 @@ inline Bytes bytes_of(std::string_view text) {
 inline Image picture(int64_t width, int64_t height, int seed = 1) {
   Image image{width, height, 3, {}};
   image.pixels.resize(static_cast<size_t>(width * height * 3));
-  Random random(static_cast<uint64_t>(seed), Stream::test, 0);
+  Random random(static_cast<uint64_t>(seed), RandomStream::test, 0);
   const double a = random.uniform(2, 9), b = random.uniform(2, 9), c = random.uniform(0, 6);
   for (int64_t y = 0; y < height; ++y) {
     for (int64_t x = 0; x < width; ++x) {

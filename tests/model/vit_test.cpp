@@ -17,7 +17,7 @@ using golden::relative_error;
 
 Tensor random_tensor(const Shape& shape, uint64_t index) {
   Tensor tensor(shape);
-  Random random(11, Stream::test, index);
+  Random random(11, RandomStream::test, index);
   for (float& x : tensor.f32()) x = static_cast<float>(random.normal());
   return tensor;
 }
@@ -27,7 +27,7 @@ ParameterStore random_weights(const ParameterLayout& layout) {
   ParameterStore weights(layout);
   weights.initialize(3);
   for (const ParameterInfo& info : layout.parameters()) {
-    Random random(4, Stream::test, static_cast<uint64_t>(info.unit * 1'000'003 + info.offset));
+    Random random(4, RandomStream::test, static_cast<uint64_t>(info.unit * 1'000'003 + info.offset));
     for (float& x : weights.view(info).f32()) {
       x += static_cast<float>(0.1 * random.normal());
       if (info.name.ends_with("gamma")) x = static_cast<float>(0.3 + 0.05 * random.normal());
@@ -51,7 +51,7 @@ std::vector<float> tokens_of(ConstTensorView matrix, const TokenEntry& entry) {
 
 Tensor random_mask(int64_t batch, int64_t patches) {
   Tensor mask(Shape{batch, patches}, DType::u8);
-  Random random(5, Stream::test, 9);
+  Random random(5, RandomStream::test, 9);
   for (int64_t i = 0; i < mask.numel(); ++i) mask.as<uint8_t>()[i] = random.bernoulli(0.4) ? 1 : 0;
   return mask;
 }
@@ -140,7 +140,7 @@ TEST(Vit, ReadingFewRowsChangesNothing) {
         EXPECT_LE(relative_error(std::span<const float>(inference.norm.rows(row, 1).f32()),
                                  std::span<const float>(expected.norm.rows(row, 1).f32())),
                   bound);
-        Random random(8, Stream::test, static_cast<uint64_t>(row));
+        Random random(8, RandomStream::test, static_cast<uint64_t>(row));
         for (float& g : d_norm.view().rows(row, 1).f32()) g = static_cast<float>(random.normal());
       }
       ParameterStore expected_gradients(layout), gradients(layout);

@@ -14,7 +14,7 @@ namespace {
 
 /// The value that rank `rank` holds at `i`; any rank can compute all of them.
 float value_of(int rank, size_t i) {
-  Random random(9, Stream::test, static_cast<uint64_t>(rank) * 1000003u + i);
+  Random random(9, RandomStream::test, static_cast<uint64_t>(rank) * 1000003u + i);
   return static_cast<float>(random.normal()) * (i % 3 == 0 ? 1e6f : 1e-3f);
 }
 

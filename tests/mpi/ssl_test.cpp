@@ -67,7 +67,7 @@ struct Data {
   }
 
   static void fill(Tensor& crops, int64_t row, uint64_t step, uint64_t id) {
-    Random random(step, Stream::test, id);
+    Random random(step, RandomStream::test, id);
     for (float& value : crops.view().rows(row, 1).f32()) value = static_cast<float>(random.normal());
   }
 };

@@ -100,7 +100,7 @@ TEST_P(AttentionTest, BackwardIsTheDerivative) {
     const Values g = values_of(dout), got = values_of(dqkv);
     const double largest = largest_magnitude(got);
     Values x = values_of(qkv);
-    Random random(5, Stream::test, 0);
+    Random random(5, RandomStream::test, 0);
     for (int sample = 0; sample < 12; ++sample) {
       const auto i = static_cast<size_t>(random.below(x.size()));
       const double kept = x[i];

@@ -65,7 +65,7 @@ class OperatorTest : public ::testing::TestWithParam<Variant> {
 /// Standard normal numbers times `scale`, rounded to the dtype.
 inline Tensor random_tensor(Shape shape, DType dtype, uint64_t seed, double scale = 1) {
   Tensor tensor(shape, dtype);
-  Random random(seed, Stream::test, 0);
+  Random random(seed, RandomStream::test, 0);
   for (int64_t i = 0; i < tensor.numel(); ++i) {
     const auto value = static_cast<float>(random.normal() * scale);
     if (dtype == DType::bf16)

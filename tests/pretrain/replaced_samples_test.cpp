@@ -22,7 +22,7 @@ int64_t ends_at(int64_t records, int64_t broken, int64_t batch, double limit, in
     for (int64_t sample = step * batch; sample < (step + 1) * batch; ++sample) {
       if (sample / records != epoch) {
         epoch = sample / records;
-        Random random(seed, Stream::test, static_cast<uint64_t>(epoch));
+        Random random(seed, RandomStream::test, static_cast<uint64_t>(epoch));
         order = permutation(random, records);
       }
       replaced += order[static_cast<size_t>(sample % records)] < broken ? 1 : 0;

@@ -82,7 +82,7 @@ TEST(Files, ChecksumsHaveTheirPublishedValues) {
 }
 
 TEST(Files, ChecksumsChainCombineAndAgreeWithTheBitwiseDefinition) {
-  Random random(1, Stream::test, 0);
+  Random random(1, RandomStream::test, 0);
   std::string text(3001, '\0');
   for (char& c : text) c = static_cast<char>(random.below(256));
   for (const size_t cut : {0u, 1u, 7u, 8u, 1500u, 3000u, 3001u}) {

@@ -63,7 +63,7 @@ SslConfig config_of(Centering centering, bool separate_head) {
 
 Tensor crops(int64_t count, int64_t side, uint64_t id) {
   Tensor tensor(Shape{count, 3, side, side});
-  Random random(3, Stream::test, id);
+  Random random(3, RandomStream::test, id);
   for (float& value : tensor.f32()) value = random.uniform() * 3.4F - 1.7F;
   return tensor;
 }

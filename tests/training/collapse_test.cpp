@@ -215,7 +215,7 @@ TEST(Collapse, OfTargetsThemselves) {
     h.width = 32;
     return judge_collapse(h);
   };
-  Random random(3, Stream::test, 1);
+  Random random(3, RandomStream::test, 1);
   const auto one_per_image = [&] {
     targets.view().zero();
     for (int64_t r = 0; r < rows; ++r) targets.as<float>()[r * k + 7 * (r % 2)] = 1.0F;

@@ -15,7 +15,7 @@ namespace {
 TEST(Eigenvalues, OfAMatrixMadeFromItsSpectrum) {
   const int64_t n = 23;
   // A = H D H with a Householder reflector H = I - 2 w w^T has the spectrum D.
-  Random random(4, Stream::test, 0);
+  Random random(4, RandomStream::test, 0);
   std::vector<double> w, spectrum;
   double length = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -80,7 +80,7 @@ TEST(FeatureHealth, RunsFromOneDirectionToAllOfThem) {
   EXPECT_NEAR(feature_health({spread, {4, 4}}, arena, ops::backend()).effective_rank, 8.0, 1e-4);
 
   Tensor sphere(Shape{1, 2, 500, width}), norm(Shape{1000});
-  Random random(2, Stream::test, 1);
+  Random random(2, RandomStream::test, 1);
   for (float& value : sphere.f32()) value = static_cast<float>(random.normal());
   const TensorView flat = sphere.view().reshaped(Shape{1000, width});
   ops::backend().l2_normalize(flat, 1e-8F, flat, norm);

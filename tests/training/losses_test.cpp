@@ -19,7 +19,7 @@ using Matrix = std::vector<std::vector<double>>;
 
 Tensor random_matrix(int64_t rows, int64_t columns, double scale, uint64_t id) {
   Tensor x(Shape{rows, columns});
-  Random random(17, Stream::test, id);
+  Random random(17, RandomStream::test, id);
   for (float& value : x.f32()) value = static_cast<float>(scale * random.normal());
   return x;
 }
@@ -253,7 +253,7 @@ std::array<double, 2> loss_at_initialisation(int64_t k, int64_t bottleneck) {
   const Communicator self = Communicator::self();
   Arena arena;
   const int64_t rows = 2;
-  Random random(3, Stream::test, 9);
+  Random random(3, RandomStream::test, 9);
   Tensor prototypes(Shape{k, bottleneck}), norm(Shape{k});
   for (float& value : prototypes.f32()) value = random.uniform() - 0.5F;
   backend.l2_normalize(prototypes, 1e-12F, prototypes, norm);

@@ -78,7 +78,7 @@ TEST(Masks, ExactCountTopsUpWhatBlocksLeaveOpen) {
 }
 
 TEST(Masks, DegenerateGridsEnd) {
-  Random random(1, Stream::test, 0);
+  Random random(1, RandomStream::test, 0);
   BlockMaskSettings settings;
   settings.grid_h = settings.grid_w = 1;
   EXPECT_EQ(block_mask(settings, 1, random).masked, 0);  // a block must be smaller than the grid

@@ -135,7 +135,7 @@ GeneratorSamples draw_masks(const BlockMaskSettings& settings, int64_t target, i
   GeneratorSamples samples;
   const int64_t height = settings.grid_h;
   const int64_t width = settings.grid_w;
-  Random random(7, Stream::test, static_cast<uint64_t>(target * 1000 + height));
+  Random random(7, RandomStream::test, static_cast<uint64_t>(target * 1000 + height));
   for (int draw = 0; draw < draws; ++draw) {
     const BlockMaskResult result = block_mask(settings, target, random);
     samples.consistent = samples.consistent && result.masked <= target &&

@@ -32,7 +32,7 @@ struct Batch {
   Tensor global{Shape{6, 3, 16, 16}}, local{Shape{6, 3, 8, 8}}, masks{Shape{6, 4}, DType::u8};
   SslBatch batch;
   Batch() {
-    Random random(1, Stream::test, 0);
+    Random random(1, RandomStream::test, 0);
     for (float& value : global.f32()) value = static_cast<float>(random.normal());
     for (float& value : local.f32()) value = static_cast<float>(random.normal());
     for (const int64_t i : {0, 1, 9, 14}) masks.as<uint8_t>()[i] = 1;

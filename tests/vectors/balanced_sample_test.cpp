@@ -20,7 +20,7 @@ struct Tree {
 
 /// Skewed sizes; some clusters are empty and some rows are not available.
 Tree random_tree(int64_t rows, const std::vector<int64_t>& levels, uint64_t seed) {
-  Random random(seed, Stream::test, 5);
+  Random random(seed, RandomStream::test, 5);
   Tree tree;
   int64_t below = rows;
   for (const int64_t clusters : levels) {

@@ -12,7 +12,7 @@ namespace dino {
 namespace {
 
 std::vector<Edge> random_edges(int64_t rows, int64_t count, uint64_t seed) {
-  Random random(seed, Stream::test, 3);
+  Random random(seed, RandomStream::test, 3);
   std::vector<Edge> edges;
   for (int64_t i = 0; i < count; ++i) {
     const auto a = static_cast<int64_t>(random.below(static_cast<uint64_t>(rows)));
@@ -51,7 +51,7 @@ TEST(Groups, ComponentsAgreeWithUnionFind) {
 TEST(Groups, EveryStarMemberHasAnEdgeToABetterCentre) {
   const auto edges = random_edges(400, 900, 2);
   std::vector<double> quality(400);
-  Random random(3, Stream::test, 4);
+  Random random(3, RandomStream::test, 4);
   for (double& value : quality) value = std::floor(random.uniform(0, 5));
   const auto groups = group_rows(400, edges, GroupRule::star, quality);
   int64_t kept = 0;

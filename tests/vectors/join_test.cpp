@@ -72,7 +72,7 @@ TEST(Join, TheBoundCutsOnLowDimensionalDataAndChangesNothing) {
 
 /// Rows without structure, and a few of them twice.
 std::vector<float> isotropic_rows(int64_t rows, int64_t width, int64_t twice, uint64_t seed) {
-  Random random(seed, Stream::test, 2);
+  Random random(seed, RandomStream::test, 2);
   std::vector<float> values(static_cast<size_t>(rows * width));
   for (float& value : values) value = static_cast<float>(random.normal());
   std::copy_n(values.begin(), twice * width, values.begin() + (rows - twice) * width);
@@ -101,7 +101,7 @@ TEST(Join, AHighThresholdUsesTheBoundOnFullDimensionalDataToo) {
 
 TEST(Join, MissesNothingAmongSomeThousandsOfRowsWithoutStructure) {
   auto rows = isotropic_rows(6000, 64, 0, 15);
-  Random random(15, Stream::test, 3);
+  Random random(15, RandomStream::test, 3);
   for (int64_t i = 0; i < 600 * 64; ++i)  // near copies at cosines about the threshold
     rows[static_cast<size_t>(i)] =
         rows[static_cast<size_t>(i + 3000 * 64)] + static_cast<float>(0.04 * random.normal());
@@ -238,7 +238,7 @@ TEST(Lists, AreThoseOfLargestOrderedProductAndTiesGoToTheSmaller) {
 
 TEST(OrderedDots, EqualTheSingleChainBitForBit) {
   const CpuLevel before = cpu_level();
-  Random random(6, Stream::test, 6);
+  Random random(6, RandomStream::test, 6);
   for (const int64_t k : {1, 7, 64, 513}) {
     std::vector<float> values(static_cast<size_t>(16 * k));
     for (float& value : values) value = static_cast<float>(random.normal());

@@ -262,7 +262,7 @@ TEST(KMeans, RowsOfAnySizeClusterAsThoseOfSizeOne) {
 TEST(KMeans, AGiantRowDoesNotRoundTheOthersAway) {
   for (const float giant : {1e12f, 1e30f, 3e38f}) {
     std::vector<float> rows;
-    Random random(1, Stream::test, 9);
+    Random random(1, RandomStream::test, 9);
     for (int i = 0; i < 200; ++i)
       for (int k = 0; k < 8; ++k)
         rows.push_back(static_cast<float>((k == i % 4 ? 1 : 0) + 0.01 * random.normal()));

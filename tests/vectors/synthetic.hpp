@@ -19,7 +19,7 @@ struct Shape {
 };
 
 inline std::vector<float> unit_rows(const Shape& shape, uint64_t seed) {
-  Random random(seed, Stream::test, 1);
+  Random random(seed, RandomStream::test, 1);
   const auto draw = [&](int64_t n, double scale) {
     std::vector<double> values(static_cast<size_t>(n));
     for (double& value : values) value = scale * random.normal() / std::sqrt(static_cast<double>(n));
