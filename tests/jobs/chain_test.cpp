@@ -252,7 +252,7 @@ TEST(Chain, VariablesReachTheShellWhole) {
 
 TEST(Chain, ASettingThatStandsTwiceIsRefused) {
   const std::string fault = fault_of("[chain]\nrun = /r\n[a]\ncommand = x\ntime = 1:00\ntime = 2:00\n");
-  EXPECT_NE(fault.find("x.cfg:6: time stands before in line 5"), std::string::npos) << fault;
+  EXPECT_NE(fault.find("time (x.cfg:6): stands before in x.cfg:5"), std::string::npos) << fault;
 }
 
 TEST(Chain, VariablesThatWouldBreakAScriptAreRefused) {
