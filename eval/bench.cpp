@@ -13,7 +13,7 @@
 #include "commands.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
-#include "ops/ops.hpp"
+#include "ops/gemm_rate.hpp"
 
 namespace dino::eval {
 
@@ -54,26 +54,6 @@ double forward_flops(const VitConfig& c, int64_t batch, int64_t side) {
   return 2 * static_cast<double>(batch) * (embed + static_cast<double>(c.depth) * block);
 }
 
-/// GFLOP/s of a large product through the same operator.
-double gemm_peak(Precision precision) {
-  constexpr int64_t n = 1024;
-  const DType act = precision == Precision::bf16 ? DType::bf16 : DType::f32;
-  Tensor x({n, n}, act), w({n, n}), y({n, n}, act);
-  Random random(0, RandomStream::synthetic, 1);
-  for (float& v : w.f32()) v = random.uniform() - 0.5F;
-  if (act == DType::bf16)
-    ops::backend().convert(w, x);
-  else
-    std::copy_n(w.as<float>(), w.numel(), x.as<float>());
-  double best = 1e30;
-  for (int i = 0; i < 6; ++i) {
-    const Stopwatch watch;
-    ops::backend().linear(x, w, {}, ops::Activation::none, y, {});
-    best = std::min(best, watch.seconds());
-  }
-  return 2.0 * n * n * n / best * 1e-9;
-}
-
 std::vector<Input> make_inputs(const BenchConfig& config, int64_t patch) {
   std::vector<Input> inputs;
   // Mixed sizes: full, three quarters and half of the side, packed into one call.
@@ -100,7 +80,10 @@ ExitCode run_bench(const BenchConfig& config, CommandContext& context) {
                                  (config.size / vit_config.patch + 1) * vit_config.patch));
   const Precision precision = precision_here(config.precision);
   const auto backbone = random_backbone(vit_config, static_cast<uint64_t>(context.common.seed));
-  const Vit vit(vit_config, precision);
+  const Vit vit(vit_config);
+  ops::Backend& backend = ops::backend_named("cpu");
+  Workplace place(backend, context.world, precision);
+  const Context& device = place.context();
   const std::vector<Input> inputs = make_inputs(config, vit_config.patch);
   std::vector<CropBatch> crops;
   double flops = 0;
@@ -108,18 +91,18 @@ ExitCode run_bench(const BenchConfig& config, CommandContext& context) {
     crops.push_back({input.images, {}});
     flops += forward_flops(vit_config, input.batch, input.side);
   }
-  Arena arena;
   std::vector<double> seconds;
   for (int64_t r = 0; r < config.repeats + 1; ++r) {
-    arena.reset();
+    device.arena.reset();
     context.world.barrier();
     const Stopwatch watch;
-    (void)vit.forward(backbone->weights, crops, {}, arena);
+    (void)vit.forward(device, backbone->weights, crops, {});
+    device.stream.synchronize();
     if (r > 0) seconds.push_back(context.world.max(watch.seconds()));  // the first pass fills caches
   }
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
-  const double peak = context.world.sum(gemm_peak(precision));
+  const double peak = context.world.sum(ops::gemm_rate(backend, precision));
   const int64_t ranks = context.world.size(), memory = context.world.max(peak_rss_bytes());
   const nlohmann::ordered_json result{
       {"preset", config.preset},

@@ -120,8 +120,9 @@ class VitExtractor final : public Extractor {
                ModelIdentity identity)
       : backbone_(std::move(backbone)),
         normalisation_(normalisation),
-        vit_(backbone_->config, precision),
-        identity_(std::move(identity)) {}
+        vit_(backbone_->config),
+        identity_(std::move(identity)),
+        place_(ops::backend_named("cpu"), Communicator::self(), precision) {}
   ModelIdentity identity() const override { return identity_; }
   std::string describe() const override { return backbone_->description; }
   FeatureColumns columns(const FeatureProtocol& p) const override {
@@ -168,15 +169,16 @@ class VitExtractor final : public Extractor {
 
  private:
   VitOutput forward(std::span<const Image> images, const VitForwardOptions& options) {
-    arena_.reset();
+    Context& c = place_.context();
+    c.arena.reset();
     const auto batch = static_cast<int64_t>(images.size());
     const int64_t side = images.front().width, pixels = 3 * side * side;
-    const TensorView input = arena_.make({batch, 3, side, side});
+    const TensorView input = c.arena.make({batch, 3, side, side});
 #pragma omp parallel for
     for (int64_t i = 0; i < batch; ++i)
       normalize_to(images[static_cast<size_t>(i)], normalisation_, input.as<float>() + i * pixels);
     const CropBatch crops{input, {}};
-    return vit_.forward(backbone_->weights, std::span(&crops, 1), options, arena_);
+    return vit_.forward(c, backbone_->weights, std::span(&crops, 1), options);
   }
   static float* mean_of(const float* rows, int64_t count, int64_t width, float* out) {
     for (int64_t d = 0; d < width; ++d) {
@@ -191,7 +193,7 @@ class VitExtractor final : public Extractor {
   Normalisation normalisation_;
   Vit vit_;
   ModelIdentity identity_;
-  Arena arena_;
+  Workplace place_;
 };
 
 void check_size(const FeatureProtocol& p, int64_t patch, int64_t depth) {

@@ -43,7 +43,8 @@ LinearHead::LinearHead(int64_t width, int64_t classes, uint64_t seed)
 
 void LinearHead::fit(const float* x, const std::vector<int32_t>& labels, const std::vector<int64_t>& rows,
                      const Training& training) {
-  ops::Backend& backend = ops::backend();
+  ops::Backend& backend = ops::backend_named("cpu");
+  HostStream stream;
   const auto n = static_cast<int64_t>(rows.size());
   const int64_t batch = std::min(training.batch, n), per_epoch = n / batch,
                 steps = per_epoch * training.epochs;
@@ -61,11 +62,11 @@ void LinearHead::fit(const float* x, const std::vector<int32_t>& labels, const s
         std::copy_n(x + row * width_, width_, input.as<float>() + i * width_);
         target[static_cast<size_t>(i)] = labels[static_cast<size_t>(row)];
       }
-      backend.linear(input, weight_, bias_, ops::Activation::none, logits, {});
+      backend.linear(stream, input, weight_, bias_, ops::Activation::none, logits, {});
       cross_entropy_gradient(logits.as<float>(), target.data(), batch, classes_);
-      d_weight.view().zero();
-      d_bias.view().zero();
-      backend.linear_backward_weight(logits, input, d_weight, d_bias);
+      fill(stream, d_weight, 0);
+      fill(stream, d_bias, 0);
+      backend.linear_backward_weight(stream, logits, input, d_weight, d_bias);
       const auto lr = static_cast<float>(
           peak * 0.5 *
           (1 + std::cos(std::numbers::pi * static_cast<double>(step) / static_cast<double>(steps))));
@@ -77,6 +78,8 @@ void LinearHead::fit(const float* x, const std::vector<int32_t>& labels, const s
 
 std::vector<int32_t> LinearHead::predict(const float* x, const std::vector<int64_t>& rows) const {
   constexpr int64_t kChunk = 1024;
+  ops::Backend& backend = ops::backend_named("cpu");
+  HostStream stream;
   std::vector<int32_t> out;
   out.reserve(rows.size());
   Tensor input({kChunk, width_}), logits({kChunk, classes_});
@@ -84,8 +87,8 @@ std::vector<int32_t> LinearHead::predict(const float* x, const std::vector<int64
     const auto count = static_cast<int64_t>(std::min<size_t>(kChunk, rows.size() - begin));
     for (int64_t i = 0; i < count; ++i)
       std::copy_n(x + rows[begin + static_cast<size_t>(i)] * width_, width_, input.as<float>() + i * width_);
-    ops::backend().linear(input.view().rows(0, count), weight_, bias_, ops::Activation::none,
-                          logits.view().rows(0, count), {});
+    backend.linear(stream, input.view().rows(0, count), weight_, bias_, ops::Activation::none,
+                   logits.view().rows(0, count), {});
     for (int64_t i = 0; i < count; ++i) {
       const float* row = logits.as<float>() + i * classes_;
       out.push_back(static_cast<int32_t>(std::max_element(row, row + classes_) - row));

@@ -12,8 +12,8 @@
 #include "base/log.hpp"
 #include "base/working.hpp"
 #include "commands.hpp"
+#include "numeric/principal_components.hpp"
 #include "picture_input.hpp"
-#include "principal.hpp"
 #include "storage/output_folder.hpp"
 
 namespace dino::eval {

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "statistics.hpp"
+#include "numeric/statistics.hpp"
 
 namespace dino::eval {
 

@@ -289,8 +289,8 @@ void begin_from(Beginning& beginning, const std::string& checkpoint, const Train
   });
   beginning.backbone.reset();
   const auto units = static_cast<int64_t>(model.layout().units().size());
-  for (int64_t unit = 0; unit < units; ++unit) context.world.broadcast_span(model.student().unit(unit));
-  model.teacher().copy_from(model.student());
+  for (int64_t unit = 0; unit < units; ++unit) context.world.broadcast_span(model.student().unit(unit).f32());
+  model.adopt_student();
 }
 
 }  // namespace dino::pretrain

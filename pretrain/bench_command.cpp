@@ -13,6 +13,7 @@
 #include "base/signals.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"
+#include "ops/gemm_rate.hpp"
 #include "resources.hpp"
 #include "timed_steps.hpp"
 
@@ -61,29 +62,6 @@ CropPlan parse_crops(const std::string& text) {
   return plan;
 }
 
-void fill_normal(TensorView view, uint64_t index) {
-  Random random(0, RandomStream::synthetic, index);
-  for (float& value : view.f32()) value = random.uniform() * 3.46F - 1.73F;
-}
-
-/// The rate of a large matrix product on the same threads: the ceiling of the step.
-double gemm_peak(Precision precision) {
-  constexpr int64_t kM = 2048, kN = 1536, kK = 1536;
-  const DType type = precision == Precision::bf16 ? DType::bf16 : DType::f32;
-  Tensor x32(Shape{kM, kK}), w(Shape{kN, kK}), x(Shape{kM, kK}, type), y(Shape{kM, kN}, type);
-  fill_normal(x32, 1);
-  fill_normal(w, 2);
-  ops::Backend& backend = ops::backend();
-  backend.convert(x32, x);
-  double best = 0;
-  for (int i = 0; i < 6; ++i) {
-    const Stopwatch watch;
-    backend.linear(x, w, {}, ops::Activation::none, y, {});
-    best = std::max(best, 2e-9 * static_cast<double>(kM * kN * kK) / watch.seconds());
-  }
-  return best;
-}
-
 TrainConfig train_config(const BenchConfig& bench, const CropPlan& plan) {
   TrainConfig config;
   config.preset = bench.preset;
@@ -110,7 +88,7 @@ ExitCode bench(const BenchConfig& bench_config, CommandContext& context) {
     throw UsageError("batch too small: --batch: fewer images than ranks");
   if (context.common.dry_run) return ExitCode::done;
   const SslConfig ssl = make_ssl_config(config);
-  const double peak = context.world.sum(gemm_peak(ssl.precision));
+  const double peak = context.world.sum(ops::gemm_rate(ops::backend_named("cpu"), ssl.precision));
   Timings timings = time_steps(config, context.world, bench_config.warmup, bench_config.steps);
   if (!timings.finite) throw InternalError("a bench step gave non-finite values; please report it");
   std::sort(timings.seconds.begin(), timings.seconds.end());

@@ -39,7 +39,10 @@ Tensor unit_columns(const Tensor& features, int64_t begin, int64_t width) {
 
 }  // namespace
 
-OnlineKnn::OnlineKnn(const TrainConfig& config, const Communicator& comm) : config_(config), comm_(comm) {
+OnlineKnn::OnlineKnn(const TrainConfig& config, const Communicator& comm)
+    : config_(config),
+      comm_(comm),
+      place_(ops::backend_named("cpu"), Communicator::self(), precision_here(config.precision)) {
   train_ = load(config.knn_train, config.knn_limit, classes_);
   test_ =
       load(config.knn_test, config.knn_test_limit > 0 ? config.knn_test_limit : config.knn_limit, classes_);
@@ -111,9 +114,10 @@ Tensor OnlineKnn::features(const Vit& vit, const ParameterStore& teacher, const 
   Tensor features(Shape{n, 2 * width});
   for (int64_t begin = 0; begin < n; begin += kBatch) {
     const int64_t count = std::min(kBatch, n - begin);
-    arena_.reset();
+    const Context& c = place_.context();
+    c.arena.reset();
     const CropBatch crop{set.images.view().rows(begin, count), {}};
-    const VitOutput output = vit.forward(teacher, {&crop, 1}, {}, arena_);
+    const VitOutput output = vit.forward(c, teacher, {&crop, 1}, {});
     const TokenEntry& entry = output.entries[0];
     const int64_t patches = entry.grid_h * entry.grid_w;
     for (int64_t i = 0; i < count; ++i) {

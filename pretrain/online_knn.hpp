@@ -43,7 +43,7 @@ class OnlineKnn {
   const Communicator& comm_;
   std::vector<std::string> classes_;
   Set train_, test_;
-  Arena arena_;
+  Workplace place_;
 };
 
 }  // namespace dino::pretrain

@@ -70,7 +70,8 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       dataset_(std::move(start.dataset)),
       forecast_(std::move(start.forecast)),
       schedules_(config_),
-      model_(make_ssl_config(config_), context.world),
+      place_(ops::backend_named("cpu"), context.world, precision_here(config_.precision)),
+      model_(make_ssl_config(config_), place_.context(), context.world),
       replaced_(static_cast<int64_t>(dataset_.records.size()), config_.max_replaced) {
   for (const std::string& fault : dataset_.faults) log::warning(fault);
 }
@@ -98,7 +99,7 @@ ExitCode Trainer::run() {
   }
   if (config_.knn_every > 0) {
     knn_ = std::make_unique<OnlineKnn>(config_, comm_);
-    knn_vit_ = std::make_unique<Vit>(model_.config().vit, model_.config().precision);
+    knn_vit_ = std::make_unique<Vit>(model_.config().vit);
     if (step_ == 0) evaluate_knn();
   }
 
@@ -297,7 +298,7 @@ bool Trainer::train_step(DataLoader& loader) {
   }
   skips_ = 0;
   loss_ = line.result.losses.total;
-  model_.update(line.schedule, line.result, ++updates_);
+  model_.update(line.schedule, ++updates_);
   line.step = step_;
   line.samples = step_ * config_.batch;
   line.replaced_samples = replaced_before_ + replaced_.replaced();

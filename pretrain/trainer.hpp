@@ -62,6 +62,7 @@ class Trainer {
   Dataset dataset_;
   std::optional<Forecast> forecast_;
   Schedules schedules_;
+  Workplace place_;
   SslModel model_;
   std::unique_ptr<FolderLock> lock_;
   std::unique_ptr<RunLog> log_;  ///< rank 0 only

@@ -229,6 +229,7 @@ bool embed_by_ingest(Run& run, const Ledger& ledger, const std::vector<int64_t>&
 struct Embedder::Backend {
   std::unique_ptr<Backbone> backbone;  ///< null = the copy descriptor
   std::unique_ptr<Vit> vit;
+  std::unique_ptr<Workplace> place;
   Normalisation normalisation;
   int64_t size = 0;
 };
@@ -239,7 +240,9 @@ Embedder::Embedder(const CurateConfig& config) : backend_(std::make_unique<Backe
   backend_->normalisation = preparation_of(config.embedding).normalisation;
   const VitConfig& vit = backend_->backbone->config;
   // fp32, so that the same bytes come from machines with and without bf16 instructions.
-  backend_->vit = std::make_unique<Vit>(vit, Precision::f32);
+  backend_->vit = std::make_unique<Vit>(vit);
+  backend_->place =
+      std::make_unique<Workplace>(ops::backend_named("cpu"), Communicator::self(), Precision::f32);
   backend_->size = std::max(vit.patch, config.image_size / vit.patch * vit.patch);
 }
 
@@ -272,10 +275,10 @@ void Embedder::embed(std::span<const Image> images, float* out) const {
     normalize_to(input(images[static_cast<size_t>(i)]), backend_->normalisation,
                  pixels.as<float>() + i * 3 * side * side);
   }
-  Arena arena;
+  const Context& c = backend_->place->context();
+  c.arena.reset();
   const CropBatch batch{pixels, {}};
-  const VitOutput tokens =
-      backend_->vit->forward(backend_->backbone->weights, std::span(&batch, 1), {}, arena);
+  const VitOutput tokens = backend_->vit->forward(c, backend_->backbone->weights, std::span(&batch, 1), {});
   const int64_t width = backend_->backbone->config.width;
   for (int64_t i = 0; i < n; ++i) {
     const float* row = tokens.norm.as<float>() + tokens.entries[0].cls_row(i) * width;

@@ -10,6 +10,7 @@
 
 #include "base/error.hpp"
 #include "comm/mpi_check.hpp"
+#include "comm/ordered_sum.hpp"
 #include "comm/watchdog.hpp"
 
 namespace dino {
@@ -18,6 +19,7 @@ namespace {
 using mpi::check;
 using mpi::in_chunks;
 using mpi::message_bytes;
+using mpi::sum_in_rank_order;
 
 int64_t message_limit = int64_t{1} << 30;
 /// Floating-point sums go through a buffer of this size.
@@ -52,29 +54,15 @@ void plain_all_reduce(MPI_Comm comm, std::span<T> values, MPI_Datatype type, MPI
   });
 }
 
-/// out[i] = sum over ranks r of parts[r * n + i], in rank order with a double accumulator: the result is a
-/// function of the values alone, whatever algorithm MPI picks for the transfer.
+/// Sends piece r of `values` (ranks * piece elements) to rank r; sums what came here into `out`.
 template <class T>
-void sum_in_rank_order(const T* parts, int ranks, int64_t n, T* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    double total = 0;
-    for (int r = 0; r < ranks; ++r) total += static_cast<double>(parts[r * n + i]);
-    out[i] = static_cast<T>(total);
-  }
-}
-
-/// Sends piece r of `values` (pieces of `piece` elements, `stride` apart) to rank r; sums what came here into
-/// `out`. `buffer` holds ranks * piece elements.
-template <class T>
-void exchange_and_sum(MPI_Comm comm, int ranks, const T* values, int64_t stride, int64_t piece,
-                      std::vector<T>& send, std::vector<T>& receive, MPI_Datatype type, T* out) {
-  send.resize(static_cast<size_t>(piece * ranks));
+void exchange_and_sum(MPI_Comm comm, int ranks, const T* values, int64_t piece, std::vector<T>& receive,
+                      MPI_Datatype type, T* out) {
   receive.resize(static_cast<size_t>(piece * ranks));
-  for (int r = 0; r < ranks; ++r) std::copy_n(values + r * stride, piece, send.begin() + r * piece);
-  const WatchdogScope scope("reduce_scatter");
-  check(MPI_Alltoall(send.data(), static_cast<int>(piece), type, receive.data(), static_cast<int>(piece),
-                     type, comm),
-        "reduce_scatter");
+  const WatchdogScope scope("all_reduce");
+  check(MPI_Alltoall(values, static_cast<int>(piece), type, receive.data(), static_cast<int>(piece), type,
+                     comm),
+        "all_reduce");
   sum_in_rank_order(receive.data(), ranks, piece, out);
 }
 
@@ -82,7 +70,7 @@ template <class T>
 void ordered_sum(MPI_Comm comm, int ranks, std::span<T> values, MPI_Datatype type) {
   const auto n = static_cast<int64_t>(values.size());
   const auto width = static_cast<int64_t>(sizeof(T));
-  std::vector<T> send, receive;
+  std::vector<T> receive;
   if (n * width * ranks <= std::min(kSmallSumBytes, message_bytes())) {
     receive.resize(static_cast<size_t>(n * ranks));
     const WatchdogScope scope("all_reduce");
@@ -108,7 +96,7 @@ void ordered_sum(MPI_Comm comm, int ranks, std::span<T> values, MPI_Datatype typ
       data = padded.data();
     }
     mine.resize(static_cast<size_t>(piece));
-    exchange_and_sum(comm, ranks, data, piece, piece, send, receive, type, mine.data());
+    exchange_and_sum(comm, ranks, data, piece, receive, type, mine.data());
     const WatchdogScope scope("all_reduce");
     check(
         MPI_Allgather(mine.data(), static_cast<int>(piece), type, data, static_cast<int>(piece), type, comm),
@@ -268,36 +256,6 @@ std::vector<std::string> Communicator::all_gather_strings(const std::string& tex
     at += count;
   }
   return texts;
-}
-
-void Communicator::reduce_scatter_in_place(std::span<float> values) const {
-  if (size_ == 1) return;
-  DINO_CHECK(static_cast<int64_t>(values.size()) % size_ == 0, "length is not a multiple of the ranks");
-  const int64_t shard = static_cast<int64_t>(values.size()) / size_;
-  const int64_t step = std::max<int64_t>(
-      1, std::min(kSumBufferBytes, message_bytes()) / (static_cast<int64_t>(sizeof(float)) * size_));
-  std::vector<float> send, receive, sums(static_cast<size_t>(std::min(step, shard)));
-  for (int64_t begin = 0; begin < shard; begin += step) {
-    const int64_t piece = std::min(step, shard - begin);
-    exchange_and_sum(comm_, size_, values.data() + begin, shard, piece, send, receive, MPI_FLOAT,
-                     sums.data());
-    std::copy_n(sums.begin(), piece, values.data() + rank_ * shard + begin);
-  }
-}
-
-void Communicator::all_gather_in_place(std::span<float> values) const {
-  if (size_ == 1) return;
-  DINO_CHECK(static_cast<int64_t>(values.size()) % size_ == 0, "length is not a multiple of the ranks");
-  const int64_t shard = static_cast<int64_t>(values.size()) / size_;
-  if (static_cast<int64_t>(values.size_bytes()) <= message_bytes()) {
-    const WatchdogScope scope("all_gather");
-    check(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values.data(), static_cast<int>(shard), MPI_FLOAT,
-                        comm_),
-          "all_gather");
-    return;
-  }
-  for (int r = 0; r < size_; ++r)
-    broadcast_span(values.subspan(static_cast<size_t>(r * shard), static_cast<size_t>(shard)), r);
 }
 
 Communicator Communicator::split(int colour, int key) const {

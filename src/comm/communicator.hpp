@@ -76,12 +76,6 @@ class Communicator {
   [[nodiscard]] std::vector<std::vector<std::byte>> all_to_all(
       const std::vector<std::vector<std::byte>>& send) const;
 
-  /// Every rank holds `values` of the same length = size() * shard. Reduces (sum) and leaves this rank's
-  /// shard in place at [rank * shard, (rank + 1) * shard); the rest is unspecified.
-  void reduce_scatter_in_place(std::span<float> values) const;
-  /// The inverse: this rank's shard is at its place; afterwards every rank has all.
-  void all_gather_in_place(std::span<float> values) const;
-
   [[nodiscard]] Communicator split(int colour, int key) const;
 
  private:

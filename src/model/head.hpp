@@ -32,27 +32,26 @@ struct HeadSaved {
 
 class Head {
  public:
-  Head(HeadConfig config, Precision precision, std::string module);
+  Head(HeadConfig config, std::string module);
   [[nodiscard]] const HeadConfig& config() const { return config_; }
   [[nodiscard]] const std::string& module() const { return module_; }
   /// x f32 [R, input] -> unit vectors f32 [R, bottleneck]. `before_norm` (optional out) is the bottleneck
   /// before normalisation.
-  [[nodiscard]] TensorView forward(const ParameterStore& weights, ConstTensorView x, Arena& arena,
+  [[nodiscard]] TensorView forward(const Context& c, const ParameterStore& weights, ConstTensorView x,
                                    HeadSaved* saved = nullptr, TensorView* before_norm = nullptr) const;
   /// d_unit f32 [R, bottleneck] -> returns dx f32 [R, input]; adds to gradients.
-  [[nodiscard]] TensorView backward(const ParameterStore& weights, const HeadSaved& saved,
-                                    ConstTensorView d_unit, ParameterStore& gradients, Arena& arena) const;
+  [[nodiscard]] TensorView backward(const Context& c, const ParameterStore& weights, const HeadSaved& saved,
+                                    ConstTensorView d_unit, ParameterStore& gradients) const;
 
   /// The last layer's effective weight W[k,:] = g[k] v[k,:] / |v[k,:]|, f32 [K, bottleneck]; computed once
   /// per step.
-  [[nodiscard]] TensorView prototypes(const ParameterStore& weights, Arena& arena) const;
+  [[nodiscard]] TensorView prototypes(const Context& c, const ParameterStore& weights) const;
   /// Adds the gradients of g and v from that of W.
-  void prototypes_backward(const ParameterStore& weights, ConstTensorView d_prototypes,
+  void prototypes_backward(const Context& c, const ParameterStore& weights, ConstTensorView d_prototypes,
                            ParameterStore& gradients) const;
 
  private:
   HeadConfig config_;
-  Precision precision_;
   std::string module_;
 };
 

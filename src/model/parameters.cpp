@@ -2,7 +2,6 @@
 #include "model/parameters.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/random.hpp"
 
@@ -77,17 +76,17 @@ int64_t ParameterLayout::count(std::string_view module) const {
   return total;
 }
 
-ParameterStore::ParameterStore(const ParameterLayout& layout) : layout_(&layout) {
+ParameterStore::ParameterStore(const ParameterLayout& layout, Memory& memory) : layout_(&layout) {
   units_.reserve(layout.units().size());
-  for (const UnitInfo& unit : layout.units()) units_.emplace_back(Shape{unit.padded});
+  for (const UnitInfo& unit : layout.units()) units_.emplace_back(Shape{unit.padded}, DType::f32, memory);
 }
 
 TensorView ParameterStore::view(const ParameterInfo& info) {
-  return view_of(units_[static_cast<size_t>(info.unit)].as<float>() + info.offset, info.shape);
+  return unit(info.unit).rows(info.offset, info.shape.numel()).reshaped(info.shape);
 }
 
 ConstTensorView ParameterStore::view(const ParameterInfo& info) const {
-  return view_of(units_[static_cast<size_t>(info.unit)].as<float>() + info.offset, info.shape);
+  return unit(info.unit).rows(info.offset, info.shape.numel()).reshaped(info.shape);
 }
 
 TensorView ParameterStore::view(std::string_view name) {
@@ -98,24 +97,21 @@ ConstTensorView ParameterStore::view(std::string_view name) const {
   return view(layout_->find(name));
 }
 
-std::span<float> ParameterStore::unit(int64_t index) {
-  return units_[static_cast<size_t>(index)].f32();
+TensorView ParameterStore::unit(int64_t index) {
+  return units_[static_cast<size_t>(index)];
 }
 
-std::span<const float> ParameterStore::unit(int64_t index) const {
-  return units_[static_cast<size_t>(index)].f32();
+ConstTensorView ParameterStore::unit(int64_t index) const {
+  return units_[static_cast<size_t>(index)];
 }
 
-void ParameterStore::zero() {
-  for (Tensor& unit : units_) unit.view().zero();
+void ParameterStore::zero(Stream& stream) {
+  for (Tensor& unit : units_) fill(stream, unit, 0);
 }
 
-void ParameterStore::copy_from(const ParameterStore& other) {
+void ParameterStore::copy_from(Stream& stream, const ParameterStore& other) {
   DINO_CHECK(units_.size() == other.units_.size(), "stores of different layouts");
-  for (size_t i = 0; i < units_.size(); ++i) {
-    DINO_CHECK(units_[i].numel() == other.units_[i].numel(), "units of different sizes");
-    std::memcpy(units_[i].as<float>(), other.units_[i].as<float>(), static_cast<size_t>(units_[i].bytes()));
-  }
+  for (size_t i = 0; i < units_.size(); ++i) copy(stream, units_[i], other.units_[i]);
 }
 
 void ParameterStore::initialize(uint64_t seed) {

@@ -64,22 +64,26 @@ class ParameterLayout {
 /// to 16 floats, the last ones may be shorter or empty.
 constexpr int64_t kUnitAlignment = 64;
 
-/// One value per parameter element: weights, gradients, or moments. Every unit is one Tensor.
+/// One value per parameter element: weights, gradients, or moments. Every unit is one Tensor on the store's
+/// device.
 class ParameterStore {
  public:
   ParameterStore() = default;
-  explicit ParameterStore(const ParameterLayout& layout);  ///< zeros; the layout must outlive the store
+  /// Zeros; the layout must outlive the store.
+  explicit ParameterStore(const ParameterLayout& layout, Memory& memory = Memory::host());
   [[nodiscard]] const ParameterLayout& layout() const { return *layout_; }
   [[nodiscard]] TensorView view(std::string_view name);
   [[nodiscard]] ConstTensorView view(std::string_view name) const;
   [[nodiscard]] TensorView view(const ParameterInfo& info);
   [[nodiscard]] ConstTensorView view(const ParameterInfo& info) const;
-  [[nodiscard]] std::span<float> unit(int64_t index);  ///< padded length
-  [[nodiscard]] std::span<const float> unit(int64_t index) const;
-  void zero();
-  void copy_from(const ParameterStore& other);
+  [[nodiscard]] TensorView unit(int64_t index);  ///< f32 [padded length]
+  [[nodiscard]] ConstTensorView unit(int64_t index) const;
+  [[nodiscard]] bool on_host() const { return units_.empty() || units_.front().device().is_host(); }
+  void zero(Stream& stream);
+  /// Of the same layout; one of both is on the stream's device, the other there too or on the host.
+  void copy_from(Stream& stream, const ParameterStore& other);
   /// Draws every parameter by its Init from (seed, RandomStream::init, hash of the name): independent of
-  /// ranks, layout and order.
+  /// ranks, layout and order. Of a store on the host.
   void initialize(uint64_t seed);
 
  private:

@@ -6,10 +6,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <tuple>
 #include <vector>
 
-#include "model/vit.hpp"
+#include "model/vit_parts.hpp"
 
 namespace dino {
 namespace {
@@ -102,74 +103,73 @@ bool is_native(const VitConfig& config, int64_t grid_h, int64_t grid_w) {
   return grid_h == config.position_grid && grid_w == config.position_grid;
 }
 
-void check_shapes(ConstTensorView table, ConstTensorView grid, const VitConfig& config, int64_t grid_h,
-                  int64_t grid_w) {
-  DINO_CHECK(table.numel() == (1 + config.position_grid * config.position_grid) * config.width,
-             "position table " + table.shape.str());
-  DINO_CHECK(grid.numel() == (1 + grid_h * grid_w) * config.width, "positions " + grid.shape.str());
+/// On the host.
+struct Sparse {
+  std::vector<int64_t> starts{0}, columns;
+  std::vector<float> weights;
+  void add(int64_t column, float weight) {
+    columns.push_back(column);
+    weights.push_back(weight);
+  }
+  void end_row() { starts.push_back(static_cast<int64_t>(columns.size())); }
+};
+
+/// Row 0 is the class token's position, row 1 + i w + j that of patch (i, j).
+Sparse make_map(const VitConfig& config, int64_t grid_h, int64_t grid_w) {
+  Sparse map;
+  map.add(0, 1.0F);
+  map.end_row();
+  const int64_t table = config.position_grid;
+  if (is_native(config, grid_h, grid_w)) {
+    for (int64_t i = 0; i < table * table; ++i) {
+      map.add(1 + i, 1.0F);
+      map.end_row();
+    }
+    return map;
+  }
+  const auto rows = axis_for(config, grid_h);
+  const auto columns = axis_for(config, grid_w);
+  for (size_t i = 0; i < static_cast<size_t>(grid_h); ++i)
+    for (size_t j = 0; j < static_cast<size_t>(grid_w); ++j) {
+      for (int64_t a = rows->begin[i]; a < rows->end[i]; ++a)
+        for (int64_t b = columns->begin[j]; b < columns->end[j]; ++b)
+          map.add(1 + a * table + b,
+                  rows->weight(static_cast<int64_t>(i), a) * columns->weight(static_cast<int64_t>(j), b));
+      map.end_row();
+    }
+  return map;
 }
 
-void add_scaled(float scale, const float* x, float* y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) y[i] += scale * x[i];
+/// Entries of a row keep the order of the rows that they come from: sums run in grid order.
+Sparse transposed(const Sparse& map, int64_t columns) {
+  Sparse result;
+  result.starts.assign(static_cast<size_t>(columns) + 1, 0);
+  for (const int64_t column : map.columns) ++result.starts[static_cast<size_t>(column) + 1];
+  std::partial_sum(result.starts.begin(), result.starts.end(), result.starts.begin());
+  std::vector<int64_t> next(result.starts.begin(), result.starts.end() - 1);
+  result.columns.resize(map.columns.size());
+  result.weights.resize(map.columns.size());
+  for (size_t row = 0; row + 1 < map.starts.size(); ++row)
+    for (auto e = static_cast<size_t>(map.starts[row]); e < static_cast<size_t>(map.starts[row + 1]); ++e) {
+      const auto to = static_cast<size_t>(next[static_cast<size_t>(map.columns[e])]++);
+      result.columns[to] = static_cast<int64_t>(row);
+      result.weights[to] = map.weights[e];
+    }
+  return result;
+}
+
+ops::SparseRows uploaded(const Context& c, const Sparse& map) {
+  return {c.arena.upload(c.stream, std::span<const int64_t>(map.starts)),
+          c.arena.upload(c.stream, std::span<const int64_t>(map.columns)),
+          c.arena.upload(c.stream, std::span<const float>(map.weights))};
 }
 
 }  // namespace
 
-void interpolate_positions(ConstTensorView pos_embed, const VitConfig& config, int64_t grid_h, int64_t grid_w,
-                           TensorView out) {
-  check_shapes(pos_embed, out, config, grid_h, grid_w);
-  const int64_t width = config.width;
-  const int64_t table = config.position_grid;
-  const float* from = pos_embed.as<float>();
-  float* to = out.as<float>();
-  if (is_native(config, grid_h, grid_w)) {
-    std::copy_n(from, out.numel(), to);
-    return;
-  }
-  std::copy_n(from, width, to);
-  const auto rows = axis_for(config, grid_h);
-  const auto columns = axis_for(config, grid_w);
-#pragma omp parallel for collapse(2)
-  for (int64_t i = 0; i < grid_h; ++i) {
-    for (int64_t j = 0; j < grid_w; ++j) {
-      float* cell = to + (1 + i * grid_w + j) * width;
-      std::fill_n(cell, width, 0.0F);
-      for (int64_t a = rows->begin[static_cast<size_t>(i)]; a < rows->end[static_cast<size_t>(i)]; ++a)
-        for (int64_t b = columns->begin[static_cast<size_t>(j)]; b < columns->end[static_cast<size_t>(j)];
-             ++b)
-          add_scaled(rows->weight(i, a) * columns->weight(j, b), from + (1 + a * table + b) * width, cell,
-                     width);
-    }
-  }
-}
-
-void interpolate_positions_backward(ConstTensorView d_out, const VitConfig& config, int64_t grid_h,
-                                    int64_t grid_w, TensorView d_table) {
-  check_shapes(d_table, d_out, config, grid_h, grid_w);
-  const int64_t width = config.width;
-  const int64_t table = config.position_grid;
-  const float* from = d_out.as<float>();
-  float* to = d_table.as<float>();
-  if (is_native(config, grid_h, grid_w)) {
-    add_scaled(1.0F, from, to, d_out.numel());
-    return;
-  }
-  add_scaled(1.0F, from, to, width);
-  const auto rows = axis_for(config, grid_h);
-  const auto columns = axis_for(config, grid_w);
-  // Each thread owns rows of the table, and adds in grid order: the same sums for any number of threads.
-#pragma omp parallel for
-  for (int64_t a = 0; a < table; ++a) {
-    for (int64_t i = 0; i < grid_h; ++i) {
-      if (rows->weight(i, a) == 0) continue;
-      for (int64_t j = 0; j < grid_w; ++j) {
-        for (int64_t b = columns->begin[static_cast<size_t>(j)]; b < columns->end[static_cast<size_t>(j)];
-             ++b)
-          add_scaled(rows->weight(i, a) * columns->weight(j, b), from + (1 + i * grid_w + j) * width,
-                     to + (1 + a * table + b) * width, width);
-      }
-    }
-  }
+PositionMaps position_maps(const Context& c, const VitConfig& config, int64_t grid_h, int64_t grid_w) {
+  const Sparse map = make_map(config, grid_h, grid_w);
+  const int64_t columns = 1 + config.position_grid * config.position_grid;
+  return {uploaded(c, map), uploaded(c, transposed(map, columns))};
 }
 
 }  // namespace dino

@@ -32,65 +32,64 @@ struct Vit::Impl {
   mutable std::mutex mutex;
   mutable std::map<std::vector<int64_t>, std::shared_ptr<const TokenPlan>> plans;
 
-  std::shared_ptr<const TokenPlan> plan_for(std::span<const CropBatch> crops) const {
+  std::shared_ptr<const TokenPlan> plan_for(const Context& c, std::span<const CropBatch> crops) const {
     std::vector<TokenEntry> entries = token_entries(context.config, crops);
     std::vector<int64_t> key;
     for (const TokenEntry& entry : entries) key.insert(key.end(), {entry.batch, entry.grid_h, entry.grid_w});
     const std::lock_guard lock(mutex);
     if (plans.size() >= kMaxPlans) plans.clear();
     auto& plan = plans[key];
-    if (!plan) plan = make_token_plan(context.config, std::move(entries));
+    if (!plan) plan = make_token_plan(c, context.config, std::move(entries));
     return plan;
   }
 
   /// The row sets of both branches of a block.
   std::array<std::shared_ptr<const BranchRows>, 2> rows_of(
-      std::span<const TokenEntry> entries, const std::shared_ptr<const BranchRows>& everything,
-      const DropPathPlan* plan, int64_t block) const {
+      const Context& c, std::span<const TokenEntry> entries,
+      const std::shared_ptr<const BranchRows>& everything, const DropPathPlan* plan, int64_t block) const {
     if (plan == nullptr || plan->empty()) return {everything, everything};
     DINO_CHECK(static_cast<int64_t>(plan->kept.size()) == context.config.depth,
                "a stochastic depth plan has one pair per block");
     const auto& kept = plan->kept[static_cast<size_t>(block)];
-    return {kept_rows(entries, kept[0]), kept_rows(entries, kept[1])};
+    return {kept_rows(c, entries, kept[0]), kept_rows(c, entries, kept[1])};
   }
 
-  void final_norm(const ParameterStore& weights, ConstTensorView x, TensorView y, TensorView mean,
-                  TensorView rstd) const {
-    ops::backend().layer_norm(x, weights.view(context.name(".norm.weight")),
-                              weights.view(context.name(".norm.bias")),
-                              static_cast<float>(context.config.norm_eps), y, mean, rstd);
+  void final_norm(const Context& c, const ParameterStore& weights, ConstTensorView x, TensorView y,
+                  TensorView mean, TensorView rstd) const {
+    c.ops.layer_norm(c.stream, x, weights.view(context.name(".norm.weight")),
+                     weights.view(context.name(".norm.bias")), static_cast<float>(context.config.norm_eps), y,
+                     mean, rstd);
   }
 
   /// What the caller asked for besides the tokens; made before the blocks so that it outlives their scopes.
-  void make_outputs(const VitForwardOptions& options, Arena& arena, VitOutput& output) const {
+  void make_outputs(const Context& c, const VitForwardOptions& options, VitOutput& output) const {
     DINO_CHECK(options.read_rows.empty() ||
                    (options.intermediate_blocks.empty() && !options.attention_of_class_token),
                "rows that are not computed can be neither intermediate outputs nor attention maps");
     for (const int64_t block : options.intermediate_blocks) {
       DINO_CHECK(block >= 0 && block < context.config.depth, "block " + std::to_string(block));
       const bool last = block == context.config.depth - 1;
-      output.intermediate.push_back(last ? output.norm : arena.make(output.norm.shape));
+      output.intermediate.push_back(last ? output.norm : c.arena.make(output.norm.shape));
     }
     if (!options.attention_of_class_token) return;
     DINO_CHECK(output.entries.size() == 1, "attention maps are for one entry at a time");
     const TokenEntry& entry = output.entries.front();
     DINO_CHECK(options.attention_query >= 0 && options.attention_query < entry.tokens, "a query token");
-    output.last_attention = arena.make({entry.batch, context.config.heads, entry.tokens});
+    output.last_attention = c.arena.make({entry.batch, context.config.heads, entry.tokens});
   }
 
-  void last_attention(const AttentionSaved& saved, const VitForwardOptions& options,
+  void last_attention(const Context& c, const AttentionSaved& saved, const VitForwardOptions& options,
                       const VitOutput& output) const {
     DINO_CHECK(saved.rows->all, "attention maps are for inference");
     const VitConfig& config = context.config;
     const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.width / config.heads)));
-    ops::backend().attention_probabilities(saved.qkv, {saved.rows->starts}, config.heads, scale,
-                                           options.attention_query, output.last_attention);
+    c.ops.attention_probabilities(c.stream, saved.qkv, saved.rows->sequences(), config.heads, scale,
+                                  options.attention_query, output.last_attention);
   }
 
-  void run_block(const ParameterStore& weights, int64_t block,
+  void run_block(const Context& c, const ParameterStore& weights, int64_t block,
                  const std::array<std::shared_ptr<const BranchRows>, 2>& rows,
-                 const VitForwardOptions& options, const VitOutput& output, Arena& arena,
-                 VitSaved* saved) const {
+                 const VitForwardOptions& options, const VitOutput& output, VitSaved* saved) const {
     VitSaved::Block scratch;
     const bool keep = saved != nullptr;
     VitSaved::Block& state = keep ? saved->blocks[static_cast<size_t>(block)] : scratch;
@@ -98,18 +97,18 @@ struct Vit::Impl {
     const auto attention = [&] {
       if (few) {
         QueryAttentionSaved unkept;
-        query_attention_forward(context, block, weights, output.prenorm, rows[0],
-                                read_rows(*rows[0], options.read_rows), arena,
+        query_attention_forward(context, c, block, weights, output.prenorm, rows[0],
+                                read_rows(c, *rows[0], options.read_rows),
                                 keep ? saved->last_attention.emplace() : unkept, keep);
         return;
       }
-      attention_forward(context, block, weights, output.prenorm, rows[0], arena, state.attention, keep);
+      attention_forward(context, c, block, weights, output.prenorm, rows[0], state.attention, keep);
       if (output.last_attention && block == context.config.depth - 1)
-        last_attention(state.attention, options, output);
+        last_attention(c, state.attention, options, output);
     };
     const auto ffn = [&] {
-      ffn_forward(context, block, weights, output.prenorm,
-                  few ? read_rows(*rows[1], options.read_rows) : rows[1], arena, state.ffn, keep);
+      ffn_forward(context, c, block, weights, output.prenorm,
+                  few ? read_rows(c, *rows[1], options.read_rows) : rows[1], state.ffn, keep);
     };
     if (keep) {
       attention();
@@ -118,91 +117,90 @@ struct Vit::Impl {
     }
     // In inference each branch gives its memory back before the next.
     {
-      const Arena::Scope scope(arena);
+      const Arena::Scope scope(c.arena);
       attention();
     }
-    const Arena::Scope scope(arena);
+    const Arena::Scope scope(c.arena);
     ffn();
   }
 };
 
-Vit::Vit(VitConfig config, Precision precision, std::string module)
-    : config_(config), impl_(std::make_unique<Impl>()) {
+Vit::Vit(VitConfig config, std::string module) : config_(config), impl_(std::make_unique<Impl>()) {
   DINO_CHECK(config.heads > 0 && config.width % config.heads == 0, "heads divide the width");
-  impl_->context = {config, precision == Precision::bf16 ? DType::bf16 : DType::f32, std::move(module)};
+  impl_->context = {config, std::move(module)};
 }
 Vit::~Vit() = default;
 Vit::Vit(Vit&&) noexcept = default;
 
-VitOutput Vit::forward(const ParameterStore& weights, std::span<const CropBatch> crops,
-                       const VitForwardOptions& options, Arena& arena,
-                       std::shared_ptr<VitSaved>* saved) const {
+VitOutput Vit::forward(const Context& c, const ParameterStore& weights, std::span<const CropBatch> crops,
+                       const VitForwardOptions& options, std::shared_ptr<VitSaved>* saved) const {
   std::shared_ptr<VitSaved> keep;
   if (saved != nullptr) keep = *saved && saved->use_count() == 1 ? *saved : std::make_shared<VitSaved>();
-  const std::shared_ptr<const TokenPlan> plan = impl_->plan_for(crops);
+  const std::shared_ptr<const TokenPlan> plan = impl_->plan_for(c, crops);
   const auto& everything = plan->everything;
   VitOutput output;
   output.entries = plan->entries;
-  output.prenorm = arena.make({everything->count, config_.width});
-  output.norm = arena.make({everything->count, config_.width});
-  impl_->make_outputs(options, arena, output);
+  output.prenorm = c.arena.make({everything->count, config_.width});
+  output.norm = c.arena.make({everything->count, config_.width});
+  impl_->make_outputs(c, options, output);
   EmbedSaved scratch;
-  embed_forward(impl_->context, weights, crops, *plan, output.prenorm, arena, keep ? keep->embed : scratch,
+  embed_forward(impl_->context, c, weights, crops, *plan, output.prenorm, keep ? keep->embed : scratch,
                 keep != nullptr);
   if (keep) {
     keep->blocks.resize(static_cast<size_t>(config_.depth));
     keep->last_attention.reset();
   }
   for (int64_t block = 0; block < config_.depth; ++block) {
-    impl_->run_block(weights, block, impl_->rows_of(output.entries, everything, options.drop_path, block),
-                     options, output, arena, keep.get());
+    impl_->run_block(c, weights, block,
+                     impl_->rows_of(c, output.entries, everything, options.drop_path, block), options, output,
+                     keep.get());
     for (size_t i = 0; i < options.intermediate_blocks.size(); ++i)
       if (options.intermediate_blocks[i] == block && block < config_.depth - 1)
-        impl_->final_norm(weights, output.prenorm, output.intermediate[i], {}, {});
+        impl_->final_norm(c, weights, output.prenorm, output.intermediate[i], {}, {});
   }
   if (keep) {
     keep->plan = plan;
     keep->prenorm = output.prenorm;
-    keep->mean = arena.make({everything->count});
-    keep->rstd = arena.make({everything->count});
+    keep->mean = c.arena.make({everything->count});
+    keep->rstd = c.arena.make({everything->count});
   }
-  impl_->final_norm(weights, output.prenorm, output.norm, keep ? keep->mean : TensorView{},
+  impl_->final_norm(c, weights, output.prenorm, output.norm, keep ? keep->mean : TensorView{},
                     keep ? keep->rstd : TensorView{});
   if (saved != nullptr) *saved = keep;
   return output;
 }
 
-void Vit::backward(const ParameterStore& weights, const VitSaved& saved, ConstTensorView d_norm,
-                   ConstTensorView d_prenorm, ParameterStore& gradients, Arena& arena,
+void Vit::backward(const Context& c, const ParameterStore& weights, const VitSaved& saved,
+                   ConstTensorView d_norm, ConstTensorView d_prenorm, ParameterStore& gradients,
                    const std::function<void(int64_t)>& unit_done,
                    std::span<const TensorView> d_images) const {
   const VitContext& context = impl_->context;
-  const Arena::Scope scope(arena);
+  const Arena::Scope scope(c.arena);
   const auto done = [&](const std::string& parameter) {
     if (unit_done) unit_done(weights.layout().find(parameter).unit);
   };
-  const TensorView dx = arena.make(saved.prenorm.shape);
+  const TensorView dx = c.arena.make(saved.prenorm.shape);
   if (d_prenorm) {
     DINO_CHECK(d_prenorm.numel() == dx.numel(), "gradient of the tokens " + d_prenorm.shape.str());
-    ops::backend().convert(d_prenorm, dx);
+    c.ops.convert(c.stream, d_prenorm, dx);
   } else {
-    dx.zero();
+    fill(c.stream, dx, 0);
   }
   if (d_norm)
-    ops::backend().layer_norm_backward(
-        d_norm, saved.prenorm, weights.view(context.name(".norm.weight")), saved.mean, saved.rstd, dx,
-        gradients.view(context.name(".norm.weight")), gradients.view(context.name(".norm.bias")));
+    c.ops.layer_norm_backward(c.stream, d_norm, saved.prenorm, weights.view(context.name(".norm.weight")),
+                              saved.mean, saved.rstd, dx, gradients.view(context.name(".norm.weight")),
+                              gradients.view(context.name(".norm.bias")));
   done(context.name(".norm.weight"));
   for (int64_t block = config_.depth - 1; block >= 0; --block) {
     const VitSaved::Block& state = saved.blocks[static_cast<size_t>(block)];
-    ffn_backward(context, block, weights, state.ffn, dx, gradients, arena);
+    ffn_backward(context, c, block, weights, state.ffn, dx, gradients);
     if (saved.last_attention && block == config_.depth - 1)
-      query_attention_backward(context, block, weights, *saved.last_attention, dx, gradients, arena);
+      query_attention_backward(context, c, block, weights, *saved.last_attention, dx, gradients);
     else
-      attention_backward(context, block, weights, state.attention, dx, gradients, arena);
+      attention_backward(context, c, block, weights, state.attention, dx, gradients);
     done(fmt::format("{}.blocks.{}.norm1.weight", context.module, block));
   }
-  embed_backward(context, weights, saved.embed, *saved.plan, dx, gradients, arena, d_images);
+  embed_backward(context, c, weights, saved.embed, *saved.plan, dx, gradients, d_images);
   done(context.name(".cls_token"));
 }
 

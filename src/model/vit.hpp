@@ -15,7 +15,7 @@
 #include "base/names.hpp"
 #include "model/drop_path.hpp"
 #include "model/parameters.hpp"
-#include "ops/ops.hpp"
+#include "ops/context.hpp"
 #include "tensor/tensor.hpp"
 
 namespace dino {
@@ -62,18 +62,10 @@ void append_vit_layout(ParameterLayout& layout, const VitConfig& config,
 /// Exact count of backbone parameters.
 [[nodiscard]] int64_t vit_parameter_count(const VitConfig& config);
 
-/// Activations and products in f32 or bf16 (weights, residual stream, norms' statistics and losses stay f32).
-enum class Precision : uint8_t { f32, bf16 };
-constexpr auto names_of(Precision) {
-  return std::to_array<Named<Precision>>({{"fp32", Precision::f32}, {"bf16", Precision::bf16}});
-}
-/// What auto means on this CPU: bf16 where it has the instructions.
-[[nodiscard]] Precision precision_here(const Auto<Precision>& precision);
-
 /// One list entry: crops of one size.
 struct CropBatch {
-  ConstTensorView images;  ///< f32 [B, C, H, W]; H, W multiples of the patch
-  ConstTensorView masks;   ///< u8 [B, N], 1 = replaced by the mask token; empty = none
+  ConstTensorView images;  ///< f32 [B, C, H, W] on the context's device; H, W multiples of the patch
+  ConstTensorView masks;   ///< u8 [B, N] on the host, 1 = replaced by the mask token; empty = none
 };
 
 struct TokenEntry {
@@ -116,21 +108,22 @@ struct VitSaved;
 
 class Vit {
  public:
-  Vit(VitConfig config, Precision precision, std::string module = "backbone");
+  explicit Vit(VitConfig config, std::string module = "backbone");
   ~Vit();
   Vit(Vit&&) noexcept;
   [[nodiscard]] const VitConfig& config() const { return config_; }
   /// `saved` non-null: keeps what backward needs (in the object of an earlier pass, if it holds one that
-  /// nobody shares). All tensors are made in `arena`.
-  [[nodiscard]] VitOutput forward(const ParameterStore& weights, std::span<const CropBatch> crops,
-                                  const VitForwardOptions& options, Arena& arena,
+  /// nobody shares). All tensors are made in the context's arena; `weights` are of its device. One Vit serves
+  /// one device.
+  [[nodiscard]] VitOutput forward(const Context& c, const ParameterStore& weights,
+                                  std::span<const CropBatch> crops, const VitForwardOptions& options,
                                   std::shared_ptr<VitSaved>* saved = nullptr) const;
   /// d_norm f32 [rows, D]: gradient of `norm`; d_prenorm of `prenorm`; either may be empty (zero). Adds to
   /// `gradients`.
   /// `unit_done(unit index)` is called when a unit's gradient is complete, last block first, so that its
   /// reduction can start. d_images (optional, one per entry, f32 [B,C,H,W]) receive the inputs' gradients.
-  void backward(const ParameterStore& weights, const VitSaved& saved, ConstTensorView d_norm,
-                ConstTensorView d_prenorm, ParameterStore& gradients, Arena& arena,
+  void backward(const Context& c, const ParameterStore& weights, const VitSaved& saved,
+                ConstTensorView d_norm, ConstTensorView d_prenorm, ParameterStore& gradients,
                 const std::function<void(int64_t)>& unit_done = {},
                 std::span<const TensorView> d_images = {}) const;
 
@@ -139,12 +132,5 @@ class Vit {
   VitConfig config_;
   std::unique_ptr<Impl> impl_;
 };
-
-/// The table resampled for a grid: f32 [1 + h*w, D] from pos_embed [1, 1 + M*M, D].
-void interpolate_positions(ConstTensorView pos_embed, const VitConfig& config, int64_t grid_h, int64_t grid_w,
-                           TensorView out);
-/// Adds the transpose: d_table += of d_out [1 + h*w, D].
-void interpolate_positions_backward(ConstTensorView d_out, const VitConfig& config, int64_t grid_h,
-                                    int64_t grid_w, TensorView d_table);
 
 }  // namespace dino

@@ -152,9 +152,4 @@ int64_t vit_parameter_count(const VitConfig& config) {
   return layout.count();
 }
 
-Precision precision_here(const Auto<Precision>& precision) {
-  if (!precision.is_auto()) return precision;
-  return cpu_has_bf16() ? Precision::bf16 : Precision::f32;
-}
-
 }  // namespace dino

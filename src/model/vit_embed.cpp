@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tokens: [cls + pos_0, registers, patches + pos]; a masked patch is the mask token + its pos; registers get
 // no position.
-#include <cstring>
-
 #include "model/vit_parts.hpp"
 
 namespace dino {
@@ -12,20 +10,23 @@ int64_t patch_count(const TokenEntry& entry) {
   return entry.grid_h * entry.grid_w;
 }
 
+/// [1 + M*M, D] of the parameter's [1, 1 + M*M, D].
+template <class View>
+View table_of_positions(View pos_embed) {
+  return pos_embed.reshaped({pos_embed.dim(1), pos_embed.dim(2)});
+}
+
 /// f32 [1 + N + R, D]: cls, patch positions, registers. In this order the positions are one block.
-TensorView token_table(const VitContext& context, const ParameterStore& weights, const TokenEntry& entry,
-                       Arena& arena) {
-  const VitConfig& config = context.config;
-  const int64_t positions = 1 + patch_count(entry);
-  TensorView table = arena.make({positions + config.registers, config.width});
-  interpolate_positions(weights.view(context.name(".pos_embed")), config, entry.grid_h, entry.grid_w,
-                        table.rows(0, positions));
-  ops::backend().axpy(1.0F, weights.view(context.name(".cls_token")), table.rows(0, 1));
-  if (config.registers > 0) {
-    const ConstTensorView registers = weights.view(context.name(".register_tokens"));
-    std::memcpy(table.rows(positions, config.registers).data, registers.data,
-                static_cast<size_t>(registers.numel()) * sizeof(float));
-  }
+TensorView token_table(const VitContext& vit, const Context& c, const ParameterStore& weights,
+                       const PositionMaps& maps, int64_t patches) {
+  const VitConfig& config = vit.config;
+  const int64_t positions = 1 + patches;
+  TensorView table = c.arena.make({positions + config.registers, config.width});
+  c.ops.sparse_rows(c.stream, maps.forward, table_of_positions(weights.view(vit.name(".pos_embed"))),
+                    table.rows(0, positions), false);
+  c.ops.axpy(c.stream, 1.0F, weights.view(vit.name(".cls_token")), table.rows(0, 1));
+  if (config.registers > 0)
+    copy(c.stream, table.rows(positions, config.registers), weights.view(vit.name(".register_tokens")));
   return table;
 }
 
@@ -42,9 +43,9 @@ std::vector<int64_t> table_rows(const VitConfig& config, const TokenEntry& entry
 }
 
 /// Where the masks of all entries are set.
-void find_masked(std::span<const CropBatch> crops, const TokenPlan& plan, EmbedSaved& saved) {
-  saved.masked.clear();
-  saved.masked_rows.clear();
+void find_masked(const Context& c, std::span<const CropBatch> crops, const TokenPlan& plan,
+                 EmbedSaved& saved) {
+  std::vector<int64_t> masked, rows;
   int64_t first = 0;
   for (size_t e = 0; e < crops.size(); ++e) {
     const int64_t count = plan.entries[e].batch * patch_count(plan.entries[e]);
@@ -52,16 +53,17 @@ void find_masked(std::span<const CropBatch> crops, const TokenPlan& plan, EmbedS
       const uint8_t* mask = crops[e].masks.as<uint8_t>();
       for (int64_t i = 0; i < count; ++i) {
         if (mask[i] == 0) continue;
-        saved.masked.push_back(first + i);
-        saved.masked_rows.push_back(plan.patch_rows[static_cast<size_t>(first + i)]);
+        masked.push_back(first + i);
+        rows.push_back(plan.patch_rows[static_cast<size_t>(first + i)]);
       }
     }
     first += count;
   }
-}
-
-void clear_rows(TensorView x, std::span<const int64_t> rows) {
-  for (const int64_t row : rows) x.rows(row, 1).zero();
+  saved.masked = {};
+  saved.masked_rows = {};
+  if (masked.empty()) return;
+  saved.masked = c.arena.upload(c.stream, std::span<const int64_t>(masked));
+  saved.masked_rows = c.arena.upload(c.stream, std::span<const int64_t>(rows));
 }
 
 /// The patch projection as a matrix [D, C p p].
@@ -70,71 +72,70 @@ View as_matrix(View weight) {
   return weight.reshaped({weight.dim(0), weight.numel() / weight.dim(0)});
 }
 
-void add_patches(const VitContext& context, const ParameterStore& weights, const TokenPlan& plan,
-                 const EmbedSaved& saved, TensorView x, Arena& arena) {
+void add_patches(const VitContext& vit, const Context& c, const ParameterStore& weights,
+                 const TokenPlan& plan, const EmbedSaved& saved, TensorView x) {
   if (plan.patch_rows.empty()) return;
-  const Arena::Scope scope(arena);
-  const TensorView embedded = arena.make({saved.patches.dim(0), context.config.width}, context.act);
-  ops::backend().linear(saved.patches, as_matrix(weights.view(context.name(".patch_embed.proj.weight"))),
-                        weights.view(context.name(".patch_embed.proj.bias")), ops::Activation::none, embedded,
-                        {});
-  clear_rows(embedded, saved.masked);
-  ops::backend().scaled_index_add(x, embedded, {}, 1.0F, plan.patch_rows);
+  const Arena::Scope scope(c.arena);
+  const TensorView embedded = c.arena.make({saved.patches.dim(0), vit.config.width}, c.act());
+  c.ops.linear(c.stream, saved.patches, as_matrix(weights.view(vit.name(".patch_embed.proj.weight"))),
+               weights.view(vit.name(".patch_embed.proj.bias")), ops::Activation::none, embedded, {});
+  if (saved.masked) c.ops.zero_rows(c.stream, embedded, saved.masked);
+  c.ops.scaled_index_add(c.stream, x, embedded, {}, 1.0F, plan.device_patch_rows);
 }
 
-void add_mask_token(const VitContext& context, const ParameterStore& weights, const EmbedSaved& saved,
-                    TensorView x, Arena& arena) {
-  if (saved.masked_rows.empty()) return;
-  const Arena::Scope scope(arena);
-  const auto count = static_cast<int64_t>(saved.masked_rows.size());
-  const TensorView tokens = arena.make({count, context.config.width});
-  const std::vector<int64_t> first(saved.masked_rows.size(), 0);
-  ops::backend().gather_rows(weights.view(context.name(".mask_token")), first, tokens);
-  ops::backend().scaled_index_add(x, tokens, {}, 1.0F, saved.masked_rows);
+void add_mask_token(const VitContext& vit, const Context& c, const ParameterStore& weights,
+                    const EmbedSaved& saved, TensorView x) {
+  if (!saved.masked_rows) return;
+  const Arena::Scope scope(c.arena);
+  const int64_t count = saved.masked_rows.numel();
+  const TensorView tokens = c.arena.make({count, vit.config.width});
+  const TensorView first = c.arena.zeros(c.stream, {count}, DType::i64);
+  c.ops.gather_rows(c.stream, weights.view(vit.name(".mask_token")), first, tokens);
+  c.ops.scaled_index_add(c.stream, x, tokens, {}, 1.0F, saved.masked_rows);
 }
 
-void table_backward(const VitContext& context, std::span<const int64_t> table_rows, const TokenEntry& tokens,
-                    ConstTensorView dx, ParameterStore& gradients, Arena& arena) {
-  const VitConfig& config = context.config;
-  const Arena::Scope scope(arena);
+void table_backward(const VitContext& vit, const Context& c, const TokenPlan& plan, size_t entry,
+                    ConstTensorView dx, ParameterStore& gradients) {
+  const VitConfig& config = vit.config;
+  const TokenEntry& tokens = plan.entries[entry];
+  const Arena::Scope scope(c.arena);
   const int64_t positions = 1 + patch_count(tokens);
-  const TensorView d_table = arena.zeros({positions + config.registers, config.width});
-  ops::Backend& ops = ops::backend();
-  ops.scatter_add_rows(dx.rows(tokens.first_row, tokens.batch * tokens.tokens), table_rows, d_table);
-  ops.axpy(1.0F, d_table.rows(0, 1), gradients.view(context.name(".cls_token")));
+  const TensorView d_table = c.arena.zeros(c.stream, {positions + config.registers, config.width});
+  c.ops.scatter_add_rows(c.stream, dx.rows(tokens.first_row, tokens.batch * tokens.tokens),
+                         plan.table_rows[entry], d_table);
+  c.ops.axpy(c.stream, 1.0F, d_table.rows(0, 1), gradients.view(vit.name(".cls_token")));
   if (config.registers > 0)
-    ops.axpy(1.0F, d_table.rows(positions, config.registers),
-             gradients.view(context.name(".register_tokens")));
-  interpolate_positions_backward(d_table.rows(0, positions), config, tokens.grid_h, tokens.grid_w,
-                                 gradients.view(context.name(".pos_embed")));
+    c.ops.axpy(c.stream, 1.0F, d_table.rows(positions, config.registers),
+               gradients.view(vit.name(".register_tokens")));
+  c.ops.sparse_rows(c.stream, plan.position_maps[entry].backward, d_table.rows(0, positions),
+                    table_of_positions(gradients.view(vit.name(".pos_embed"))), true);
 }
 
-void mask_token_backward(const VitContext& context, const EmbedSaved& saved, ConstTensorView dx,
-                         ParameterStore& gradients, Arena& arena) {
-  if (saved.masked_rows.empty()) return;
-  const Arena::Scope scope(arena);
-  const TensorView d_masked =
-      arena.make({static_cast<int64_t>(saved.masked_rows.size()), context.config.width});
-  ops::backend().gather_rows(dx, saved.masked_rows, d_masked);
-  ops::backend().weighted_column_sums(d_masked, {}, gradients.view(context.name(".mask_token")));
+void mask_token_backward(const VitContext& vit, const Context& c, const EmbedSaved& saved, ConstTensorView dx,
+                         ParameterStore& gradients) {
+  if (!saved.masked_rows) return;
+  const Arena::Scope scope(c.arena);
+  const TensorView d_masked = c.arena.make({saved.masked_rows.numel(), vit.config.width});
+  c.ops.gather_rows(c.stream, dx, saved.masked_rows, d_masked);
+  c.ops.weighted_column_sums(c.stream, d_masked, {}, gradients.view(vit.name(".mask_token")));
 }
 
 /// d_embedded act [P, D] -> the gradients of the images.
-void image_backward(const VitContext& context, const ParameterStore& weights, const TokenPlan& plan,
-                    ConstTensorView d_embedded, int64_t columns, std::span<const TensorView> d_images,
-                    Arena& arena) {
-  const Arena::Scope scope(arena);
+void image_backward(const VitContext& vit, const Context& c, const ParameterStore& weights,
+                    const TokenPlan& plan, ConstTensorView d_embedded, int64_t columns,
+                    std::span<const TensorView> d_images) {
+  const Arena::Scope scope(c.arena);
   const Shape shape{d_embedded.dim(0), columns};
-  const TensorView d_act = arena.make(shape, context.act);
-  const TensorView d_patches = arena.make(shape);
-  ops::backend().linear_backward_input(
-      d_embedded, as_matrix(weights.view(context.name(".patch_embed.proj.weight"))), d_act, false);
-  ops::backend().convert(d_act, d_patches);
+  const TensorView d_act = c.arena.make(shape, c.act());
+  const TensorView d_patches = c.arena.make(shape);
+  c.ops.linear_backward_input(c.stream, d_embedded,
+                              as_matrix(weights.view(vit.name(".patch_embed.proj.weight"))), d_act, false);
+  c.ops.convert(c.stream, d_act, d_patches);
   int64_t first = 0;
   for (size_t e = 0; e < d_images.size(); ++e) {
     const int64_t count = plan.entries[e].batch * patch_count(plan.entries[e]);
     if (d_images[e] && count > 0)
-      ops::backend().patchify_backward(d_patches.rows(first, count), context.config.patch, d_images[e]);
+      c.ops.patchify_backward(c.stream, d_patches.rows(first, count), vit.config.patch, d_images[e]);
     first += count;
   }
 }
@@ -159,61 +160,67 @@ std::vector<TokenEntry> token_entries(const VitConfig& config, std::span<const C
   return entries;
 }
 
-std::shared_ptr<const TokenPlan> make_token_plan(const VitConfig& config, std::vector<TokenEntry> entries) {
-  auto plan = std::make_shared<TokenPlan>();
-  plan->everything = all_rows(entries);
+std::shared_ptr<const TokenPlan> make_token_plan(const Context& c, const VitConfig& config,
+                                                 std::vector<TokenEntry> entries) {
+  auto plan = std::make_shared<TokenPlan>(c.ops.memory());
+  const Context lasting = c.with(plan->arena);
+  const auto upload = [&](const std::vector<int64_t>& rows) {
+    return plan->arena.upload(c.stream, std::span<const int64_t>(rows));
+  };
+  plan->everything = all_rows(lasting, entries);
   for (const TokenEntry& entry : entries) {
-    plan->table_rows.push_back(table_rows(config, entry));
+    plan->table_rows.push_back(upload(table_rows(config, entry)));
+    plan->position_maps.push_back(position_maps(lasting, config, entry.grid_h, entry.grid_w));
     for (int64_t image = 0; image < entry.batch; ++image)
       for (int64_t p = 0; p < patch_count(entry); ++p)
         plan->patch_rows.push_back(entry.patch_row(image, p, config.registers));
   }
+  plan->device_patch_rows = upload(plan->patch_rows);
   plan->entries = std::move(entries);
   return plan;
 }
 
-void embed_forward(const VitContext& context, const ParameterStore& weights, std::span<const CropBatch> crops,
-                   const TokenPlan& plan, TensorView x, Arena& arena, EmbedSaved& saved, bool keep) {
-  const VitConfig& config = context.config;
-  find_masked(crops, plan, saved);
+void embed_forward(const VitContext& vit, const Context& c, const ParameterStore& weights,
+                   std::span<const CropBatch> crops, const TokenPlan& plan, TensorView x, EmbedSaved& saved,
+                   bool keep) {
+  const VitConfig& config = vit.config;
+  find_masked(c, crops, plan, saved);
   const Shape patches{static_cast<int64_t>(plan.patch_rows.size()),
                       config.channels * config.patch * config.patch};
-  if (keep) saved.patches = arena.make(patches, context.act);
-  const Arena::Scope scope(arena);
-  if (!keep) saved.patches = arena.make(patches, context.act);
+  if (keep) saved.patches = c.arena.make(patches, c.act());
+  const Arena::Scope scope(c.arena);
+  if (!keep) saved.patches = c.arena.make(patches, c.act());
   int64_t first = 0;
   for (size_t e = 0; e < plan.entries.size(); ++e) {
     const TokenEntry& entry = plan.entries[e];
     if (entry.batch == 0) continue;
     const int64_t count = entry.batch * patch_count(entry);
-    ops::backend().patchify(crops[e].images, config.patch, saved.patches.rows(first, count));
+    c.ops.patchify(c.stream, crops[e].images, config.patch, saved.patches.rows(first, count));
     first += count;
-    const TensorView table = token_table(context, weights, entry, arena);
-    ops::backend().gather_rows(table, plan.table_rows[e],
-                               x.rows(entry.first_row, entry.batch * entry.tokens));
+    const TensorView table = token_table(vit, c, weights, plan.position_maps[e], patch_count(entry));
+    c.ops.gather_rows(c.stream, table, plan.table_rows[e],
+                      x.rows(entry.first_row, entry.batch * entry.tokens));
   }
-  add_patches(context, weights, plan, saved, x, arena);
-  add_mask_token(context, weights, saved, x, arena);
+  add_patches(vit, c, weights, plan, saved, x);
+  add_mask_token(vit, c, weights, saved, x);
 }
 
-void embed_backward(const VitContext& context, const ParameterStore& weights, const EmbedSaved& saved,
-                    const TokenPlan& plan, ConstTensorView dx, ParameterStore& gradients, Arena& arena,
-                    std::span<const TensorView> d_images) {
+void embed_backward(const VitContext& vit, const Context& c, const ParameterStore& weights,
+                    const EmbedSaved& saved, const TokenPlan& plan, ConstTensorView dx,
+                    ParameterStore& gradients, std::span<const TensorView> d_images) {
   DINO_CHECK(d_images.empty() || d_images.size() == plan.entries.size(), "one image gradient per entry");
-  const Arena::Scope scope(arena);
+  const Arena::Scope scope(c.arena);
   for (size_t e = 0; e < plan.entries.size(); ++e)
-    if (plan.entries[e].batch > 0)
-      table_backward(context, plan.table_rows[e], plan.entries[e], dx, gradients, arena);
-  mask_token_backward(context, saved, dx, gradients, arena);
+    if (plan.entries[e].batch > 0) table_backward(vit, c, plan, e, dx, gradients);
+  mask_token_backward(vit, c, saved, dx, gradients);
   if (plan.patch_rows.empty()) return;
-  const TensorView d_embedded = arena.make({saved.patches.dim(0), context.config.width}, context.act);
-  ops::backend().gather_rows(dx, plan.patch_rows, d_embedded);
-  clear_rows(d_embedded, saved.masked);
-  ops::backend().linear_backward_weight(d_embedded, saved.patches,
-                                        as_matrix(gradients.view(context.name(".patch_embed.proj.weight"))),
-                                        gradients.view(context.name(".patch_embed.proj.bias")));
-  if (!d_images.empty())
-    image_backward(context, weights, plan, d_embedded, saved.patches.dim(1), d_images, arena);
+  const TensorView d_embedded = c.arena.make({saved.patches.dim(0), vit.config.width}, c.act());
+  c.ops.gather_rows(c.stream, dx, plan.device_patch_rows, d_embedded);
+  if (saved.masked) c.ops.zero_rows(c.stream, d_embedded, saved.masked);
+  c.ops.linear_backward_weight(c.stream, d_embedded, saved.patches,
+                               as_matrix(gradients.view(vit.name(".patch_embed.proj.weight"))),
+                               gradients.view(vit.name(".patch_embed.proj.bias")));
+  if (!d_images.empty()) image_backward(vit, c, weights, plan, d_embedded, saved.patches.dim(1), d_images);
 }
 
 }  // namespace dino

@@ -16,7 +16,6 @@ namespace dino {
 /// What all parts of one model share.
 struct VitContext {
   VitConfig config;
-  DType act = DType::f32;  ///< of activations and products
   std::string module;
   [[nodiscard]] std::string name(const char* suffix) const { return module + suffix; }
 };
@@ -29,31 +28,48 @@ struct BranchRows {
   };
   bool all = true;
   int64_t count = 0;
+  int64_t longest = 0;          ///< of its sequences
   std::vector<int64_t> rows;    ///< packed rows, entry by entry; empty when all
   std::vector<int64_t> starts;  ///< sequence starts within the branch
   std::vector<Part> parts;
+  TensorView device_rows, device_starts;  ///< the same for the operators
+  [[nodiscard]] ops::Sequences sequences() const;
 };
-[[nodiscard]] std::shared_ptr<const BranchRows> all_rows(std::span<const TokenEntry> entries);
+/// The lists are uploaded into the context's arena, and live as long as its scope.
+[[nodiscard]] std::shared_ptr<const BranchRows> all_rows(const Context& c,
+                                                         std::span<const TokenEntry> entries);
+/// A plan that keeps everything as it is gives all_rows. No row at all may be left.
+[[nodiscard]] std::shared_ptr<const BranchRows> kept_rows(const Context& c,
+                                                          std::span<const TokenEntry> entries,
+                                                          std::span<const KeptRows> kept);
+/// The rows of `branch` that are among `read` (ascending packed rows). Stochastic depth keeps other images
+/// every step: there, unread rows fill the list up to a multiple of kReadQuantum, so that shapes repeat.
+[[nodiscard]] std::shared_ptr<const BranchRows> read_rows(const Context& c, const BranchRows& branch,
+                                                          std::span<const int64_t> read);
+constexpr int64_t kReadQuantum = 64;
+
+/// The position table on the grid of an entry, as the sparse matrix [1 + h*w, 1 + M*M] and its transpose, in
+/// the context's arena.
+struct PositionMaps {
+  ops::SparseRows forward, backward;
+};
+[[nodiscard]] PositionMaps position_maps(const Context& c, const VitConfig& config, int64_t grid_h,
+                                         int64_t grid_w);
 
 /// What follows from the shapes of the crops alone, made once and kept: steps repeat the same shapes.
 struct TokenPlan {
+  explicit TokenPlan(Memory& memory) : arena(memory) {}
+  Arena arena;  ///< of the lists below
   std::vector<TokenEntry> entries;
   std::shared_ptr<const BranchRows> everything;
-  std::vector<int64_t> patch_rows;               ///< packed row of every patch, image by image
-  std::vector<std::vector<int64_t>> table_rows;  ///< per entry [B T]: a token's row of the table [cls,
-                                                 ///< patches, registers]
+  std::vector<int64_t> patch_rows;     ///< packed row of every patch, image by image
+  TensorView device_patch_rows;        ///< the same, i64 [P]
+  std::vector<TensorView> table_rows;  ///< per entry i64 [B T]: a token's row of the table [cls, patches,
+                                       ///< registers]
+  std::vector<PositionMaps> position_maps;  ///< per entry
 };
-[[nodiscard]] std::shared_ptr<const TokenPlan> make_token_plan(const VitConfig& config,
+[[nodiscard]] std::shared_ptr<const TokenPlan> make_token_plan(const Context& c, const VitConfig& config,
                                                                std::vector<TokenEntry> entries);
-/// A plan that keeps everything as it is gives all_rows. No row at all may be left.
-[[nodiscard]] std::shared_ptr<const BranchRows> kept_rows(std::span<const TokenEntry> entries,
-                                                          std::span<const KeptRows> kept);
-
-/// The rows of `branch` that are among `read` (ascending packed rows). Stochastic depth keeps other images
-/// every step: there, unread rows fill the list up to a multiple of kReadQuantum, so that shapes repeat.
-[[nodiscard]] std::shared_ptr<const BranchRows> read_rows(const BranchRows& branch,
-                                                          std::span<const int64_t> read);
-constexpr int64_t kReadQuantum = 64;
 
 /// n rows enter a branch. In inference `mean`, `rstd`, `lse` and `pre` stay empty.
 struct BranchSaved {
@@ -83,38 +99,40 @@ struct FfnSaved : BranchSaved {
 
 /// x f32 [rows, D] += LayerScale(attention(norm1(x))) on `rows`. Tensors that `saved` names are made in the
 /// arena; keep = false leaves out what only backward needs.
-void attention_forward(const VitContext& context, int64_t block, const ParameterStore& weights, TensorView x,
-                       std::shared_ptr<const BranchRows> rows, Arena& arena, AttentionSaved& saved,
+void attention_forward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
+                       TensorView x, std::shared_ptr<const BranchRows> rows, AttentionSaved& saved,
                        bool keep);
 /// dx f32 [rows, D]: gradient of the branch's output in, of its input out.
-void attention_backward(const VitContext& context, int64_t block, const ParameterStore& weights,
-                        const AttentionSaved& saved, TensorView dx, ParameterStore& gradients, Arena& arena);
+void attention_backward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
+                        const AttentionSaved& saved, TensorView dx, ParameterStore& gradients);
 /// The same with the branch's output computed for the rows `queries` (a subset of `keys`) only; x changes
 /// there.
-void query_attention_forward(const VitContext& context, int64_t block, const ParameterStore& weights,
-                             TensorView x, std::shared_ptr<const BranchRows> keys,
-                             std::shared_ptr<const BranchRows> queries, Arena& arena,
-                             QueryAttentionSaved& saved, bool keep);
-void query_attention_backward(const VitContext& context, int64_t block, const ParameterStore& weights,
-                              const QueryAttentionSaved& saved, TensorView dx, ParameterStore& gradients,
-                              Arena& arena);
-void ffn_forward(const VitContext& context, int64_t block, const ParameterStore& weights, TensorView x,
-                 std::shared_ptr<const BranchRows> rows, Arena& arena, FfnSaved& saved, bool keep);
-void ffn_backward(const VitContext& context, int64_t block, const ParameterStore& weights,
-                  const FfnSaved& saved, TensorView dx, ParameterStore& gradients, Arena& arena);
+void query_attention_forward(const VitContext& vit, const Context& c, int64_t block,
+                             const ParameterStore& weights, TensorView x,
+                             std::shared_ptr<const BranchRows> keys,
+                             std::shared_ptr<const BranchRows> queries, QueryAttentionSaved& saved,
+                             bool keep);
+void query_attention_backward(const VitContext& vit, const Context& c, int64_t block,
+                              const ParameterStore& weights, const QueryAttentionSaved& saved, TensorView dx,
+                              ParameterStore& gradients);
+void ffn_forward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
+                 TensorView x, std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep);
+void ffn_backward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
+                  const FfnSaved& saved, TensorView dx, ParameterStore& gradients);
 
 /// Every patch is projected, whatever the masks, so that shapes repeat; under a mask the token takes its
 /// place.
 struct EmbedSaved {
-  TensorView patches;                ///< act [P, C p p]: the patches of all entries
-  std::vector<int64_t> masked;       ///< indices into `patches`
-  std::vector<int64_t> masked_rows;  ///< their packed rows
+  TensorView patches;      ///< act [P, C p p]: the patches of all entries
+  TensorView masked;       ///< i64: indices into `patches`; empty without masks
+  TensorView masked_rows;  ///< i64: their packed rows
 };
 /// Fills x f32 [rows, D].
-void embed_forward(const VitContext& context, const ParameterStore& weights, std::span<const CropBatch> crops,
-                   const TokenPlan& plan, TensorView x, Arena& arena, EmbedSaved& saved, bool keep);
-void embed_backward(const VitContext& context, const ParameterStore& weights, const EmbedSaved& saved,
-                    const TokenPlan& plan, ConstTensorView dx, ParameterStore& gradients, Arena& arena,
-                    std::span<const TensorView> d_images);
+void embed_forward(const VitContext& vit, const Context& c, const ParameterStore& weights,
+                   std::span<const CropBatch> crops, const TokenPlan& plan, TensorView x, EmbedSaved& saved,
+                   bool keep);
+void embed_backward(const VitContext& vit, const Context& c, const ParameterStore& weights,
+                    const EmbedSaved& saved, const TokenPlan& plan, ConstTensorView dx,
+                    ParameterStore& gradients, std::span<const TensorView> d_images);
 
 }  // namespace dino

@@ -19,6 +19,12 @@ int64_t columns_of(ConstTensorView x) {
   return x.dim(1);
 }
 
+void holds(ConstTensorView x, DType dtype, int64_t count) {
+  DINO_CHECK(x, "a tensor is missing");
+  DINO_CHECK(x.dtype == dtype, std::string(name_of(dtype)) + ", not " + name_of(x.dtype));
+  DINO_CHECK(x.numel() == count, x.shape.str() + " where " + std::to_string(count) + " elements");
+}
+
 }  // namespace
 
 void vector(ConstTensorView v, int64_t columns, bool optional) {
@@ -82,13 +88,48 @@ void swiglu(ConstTensorView wide, ConstTensorView narrow) {
   is_matrix(wide, narrow.dim(0), 2 * columns_of(narrow));
 }
 
-void indexed_rows(ConstTensorView big, ConstTensorView small, std::span<const int64_t> rows, bool identity) {
+void matrix(ConstTensorView x) {
+  (void)columns_of(x);
+  same_f32({x});
+}
+
+void list(ConstTensorView v, int64_t count) {
+  holds(v, DType::i64, count);
+}
+
+void scalar(ConstTensorView v, DType dtype) {
+  holds(v, dtype, 1);
+}
+
+void indexed_rows(ConstTensorView big, ConstTensorView small, ConstTensorView rows, bool identity) {
   is_act(big);
   is_act(small);
-  const int64_t count = rows.empty() && identity ? big.dim(0) : static_cast<int64_t>(rows.size());
-  is_matrix(small, count, columns_of(big));
-  for (const int64_t row : rows)
-    DINO_CHECK(row >= 0 && row < big.dim(0), "row " + std::to_string(row) + " of " + big.shape.str());
+  DINO_CHECK(rows || identity, "a list of rows is missing");
+  if (rows) list(rows, rows.numel());
+  is_matrix(small, rows ? rows.numel() : big.dim(0), columns_of(big));
+}
+
+void zero_rows(ConstTensorView x, ConstTensorView rows) {
+  is_act(x);
+  (void)columns_of(x);
+  list(rows, rows.numel());
+}
+
+void sparse_rows(const SparseRows& matrix, ConstTensorView x, ConstTensorView out) {
+  const int64_t entries = matrix.columns.numel();
+  check::matrix(x);
+  check::matrix(out);
+  is_matrix(out, out.dim(0), x.dim(1));
+  list(matrix.starts, out.dim(0) + 1);
+  if (entries > 0) list(matrix.columns, entries);
+  vector(matrix.weights, entries, false);
+}
+
+void weight_norm(ConstTensorView g, ConstTensorView v, ConstTensorView w) {
+  matrix(v);
+  matrix(w);
+  is_matrix(w, v.dim(0), v.dim(1));
+  vector(g, v.dim(0), false);
 }
 
 namespace {
@@ -99,10 +140,13 @@ void attention_heads(int64_t width, int64_t heads) {
 }
 
 void attention_sequences(const Sequences& sequences, ConstTensorView x) {
-  DINO_CHECK(!sequences.starts.empty() && sequences.starts.front() == 0 && sequences.rows() == x.dim(0),
-             "sequence starts do not cover " + x.shape.str());
-  for (int64_t s = 0; s < sequences.count(); ++s)
-    DINO_CHECK(sequences.length(s) >= 0, "sequence starts descend");
+  DINO_CHECK(sequences.starts && sequences.starts.dtype == DType::i64 && sequences.count() >= 0,
+             "sequence starts are i64 [count + 1]");
+  DINO_CHECK(sequences.rows == x.dim(0),
+             "sequences of " + std::to_string(sequences.rows) + " rows do not cover " + x.shape.str());
+  DINO_CHECK(sequences.longest >= 0 && sequences.longest <= sequences.rows &&
+                 sequences.longest * sequences.count() >= sequences.rows,
+             "the longest sequence has " + std::to_string(sequences.longest) + " rows");
 }
 
 }  // namespace
@@ -130,11 +174,18 @@ void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& que
   attention_sequences(queries, q);
   attention_sequences(keys, kv);
   DINO_CHECK(queries.count() == keys.count(), "queries and keys of the same sequences");
-  for (int64_t s = 0; s < keys.count(); ++s)
-    DINO_CHECK(queries.length(s) == 0 || keys.length(s) > 0, "a query without keys");
   DINO_CHECK(q.dtype == kv.dtype && out.dtype == q.dtype, "attention's inputs and output have one dtype");
   is_matrix(out, q.dim(0), width);
   vector(lse, heads * q.dim(0), lse_optional);
+}
+
+void attention_probabilities(ConstTensorView qkv, const Sequences& sequences, int64_t heads, int64_t query,
+                             ConstTensorView probs) {
+  attention(qkv, sequences, heads, {}, {}, true);
+  vector(probs, heads * qkv.dim(0), false);
+  DINO_CHECK(sequences.count() * sequences.longest == sequences.rows &&
+                 (sequences.count() == 0 || (query >= 0 && query < sequences.longest)),
+             "one length for all sequences, and a query inside it");
 }
 
 void patchify(ConstTensorView images, int64_t patch, ConstTensorView patches) {
@@ -144,6 +195,43 @@ void patchify(ConstTensorView images, int64_t patch, ConstTensorView patches) {
   is_act(patches);
   is_matrix(patches, images.dim(0) * (images.dim(2) / patch) * (images.dim(3) / patch),
             images.dim(1) * patch * patch);
+}
+
+void nearest_other(ConstTensorView dots, int64_t first, ConstTensorView index) {
+  matrix(dots);
+  DINO_CHECK(dots.dim(1) >= 2, "a row has no other");
+  DINO_CHECK(first >= 0 && first + dots.dim(0) <= dots.dim(1),
+             "rows from " + std::to_string(first) + " on in " + dots.shape.str());
+  list(index, dots.dim(0));
+}
+
+void koleo(ConstTensorView x, ConstTensorView neighbours, int64_t first, ConstTensorView loss,
+           ConstTensorView dx) {
+  matrix(x);
+  matrix(dx);
+  is_matrix(dx, dx.dim(0), x.dim(1));
+  DINO_CHECK(first >= 0 && first + dx.dim(0) <= x.dim(0),
+             dx.shape.str() + " from row " + std::to_string(first) + " on of " + x.shape.str());
+  list(neighbours, x.dim(0));
+  scalar(loss, DType::f64);
+}
+
+void target_statistics(ConstTensorView targets, ConstTensorView sums, ConstTensorView entropy) {
+  matrix(targets);
+  vector(sums, 2 * targets.dim(1), false);
+  scalar(entropy, DType::f64);
+}
+
+void mean_target_statistics(ConstTensorView sums, ConstTensorView out) {
+  same_f32({sums});
+  DINO_CHECK(sums.numel() % 2 == 0, "sums and counts of as many columns, not " + sums.shape.str());
+  holds(out, DType::f64, 2);
+}
+
+void clip_factors(ConstTensorView squares, double limit, ConstTensorView factors) {
+  holds(squares, DType::f64, squares.numel());
+  vector(factors, squares.numel(), false);
+  DINO_CHECK(limit >= 0, "a limit of " + std::to_string(limit));
 }
 
 }  // namespace dino::ops::check

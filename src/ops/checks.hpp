@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The shapes and dtypes that each operator accepts, checked in one place for all backends.
+// The shapes and dtypes that each operator accepts, checked in one place for all backends. What lists and
+// sequence starts hold can be looked at on the host alone: host.hpp.
 
 #include "ops/ops.hpp"
 
@@ -13,16 +14,33 @@ void linear_backward_weight(ConstTensorView dy, ConstTensorView x, ConstTensorVi
 void same_act(std::initializer_list<ConstTensorView> tensors);
 /// All are f32 with as many elements as the first.
 void same_f32(std::initializer_list<ConstTensorView> tensors);
+/// An f32 matrix.
+void matrix(ConstTensorView x);
 /// `wide` has twice the columns of `narrow`.
 void swiglu(ConstTensorView wide, ConstTensorView narrow);
-/// `big` is [R, D], `small` is [rows or R, D]; every row index is inside `big`.
-void indexed_rows(ConstTensorView big, ConstTensorView small, std::span<const int64_t> rows, bool identity);
+/// `big` is [R, D], `small` is [rows or R, D].
+void indexed_rows(ConstTensorView big, ConstTensorView small, ConstTensorView rows, bool identity);
+void zero_rows(ConstTensorView x, ConstTensorView rows);
+void sparse_rows(const SparseRows& matrix, ConstTensorView x, ConstTensorView out);
 /// A per-column vector: f32 with `columns` elements; may be empty if `optional`.
 void vector(ConstTensorView v, int64_t columns, bool optional);
+/// i64 with `count` elements.
+void list(ConstTensorView v, int64_t count);
+/// One element.
+void scalar(ConstTensorView v, DType dtype);
+void weight_norm(ConstTensorView g, ConstTensorView v, ConstTensorView w);
 void attention(ConstTensorView qkv, const Sequences& sequences, int64_t heads, ConstTensorView out,
                ConstTensorView lse, bool lse_optional);
 void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries, const Sequences& keys,
                      int64_t heads, ConstTensorView out, ConstTensorView lse, bool lse_optional);
+void attention_probabilities(ConstTensorView qkv, const Sequences& sequences, int64_t heads, int64_t query,
+                             ConstTensorView probs);
 void patchify(ConstTensorView images, int64_t patch, ConstTensorView patches);
+void nearest_other(ConstTensorView dots, int64_t first, ConstTensorView index);
+void koleo(ConstTensorView x, ConstTensorView neighbours, int64_t first, ConstTensorView loss,
+           ConstTensorView dx);
+void target_statistics(ConstTensorView targets, ConstTensorView sums, ConstTensorView entropy);
+void mean_target_statistics(ConstTensorView sums, ConstTensorView out);
+void clip_factors(ConstTensorView squares, double limit, ConstTensorView factors);
 
 }  // namespace dino::ops::check

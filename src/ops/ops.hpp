@@ -8,12 +8,18 @@
 //  products accumulate in f32;
 //  - a gradient named d<param> is accumulated (+=), a gradient of an activation is written (=) unless
 //  `accumulate` says otherwise;
+//  - every tensor, row lists, sequence starts and scalars among them, is of the backend's device; an operator
+//  is enqueued on the stream that it is given and reads and writes in that stream's order;
+//  - row lists are i64; a row list, weight or bias that may be absent is an empty view;
+//  - a scalar result is a one-element tensor: sums that reach beyond one tensor are f64 and accumulated (+=);
 //  - shapes are checked with DINO_CHECK: a mismatch is a programmer's error.
 // Each backend is tested by one body (tests/ops) against fp64 arithmetic and finite differences.
 
 #include <cstdint>
+#include <memory>
 #include <span>
-#include <vector>
+#include <string>
+#include <string_view>
 
 #include "tensor/tensor.hpp"
 
@@ -24,149 +30,220 @@ enum class Activation : uint8_t { none, gelu };  ///< gelu: exact, x/2 (1 + erf(
 
 /// Packed sequences of different lengths: sequence s owns rows [starts[s], starts[s+1]). starts[0] = 0.
 struct Sequences {
-  std::span<const int64_t> starts;
-  [[nodiscard]] int64_t count() const { return static_cast<int64_t>(starts.size()) - 1; }
-  [[nodiscard]] int64_t length(int64_t s) const {
-    return starts[static_cast<size_t>(s) + 1] - starts[static_cast<size_t>(s)];
-  }
-  [[nodiscard]] int64_t rows() const { return starts.back(); }
+  ConstTensorView starts;  ///< i64 [count + 1]
+  int64_t rows = 0;        ///< starts[count]
+  int64_t longest = 0;     ///< rows of the longest
+  [[nodiscard]] int64_t count() const { return starts.numel() - 1; }
+};
+
+/// A sparse matrix by rows, [n, m]: row i holds weights[e] in column columns[e] for e in [starts[i],
+/// starts[i+1]).
+struct SparseRows {
+  ConstTensorView starts;   ///< i64 [n + 1]
+  ConstTensorView columns;  ///< i64 [entries]
+  ConstTensorView weights;  ///< f32 [entries]
 };
 
 class Backend {
  public:
   virtual ~Backend() = default;
   [[nodiscard]] virtual const char* name() const = 0;
+  /// Of the device that the operators run on.
+  [[nodiscard]] virtual Memory& memory() = 0;
+  [[nodiscard]] virtual std::unique_ptr<Stream> new_stream() = 0;
 
   // ---- matrix products
   // --------------------------------------------------------------------------------------------------------
   /// y[M,N] = act(x[M,K] w[N,K]^T + b[N]). x: act; w, b: f32 (b may be empty); y: act. `pre` (optional, act,
   /// [M,N]) receives the value before the activation, for the backward pass. With x in bf16 the weight is
   /// rounded to bf16 too.
-  virtual void linear(ConstTensorView x, ConstTensorView w, ConstTensorView b, Activation activation,
-                      TensorView y, TensorView pre) = 0;
+  virtual void linear(Stream& stream, ConstTensorView x, ConstTensorView w, ConstTensorView b,
+                      Activation activation, TensorView y, TensorView pre) = 0;
   /// dx[M,K] (+)= dy[M,N] w[N,K].
-  virtual void linear_backward_input(ConstTensorView dy, ConstTensorView w, TensorView dx,
+  virtual void linear_backward_input(Stream& stream, ConstTensorView dy, ConstTensorView w, TensorView dx,
                                      bool accumulate) = 0;
   /// dw[N,K] += dy[M,N]^T x[M,K];  db[N] += column sums of dy (db may be empty).
-  virtual void linear_backward_weight(ConstTensorView dy, ConstTensorView x, TensorView dw,
+  virtual void linear_backward_weight(Stream& stream, ConstTensorView dy, ConstTensorView x, TensorView dw,
                                       TensorView db) = 0;
 
   // ---- pointwise
   // --------------------------------------------------------------------------------------------------------------
   /// dx = dy * gelu'(pre), elementwise; dx may be dy.
-  virtual void gelu_backward(ConstTensorView dy, ConstTensorView pre, TensorView dx) = 0;
+  virtual void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) = 0;
   /// y[M,H] = silu(x[:, :H]) * x[:, H:], x[M,2H].
-  virtual void swiglu(ConstTensorView x, TensorView y) = 0;
+  virtual void swiglu(Stream& stream, ConstTensorView x, TensorView y) = 0;
   /// dx[M,2H] from dy[M,H] and the forward input x[M,2H].
-  virtual void swiglu_backward(ConstTensorView dy, ConstTensorView x, TensorView dx) = 0;
+  virtual void swiglu_backward(Stream& stream, ConstTensorView dy, ConstTensorView x, TensorView dx) = 0;
   /// out[rows[i], :] += scale * gamma[:] * branch[i, :]; out: f32, branch: act, gamma may be empty (= 1).
-  /// Rows are distinct; an empty `rows` span means row i -> i (LayerScale and the residual of stochastic
+  /// Rows are distinct; without `rows`, row i -> i (LayerScale and the residual of stochastic
   /// depth).
-  virtual void scaled_index_add(TensorView out, ConstTensorView branch, ConstTensorView gamma, float scale,
-                                std::span<const int64_t> rows) = 0;
+  virtual void scaled_index_add(Stream& stream, TensorView out, ConstTensorView branch, ConstTensorView gamma,
+                                float scale, ConstTensorView rows) = 0;
   /// Backward of it: dbranch[i,:] = scale * gamma * dout[rows[i],:];  dgamma[:] += scale * sum_i
   /// dout[rows[i],:] * branch[i,:] (dgamma may be empty).
-  virtual void scaled_index_add_backward(ConstTensorView dout, ConstTensorView branch, ConstTensorView gamma,
-                                         float scale, std::span<const int64_t> rows, TensorView dbranch,
-                                         TensorView dgamma) = 0;
+  virtual void scaled_index_add_backward(Stream& stream, ConstTensorView dout, ConstTensorView branch,
+                                         ConstTensorView gamma, float scale, ConstTensorView rows,
+                                         TensorView dbranch, TensorView dgamma) = 0;
   /// out[i,:] = x[rows[i],:]; converts between f32 and bf16.
-  virtual void gather_rows(ConstTensorView x, std::span<const int64_t> rows, TensorView out) = 0;
+  virtual void gather_rows(Stream& stream, ConstTensorView x, ConstTensorView rows, TensorView out) = 0;
   /// out[rows[i],:] += x[i,:]; out: f32. Rows may repeat; the order of additions is that of i.
-  virtual void scatter_add_rows(ConstTensorView x, std::span<const int64_t> rows, TensorView out) = 0;
+  virtual void scatter_add_rows(Stream& stream, ConstTensorView x, ConstTensorView rows, TensorView out) = 0;
+  /// x[rows[i],:] <- 0; x: act.
+  virtual void zero_rows(Stream& stream, TensorView x, ConstTensorView rows) = 0;
+  /// out[i,:] (+)= sum over row i's entries of weight * x[column,:], in their order; all f32.
+  virtual void sparse_rows(Stream& stream, const SparseRows& matrix, ConstTensorView x, TensorView out,
+                           bool accumulate) = 0;
   /// Elementwise conversion between f32 and bf16.
-  virtual void convert(ConstTensorView x, TensorView y) = 0;
+  virtual void convert(Stream& stream, ConstTensorView x, TensorView y) = 0;
   /// y += a * x, both f32, same number of elements.
-  virtual void axpy(float a, ConstTensorView x, TensorView y) = 0;
+  virtual void axpy(Stream& stream, float a, ConstTensorView x, TensorView y) = 0;
+
+  /// y = a * x, both f32, same number of elements; y may be x.
+  virtual void scale(Stream& stream, float a, ConstTensorView x, TensorView y) = 0;
+  /// y = 1 / x, both f32; where x is 0, `of_zero`. y may be x.
+  virtual void reciprocal(Stream& stream, ConstTensorView x, float of_zero, TensorView y) = 0;
+
+  // ---- reductions
+  // -----------------------------------------------------------------------------------------------------------
+  /// out f64 [1] += factor * sum_i x[i] weight[i] in f64, the same for any number of threads; x, weight f32;
+  /// weight may be empty (= 1).
+  virtual void weighted_sum(Stream& stream, ConstTensorView x, ConstTensorView weight, double factor,
+                            TensorView out) = 0;
+  /// out f64 [1] += sum of squares of x (f32) in f64, the same for any number of threads.
+  virtual void sum_of_squares(Stream& stream, ConstTensorView x, TensorView out) = 0;
+  /// out f32 [1] = the largest element of x (f32); -infinity of none. NaN may be passed over.
+  virtual void maximum(Stream& stream, ConstTensorView x, TensorView out) = 0;
+  /// flag f32 [1] = 1 if every element of x (f64) is finite, else 0.
+  virtual void all_finite(Stream& stream, ConstTensorView x, TensorView flag) = 0;
 
   // ---- normalisation
   // ----------------------------------------------------------------------------------------------------------
   /// y = (x - mean) / sqrt(var + eps) * gamma + beta per row (biased variance). x: f32, y: act; mean, rstd:
   /// f32 [M], may be empty (inference).
-  virtual void layer_norm(ConstTensorView x, ConstTensorView gamma, ConstTensorView beta, float eps,
-                          TensorView y, TensorView mean, TensorView rstd) = 0;
+  virtual void layer_norm(Stream& stream, ConstTensorView x, ConstTensorView gamma, ConstTensorView beta,
+                          float eps, TensorView y, TensorView mean, TensorView rstd) = 0;
   /// dx[M,D] += ...; dgamma += ...; dbeta += .... dy: act; x, dx: f32.
-  virtual void layer_norm_backward(ConstTensorView dy, ConstTensorView x, ConstTensorView gamma,
-                                   ConstTensorView mean, ConstTensorView rstd, TensorView dx,
-                                   TensorView dgamma, TensorView dbeta) = 0;
+  virtual void layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView x,
+                                   ConstTensorView gamma, ConstTensorView mean, ConstTensorView rstd,
+                                   TensorView dx, TensorView dgamma, TensorView dbeta) = 0;
   /// y = x / max(|x|, eps) per row; norm[M] receives max(|x|, eps). All f32 (torch.nn.functional.normalize).
-  virtual void l2_normalize(ConstTensorView x, float eps, TensorView y, TensorView norm) = 0;
+  virtual void l2_normalize(Stream& stream, ConstTensorView x, float eps, TensorView y, TensorView norm) = 0;
   /// dx = (dy - y (y.dy)) / norm (rows clamped at eps: dy / norm).
-  virtual void l2_normalize_backward(ConstTensorView dy, ConstTensorView y, ConstTensorView norm, float eps,
-                                     TensorView dx) = 0;
+  virtual void l2_normalize_backward(Stream& stream, ConstTensorView dy, ConstTensorView y,
+                                     ConstTensorView norm, float eps, TensorView dx) = 0;
+
+  /// Weight normalisation by rows (torch.nn.utils.weight_norm): w[k,:] = g[k] v[k,:] / |v[k,:]|, the norm in
+  /// f64. g f32 [K], v and w f32 [K,D].
+  virtual void weight_norm(Stream& stream, ConstTensorView g, ConstTensorView v, TensorView w) = 0;
+  /// With u = v / |v|: dg += dw . u,  dv += g / |v| (dw - u (dw . u)), by rows.
+  virtual void weight_norm_backward(Stream& stream, ConstTensorView g, ConstTensorView v, ConstTensorView dw,
+                                    TensorView dg, TensorView dv) = 0;
 
   // ---- attention
   // --------------------------------------------------------------------------------------------------------------
   /// Block-diagonal multi-head attention over packed sequences, softmax(q k^T * scale) v within each
   /// sequence. qkv[T,3D] holds q | k | v, each split in `heads` of D/heads columns. out[T,D]: act; lse: f32
   /// [heads,T], may be empty (inference). Never keeps a T x T matrix.
-  virtual void attention(ConstTensorView qkv, const Sequences& sequences, int64_t heads, float scale,
-                         TensorView out, TensorView lse) = 0;
+  virtual void attention(Stream& stream, ConstTensorView qkv, const Sequences& sequences, int64_t heads,
+                         float scale, TensorView out, TensorView lse) = 0;
   /// dqkv[T,3D] from dout[T,D] and the forward's qkv, out, lse.
-  virtual void attention_backward(ConstTensorView dout, ConstTensorView qkv, ConstTensorView out,
-                                  ConstTensorView lse, const Sequences& sequences, int64_t heads, float scale,
-                                  TensorView dqkv) = 0;
+  virtual void attention_backward(Stream& stream, ConstTensorView dout, ConstTensorView qkv,
+                                  ConstTensorView out, ConstTensorView lse, const Sequences& sequences,
+                                  int64_t heads, float scale, TensorView dqkv) = 0;
   /// The same with queries of their own: sequence s has queries q[Tq,D] and keys and values kv[Tk,2D] (k |
   /// v). out[Tq,D], lse [heads,Tq]. A sequence may have no query.
-  virtual void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries,
-                               const Sequences& keys, int64_t heads, float scale, TensorView out,
-                               TensorView lse) = 0;
+  virtual void query_attention(Stream& stream, ConstTensorView q, ConstTensorView kv,
+                               const Sequences& queries, const Sequences& keys, int64_t heads, float scale,
+                               TensorView out, TensorView lse) = 0;
   /// dq[Tq,D] and dkv[Tk,2D] (both =) from dout[Tq,D].
-  virtual void query_attention_backward(ConstTensorView dout, ConstTensorView q, ConstTensorView kv,
-                                        ConstTensorView out, ConstTensorView lse, const Sequences& queries,
-                                        const Sequences& keys, int64_t heads, float scale, TensorView dq,
-                                        TensorView dkv) = 0;
+  virtual void query_attention_backward(Stream& stream, ConstTensorView dout, ConstTensorView q,
+                                        ConstTensorView kv, ConstTensorView out, ConstTensorView lse,
+                                        const Sequences& queries, const Sequences& keys, int64_t heads,
+                                        float scale, TensorView dq, TensorView dkv) = 0;
   /// Softmax probabilities of query row `query` (within each sequence) for pictures and tests: probs f32
   /// [count, heads, length]; all sequences have the same length.
-  virtual void attention_probabilities(ConstTensorView qkv, const Sequences& sequences, int64_t heads,
-                                       float scale, int64_t query, TensorView probs) = 0;
+  virtual void attention_probabilities(Stream& stream, ConstTensorView qkv, const Sequences& sequences,
+                                       int64_t heads, float scale, int64_t query, TensorView probs) = 0;
 
   // ---- patch embedding
   // --------------------------------------------------------------------------------------------------------
   /// images f32 [B,C,H,W] -> patches act [B*(H/p)*(W/p), C*p*p], patches row-major, columns in (c, y, x)
   /// order (the layout of a Conv2d weight).
-  virtual void patchify(ConstTensorView images, int64_t patch, TensorView patches) = 0;
+  virtual void patchify(Stream& stream, ConstTensorView images, int64_t patch, TensorView patches) = 0;
   /// The transpose: dimages f32 [B,C,H,W] = scattered dpatches.
-  virtual void patchify_backward(ConstTensorView dpatches, int64_t patch, TensorView dimages) = 0;
+  virtual void patchify_backward(Stream& stream, ConstTensorView dpatches, int64_t patch,
+                                 TensorView dimages) = 0;
 
   // ---- losses (all f32)
   // -------------------------------------------------------------------------------------------------------
   /// Cross-entropy of rows against soft targets, in place: with s = logits / temperature, loss[r] = -sum_k
   /// target[r,k] log_softmax(s)[r,k], and logits becomes its gradient times weight[r]: weight[r] /
   /// temperature * (softmax(s) * sum_k target[r,k] - target[r,k]). weight may be empty (no gradient).
-  virtual void cross_entropy(TensorView logits, ConstTensorView targets, float temperature,
+  virtual void cross_entropy(Stream& stream, TensorView logits, ConstTensorView targets, float temperature,
                              ConstTensorView weight, TensorView loss) = 0;
-  /// x <- exp((x - shift) / temperature).
-  virtual void exp_scaled(TensorView x, float shift, float temperature) = 0;
+  /// Row by row: maxima[r] = max_k x[r,k];  x[r,k] <- exp((x[r,k] - maxima[r]) / temperature).
+  virtual void exp_rows(Stream& stream, TensorView x, float temperature, TensorView maxima) = 0;
+  /// x <- exp((x - reference) / temperature) in f64, reference f32 [1].
+  virtual void exp_relative(Stream& stream, TensorView x, ConstTensorView reference, float temperature) = 0;
   /// out[k] += sum_r x[r,k] weight[r]; weight may be empty (= 1). Rows are added in order.
-  virtual void weighted_column_sums(ConstTensorView x, ConstTensorView weight, TensorView out) = 0;
+  virtual void weighted_column_sums(Stream& stream, ConstTensorView x, ConstTensorView weight,
+                                    TensorView out) = 0;
   /// out[r] = sum_k x[r,k] u[k].
-  virtual void matrix_vector(ConstTensorView x, ConstTensorView u, TensorView out) = 0;
+  virtual void matrix_vector(Stream& stream, ConstTensorView x, ConstTensorView u, TensorView out) = 0;
   /// x[r,k] <- x[r,k] * v[r] * u[k].
-  virtual void scale_rows_columns(TensorView x, ConstTensorView v, ConstTensorView u) = 0;
+  virtual void scale_rows_columns(Stream& stream, TensorView x, ConstTensorView v, ConstTensorView u) = 0;
   /// x <- softmax((x - centre) / temperature) per row; centre [K] may be empty.
-  virtual void softmax_centred(TensorView x, ConstTensorView centre, float temperature) = 0;
+  virtual void softmax_centred(Stream& stream, TensorView x, ConstTensorView centre, float temperature) = 0;
+
+  /// index[r] (i64) = the column of the largest of dots[r,:] (f32 [R,C]) but for column first + r, the first
+  /// among equals: the nearest other row of a batch whose rows [first, first + R) are these. C >= 2. A row
+  /// without any comparable number gets the first other column.
+  virtual void nearest_other(Stream& stream, ConstTensorView dots, int64_t first, TensorView index) = 0;
+  /// KoLeo (arXiv 1806.03198) of rows [first, first + n) of x f32 [N,D], each with its neighbour i64 [N]:
+  /// with d_a = |x_a - x_nn(a) + 1e-8|,
+  ///   loss f64 [1] += sum over own anchors a of -log(max(d_a, 1e-6) + 1e-8) / N,
+  ///   dx f32 [n,D] = weight times the gradient of the sum over *all* anchors: an own row collects the terms
+  ///   of
+  /// its own anchor and of those whose neighbour it is, in the order of the anchors. Pairs nearer than 1e-6
+  /// are equal but for rounding, and push each other nowhere.
+  virtual void koleo(Stream& stream, ConstTensorView x, ConstTensorView neighbours, int64_t first,
+                     double weight, TensorView loss, TensorView dx) = 0;
+
+  // ---- health
+  // ----------------------------------------------------------------------------------------------------------------
+  /// Of targets f32 [R,K]: sums f32 [2K] += column sums, and (from K on) how many rows have their first
+  /// largest element there; entropy f64 [1] += sum over rows of -sum_k t log t.
+  virtual void target_statistics(Stream& stream, ConstTensorView targets, TensorView sums,
+                                 TensorView entropy) = 0;
+  /// Of such sums over `rows` rows: out f64 [2] = entropy of the mean target; share of the K columns that are
+  /// some row's largest.
+  virtual void mean_target_statistics(Stream& stream, ConstTensorView sums, double rows, TensorView out) = 0;
+  /// out f64 [1] = the mean over columns of the standard deviation (biased) of x f32 [R,D].
+  virtual void mean_column_std(Stream& stream, ConstTensorView x, TensorView out) = 0;
 
   // ---- optimizer (f32, flat)
   // --------------------------------------------------------------------------------------------------
   struct AdamW {
     float learning_rate, beta1, beta2, eps, weight_decay;
-    int64_t step;          ///< 1 for the first update (bias correction)
-    float gradient_scale;  ///< clip factor, multiplied onto the gradient first
+    int64_t step;  ///< 1 for the first update (bias correction)
   };
+  /// factors[i] f32 = min(1, limit / (sqrt(squares[i]) + 1e-6)), squares f64
+  /// (torch.nn.utils.clip_grad_norm_); limit 0: 1.
+  virtual void clip_factors(Stream& stream, ConstTensorView squares, double limit, TensorView factors) = 0;
   /// Decoupled weight decay, as torch.optim.AdamW: w -= lr wd w; m, v updated; w -= lr mhat / (sqrt(vhat) +
-  /// eps).
-  virtual void adamw(std::span<float> w, std::span<const float> gradient, std::span<float> m,
-                     std::span<float> v, const AdamW& settings) = 0;
-  /// average = momentum * average + (1 - momentum) * value.
-  virtual void ema(std::span<float> average, std::span<const float> value, float momentum) = 0;
-  /// Sum of squares in f64, the same for any number of threads.
-  virtual double sum_of_squares(std::span<const float> x) = 0;
+  /// eps). The gradient is multiplied by `factor` f32 [1] first. Where `apply` f32 [1] is 0 nothing changes.
+  virtual void adamw(Stream& stream, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,
+                     const AdamW& settings, ConstTensorView factor, ConstTensorView apply) = 0;
+  /// average = momentum * average + (1 - momentum) * value; nothing where `apply` f32 [1] is given and 0.
+  virtual void ema(Stream& stream, TensorView average, ConstTensorView value, float momentum,
+                   ConstTensorView apply) = 0;
 };
 
-/// The optimised backend of a device.
-Backend& backend(Device device = Device::cpu);
-/// The naive one, for tests: plain loops, sums in f64.
-Backend& reference_backend();
+/// All backends of this build, in the order of preference: cpu, reference (naive, for tests: plain loops,
+/// sums in f64).
+[[nodiscard]] std::span<Backend* const> backends();
+/// Of that list, by name; DINO_CHECK when absent.
+[[nodiscard]] Backend& backend_named(std::string_view name);
 
 /// One line for --version: "oneDNN 2.6.3, avx512bf16 kernels".
 [[nodiscard]] std::string describe_backend();

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -13,7 +12,6 @@ namespace dino {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kMinBlock = int64_t{1} << 22;
 
 std::atomic<int64_t> total_bytes{0};
 
@@ -108,31 +106,56 @@ TensorView TensorView::reshaped(Shape other) const {
   return {data, other, dtype, device};
 }
 
-void TensorView::zero() const {
-  if (data != nullptr) std::memset(data, 0, static_cast<size_t>(numel()) * size_of(dtype));
+void detail::check_access(DType held, DType wanted, Device device) {
+  DINO_CHECK(held == wanted, std::string("tensor holds ") + name_of(held));
+  DINO_CHECK(device.is_host(), "the host touches a device's memory");
 }
 
-void Tensor::Free::operator()(void* p) const {
-  std::free(p);
+void copy(Stream& stream, TensorView to, ConstTensorView from) {
+  DINO_CHECK(to.dtype == from.dtype && to.numel() == from.numel(),
+             fmt::format("copy {} {} to {} {}", name_of(from.dtype), from.shape.str(), name_of(to.dtype),
+                         to.shape.str()));
+  stream.copy_bytes({to.data, to.device}, {const_cast<void*>(from.data), from.device},
+                    static_cast<size_t>(to.numel()) * size_of(to.dtype));
 }
 
-Tensor::Tensor(Shape shape, DType dtype, Device device) : Tensor(uninitialised(shape, dtype, device)) {
-  view().zero();
+void fill(Stream& stream, TensorView view, float value) {
+  const auto put = [&](const auto element) {
+    stream.fill_elements({view.data, view.device}, std::as_bytes(std::span(&element, 1)),
+                         static_cast<size_t>(view.numel()));
+  };
+  switch (view.dtype) {
+    case DType::f32:
+      return put(value);
+    case DType::f64:
+      return put(static_cast<double>(value));
+    case DType::bf16:
+      return put(bf16(value));
+    case DType::i32:
+      return put(static_cast<int32_t>(value));
+    case DType::i64:
+      return put(static_cast<int64_t>(value));
+    case DType::u8:
+      return put(static_cast<uint8_t>(value));
+  }
 }
 
-Tensor Tensor::uninitialised(Shape shape, DType dtype, Device device) {
+Tensor::Tensor(Shape shape, DType dtype, Memory& memory) : Tensor(uninitialised(shape, dtype, memory)) {
+  memory.zero(data_.get(), static_cast<size_t>(bytes()));
+}
+
+Tensor Tensor::uninitialised(Shape shape, DType dtype, Memory& memory) {
   Tensor tensor;
   tensor.shape_ = shape;
   tensor.dtype_ = dtype;
-  tensor.device_ = device;
   const int64_t bytes =
       std::max<int64_t>(round_up(shape.numel() * static_cast<int64_t>(size_of(dtype))), kAlignment);
-  void* p = std::aligned_alloc(static_cast<size_t>(kAlignment), static_cast<size_t>(bytes));
+  void* p = memory.allocate(static_cast<size_t>(bytes));
   if (p == nullptr)
     throw IoError(fmt::format("out of memory: tensor {} of {}: {} bytes; use a smaller batch or model",
                               shape.str(), name_of(dtype), bytes));
   total_bytes.fetch_add(bytes, std::memory_order_relaxed);
-  tensor.data_.reset(p);
+  tensor.data_ = {p, Release{&memory, static_cast<size_t>(bytes)}};
   return tensor;
 }
 
@@ -142,63 +165,10 @@ int64_t Tensor::bytes_allocated() {
 
 Tensor Tensor::clone() const {
   if (!data_) return {};
-  Tensor copy(shape_, dtype_, device_);
+  DINO_CHECK(device().is_host(), "a clone of the host's tensor");
+  Tensor copy = uninitialised(shape_, dtype_);
   std::memcpy(copy.data_.get(), data_.get(), static_cast<size_t>(bytes()));
   return copy;
-}
-
-TensorView Arena::make(Shape shape, DType dtype) {
-  const int64_t bytes = round_up(std::max<int64_t>(shape.numel() * static_cast<int64_t>(size_of(dtype)), 1));
-  while (current_ < blocks_.size() && blocks_[current_].offset + bytes > blocks_[current_].memory.bytes())
-    ++current_;
-  if (current_ == blocks_.size()) {
-    const int64_t size = std::max({bytes, kMinBlock, reserved_bytes() / 2});
-    blocks_.push_back({Tensor::uninitialised(Shape{round_up(size)}, DType::u8, device_), 0});
-  }
-  Block& block = blocks_[current_];
-  void* data = block.memory.as<uint8_t>() + block.offset;
-  block.offset += bytes;
-  peak_ = std::max(peak_, used_bytes());
-  return {data, shape, dtype, device_};
-}
-
-TensorView Arena::zeros(Shape shape, DType dtype) {
-  TensorView view = make(shape, dtype);
-  view.zero();
-  return view;
-}
-
-int64_t Arena::used_bytes() const {
-  int64_t used = 0;
-  for (const Block& block : blocks_) used += block.offset;
-  return used;
-}
-
-int64_t Arena::reserved_bytes() const {
-  int64_t bytes = 0;
-  for (const Block& block : blocks_) bytes += block.memory.bytes();
-  return bytes;
-}
-
-void Arena::reset() {
-  if (blocks_.size() > 1) {
-    const int64_t bytes = std::max(peak_ + peak_ / 8, kMinBlock);
-    blocks_.clear();
-    blocks_.push_back({Tensor::uninitialised(Shape{round_up(bytes)}, DType::u8, device_), 0});
-  }
-  for (Block& block : blocks_) block.offset = 0;
-  current_ = 0;
-}
-
-Arena::Scope::Scope(Arena& arena)
-    : arena_(arena),
-      block_(arena.current_),
-      offset_(arena.current_ < arena.blocks_.size() ? arena.blocks_[arena.current_].offset : 0) {}
-
-Arena::Scope::~Scope() {
-  for (size_t i = block_ + 1; i < arena_.blocks_.size(); ++i) arena_.blocks_[i].offset = 0;
-  if (block_ < arena_.blocks_.size()) arena_.blocks_[block_].offset = offset_;
-  arena_.current_ = block_;
 }
 
 }  // namespace dino

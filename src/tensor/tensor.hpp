@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // Dense row-major tensors. Views do not own and are always contiguous; strided access is an operator's
-// business, not a view's.
+// business, not a view's. A view's bytes belong to its device: on the host they can be touched where the
+// device is the host, and nowhere else.
 
 #include <array>
 #include <cstddef>
@@ -14,15 +15,13 @@
 
 #include "base/error.hpp"
 #include "base/half.hpp"
+#include "tensor/device.hpp"
 
 namespace dino {
 
 enum class DType : uint8_t { f32, f64, bf16, i32, i64, u8 };
 [[nodiscard]] size_t size_of(DType dtype);
 [[nodiscard]] const char* name_of(DType dtype);
-
-/// Where the bytes live; the device of an operator's arguments picks its backend.
-enum class Device : uint8_t { cpu };
 
 /// Up to four dimensions, outermost first.
 class Shape {
@@ -69,6 +68,8 @@ template <>
 struct DTypeOf<uint8_t> {
   static constexpr DType value = DType::u8;
 };
+/// A programmer's error unless a view of dtype `held` on `device` may be read as `wanted` by the host.
+void check_access(DType held, DType wanted, Device device);
 }  // namespace detail
 
 /// Read-only view. A default-constructed view is empty (`!view`), which operators document where they allow
@@ -77,15 +78,15 @@ struct ConstTensorView {
   const void* data = nullptr;
   Shape shape;
   DType dtype = DType::f32;
-  Device device = Device::cpu;
+  Device device;
 
   explicit operator bool() const { return data != nullptr; }
   [[nodiscard]] int64_t numel() const { return data == nullptr ? 0 : shape.numel(); }
   [[nodiscard]] int64_t dim(int i) const { return shape[i]; }
-  /// Typed pointer; InternalError when the dtype is another.
+  /// Typed pointer; InternalError when the dtype is another, or the bytes are not the host's.
   template <class T>
   [[nodiscard]] const T* as() const {
-    DINO_CHECK(dtype == detail::DTypeOf<T>::value, std::string("tensor holds ") + name_of(dtype));
+    detail::check_access(dtype, detail::DTypeOf<T>::value, device);
     return static_cast<const T*>(data);
   }
   [[nodiscard]] std::span<const float> f32() const { return {as<float>(), static_cast<size_t>(numel())}; }
@@ -99,7 +100,7 @@ struct TensorView {
   void* data = nullptr;
   Shape shape;
   DType dtype = DType::f32;
-  Device device = Device::cpu;
+  Device device;
 
   explicit operator bool() const { return data != nullptr; }
   operator ConstTensorView() const {
@@ -109,41 +110,47 @@ struct TensorView {
   [[nodiscard]] int64_t dim(int i) const { return shape[i]; }
   template <class T>
   [[nodiscard]] T* as() const {
-    DINO_CHECK(dtype == detail::DTypeOf<T>::value, std::string("tensor holds ") + name_of(dtype));
+    detail::check_access(dtype, detail::DTypeOf<T>::value, device);
     return static_cast<T*>(data);
   }
   [[nodiscard]] std::span<float> f32() const { return {as<float>(), static_cast<size_t>(numel())}; }
   [[nodiscard]] TensorView rows(int64_t begin, int64_t count) const;
   [[nodiscard]] TensorView reshaped(Shape other) const;
-  void zero() const;
 };
+
+/// The same dtype and number of elements; one side is of the stream's device, the other too or the host's
+/// (see Stream::copy_bytes for when it is done).
+void copy(Stream& stream, TensorView to, ConstTensorView from);
+/// Every element <- value (rounded to the dtype).
+void fill(Stream& stream, TensorView view, float value);
 
 /// View of caller-owned memory.
 template <class T>
 [[nodiscard]] TensorView view_of(T* data, Shape shape) {
-  return {data, shape, detail::DTypeOf<T>::value, Device::cpu};
+  return {data, shape, detail::DTypeOf<T>::value, {}};
 }
 template <class T>
 [[nodiscard]] ConstTensorView view_of(const T* data, Shape shape) {
-  return {data, shape, detail::DTypeOf<T>::value, Device::cpu};
+  return {data, shape, detail::DTypeOf<T>::value, {}};
 }
 
 /// Owning tensor, 64-byte aligned, zero-filled. Moves, does not copy (use clone()).
 class Tensor {
  public:
   Tensor() = default;
-  explicit Tensor(Shape shape, DType dtype = DType::f32, Device device = Device::cpu);
+  explicit Tensor(Shape shape, DType dtype = DType::f32, Memory& memory = Memory::host());
   /// Contents undefined, pages untouched.
   [[nodiscard]] static Tensor uninitialised(Shape shape, DType dtype = DType::f32,
-                                            Device device = Device::cpu);
+                                            Memory& memory = Memory::host());
   /// Bytes that all tensors of this process have asked for since it started.
   [[nodiscard]] static int64_t bytes_allocated();
-  [[nodiscard]] TensorView view() { return {data_.get(), shape_, dtype_, device_}; }
-  [[nodiscard]] ConstTensorView view() const { return {data_.get(), shape_, dtype_, device_}; }
+  [[nodiscard]] TensorView view() { return {data_.get(), shape_, dtype_, device()}; }
+  [[nodiscard]] ConstTensorView view() const { return {data_.get(), shape_, dtype_, device()}; }
   operator TensorView() { return view(); }             // NOLINT(google-explicit-constructor)
   operator ConstTensorView() const { return view(); }  // NOLINT(google-explicit-constructor)
   [[nodiscard]] const Shape& shape() const { return shape_; }
   [[nodiscard]] DType dtype() const { return dtype_; }
+  [[nodiscard]] Device device() const { return data_ ? data_.get_deleter().memory->device() : Device{}; }
   [[nodiscard]] int64_t numel() const { return data_ ? shape_.numel() : 0; }
   [[nodiscard]] int64_t bytes() const { return numel() * static_cast<int64_t>(size_of(dtype_)); }
   template <class T>
@@ -156,56 +163,18 @@ class Tensor {
   }
   [[nodiscard]] std::span<float> f32() { return view().f32(); }
   [[nodiscard]] std::span<const float> f32() const { return view().f32(); }
+  /// Of a host tensor.
   [[nodiscard]] Tensor clone() const;
 
  private:
-  struct Free {
-    void operator()(void* p) const;
+  struct Release {
+    Memory* memory;
+    size_t bytes;
+    void operator()(void* p) const { memory->release(p, bytes); }
   };
-  std::unique_ptr<void, Free> data_;
+  std::unique_ptr<void, Release> data_{nullptr, Release{nullptr, 0}};
   Shape shape_;
   DType dtype_ = DType::f32;
-  Device device_ = Device::cpu;
-};
-
-/// Bump allocator for the activations of one step: it grows in the first steps and allocates nothing
-/// afterwards. Views live until the scope that was open when they were made ends. Its pages are touched when
-/// they are first used, so room to spare costs no memory.
-class Arena {
- public:
-  explicit Arena(Device device = Device::cpu) : device_(device) {}
-  /// Uninitialised, 64-byte aligned.
-  [[nodiscard]] TensorView make(Shape shape, DType dtype = DType::f32);
-  [[nodiscard]] TensorView zeros(Shape shape, DType dtype = DType::f32);
-  [[nodiscard]] int64_t used_bytes() const;
-  [[nodiscard]] int64_t peak_bytes() const { return peak_; }
-  [[nodiscard]] int64_t reserved_bytes() const;
-  /// Frees everything made since (stack discipline).
-  class Scope {
-   public:
-    explicit Scope(Arena& arena);
-    ~Scope();
-    Scope(const Scope&) = delete;
-    Scope& operator=(const Scope&) = delete;
-
-   private:
-    Arena& arena_;
-    size_t block_;
-    int64_t offset_;
-  };
-  /// Frees all; merges the blocks into one, an eighth larger than the step just ended, so that the next one,
-  /// if it is not much larger, needs a single block.
-  void reset();
-
- private:
-  struct Block {
-    Tensor memory;
-    int64_t offset = 0;
-  };
-  std::vector<Block> blocks_;
-  size_t current_ = 0;
-  int64_t peak_ = 0;
-  Device device_;
 };
 
 }  // namespace dino

@@ -51,10 +51,8 @@ std::string write_shard(const std::string& folder, const CheckpointContent& cont
       ranges.push_back({range.begin, range.end});
       if (range.size() == 0) continue;
       for (const auto& [store, values] : content.stores) {
-        const auto span = std::as_const(*values)
-                              .unit(static_cast<int64_t>(u))
-                              .subspan(static_cast<size_t>(range.begin), static_cast<size_t>(range.size()));
-        out.write(fmt::format("/{}/{}", store, unit.name), view_of(span.data(), Shape{range.size()}));
+        const ConstTensorView all = std::as_const(*values).unit(static_cast<int64_t>(u));
+        out.write(fmt::format("/{}/{}", store, unit.name), all.rows(range.begin, range.size()));
       }
     }
     out.close();
@@ -227,12 +225,13 @@ std::string text_field(const Json& manifest, const char* name) {
 void load_checkpoint(const std::string& folder, CheckpointContent& content) {
   CheckpointReader reader(read_checkpoint_manifest(folder));
   const CheckpointManifest& manifest = reader.manifest();
+  HostStream stream;
   for (auto& [store, values] : content.stores) {
     if (!manifest.has_store(store))
       throw DataError(
           fmt::format("cannot resume: {}: it has no \"{}\" (weights only); start a new run from it instead",
                       folder, store));
-    values->zero();
+    values->zero(stream);
     reader.read_store(store, *values);
   }
   const Json json = Json::parse(manifest.json);

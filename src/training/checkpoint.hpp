@@ -15,8 +15,8 @@
 
 namespace dino {
 
-/// What a checkpoint holds: named stores of one layout ("student", "teacher", "adam_m", "adam_v") and scalars
-/// and small vectors by name.
+/// What a checkpoint holds: named stores on the host, of one layout ("student", "teacher", "adam_m",
+/// "adam_v") and scalars and small vectors by name.
 struct CheckpointContent {
   std::map<std::string, ParameterStore*> stores;
   std::map<std::string, std::vector<double>> vectors;  ///< e.g. softmax centres

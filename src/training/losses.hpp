@@ -10,9 +10,7 @@
 #include <span>
 #include <vector>
 
-#include "comm/communicator.hpp"
-#include "ops/ops.hpp"
-#include "tensor/tensor.hpp"
+#include "ops/context.hpp"
 
 namespace dino {
 
@@ -29,8 +27,7 @@ namespace dino {
 /// v = 1 at first. One sum of all problems' K_p per iteration is the only reduction, and E is read once per
 /// iteration. Each row is shifted by its own maximum m_b before the exponential, which v_b = exp((m_b - M) /
 /// T), with M the maximum over all ranks, undoes at the start: no row can underflow.
-void sinkhorn(std::span<const TensorView> problems, double temperature, int64_t iterations,
-              const Communicator& comm, Arena& arena, ops::Backend& backend);
+void sinkhorn(const Context& c, std::span<const TensorView> problems, double temperature, int64_t iterations);
 
 /// The running centre of softmax centring. A batch's mean is folded into the centre when the next batch is
 /// about to use it (the reference reduces it in the background meanwhile):
@@ -38,20 +35,22 @@ void sinkhorn(std::span<const TensorView> problems, double temperature, int64_t 
 class SoftmaxCentre {
  public:
   SoftmaxCentre() = default;
-  SoftmaxCentre(int64_t prototypes, double momentum);
-  /// Logits [n, K] -> targets, in place. The mean is over the rows of all ranks (the reference averages the
-  /// ranks' means, which is the same for equal numbers of rows). A batch without rows anywhere changes
-  /// nothing.
-  void targets(TensorView logits, double temperature, const Communicator& comm, Arena& arena,
-               ops::Backend& backend);
-  [[nodiscard]] std::span<const float> centre() const { return centre_; }
-  /// The last batch's mean, not folded in yet.
-  [[nodiscard]] std::span<const float> pending() const { return pending_; }
-  void restore(std::span<const double> centre, std::span<const double> pending);
+  /// Zeros, on the device that the logits will be on.
+  SoftmaxCentre(int64_t prototypes, double momentum, Memory& memory);
+  /// Logits [n, K] -> targets, in place. The mean is over the `all_rows` rows of all ranks (the reference
+  /// averages the ranks' means, which is the same for equal numbers of rows). A batch without rows anywhere
+  /// changes nothing.
+  void targets(const Context& c, TensorView logits, int64_t all_rows, double temperature);
+  /// What checkpoints keep: the centre, and the last batch's mean, not folded in yet.
+  struct State {
+    std::vector<double> centre, pending;
+  };
+  [[nodiscard]] State state(Stream& stream) const;
+  void restore(Stream& stream, const State& state);
 
  private:
   double momentum_ = 0.9;
-  std::vector<float> centre_, pending_;
+  Tensor centre_, pending_;  ///< f32 [K]
 };
 
 // ---- cross-entropy
@@ -66,10 +65,9 @@ struct TargetRows {
 /// loss[r] = CE(target_r, softmax(unit_r W^T / T)); d_unit (=) and d_prototypes (+=) are the gradients of
 /// sum_r weight[r] loss[r]. The student's logits exist in chunks of rows only. `segments` cover the rows of
 /// `unit` in order, without gaps.
-void prototype_cross_entropy(ConstTensorView unit, ConstTensorView prototypes,
+void prototype_cross_entropy(const Context& c, ConstTensorView unit, ConstTensorView prototypes,
                              std::span<const TargetRows> segments, double temperature, ConstTensorView weight,
-                             TensorView loss, TensorView d_unit, TensorView d_prototypes, Arena& arena,
-                             ops::Backend& backend);
+                             TensorView loss, TensorView d_unit, TensorView d_prototypes);
 /// Rows of such a chunk: up to 256, fewer when their logits would pass 64 MiB, at least 64 (fewer rows would
 /// read the prototypes too often).
 [[nodiscard]] int64_t logits_chunk_rows(int64_t prototypes);
@@ -84,30 +82,30 @@ struct DinoTerms {
 // ---- KoLeo
 // ----------------------------------------------------------------------------------------------------------
 
-/// The features of all ranks, f32 [ranks, views, capacity, D]; of a rank's part the first `counts[rank]` rows
-/// of each view are in use. Row i of the global batch is the i-th of these, rank by rank.
-struct GatheredRows {
-  ConstTensorView features;
+/// How a batch is spread over the ranks: `counts[rank]` images each, the global batch being theirs rank by
+/// rank.
+struct BatchSplit {
   std::vector<int64_t> counts;
-  [[nodiscard]] int64_t views() const { return features.dim(1); }
-  [[nodiscard]] int64_t width() const { return features.dim(3); }
+  int rank = 0;
+  [[nodiscard]] int64_t own() const { return counts[static_cast<size_t>(rank)]; }
+  [[nodiscard]] int64_t first() const {
+    return std::accumulate(counts.begin(), counts.begin() + rank, int64_t{0});
+  }
   [[nodiscard]] int64_t total() const { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
-  /// The rows of one rank in one view, [counts[rank], D].
-  [[nodiscard]] ConstTensorView part(int rank, int64_t view) const;
 };
 
+/// f32 [views, N, D] of the global batch from this rank's [views, n, D]. Collective.
+[[nodiscard]] TensorView gather_batch(const Context& c, ConstTensorView own, const BatchSplit& split);
+
 /// -1/N sum_i log(min_j |x_i - x_j| + eps) of L2-normalised features over the batch of all ranks
-/// (arXiv 1806.03198), for independent views of the same images.
-struct KoLeoResult {
-  double loss = 0;  ///< of this rank's anchors, summed over views; the sum over ranks is the loss
-  std::vector<int64_t> neighbour;  ///< [views * local rows], index in the global batch
-};
-/// `gathered`: the normalised features of all ranks. d_unit f32 [views, local rows, D] (=): gradient with
-/// respect to this rank's normalised features, times weight; a row collects the terms of all anchors, of any
-/// rank, whose neighbour it is, as in a single process with the whole batch.
-/// With fewer than two rows in all there is no neighbour: loss and gradient are 0. Rows that are equal but
-/// for rounding (nearer than 1e-6) count as that far apart and push each other nowhere.
-KoLeoResult koleo(const GatheredRows& gathered, double weight, TensorView d_unit, const Communicator& comm,
-                  Arena& arena, ops::Backend& backend);
+/// (arXiv 1806.03198), for independent views of the same images. `batch` f32 [views, N, D]: the normalised
+/// features of the global batch. Adds the terms of this rank's anchors to `loss` (f64 [1]; the sum over ranks
+/// is the loss); d_unit f32 [views, n, D] (=): gradient with respect to this rank's normalised features,
+/// times weight; a row collects the terms of all anchors, of any rank, whose neighbour it is, as in a single
+/// process with the whole batch. `neighbours` i64 [views, N] receives each anchor's. Collective. With fewer
+/// than two rows in all there is no neighbour: loss and gradient are 0. Rows that are equal but for rounding
+/// (nearer than 1e-6) count as that far apart and push each other nowhere.
+void koleo(const Context& c, ConstTensorView batch, const BatchSplit& split, double weight, TensorView loss,
+           TensorView d_unit, TensorView neighbours);
 
 }  // namespace dino

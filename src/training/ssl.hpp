@@ -15,6 +15,7 @@
 #include "comm/communicator.hpp"
 #include "model/head.hpp"
 #include "model/vit.hpp"
+#include "ops/context.hpp"
 
 namespace dino {
 
@@ -37,7 +38,7 @@ struct SslConfig {
   double beta1 = 0.9, beta2 = 0.999, adam_eps = 1e-8;
   double layer_decay = 1.0, patch_embed_lr_mult = 0.2;
   int64_t local_crops = 8;
-  Precision precision = Precision::f32;
+  Precision precision = Precision::f32;  ///< of the context
 };
 
 /// The multipliers of one parameter (reference get_params_groups_with_decay).
@@ -50,12 +51,12 @@ struct ParameterGroup {
                                              double patch_embed_lr_mult);
 
 /// This rank's part of the batch. B >= 1 images here, which may differ between ranks; crops are f32
-/// [*, 3, H, W].
+/// [*, 3, H, W], on the host or on the model's device.
 struct SslBatch {
   int64_t images = 0;
   ConstTensorView global_crops;  ///< [2B,...]: view 1 of all images, then view 2
   ConstTensorView local_crops;   ///< [L*B,...] crop-major; empty when L = 0
-  ConstTensorView masks;         ///< u8 [2B, N]
+  ConstTensorView masks;         ///< u8 [2B, N] on the host
   /// No step of this rank has more masked patches than this; 0 = unknown. Work on masked patches is filled up
   /// to it with unmasked ones of no weight (or to a multiple of 64 where it is unknown), so that every step
   /// has the same shapes and, after the first ones, allocates nothing.
@@ -101,10 +102,15 @@ struct SslStepResult {
 
 class SslModel {
  public:
-  SslModel(const SslConfig& config, const Communicator& comm);
+  /// On the context's device; the communicator is that of its collective. Both must outlive the model, whose
+  /// steps reset the context's arena.
+  SslModel(const SslConfig& config, Context& context, const Communicator& comm);
   ~SslModel();
   /// Student drawn from `seed`; the teacher starts equal to it.
   void initialize(uint64_t seed);
+
+  /// The teacher becomes equal to the student.
+  void adopt_student();
 
   [[nodiscard]] const SslConfig& config() const;
   [[nodiscard]] const ParameterLayout& layout() const;
@@ -122,8 +128,9 @@ class SslModel {
   /// `drop_path` may be empty.
   SslStepResult forward_backward(const SslBatch& batch, const SslSchedule& schedule,
                                  const DropPathPlan& drop_path);
-  /// Clip, AdamW (step counts from 1), EMA of the teacher. Call it only for a finite result.
-  void update(const SslSchedule& schedule, const SslStepResult& result, int64_t step);
+  /// Clip, AdamW (step counts from 1), EMA of the teacher. After a step that was not finite it changes
+  /// nothing.
+  void update(const SslSchedule& schedule, int64_t step);
 
   /// Seconds per phase of the last step ("teacher", "student_forward", "losses", "backward", "reduce",
   /// "optimizer"), and arena bytes.

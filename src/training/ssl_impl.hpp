@@ -68,12 +68,31 @@ struct HeadRows {
   std::vector<float> weight;         ///< of each row in the objective
 };
 
+/// Where a step's scalars lie in one tensor, f64, which is read back once.
+namespace scalar {
+enum : int64_t {
+  // Sums over ranks. A step with any of them, or any squared gradient norm, not finite is not applied.
+  dino_local,
+  dino_global,
+  ibot,
+  koleo,
+  entropy,
+  squares,  ///< of the gradients: backbone, dino_head, ibot_head
+  entropy_of_mean = squares + 3,
+  usage,
+  column_std,
+  count,
+};
+constexpr int64_t summed = entropy + 1;
+constexpr int64_t decisive = squares + 3;
+}  // namespace scalar
+
 struct SslModel::Impl {
-  Impl(const SslConfig& settings, const Communicator& communicator);
+  Impl(const SslConfig& settings, Context& context, const Communicator& communicator);
 
   SslConfig config;
+  Context& c;
   const Communicator& comm;
-  ops::Backend& backend;
   ParameterLayout layout;
   ParameterStore student, teacher, gradients, adam_m, adam_v;
   Vit student_vit, teacher_vit;
@@ -81,22 +100,34 @@ struct SslModel::Impl {
   std::optional<Head> student_ibot, teacher_ibot;  ///< empty when the DINO head takes the patches too
   SoftmaxCentre dino_centre, ibot_centre;
   std::vector<UpdateSpan> spans;
-  std::vector<bool> reduced;  ///< units of this step
-  Arena arena;
+  std::vector<Event> reductions;  ///< of this step, by unit
+  std::vector<bool> reduced;      ///< units of this step
+  Tensor scalars;                 ///< f64 [scalar::count]
+  Tensor factors;                 ///< f32 [3]: of the gradients, for clipping
+  Tensor finite;                  ///< f32 [1]: whether the update is applied
+  Tensor host_scalars{Shape{scalar::count}, DType::f64};
+  Tensor host_products{Shape{kRankRows * kRankRows}};
   std::shared_ptr<VitSaved> student_saved;  ///< of the last step; the next one reuses it
   std::map<std::string, double> seconds;
 
   [[nodiscard]] int64_t patch_prototypes() const {
     return (config.separate_ibot_head ? config.ibot_head : config.dino_head).prototypes;
   }
+  [[nodiscard]] TensorView one(int64_t index) { return scalars.view().rows(index, 1); }
+  [[nodiscard]] TensorView upload(const std::vector<int64_t>& rows) const {
+    return c.arena.upload(c.stream, std::span<const int64_t>(rows));
+  }
 
-  std::vector<int64_t> images;  ///< of each rank in this step
+  BatchSplit split;          ///< of this step's images
+  int64_t masked_total = 0;  ///< masked patches of all ranks
   /// Of the global batch. Losses and gradients are divided by it, so that their sums over ranks are means
   /// over the global batch.
-  [[nodiscard]] double total_images() const;
+  [[nodiscard]] double total_images() const { return static_cast<double>(split.total()); }
 
-  /// Checks the batch and learns the other ranks' sizes. Collective.
-  void begin_step(const SslBatch& batch);
+  /// Zeros, with softmax centring.
+  void start_centres();
+  /// Checks the batch, learns the other ranks' sizes, clears what the step adds to. Collective.
+  void begin_step(const SslBatch& batch, const MaskedPatches& masked);
   [[nodiscard]] MaskedPatches masked_patches(const SslBatch& batch) const;
   TeacherTargets teacher_targets(const SslBatch& batch, const MaskedPatches& masked, double temperature);
   StudentPass student_forward(const SslBatch& batch, const MaskedPatches& masked,
@@ -104,18 +135,20 @@ struct SslModel::Impl {
   /// Cross-entropies of one head's rows: fills `loss` [rows], adds to pass.d_norm and to the head's
   /// gradients.
   void head_losses(const Head& head, const HeadRows& rows, StudentPass& pass, TensorView loss);
-  /// DINO and iBOT; returns this rank's terms of `losses` without KoLeo.
-  SslLosses cross_entropies(const SslBatch& batch, const MaskedPatches& masked, const TeacherTargets& targets,
-                            StudentPass& pass);
-  /// KoLeo's term, and the features' health (computed on the root only; 0 elsewhere).
-  double feature_losses(const SslBatch& batch, StudentPass& pass, SslHealth& health);
+  /// DINO and iBOT; adds this rank's terms to the scalars.
+  void cross_entropies(const SslBatch& batch, const MaskedPatches& masked, const TeacherTargets& targets,
+                       StudentPass& pass);
+  /// KoLeo's term, and the features' health; returns the products that the effective rank follows from.
+  TensorView feature_losses(const SslBatch& batch, StudentPass& pass);
 
-  /// gradients of a unit <- sum over ranks.
+  /// gradients of a unit <- sum over ranks; under way until finish_reductions().
   void reduce_unit(int64_t unit);
   void reduce_module(const std::string& module);
-  [[nodiscard]] std::array<double, 3> gradient_norms() const;
-  /// Losses and health of this rank -> of the global batch.
-  void reduce_results(SslStepResult& result, const TargetHealth& targets) const;
+  void finish_reductions();
+  /// Gradient norms, clip factors and whether all is finite, from the reduced gradients.
+  void settle_update();
+  /// The one read-back of a step.
+  [[nodiscard]] SslStepResult read_back(TensorView products);
 };
 
 }  // namespace dino

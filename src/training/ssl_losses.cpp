@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parts of a step between the crops and the gradient of the backbone's output.
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.hpp"
 #include "training/health.hpp"
@@ -38,13 +37,6 @@ std::vector<int64_t> rows_read(std::span<const TokenEntry> entries, const Masked
   return rows;
 }
 
-double sum(TensorView values, int64_t begin, int64_t count) {
-  double total = 0;
-  for (const float value : values.f32().subspan(static_cast<size_t>(begin), static_cast<size_t>(count)))
-    total += static_cast<double>(value);
-  return total;
-}
-
 }  // namespace
 
 MaskedPatches SslModel::Impl::masked_patches(const SslBatch& batch) const {
@@ -76,23 +68,23 @@ TeacherTargets SslModel::Impl::teacher_targets(const SslBatch& batch, const Mask
   const int64_t b = batch.images;
   const int64_t k = config.dino_head.prototypes;
   TeacherTargets targets;
-  targets.cls = arena.make(Shape{2 * b, k});
-  targets.patches = arena.make(Shape{masked.count(), patch_prototypes()});
-  if (config.local_crops > 0) targets.local = arena.make(Shape{b, k});
+  targets.cls = c.arena.make(Shape{2 * b, k});
+  targets.patches = c.arena.make(Shape{masked.count(), patch_prototypes()});
+  if (config.local_crops > 0) targets.local = c.arena.make(Shape{b, k});
   {
-    const Arena::Scope scope(arena);
+    const Arena::Scope scope(c.arena);
     const std::array<CropBatch, 1> crops{CropBatch{batch.global_crops, {}}};
     VitForwardOptions options;
     const std::vector<int64_t> read =
         rows_read(token_entries(config.vit, crops), masked, config.vit.registers);
     options.read_rows = read;
-    const VitOutput output = teacher_vit.forward(teacher, crops, options, arena);
+    const VitOutput output = teacher_vit.forward(c, teacher, crops, options);
     const auto logits = [&](const Head& head, std::span<const int64_t> rows, TensorView out) {
-      const Arena::Scope inner(arena);
-      const TensorView x = arena.make(Shape{out.dim(0), config.vit.width});
-      backend.gather_rows(output.norm, rows, x);
-      const TensorView unit = head.forward(teacher, x, arena);
-      backend.linear(unit, head.prototypes(teacher, arena), {}, ops::Activation::none, out, {});
+      const Arena::Scope inner(c.arena);
+      const TensorView x = c.arena.make(Shape{out.dim(0), config.vit.width});
+      c.ops.gather_rows(c.stream, output.norm, c.arena.upload(c.stream, rows), x);
+      const TensorView unit = head.forward(c, teacher, x);
+      c.ops.linear(c.stream, unit, head.prototypes(c, teacher), {}, ops::Activation::none, out, {});
     };
     logits(teacher_dino, class_token_rows(output.entries[0]), targets.cls);
     if (masked.count() > 0)
@@ -100,18 +92,18 @@ TeacherTargets SslModel::Impl::teacher_targets(const SslBatch& batch, const Mask
              patch_rows(output.entries[0], masked, config.vit.registers), targets.patches);
   }
   const TensorView patch_targets = targets.patches.rows(0, masked.masked);
-  targets.patches.rows(masked.masked, masked.count() - masked.masked).zero();
+  fill(c.stream, targets.patches.rows(masked.masked, masked.count() - masked.masked), 0);
   if (config.centering == Centering::sinkhorn) {
     const std::array<TensorView, 2> problems{targets.cls, patch_targets};
-    sinkhorn(problems, temperature, config.sinkhorn_iterations, comm, arena, backend);
+    sinkhorn(c, problems, temperature, config.sinkhorn_iterations);
   } else {
-    dino_centre.targets(targets.cls, temperature, comm, arena, backend);
-    ibot_centre.targets(patch_targets, temperature, comm, arena, backend);
+    dino_centre.targets(c, targets.cls, 2 * split.total(), temperature);
+    ibot_centre.targets(c, patch_targets, masked_total, temperature);
   }
   if (targets.local) {
     // CE(s, t1) + CE(s, t2) = CE(s, t1 + t2): one row per image serves both teacher views.
-    std::memcpy(targets.local.data, targets.cls.data, static_cast<size_t>(b * k) * sizeof(float));
-    backend.axpy(1.0F, targets.cls.rows(b, b), targets.local);
+    copy(c.stream, targets.local, targets.cls.rows(0, b));
+    c.ops.axpy(c.stream, 1.0F, targets.cls.rows(b, b), targets.local);
   }
   return targets;
 }
@@ -126,34 +118,36 @@ StudentPass SslModel::Impl::student_forward(const SslBatch& batch, const MaskedP
   const std::vector<int64_t> read = rows_read(token_entries(config.vit, crops), masked, config.vit.registers);
   options.read_rows = read;
   StudentPass pass;
-  pass.output = student_vit.forward(student, crops, options, arena, &student_saved);
-  pass.d_norm = arena.zeros(pass.output.norm.shape);
+  pass.output = student_vit.forward(c, student, crops, options, &student_saved);
+  pass.d_norm = c.arena.zeros(c.stream, pass.output.norm.shape);
   return pass;
 }
 
 void SslModel::Impl::head_losses(const Head& head, const HeadRows& rows, StudentPass& pass, TensorView loss) {
   const auto count = static_cast<int64_t>(rows.rows.size());
   if (count > 0) {
-    const Arena::Scope scope(arena);
+    const Arena::Scope scope(c.arena);
     const HeadConfig& shape = head.config();
-    const TensorView x = arena.make(Shape{count, config.vit.width});
-    backend.gather_rows(pass.output.norm, rows.rows, x);
+    const TensorView x = c.arena.make(Shape{count, config.vit.width});
+    const TensorView row_list = upload(rows.rows);
+    c.ops.gather_rows(c.stream, pass.output.norm, row_list, x);
     HeadSaved saved;
-    const TensorView unit = head.forward(student, x, arena, &saved);
-    const TensorView prototypes = head.prototypes(student, arena);
-    const TensorView d_prototypes = arena.zeros(Shape{shape.prototypes, shape.bottleneck});
-    const TensorView d_unit = arena.make(Shape{count, shape.bottleneck});
-    prototype_cross_entropy(unit, prototypes, rows.segments, config.student_temperature,
-                            view_of(rows.weight.data(), Shape{count}), loss, d_unit, d_prototypes, arena,
-                            backend);
-    head.prototypes_backward(student, d_prototypes, gradients);
-    backend.scatter_add_rows(head.backward(student, saved, d_unit, gradients, arena), rows.rows, pass.d_norm);
+    const TensorView unit = head.forward(c, student, x, &saved);
+    const TensorView prototypes = head.prototypes(c, student);
+    const TensorView d_prototypes = c.arena.zeros(c.stream, Shape{shape.prototypes, shape.bottleneck});
+    const TensorView d_unit = c.arena.make(Shape{count, shape.bottleneck});
+    prototype_cross_entropy(c, unit, prototypes, rows.segments, config.student_temperature,
+                            c.arena.upload(c.stream, std::span<const float>(rows.weight)), loss, d_unit,
+                            d_prototypes);
+    head.prototypes_backward(c, student, d_prototypes, gradients);
+    c.ops.scatter_add_rows(c.stream, head.backward(c, student, saved, d_unit, gradients), row_list,
+                           pass.d_norm);
   }
   reduce_module(head.module());
 }
 
-SslLosses SslModel::Impl::cross_entropies(const SslBatch& batch, const MaskedPatches& masked,
-                                          const TeacherTargets& targets, StudentPass& pass) {
+void SslModel::Impl::cross_entropies(const SslBatch& batch, const MaskedPatches& masked,
+                                     const TeacherTargets& targets, StudentPass& pass) {
   const int64_t b = batch.images;
   const int64_t local_rows = config.local_crops * b;
   const int64_t dino_rows = local_rows + 2 * b;
@@ -179,51 +173,41 @@ SslLosses SslModel::Impl::cross_entropies(const SslBatch& batch, const MaskedPat
   for (const float weight : masked.weight)
     patches.weight.push_back(static_cast<float>(config.ibot_weight * per_view * static_cast<double>(weight)));
 
-  const Arena::Scope scope(arena);
-  const TensorView dino_loss = arena.make(Shape{static_cast<int64_t>(dino.rows.size())});
+  const Arena::Scope scope(c.arena);
+  const TensorView dino_loss = c.arena.make(Shape{static_cast<int64_t>(dino.rows.size())});
   const TensorView ibot_loss =
-      student_ibot ? arena.make(Shape{masked.count()}) : dino_loss.rows(dino_rows, masked.count());
+      student_ibot ? c.arena.make(Shape{masked.count()}) : dino_loss.rows(dino_rows, masked.count());
   head_losses(student_dino, dino, pass, dino_loss);
   if (student_ibot) head_losses(*student_ibot, ibot, pass, ibot_loss);
 
-  SslLosses losses;
-  losses.dino_local = sum(dino_loss, 0, local_rows) * pair;
-  losses.dino_global = sum(dino_loss, local_rows, 2 * b) * pair;
-  for (size_t i = 0; i < masked.weight.size(); ++i)
-    losses.ibot += per_view * static_cast<double>(masked.weight[i] * ibot_loss.f32()[i]);
-  return losses;
+  c.ops.weighted_sum(c.stream, dino_loss.rows(0, local_rows), {}, pair, one(scalar::dino_local));
+  c.ops.weighted_sum(c.stream, dino_loss.rows(local_rows, 2 * b), {}, pair, one(scalar::dino_global));
+  c.ops.weighted_sum(c.stream, ibot_loss, c.arena.upload(c.stream, std::span<const float>(masked.weight)),
+                     per_view, one(scalar::ibot));
 }
 
-double SslModel::Impl::feature_losses(const SslBatch& batch, StudentPass& pass, SslHealth& health) {
-  const Arena::Scope scope(arena);
+TensorView SslModel::Impl::feature_losses(const SslBatch& batch, StudentPass& pass) {
   const int64_t b = batch.images;
   const int64_t width = config.vit.width;
-  const std::vector<int64_t> rows = class_token_rows(pass.output.entries[0]);
-  const TensorView x = arena.make(Shape{2 * b, width});
-  backend.gather_rows(pass.output.norm, rows, x);
-  const TensorView unit = arena.make(Shape{2 * b, width});
-  const TensorView norm = arena.make(Shape{2 * b});
-  backend.l2_normalize(x, kKoleoNormEps, unit, norm);
-  // [ranks, 2, capacity, D]: parts of equal size are gathered in place.
-  const int64_t capacity = *std::max_element(images.begin(), images.end());
-  const TensorView all = arena.zeros(Shape{comm.size(), 2, capacity, width});
-  for (int64_t view = 0; view < 2; ++view)
-    std::memcpy(all.as<float>() + (comm.rank() * 2 + view) * capacity * width, unit.rows(view * b, b).data,
-                static_cast<size_t>(b * width) * sizeof(float));
-  comm.all_gather_in_place(all.f32());
-  const GatheredRows gathered{all, images};
-  if (comm.root()) {
-    const FeatureHealth features = feature_health(gathered, arena, backend);
-    health.feature_std = features.std;
-    health.effective_rank = features.effective_rank;
-  }
-  if (config.koleo_weight == 0) return 0;
-  const TensorView d_unit = arena.make(Shape{2, b, width});
-  const KoLeoResult result = koleo(gathered, config.koleo_weight, d_unit, comm, arena, backend);
-  const TensorView dx = arena.make(Shape{2 * b, width});
-  backend.l2_normalize_backward(d_unit.reshaped(Shape{2 * b, width}), unit, norm, kKoleoNormEps, dx);
-  backend.scatter_add_rows(dx, rows, pass.d_norm);
-  return config.koleo_weight * result.loss;
+  const TensorView rows = upload(class_token_rows(pass.output.entries[0]));
+  const TensorView x = c.arena.make(Shape{2 * b, width});
+  c.ops.gather_rows(c.stream, pass.output.norm, rows, x);
+  const TensorView unit = c.arena.make(Shape{2 * b, width});
+  const TensorView norm = c.arena.make(Shape{2 * b});
+  c.ops.l2_normalize(c.stream, x, kKoleoNormEps, unit, norm);
+  const TensorView all = gather_batch(c, unit.reshaped(Shape{2, b, width}), split);
+  const int64_t total = split.total();
+  c.ops.mean_column_std(c.stream, all.reshaped(Shape{2 * total, width}), one(scalar::column_std));
+  const TensorView products = spaced_products(c, all.rows(0, 1).reshaped(Shape{total, width}));
+  if (config.koleo_weight == 0) return products;
+  const Arena::Scope scope(c.arena);
+  const TensorView d_unit = c.arena.make(Shape{2, b, width});
+  koleo(c, all, split, config.koleo_weight, one(scalar::koleo), d_unit,
+        c.arena.make(Shape{2, total}, DType::i64));
+  const TensorView dx = c.arena.make(Shape{2 * b, width});
+  c.ops.l2_normalize_backward(c.stream, d_unit.reshaped(Shape{2 * b, width}), unit, norm, kKoleoNormEps, dx);
+  c.ops.scatter_add_rows(c.stream, dx, rows, pass.d_norm);
+  return products;
 }
 
 }  // namespace dino

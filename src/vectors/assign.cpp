@@ -7,8 +7,8 @@
 
 #include "base/error.hpp"
 #include "base/signals.hpp"
-#include "ops/ordered_gemm.hpp"
-#include "vectors/chains.hpp"
+#include "exact/chains.hpp"
+#include "exact/ordered_gemm.hpp"
 #include "vectors/scan.hpp"
 
 namespace dino {
@@ -47,7 +47,7 @@ Assigner::Assigner(const float* rows, int64_t n, int64_t width, int64_t total, i
   double largest = 0;
 #pragma omp parallel for reduction(max : largest) if (n * width > kParallelPays)
   for (int64_t i = 0; i < n; ++i) {
-    const float squared = ops::ordered_dot(row(i), row(i), width);
+    const float squared = exact::ordered_dot(row(i), row(i), width);
     squared_norm_[static_cast<size_t>(i)] = squared;
     largest = std::max(largest, static_cast<double>(squared));
   }
@@ -79,7 +79,7 @@ ScoredCentroids Assigner::prepare(const float* centroids, int64_t count) const {
   scored.squared_norm.resize(static_cast<size_t>(count));
   double largest = 0;
   for (int64_t c = 0; c < count; ++c) {
-    const float squared = ops::ordered_dot(centroids + c * width_, centroids + c * width_, width_);
+    const float squared = exact::ordered_dot(centroids + c * width_, centroids + c * width_, width_);
     scored.squared_norm[static_cast<size_t>(c)] = squared;
     if (!spherical_) scored.half_norm[static_cast<size_t>(c)] = 0.5f * squared;
     largest = std::max(largest, static_cast<double>(squared));
@@ -113,8 +113,8 @@ void Assigner::improve_exact(const ScoredCentroids& centroids, int64_t first_id,
       const int64_t block = std::min(kRowBlock, n_ - begin);
       for (int64_t column = 0; column < centroids.count; column += kColumnBlock) {
         const int64_t columns = std::min(kColumnBlock, centroids.count - column);
-        ops::ordered_gemm_nt(block, columns, width_, row(begin), width_, centroids.data + column * width_,
-                             width_, tile.data(), columns);
+        exact::ordered_gemm_nt(block, columns, width_, row(begin), width_, centroids.data + column * width_,
+                               width_, tile.data(), columns);
         for (int64_t i = 0; i < block; ++i) {
           float* scores = tile.data() + i * columns;
           if (!spherical_) {
@@ -148,8 +148,8 @@ void Assigner::improve_bounded(const ScoredCentroids& centroids, int64_t first_i
       const int64_t block = std::min(kRowBlock, n_ - begin);
       for (int64_t column = 0; column < centroids.count; column += kColumnBlock) {
         const int64_t columns = std::min(kColumnBlock, centroids.count - column);
-        ops::ordered_gemm_nt(block, columns, stride, leading_.data() + begin * stride, stride,
-                             centroids.leading.data() + column * stride, stride, tile.data(), columns);
+        exact::ordered_gemm_nt(block, columns, stride, leading_.data() + begin * stride, stride,
+                               centroids.leading.data() + column * stride, stride, tile.data(), columns);
         for (int64_t i = 0; i < block; ++i) {
           const float* bounds = tile.data() + i * columns;
           const float* x = row(begin + i);
@@ -158,7 +158,7 @@ void Assigner::improve_bounded(const ScoredCentroids& centroids, int64_t first_i
           const auto compete = [&](int64_t j) {
             const int64_t other = first_id + column + j;
             if (other == id) return;
-            const float value = ops::ordered_dot(x, centroids.data + (column + j) * width_, width_) -
+            const float value = exact::ordered_dot(x, centroids.data + (column + j) * width_, width_) -
                                 centroids.half_norm[static_cast<size_t>(column + j)];
             if (!(value > score || (value == score && other < id))) return;
             score = value;
@@ -180,18 +180,18 @@ void Assigner::improve_bounded(const ScoredCentroids& centroids, int64_t first_i
 
 void Assigner::rescore(const ScoredCentroids& centroids, Best& best) const {
 #pragma omp parallel for schedule(dynamic, 16) if (n_ * width_ > kParallelPays)
-  for (int64_t begin = 0; begin < n_; begin += kChains) {
-    const float *left[kChains], *right[kChains];
-    int64_t at[kChains], count = 0;
-    float products[kChains];
-    for (int64_t i = begin; i < std::min(n_, begin + kChains); ++i) {
+  for (int64_t begin = 0; begin < n_; begin += exact::kChains) {
+    const float *left[exact::kChains], *right[exact::kChains];
+    int64_t at[exact::kChains], count = 0;
+    float products[exact::kChains];
+    for (int64_t i = begin; i < std::min(n_, begin + exact::kChains); ++i) {
       const int64_t id = best.centroid[static_cast<size_t>(i)];
       if (id < 0) continue;
       left[count] = row(i);
       right[count] = centroids.data + id * width_;
       at[count++] = i;
     }
-    ordered_dots(left, right, count, width_, products);
+    exact::ordered_dots(left, right, count, width_, products);
     for (int64_t c = 0; c < count; ++c) {
       const auto i = static_cast<size_t>(at[c]);
       best.score[i] = products[c] - centroids.half_norm[static_cast<size_t>(best.centroid[i])];

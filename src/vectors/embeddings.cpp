@@ -97,7 +97,7 @@ class OpenPart {
   }
   void read(int64_t begin, int64_t count, int64_t width, float* out) const {
     if (npy_) return read_npy_rows(*npy_, info_, begin, count, out);
-    hdf5_->read_rows(kFeatures, begin, TensorView{out, Shape{count, width}, DType::f32, Device::cpu});
+    hdf5_->read_rows(kFeatures, begin, TensorView{out, Shape{count, width}, DType::f32, Device{}});
   }
 
  private:

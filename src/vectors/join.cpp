@@ -18,8 +18,8 @@
 #include "base/signals.hpp"
 #include "base/timing.hpp"
 #include "comm/keeping_pace.hpp"
-#include "ops/ordered_gemm.hpp"
-#include "vectors/chains.hpp"
+#include "exact/chains.hpp"
+#include "exact/ordered_gemm.hpp"
 #include "vectors/join_journal.hpp"
 #include "vectors/join_plan.hpp"
 #include "vectors/leading.hpp"
@@ -95,9 +95,9 @@ double pairs_in_vain(int64_t lists) {
 void drop_idle_visits(NearestLists& found, int64_t count, int64_t probes, const std::vector<float>& centroids,
                       const Rows& rows, double threshold) {
   const int64_t width = rows.list_width();
-  const double reach =
-      std::sqrt(2 - 2 * threshold + 2.1 * ops::rounding_of(rows.width) + 4e-6) + 2.1 * rows.basis.row_error();
-  const double slack = 4.2 * ops::rounding_of(width);
+  const double reach = std::sqrt(2 - 2 * threshold + 2.1 * exact::rounding_of(rows.width) + 4e-6) +
+                       2.1 * rows.basis.row_error();
+  const double slack = 4.2 * exact::rounding_of(width);
 #pragma omp parallel for
   for (int64_t i = 0; i < count; ++i) {
     const auto own = static_cast<size_t>(i * probes);
@@ -223,7 +223,7 @@ void join_tile(const Tile& tile, const KeyJoin& join, std::vector<float>& produc
                std::vector<Pair>& found) {
   const auto& rows = tile.visitors ? tile.list->visit : tile.list->own;
   const auto& keys = tile.visitors ? tile.list->visit_keys : tile.list->own_keys;
-  const auto gemm = join.bounds ? ops::bound_gemm_nt : ops::ordered_gemm_nt;
+  const auto gemm = join.bounds ? exact::bound_gemm_nt : exact::ordered_gemm_nt;
   gemm(tile.m, tile.n, join.stride, keys.data() + tile.a * join.stride, join.stride,
        tile.list->own_keys.data() + tile.b * join.stride, join.stride, products.data(), tile.n);
   for (int64_t i = 0; i < tile.m; ++i) {
@@ -334,16 +334,16 @@ void settle(std::vector<Pair>& pairs, const Rows& rows, double threshold, const 
       return local(row) ? rows.data + (row - rows.first) * rows.width : remote.row(row);
     };
 #pragma omp parallel for schedule(dynamic, 16)
-    for (size_t p = begin; p < end; p += static_cast<size_t>(kChains)) {
+    for (size_t p = begin; p < end; p += static_cast<size_t>(exact::kChains)) {
       if (stop_requested()) continue;
-      const float *left[kChains], *right[kChains];
-      float products[kChains];
-      const size_t count = std::min(end - p, static_cast<size_t>(kChains));
+      const float *left[exact::kChains], *right[exact::kChains];
+      float products[exact::kChains];
+      const size_t count = std::min(end - p, static_cast<size_t>(exact::kChains));
       for (size_t i = 0; i < count; ++i) {
         left[i] = find(pairs[p + i].source);
         right[i] = find(pairs[p + i].target);
       }
-      ordered_dots(left, right, static_cast<int64_t>(count), rows.width, products);
+      exact::ordered_dots(left, right, static_cast<int64_t>(count), rows.width, products);
       for (size_t i = 0; i < count; ++i) pairs[p + i].value = products[i];
     }
   }
@@ -484,8 +484,8 @@ std::vector<Edge> threshold_cross_join(ConstTensorView local, int64_t first_row,
       const int64_t count = std::min(kTile, n - a);
       for (int64_t b = 0; b < m; b += kTile) {
         const int64_t columns = std::min(kTile, m - b);
-        ops::ordered_gemm_nt(count, columns, width, rows + a * width, width, others + b * width, width,
-                             products.data(), columns);
+        exact::ordered_gemm_nt(count, columns, width, rows + a * width, width, others + b * width, width,
+                               products.data(), columns);
         for (int64_t i = 0; i < count; ++i) {
           const float* row = products.data() + i * columns;
           for_each_at_least(row, columns, limit, [&](int64_t j) {
@@ -510,7 +510,7 @@ std::vector<Edge> brute_force_join(ConstTensorView rows, double threshold) {
   const float* x = rows.as<float>();
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = i + 1; j < n; ++j) {
-      const float similarity = ops::ordered_dot(x + i * width, x + j * width, width);
+      const float similarity = exact::ordered_dot(x + i * width, x + j * width, width);
       if (static_cast<double>(similarity) >= threshold) edges.push_back({i, j, similarity});
     }
   }

@@ -8,8 +8,8 @@
 
 #include "base/error.hpp"
 #include "base/random.hpp"
-#include "ops/ordered_gemm.hpp"
-#include "vectors/chains.hpp"
+#include "exact/chains.hpp"
+#include "exact/ordered_gemm.hpp"
 #include "vectors/scan.hpp"
 
 namespace dino {
@@ -27,7 +27,7 @@ void parallel_gemm_nt(int64_t m, int64_t n, int64_t k, const float* a, const flo
 #pragma omp parallel for schedule(dynamic) if (m * n * k > kParallelPays)
   for (int64_t begin = 0; begin < m; begin += kRowBlock) {
     const int64_t rows = std::min(kRowBlock, m - begin);
-    ops::ordered_gemm_nt(rows, n, k, a + begin * k, k, b, k, c + begin * n, n);
+    exact::ordered_gemm_nt(rows, n, k, a + begin * k, k, b, k, c + begin * n, n);
   }
 }
 
@@ -130,12 +130,12 @@ LeadingBasis fit_where(const float* sample, int64_t rows, int64_t width, Accept&
 int64_t count_below(const std::vector<std::pair<const float*, const float*>>& pairs, int64_t width,
                     double threshold) {
   int64_t below = 0;
-  for (size_t p = 0; p < pairs.size(); p += static_cast<size_t>(kChains)) {
-    const float *left[kChains], *right[kChains];
-    float products[kChains];
-    const size_t count = std::min(pairs.size() - p, static_cast<size_t>(kChains));
+  for (size_t p = 0; p < pairs.size(); p += static_cast<size_t>(exact::kChains)) {
+    const float *left[exact::kChains], *right[exact::kChains];
+    float products[exact::kChains];
+    const size_t count = std::min(pairs.size() - p, static_cast<size_t>(exact::kChains));
     for (size_t i = 0; i < count; ++i) std::tie(left[i], right[i]) = pairs[p + i];
-    ordered_dots(left, right, static_cast<int64_t>(count), width, products);
+    exact::ordered_dots(left, right, static_cast<int64_t>(count), width, products);
     for (size_t i = 0; i < count; ++i) below += static_cast<double>(products[i]) < threshold ? 1 : 0;
   }
   return below;
@@ -156,8 +156,8 @@ double passing_in_vain(const LeadingBasis& basis, const float* sample, int64_t r
   for (int64_t begin = 0; begin < n; begin += kRowBlock) {
     const int64_t count = std::min(kRowBlock, n - begin), columns = begin + count;
     std::vector<float> products(static_cast<size_t>(count * columns));
-    ops::ordered_gemm_nt(count, columns, stride, keys.data() + begin * stride, stride, keys.data(), stride,
-                         products.data(), columns);
+    exact::ordered_gemm_nt(count, columns, stride, keys.data() + begin * stride, stride, keys.data(), stride,
+                           products.data(), columns);
     std::vector<std::pair<const float*, const float*>> passing;
     for (int64_t i = 0; i < count; ++i) {
       for_each_at_least(products.data() + i * columns, begin + i, limit, [&](int64_t j) {
@@ -187,12 +187,12 @@ LeadingBasis LeadingBasis::fit_join(const float* sample, int64_t rows, int64_t w
 
 double LeadingBasis::row_error() const {
   if (!cuts()) return 0;
-  return std::sqrt(static_cast<double>(kept)) * (ops::rounding_of(width) + 2 * kUnit);
+  return std::sqrt(static_cast<double>(kept)) * (exact::rounding_of(width) + 2 * kUnit);
 }
 
 double LeadingBasis::rounding() const {
   if (!cuts()) return 0;
-  return 2.1 * row_error() + 1.1 * ops::rounding_of(kept + 2) + 1.1 * ops::rounding_of(width);
+  return 2.1 * row_error() + 1.1 * exact::rounding_of(kept + 2) + 1.1 * exact::rounding_of(width);
 }
 
 void LeadingBasis::project(const float* rows, int64_t n, float* out, int64_t stride) const {
@@ -201,8 +201,8 @@ void LeadingBasis::project(const float* rows, int64_t n, float* out, int64_t str
 #pragma omp parallel for schedule(dynamic) if (n * kept * width > kParallelPays)
   for (int64_t begin = 0; begin < n; begin += kRowBlock) {
     const int64_t count = std::min(kRowBlock, n - begin);
-    ops::ordered_gemm_nt(count, kept, width, rows + begin * width, width, axes.data(), width,
-                         out + begin * stride, stride);
+    exact::ordered_gemm_nt(count, kept, width, rows + begin * width, width, axes.data(), width,
+                           out + begin * stride, stride);
     for (int64_t i = begin; i < begin + count; ++i) {
       const float* row = rows + i * width;
       float* lead = out + i * stride;

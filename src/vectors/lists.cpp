@@ -11,7 +11,7 @@
 
 #include "base/error.hpp"
 #include "base/signals.hpp"
-#include "ops/ordered_gemm.hpp"
+#include "exact/ordered_gemm.hpp"
 #include "vectors/scan.hpp"
 
 namespace dino {
@@ -92,7 +92,7 @@ NearestLists nearest_lists(const float* rows, int64_t n, int64_t stride, int64_t
   found.list.resize(static_cast<size_t>(n * probes));
   found.product.resize(found.list.size());
   // Fast products propose; where two of them are too close to tell, the row is done again in ordered ones.
-  const auto margin = static_cast<float>(2.1 * ops::rounding_of(width));
+  const auto margin = static_cast<float>(2.1 * exact::rounding_of(width));
   const int64_t slots = probes + 1;  // the runner-up tells whether the last probe is certain
 #pragma omp parallel if (n * lists * width > 1 << 19)
   {
@@ -115,9 +115,9 @@ NearestLists nearest_lists(const float* rows, int64_t n, int64_t stride, int64_t
     for (int64_t begin = 0; begin < n; begin += kRowBlock) {
       if (stop_requested()) continue;
       const int64_t count = std::min(kRowBlock, n - begin);
-      search(begin, count, ops::bound_gemm_nt, 0);
+      search(begin, count, exact::bound_gemm_nt, 0);
       for (int64_t i = 0; i < count; ++i) {
-        if (!best(i).certain(margin)) search(begin + i, 1, ops::ordered_gemm_nt, i);
+        if (!best(i).certain(margin)) search(begin + i, 1, exact::ordered_gemm_nt, i);
         std::copy_n(best(i).list, probes, found.list.data() + (begin + i) * probes);
         std::copy_n(best(i).product, probes, found.product.data() + (begin + i) * probes);
       }

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/error.hpp"
-#include "ops/ordered_gemm.hpp"
+#include "exact/ordered_gemm.hpp"
 #include "vectors/scan.hpp"
 
 namespace dino {
@@ -69,8 +69,8 @@ Neighbours nearest(ConstTensorView bank, ConstTensorView queries, int64_t k) {
       std::vector<Selection> best(static_cast<size_t>(block));
       for (int64_t first = 0; first < n; first += kBankBlock) {
         const int64_t columns = std::min(kBankBlock, n - first);
-        ops::ordered_gemm_nt(block, columns, width, asked + begin * width, width, rows + first * width, width,
-                             products.data(), columns);
+        exact::ordered_gemm_nt(block, columns, width, asked + begin * width, width, rows + first * width,
+                               width, products.data(), columns);
         for (int64_t i = 0; i < block; ++i) {
           Selection& selection = best[static_cast<size_t>(i)];
           const float* row = products.data() + i * columns;

@@ -6,7 +6,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "ops/ordered_gemm.hpp"
+#include "exact/ordered_gemm.hpp"
 
 namespace dino {
 
@@ -17,7 +17,7 @@ void for_each_at_least(const float* values, int64_t n, const float& limit, Visit
   // A short first block: where the limit starts low, the first values raise it for the rest.
   for (int64_t begin = 0, block = 16; begin < n; begin += block, block = 64) {
     const int64_t count = std::min(block, n - begin);
-    for (uint64_t hits = ops::at_least(values + begin, count, limit); hits != 0; hits &= hits - 1)
+    for (uint64_t hits = exact::at_least(values + begin, count, limit); hits != 0; hits &= hits - 1)
       visit(begin + std::countr_zero(hits));
   }
 }

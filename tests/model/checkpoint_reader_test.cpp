@@ -50,9 +50,8 @@ struct Written {
       ranges.push_back({begin, end});
       if (begin == end) continue;
       for (const auto& [name, store] : {std::pair("student", &student), std::pair("teacher", &teacher)}) {
-        const auto values = store->unit(static_cast<int64_t>(u))
-                                .subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
-        h5.write(std::string("/") + name + "/" + unit.name, view_of(values.data(), Shape{end - begin}));
+        const ConstTensorView values = std::as_const(*store).unit(static_cast<int64_t>(u));
+        h5.write(std::string("/") + name + "/" + unit.name, values.rows(begin, end - begin));
       }
     }
     h5.close();
@@ -124,7 +123,7 @@ TEST(CheckpointReader, AnyNumberOfWritersGivesTheSameValues) {
           << info.name;
     }
     // Any range of a unit, as a rank of another run would ask for it.
-    const auto unit = written.student.unit(1);
+    const auto unit = written.student.unit(1).f32();
     for (const int64_t begin :
          {int64_t{0}, int64_t{17}, int64_t{9000}, static_cast<int64_t>(unit.size()) - 1}) {
       const int64_t count = std::min<int64_t>(20'000, static_cast<int64_t>(unit.size()) - begin);
@@ -237,7 +236,7 @@ TEST(CheckpointReader, WrongContents) {
   const std::string folder = written.write(run.path(), 20, 1);
   {
     Hdf5File h5 = Hdf5File::create(folder + "/rank_0000.h5");
-    h5.write("/student/backbone.norm", view_of(written.student.unit(3).data(), Shape{16}));
+    h5.write("/student/backbone.norm", written.student.unit(3).rows(0, 16));
     h5.close();
   }
   CheckpointReader damaged(read_checkpoint_manifest(folder));

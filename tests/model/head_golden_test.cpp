@@ -2,6 +2,7 @@
 // The projection head against a recorded run of the reference. The product with the prototypes belongs to the
 // losses; here it is a plain sum.
 #include "golden_support.hpp"
+#include "host_place.hpp"
 #include "model/head.hpp"
 #include "storage/hdf5.hpp"
 
@@ -32,17 +33,17 @@ TEST(HeadGolden, ForwardAndBackward) {
     const Tensor value = file.read("/weights/" + name, DType::f32);
     std::copy(value.f32().begin(), value.f32().end(), weights.view("dino_head." + name).f32().begin());
   }
-  const Head head(config, Precision::f32, "dino_head");
+  const Head head(config, "dino_head");
   const Tensor input = file.read("/input", DType::f32);
   const Tensor cotangent = file.read("/cotangent", DType::f32);
   const int64_t rows = input.shape()[0];
-  Arena arena;
+  HostPlace host;
   HeadSaved saved;
   TensorView before_norm;
-  const TensorView unit = head.forward(weights, input, arena, &saved, &before_norm);
-  const TensorView prototypes = head.prototypes(weights, arena);
-  const TensorView output = arena.make({rows, config.prototypes});
-  ops::backend().linear(unit, prototypes, {}, ops::Activation::none, output, {});
+  const TensorView unit = head.forward(host.c, weights, input, &saved, &before_norm);
+  const TensorView prototypes = head.prototypes(host.c, weights);
+  const TensorView output = host.c.arena.make({rows, config.prototypes});
+  host.c.ops.linear(host.c.stream, unit, prototypes, {}, ops::Activation::none, output, {});
 
   Report report("heads.h5");
   const auto compare = [&](const char* quantity, std::span<const float> ours, const std::string& path) {
@@ -52,12 +53,12 @@ TEST(HeadGolden, ForwardAndBackward) {
   compare("outputs", output.f32(), "/output");
 
   ParameterStore gradients(layout);
-  const TensorView d_unit = arena.make(unit.shape);
-  const TensorView d_prototypes = arena.zeros(prototypes.shape);
-  ops::backend().linear_backward_input(cotangent, prototypes, d_unit, false);
-  ops::backend().linear_backward_weight(cotangent, unit, d_prototypes, {});
-  head.prototypes_backward(weights, d_prototypes, gradients);
-  const TensorView dx = head.backward(weights, saved, d_unit, gradients, arena);
+  const TensorView d_unit = host.c.arena.make(unit.shape);
+  const TensorView d_prototypes = host.c.arena.zeros(host.c.stream, prototypes.shape);
+  host.c.ops.linear_backward_input(host.c.stream, cotangent, prototypes, d_unit, false);
+  host.c.ops.linear_backward_weight(host.c.stream, cotangent, unit, d_prototypes, {});
+  head.prototypes_backward(host.c, weights, d_prototypes, gradients);
+  const TensorView dx = head.backward(host.c, weights, saved, d_unit, gradients);
   compare("input gradient", dx.f32(), "/grad_input");
   const std::vector<std::string> recorded = file.list("/grads");
   EXPECT_EQ(recorded.size(), layout.parameters().size());

@@ -4,6 +4,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "host_place.hpp"
 #include "model/golden_model.hpp"
 #include "model/temporary_folder.hpp"
 #include "model/weights.hpp"
@@ -49,11 +50,11 @@ std::vector<std::string> backbone_folders() {
 }
 
 void check_input(const Backbone& backbone, const Hdf5File& file, const std::string& name, Report& report) {
-  const Vit vit(backbone.config, Precision::f32);
+  const Vit vit(backbone.config);
   const Tensor images = file.read("/" + name + "/pixel_values", DType::f32);
   const CropBatch crops[] = {{images, {}}};
-  Arena arena;
-  const VitOutput output = vit.forward(backbone.weights, crops, {}, arena);
+  HostPlace host;
+  const VitOutput output = vit.forward(host.c, backbone.weights, crops, {});
   const TokenEntry& entry = output.entries.front();
   const std::vector<float> tokens = token_values(output.norm, entry, 0, entry.tokens);
   const std::vector<float> cls = token_values(output.norm, entry, 0, 1);

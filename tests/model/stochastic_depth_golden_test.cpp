@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stochastic depth by batch subsets against recorded runs of the reference with the recorded subsets.
+#include "host_place.hpp"
 #include "model/golden_model.hpp"
 
 namespace dino::golden {
@@ -63,7 +64,7 @@ void check_counts(const Hdf5File& file, VitConfig config, const Inputs& inputs, 
 TEST(StochasticDepthGolden, EveryCase) {
   const Hdf5File file = open_golden("stochastic_depth.h5");
   const auto model = read_model(file);
-  const Vit vit(model->config, Precision::f32);
+  const Vit vit(model->config);
   const std::vector<std::string> cases = file.list("/cases");
   ASSERT_FALSE(cases.empty());
   for (const std::string& name : cases) {
@@ -74,10 +75,10 @@ TEST(StochasticDepthGolden, EveryCase) {
     check_counts(file, model->config, inputs, plan, report);
     VitForwardOptions options;
     options.drop_path = &plan;
-    Arena arena;
+    HostPlace host;
     std::shared_ptr<VitSaved> saved;
-    const VitOutput output = vit.forward(model->weights, inputs.crops, options, arena, &saved);
-    const TensorView d_prenorm = arena.zeros(output.prenorm.shape);
+    const VitOutput output = vit.forward(host.c, model->weights, inputs.crops, options, &saved);
+    const TensorView d_prenorm = host.c.arena.zeros(host.c.stream, output.prenorm.shape);
     for (size_t e = 0; e < output.entries.size(); ++e) {
       const TokenEntry& entry = output.entries[e];
       const std::vector<float> ours = token_values(output.prenorm, entry, 0, entry.tokens);
@@ -86,7 +87,7 @@ TEST(StochasticDepthGolden, EveryCase) {
       set_token_values(d_prenorm, entry, 0, entry.tokens, inputs.cotangents[e]);
     }
     ParameterStore gradients(model->layout);
-    vit.backward(model->weights, *saved, {}, d_prenorm, gradients, arena);
+    vit.backward(host.c, model->weights, *saved, {}, d_prenorm, gradients);
     EXPECT_FALSE(file.list("/grads/" + name).empty()) << "no gradients of " << name;
     for (const std::string& root : {std::string("/grads/"), std::string("/fp64/grads/")})
       for (const std::string& parameter : file.list(root + name))

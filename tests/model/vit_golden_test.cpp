@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backbone against recorded runs of the reference: outputs, attention, intermediate layers, positions,
 // and the gradients of every parameter and of the images.
+#include "host_place.hpp"
 #include "model/golden_model.hpp"
+#include "model/vit_parts.hpp"
 #include "tensor/tensor.hpp"
 #include "test_data.hpp"
 
@@ -64,17 +66,17 @@ void check_intermediate(const Case& c, const VitOutput& output, size_t layer) {
 }
 
 /// The class token, every register, and patches near both ends of the sequence.
-void check_attention(const Case& c, const Vit& vit, std::span<const CropBatch> crops, Arena& arena) {
+void check_attention(const Case& c, const Vit& vit, std::span<const CropBatch> crops, const HostPlace& host) {
   const Tensor wanted = read_best(c.file, c.path("attn_probs_last"));
   const int64_t tokens = wanted.shape()[3];
   std::vector<int64_t> queries = {1 + c.model.config.registers, tokens - 1};
   for (int64_t q = 0; q <= c.model.config.registers; ++q) queries.push_back(q);
   for (const int64_t query : queries) {
-    const Arena::Scope scope(arena);
+    const Arena::Scope scope(host.c.arena);
     VitForwardOptions options;
     options.attention_of_class_token = true;
     options.attention_query = query;
-    const VitOutput output = vit.forward(c.model.weights, crops, options, arena);
+    const VitOutput output = vit.forward(host.c, c.model.weights, crops, options);
     std::vector<double> rows;
     for (int64_t i = query; i < wanted.numel() / tokens; i += tokens)
       rows.insert(rows.end(), wanted.as<double>() + i * tokens, wanted.as<double>() + (i + 1) * tokens);
@@ -146,12 +148,12 @@ void check_full_gradients(const Case& c, const ParameterStore& gradients) {
 }
 
 /// The gradient of sum(cotangent * output).
-void check_backward(const Case& c, const Vit& vit, std::span<const CropBatch> crops, Arena& arena) {
+void check_backward(const Case& c, const Vit& vit, std::span<const CropBatch> crops, const HostPlace& host) {
   std::shared_ptr<VitSaved> saved;
-  const VitOutput output = vit.forward(c.model.weights, crops, {}, arena, &saved);
+  const VitOutput output = vit.forward(host.c, c.model.weights, crops, {}, &saved);
   const TokenEntry& entry = output.entries.front();
   const int64_t registers = c.model.config.registers;
-  const TensorView d_norm = arena.zeros(output.norm.shape);
+  const TensorView d_norm = host.c.arena.zeros(host.c.stream, output.norm.shape);
   set_token_values(d_norm, entry, 0, 1, c.file.read(c.path("cotangent_cls"), DType::f32));
   set_token_values(d_norm, entry, 1 + registers, entry.grid_h * entry.grid_w,
                    c.file.read(c.path("cotangent_patch"), DType::f32));
@@ -162,7 +164,7 @@ void check_backward(const Case& c, const Vit& vit, std::span<const CropBatch> cr
   const TensorView d_images[] = {d_image};
   std::vector<int64_t> units;
   vit.backward(
-      c.model.weights, *saved, d_norm, {}, gradients, arena, [&](int64_t unit) { units.push_back(unit); },
+      host.c, c.model.weights, *saved, d_norm, {}, gradients, [&](int64_t unit) { units.push_back(unit); },
       d_images);
   for (size_t i = 0; i < units.size(); ++i)
     EXPECT_EQ(units[i], static_cast<int64_t>(units.size() - 1 - i))
@@ -203,7 +205,7 @@ TEST(VitGolden, EveryCase) {
   for (const std::string& path : files) {
     const Hdf5File file = Hdf5File::open(path);
     const auto model = read_model(file);
-    const Vit vit(model->config, Precision::f32);
+    const Vit vit(model->config);
     const std::vector<std::string> cases = file.list("/cases");
     EXPECT_FALSE(cases.empty()) << path << " holds no case";
     for (const std::string& name : cases) {
@@ -213,15 +215,15 @@ TEST(VitGolden, EveryCase) {
       Tensor masks;
       if (file.exists(c.path("mask"))) masks = file.read(c.path("mask"), DType::u8);
       const CropBatch crops[] = {{images, masks}};
-      Arena arena;
+      HostPlace host;
       VitForwardOptions options;
       options.intermediate_blocks = intermediate_blocks(c);
-      const VitOutput output = vit.forward(model->weights, crops, options, arena);
+      const VitOutput output = vit.forward(host.c, model->weights, crops, options);
       check_outputs(c, output);
       for (size_t layer = 0; layer < options.intermediate_blocks.size(); ++layer)
         check_intermediate(c, output, layer);
-      check_attention(c, vit, crops, arena);
-      check_backward(c, vit, crops, arena);
+      check_attention(c, vit, crops, host);
+      check_backward(c, vit, crops, host);
     }
   }
 }
@@ -268,7 +270,9 @@ TEST(VitGolden, Positions) {
         const int64_t grid_h = std::stoll(size.substr(0, x)) / config.patch;
         const int64_t grid_w = std::stoll(size.substr(x + 1)) / config.patch;
         Tensor out(Shape{1 + grid_h * grid_w, channels});
-        interpolate_positions(cut, config, grid_h, grid_w, out);
+        HostPlace host;
+        host.c.ops.sparse_rows(host.c.stream, position_maps(host.c, config, grid_h, grid_w).forward,
+                               cut.view().reshaped({cut.shape()[1], channels}), out, false);
         report.check_record(file, kernel, std::span<const float>(out.f32()), record, 5e-6);
         found = true;
       }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/vit.hpp"
+#include "host_place.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,6 +10,7 @@
 #include "base/random.hpp"
 #include "golden_support.hpp"
 #include "model/head.hpp"
+#include "model/vit_parts.hpp"
 
 namespace dino {
 namespace {
@@ -63,32 +65,32 @@ TEST(Vit, PackedRunEqualsSeparateRuns) {
     ParameterLayout layout;
     append_vit_layout(layout, config);
     const ParameterStore weights = random_weights(layout);
-    const Vit vit(config, Precision::f32);
+    const Vit vit(config);
     const Tensor large = random_tensor({2, 3, 64, 64}, 1);
     const Tensor small = random_tensor({3, 3, 24, 40}, 2);
     const Tensor mask = random_mask(2, 64);
     const CropBatch crops[] = {{large, mask}, {small, {}}};
-    Arena arena;
+    HostPlace host;
     std::shared_ptr<VitSaved> saved;
-    const VitOutput packed = vit.forward(weights, crops, {}, arena, &saved);
+    const VitOutput packed = vit.forward(host.c, weights, crops, {}, &saved);
     const Tensor cotangent = random_tensor(packed.norm.shape, 3);
     ParameterStore packed_gradients(layout);
-    vit.backward(weights, *saved, cotangent, {}, packed_gradients, arena);
+    vit.backward(host.c, weights, *saved, cotangent, {}, packed_gradients);
 
     ParameterStore separate_gradients(layout);
     for (size_t e = 0; e < 2; ++e) {
-      Arena other;
-      const VitOutput inference = vit.forward(weights, {&crops[e], 1}, {}, other);
+      HostPlace other;
+      const VitOutput inference = vit.forward(other.c, weights, {&crops[e], 1}, {});
       std::shared_ptr<VitSaved> one;
-      const VitOutput output = vit.forward(weights, {&crops[e], 1}, {}, other, &one);
+      const VitOutput output = vit.forward(other.c, weights, {&crops[e], 1}, {}, &one);
       const std::vector<float> unkept = tokens_of(inference.norm, inference.entries[0]);
       const std::vector<float> ours = tokens_of(packed.norm, packed.entries[e]);
       const std::vector<float> theirs = tokens_of(output.norm, output.entries[0]);
       EXPECT_LE(relative_error(std::span<const float>(ours), std::span<const float>(theirs)), 2e-6);
       EXPECT_LE(relative_error(std::span<const float>(unkept), std::span<const float>(theirs)), 2e-6);
       const int64_t rows = output.norm.dim(0);
-      vit.backward(weights, *one, cotangent.view().rows(packed.entries[e].first_row, rows), {},
-                   separate_gradients, other);
+      vit.backward(other.c, weights, *one, cotangent.view().rows(packed.entries[e].first_row, rows), {},
+                   separate_gradients);
     }
     for (const ParameterInfo& info : layout.parameters()) {
       if (info.name.ends_with("qkv.bias")) continue;  // the K third is rounding noise around zero
@@ -110,7 +112,7 @@ TEST(Vit, ReadingFewRowsChangesNothing) {
       ParameterLayout layout;
       append_vit_layout(layout, config);
       const ParameterStore weights = random_weights(layout);
-      const Vit vit(config, precision);
+      const Vit vit(config);
       const Tensor large = random_tensor({5, 3, 40, 48}, 1), small = random_tensor({6, 3, 24, 16}, 2);
       const Tensor mask = random_mask(5, 30);
       const CropBatch crops[] = {{large, mask}, {small, {}}};
@@ -126,11 +128,11 @@ TEST(Vit, ReadingFewRowsChangesNothing) {
       if (drop > 0) all.drop_path = few.drop_path = &plan;
       few.read_rows = read;
 
-      Arena arena;
+      HostPlace host(precision);
       std::shared_ptr<VitSaved> whole, part;
-      const VitOutput expected = vit.forward(weights, crops, all, arena, &whole);
-      const VitOutput actual = vit.forward(weights, crops, few, arena, &part);
-      const VitOutput inference = vit.forward(weights, crops, few, arena);
+      const VitOutput expected = vit.forward(host.c, weights, crops, all, &whole);
+      const VitOutput actual = vit.forward(host.c, weights, crops, few, &part);
+      const VitOutput inference = vit.forward(host.c, weights, crops, few);
       const double bound = precision == Precision::bf16 ? 3e-2 : 3e-6;
       Tensor d_norm(expected.norm.shape);
       for (const int64_t row : read) {
@@ -144,8 +146,8 @@ TEST(Vit, ReadingFewRowsChangesNothing) {
         for (float& g : d_norm.view().rows(row, 1).f32()) g = static_cast<float>(random.normal());
       }
       ParameterStore expected_gradients(layout), gradients(layout);
-      vit.backward(weights, *whole, d_norm, {}, expected_gradients, arena);
-      vit.backward(weights, *part, d_norm, {}, gradients, arena);
+      vit.backward(host.c, weights, *whole, d_norm, {}, expected_gradients);
+      vit.backward(host.c, weights, *part, d_norm, {}, gradients);
       for (const ParameterInfo& info : layout.parameters()) {
         if (info.name.ends_with("qkv.bias")) continue;  // the K third is rounding noise around zero
         EXPECT_LE(relative_error(std::span<const float>(gradients.view(info).f32()),
@@ -165,7 +167,7 @@ TEST(Vit, BranchesWithoutRows) {
     ParameterLayout layout;
     append_vit_layout(layout, config);
     const ParameterStore weights = random_weights(layout);
-    const Vit vit(config, Precision::f32);
+    const Vit vit(config);
     const Tensor large = random_tensor({2, 3, 40, 48}, 1), small = random_tensor({3, 3, 24, 16}, 2);
     const CropBatch crops[] = {{large, {}}, {small, {}}};
     const KeptRows nothing{{}, 2.0}, both{{0, 1}, 1.0};
@@ -176,16 +178,16 @@ TEST(Vit, BranchesWithoutRows) {
     }
     const std::vector<TokenEntry> entries = token_entries(config, crops);
     const std::vector<int64_t> read{entries[0].cls_row(0), entries[0].cls_row(1), entries[1].cls_row(2)};
-    Arena arena;
-    const VitOutput alone = vit.forward(weights, std::span(crops, 1), {}, arena);
+    HostPlace host;
+    const VitOutput alone = vit.forward(host.c, weights, std::span(crops, 1), {});
     for (const bool few : {false, true}) {
       VitForwardOptions options;
       if (few) options.read_rows = read;
       std::shared_ptr<VitSaved> saved;
       options.drop_path = &first;
-      const VitOutput mixed = vit.forward(weights, crops, options, arena, &saved);
+      const VitOutput mixed = vit.forward(host.c, weights, crops, options, &saved);
       options.drop_path = &none;
-      const VitOutput output = vit.forward(weights, crops, options, arena, &saved);
+      const VitOutput output = vit.forward(host.c, weights, crops, options, &saved);
       for (const int64_t row : {read[0], read[1]})
         EXPECT_LE(relative_error(std::span<const float>(mixed.prenorm.rows(row, 1).f32()),
                                  std::span<const float>(alone.prenorm.rows(row, 1).f32())),
@@ -197,7 +199,7 @@ TEST(Vit, BranchesWithoutRows) {
       for (const int64_t row : read)
         for (float& g : d_norm.view().rows(row, 1).f32()) g = 0.5F + static_cast<float>(row % 3);
       ParameterStore gradients(layout);
-      vit.backward(weights, *saved, d_norm, {}, gradients, arena);
+      vit.backward(host.c, weights, *saved, d_norm, {}, gradients);
       for (const ParameterInfo& info : layout.parameters()) {
         double sum = 0;
         for (const float g : gradients.view(info).f32()) sum += static_cast<double>(std::abs(g));
@@ -221,7 +223,7 @@ TEST(Vit, GradientsMatchFiniteDifferences) {
   ParameterLayout layout;
   append_vit_layout(layout, config);
   const ParameterStore weights = random_weights(layout);
-  const Vit vit(config, Precision::f32);
+  const Vit vit(config);
   const Tensor images = random_tensor({4, 3, 32, 24}, 1);
   const Tensor mask = random_mask(4, 12);
   const Tensor d_norm = random_tensor({4 * 15, 64}, 2);
@@ -230,11 +232,11 @@ TEST(Vit, GradientsMatchFiniteDifferences) {
   const DropPathPlan plan = draw_drop_path(config, batches, 1, 2);
   VitForwardOptions options;
   options.drop_path = &plan;
-  Arena arena;
+  HostPlace host;
   const auto value = [&](const ParameterStore& w, const Tensor& x) {
-    const Arena::Scope scope(arena);
+    const Arena::Scope scope(host.c.arena);
     const CropBatch crops[] = {{x, mask}};
-    const VitOutput output = vit.forward(w, crops, options, arena);
+    const VitOutput output = vit.forward(host.c, w, crops, options);
     double sum = 0;
     for (size_t i = 0; i < output.norm.f32().size(); ++i)
       sum += static_cast<double>(output.norm.f32()[i]) * static_cast<double>(d_norm.f32()[i]) +
@@ -243,11 +245,11 @@ TEST(Vit, GradientsMatchFiniteDifferences) {
   };
   std::shared_ptr<VitSaved> saved;
   const CropBatch crops[] = {{images, mask}};
-  (void)vit.forward(weights, crops, options, arena, &saved);
+  (void)vit.forward(host.c, weights, crops, options, &saved);
   ParameterStore gradients(layout);
   Tensor d_image(images.shape());
   const TensorView d_images[] = {d_image};
-  vit.backward(weights, *saved, d_norm, d_prenorm, gradients, arena, {}, d_images);
+  vit.backward(host.c, weights, *saved, d_norm, d_prenorm, gradients, {}, d_images);
 
   constexpr double kStep = 2e-3;
   ParameterStore moved(layout);
@@ -260,7 +262,7 @@ TEST(Vit, GradientsMatchFiniteDifferences) {
     ASSERT_GT(norm, 0) << info.name;
     double difference = 0;
     for (const double sign : {1.0, -1.0}) {
-      moved.copy_from(weights);
+      moved.copy_from(host.c.stream, weights);
       for (size_t i = 0; i < gradient.size(); ++i)
         moved.view(info).f32()[i] +=
             static_cast<float>(sign * kStep * static_cast<double>(gradient[i]) / norm);
@@ -287,16 +289,16 @@ TEST(Vit, SecondStepAllocatesNothing) {
   append_vit_layout(layout, config);
   const ParameterStore weights = random_weights(layout);
   ParameterStore gradients(layout);
-  const Vit vit(config, Precision::f32);
+  const Vit vit(config);
   const Tensor images = random_tensor({4, 3, 64, 64}, 1);
   const CropBatch crops[] = {{images, {}}};
-  Arena arena;
+  HostPlace host;
   const auto step = [&] {
-    arena.reset();
+    host.c.arena.reset();
     std::shared_ptr<VitSaved> saved;
-    const VitOutput output = vit.forward(weights, crops, {}, arena, &saved);
-    vit.backward(weights, *saved, output.norm, {}, gradients, arena);
-    return std::pair(arena.reserved_bytes(), arena.used_bytes());
+    const VitOutput output = vit.forward(host.c, weights, crops, {}, &saved);
+    vit.backward(host.c, weights, *saved, output.norm, {}, gradients);
+    return std::pair(host.c.arena.reserved_bytes(), host.c.arena.used_bytes());
   };
   (void)step();
   const auto second = step();
@@ -308,11 +310,11 @@ TEST(Vit, SecondStepAllocatesNothing) {
   ParameterLayout deep_layout;
   append_vit_layout(deep_layout, deep);
   const ParameterStore deep_weights = random_weights(deep_layout);
-  Arena shallow_arena;
-  Arena deep_arena;
-  (void)vit.forward(weights, crops, {}, shallow_arena);
-  (void)Vit(deep, Precision::f32).forward(deep_weights, crops, {}, deep_arena);
-  EXPECT_EQ(deep_arena.peak_bytes(), shallow_arena.peak_bytes());
+  HostPlace shallow_place;
+  HostPlace deep_place;
+  (void)vit.forward(shallow_place.c, weights, crops, {});
+  (void)Vit(deep).forward(deep_place.c, deep_weights, crops, {});
+  EXPECT_EQ(deep_place.c.arena.peak_bytes(), shallow_place.c.arena.peak_bytes());
 }
 
 TEST(Vit, Bf16StaysNearFp32) {
@@ -327,15 +329,15 @@ TEST(Vit, Bf16StaysNearFp32) {
   std::vector<std::vector<float>> outputs;
   std::vector<ParameterStore> gradients;
   for (const Precision precision : {Precision::f32, Precision::bf16}) {
-    const Vit vit(config, precision);
-    Arena arena;
+    const Vit vit(config);
+    HostPlace host(precision);
     std::shared_ptr<VitSaved> saved;
-    const VitOutput output = vit.forward(weights, crops, {}, arena, &saved);
+    const VitOutput output = vit.forward(host.c, weights, crops, {}, &saved);
     outputs.push_back(tokens_of(output.norm, output.entries[0]));
     gradients.emplace_back(layout);
     Tensor d_image(images.shape());
     const TensorView d_images[] = {d_image};
-    vit.backward(weights, *saved, cotangent, {}, gradients.back(), arena, {}, d_images);
+    vit.backward(host.c, weights, *saved, cotangent, {}, gradients.back(), {}, d_images);
   }
   // bf16 has 8 bits: 2^-9 per rounding, a few dozen roundings in sequence.
   const double error = relative_error(std::span<const float>(outputs[1]), std::span<const float>(outputs[0]));
@@ -354,28 +356,28 @@ TEST(Vit, AllOrNoPatchesMasked) {
   ParameterLayout layout;
   append_vit_layout(layout, config);
   const ParameterStore weights = random_weights(layout);
-  const Vit vit(config, Precision::f32);
+  const Vit vit(config);
   const Tensor images = random_tensor({2, 3, 32, 32}, 1);
   const Tensor other = random_tensor({2, 3, 32, 32}, 2);
   Tensor mask(Shape{2, 16}, DType::u8);
-  Arena arena;
+  HostPlace host;
   const CropBatch plain[] = {{images, {}}};
   const CropBatch unmasked[] = {{images, mask}};
-  const VitOutput a = vit.forward(weights, plain, {}, arena);
-  const VitOutput b = vit.forward(weights, unmasked, {}, arena);
+  const VitOutput a = vit.forward(host.c, weights, plain, {});
+  const VitOutput b = vit.forward(host.c, weights, unmasked, {});
   EXPECT_EQ(tokens_of(a.norm, a.entries[0]), tokens_of(b.norm, b.entries[0]));
   std::fill_n(mask.as<uint8_t>(), 32, uint8_t{1});
   const CropBatch hidden[] = {{images, mask}};
   const CropBatch hidden_other[] = {{other, mask}};
   std::shared_ptr<VitSaved> saved;
   std::shared_ptr<VitSaved> saved_other;
-  const VitOutput c = vit.forward(weights, hidden, {}, arena, &saved);
-  const VitOutput d = vit.forward(weights, hidden_other, {}, arena, &saved_other);
+  const VitOutput c = vit.forward(host.c, weights, hidden, {}, &saved);
+  const VitOutput d = vit.forward(host.c, weights, hidden_other, {}, &saved_other);
   EXPECT_EQ(tokens_of(c.norm, c.entries[0]), tokens_of(d.norm, d.entries[0])) << "a masked image is not seen";
   ParameterStore gradients(layout);
   Tensor d_image = random_tensor(images.shape(), 3);
   const TensorView d_images[] = {d_image};
-  vit.backward(weights, *saved, random_tensor(c.norm.shape, 4), {}, gradients, arena, {}, d_images);
+  vit.backward(host.c, weights, *saved, random_tensor(c.norm.shape, 4), {}, gradients, {}, d_images);
   for (const float g : d_image.f32()) ASSERT_EQ(g, 0.0F);
   for (const float g : gradients.view("backbone.patch_embed.proj.weight").f32()) ASSERT_EQ(g, 0.0F);
 }
@@ -385,14 +387,14 @@ TEST(Vit, WrongCropsAreRefused) {
   ParameterLayout layout;
   append_vit_layout(layout, config);
   const ParameterStore weights(layout);
-  const Vit vit(config, Precision::f32);
-  Arena arena;
+  const Vit vit(config);
+  HostPlace host;
   const Tensor odd = random_tensor({1, 3, 30, 32}, 1);
   const Tensor grey = random_tensor({1, 1, 32, 32}, 1);
   const Tensor good = random_tensor({1, 3, 32, 32}, 1);
   const Tensor mask(Shape{1, 15}, DType::u8);
   for (const CropBatch& crop : {CropBatch{odd, {}}, CropBatch{grey, {}}, CropBatch{good, mask}})
-    EXPECT_THROW((void)vit.forward(weights, {&crop, 1}, {}, arena), InternalError);
+    EXPECT_THROW((void)vit.forward(host.c, weights, {&crop, 1}, {}), InternalError);
 }
 
 /// <A x, y> = <x, A^T y> for every kernel and grids of all kinds.
@@ -409,8 +411,10 @@ TEST(Positions, BackwardIsTheTranspose) {
       const Tensor y = random_tensor({1 + h * w, 24}, 2);
       Tensor forward(Shape{1 + h * w, 24});
       Tensor backward(Shape{1, 50, 24});
-      interpolate_positions(x, config, h, w, forward);
-      interpolate_positions_backward(y, config, h, w, backward);
+      HostPlace host;
+      const PositionMaps maps = position_maps(host.c, config, h, w);
+      host.c.ops.sparse_rows(host.c.stream, maps.forward, x.view().reshaped({50, 24}), forward, false);
+      host.c.ops.sparse_rows(host.c.stream, maps.backward, y, backward.view().reshaped({50, 24}), true);
       double left = 0;
       double right = 0;
       double scale = 0;
@@ -436,7 +440,9 @@ TEST(Positions, ConstantStaysConstant) {
     Tensor table(Shape{1, 26, 8});
     std::fill(table.f32().begin(), table.f32().end(), 1.5F);
     Tensor out(Shape{1 + 11 * 3, 8});
-    interpolate_positions(table, config, 11, 3, out);
+    HostPlace host;
+    host.c.ops.sparse_rows(host.c.stream, position_maps(host.c, config, 11, 3).forward,
+                           table.view().reshaped({26, 8}), out, false);
     for (const float x : out.f32()) ASSERT_NEAR(x, 1.5F, 2e-6F);
   }
 }
@@ -451,17 +457,17 @@ TEST(Head, OneLayerAndBf16) {
   const Tensor x = random_tensor({5, 32}, 1);
   std::vector<std::vector<float>> outputs;
   for (const Precision precision : {Precision::f32, Precision::bf16}) {
-    const Head head(config, precision, "head");
-    Arena arena;
+    const Head head(config, "head");
+    HostPlace host(precision);
     HeadSaved saved;
-    const TensorView unit = head.forward(weights, x, arena, &saved);
+    const TensorView unit = head.forward(host.c, weights, x, &saved);
     for (int64_t r = 0; r < 5; ++r) {
       double norm = 0;
       for (const float v : unit.rows(r, 1).f32()) norm += static_cast<double>(v) * static_cast<double>(v);
       EXPECT_NEAR(norm, 1, 1e-5);
     }
     ParameterStore gradients(layout);
-    const TensorView dx = head.backward(weights, saved, random_tensor({5, 16}, 2), gradients, arena);
+    const TensorView dx = head.backward(host.c, weights, saved, random_tensor({5, 16}, 2), gradients);
     EXPECT_EQ(dx.shape, (Shape{5, 32}));
     outputs.emplace_back(dx.f32().begin(), dx.f32().end());
   }

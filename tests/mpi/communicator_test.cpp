@@ -149,20 +149,6 @@ TEST_P(CommunicatorTest, AllToAllOfUnevenParts) {
               bytes_of(from, world.rank(), size_of_part(from, world.rank())));
 }
 
-TEST_P(CommunicatorTest, ReduceScatterThenAllGatherIsASum) {
-  for (const size_t shard : {0u, 1u, 5u, 333u}) {
-    const size_t n = shard * static_cast<size_t>(world.size());
-    std::vector<float> values = values_of(world.rank(), n);
-    world.reduce_scatter_in_place(values);
-    const std::vector<float> expected = summed(world.size(), n);
-    for (size_t i = static_cast<size_t>(world.rank()) * shard;
-         i < static_cast<size_t>(world.rank() + 1) * shard; ++i)
-      EXPECT_EQ(values[i], expected[i]);
-    world.all_gather_in_place(values);
-    EXPECT_EQ(values, expected);
-  }
-}
-
 TEST_P(CommunicatorTest, SplitsIntoGroups) {
   const Communicator half = world.split(world.rank() % 2, world.rank());
   EXPECT_EQ(half.rank(), world.rank() / 2);

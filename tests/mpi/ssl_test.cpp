@@ -8,14 +8,16 @@
 #include <limits>
 #include <vector>
 
-#include "base/random.hpp"
-#include "training/masks.hpp"
+#include "batch_part.hpp"
+#include "host_model.hpp"
 #include "training/ssl.hpp"
 
 namespace dino {
 namespace {
 
-constexpr int64_t kGlobal = 32, kLocal = 16;
+using testing::BatchPart;
+using testing::drop_path_of;
+
 constexpr double kLoss = 1e-5, kGradient = 3e-5;
 
 SslConfig small_config() {
@@ -33,44 +35,6 @@ SslConfig small_config() {
   config.local_crops = 3;
   return config;
 }
-
-/// Crops and masks of `images` images of a global batch of `total`, from image `first` on.
-struct Data {
-  Tensor global, local, masks;
-  SslBatch batch;
-
-  Data(const SslConfig& config, int64_t total, int64_t first, int64_t images, uint64_t step, bool few_masks) {
-    global = Tensor(Shape{2 * images, 3, kGlobal, kGlobal});
-    local = Tensor(Shape{std::max<int64_t>(config.local_crops * images, 1), 3, kLocal, kLocal});
-    const int64_t patches = (kGlobal / config.vit.patch) * (kGlobal / config.vit.patch);
-    masks = Tensor(Shape{2 * images, patches}, DType::u8);
-    BlockMaskSettings blocks;
-    blocks.grid_h = blocks.grid_w = kGlobal / config.vit.patch;
-    blocks.max_patches = 8;
-    MaskConfig mask_config;
-    mask_config.min_patches = 1;
-    BatchMasks all = batch_masks(mask_config, blocks, 2 * total, 5, step);
-    if (few_masks)  // only the first image keeps its masks: most ranks have no masked patch
-      for (int64_t view = 0; view < 2 * total; ++view)
-        std::memset(all.masks.data() + view * patches, view == 0 ? 1 : 0, static_cast<size_t>(patches));
-    for (int64_t view = 0; view < 2; ++view)
-      for (int64_t i = 0; i < images; ++i) {
-        const int64_t source = view * total + first + i, to = view * images + i;
-        fill(global, to, step, static_cast<uint64_t>(source));
-        std::memcpy(masks.as<uint8_t>() + to * patches, all.masks.data() + source * patches,
-                    static_cast<size_t>(patches));
-      }
-    for (int64_t crop = 0; crop < config.local_crops; ++crop)
-      for (int64_t i = 0; i < images; ++i)
-        fill(local, crop * images + i, step, static_cast<uint64_t>(1000 + crop * total + first + i));
-    batch = {images, global, config.local_crops > 0 ? ConstTensorView(local) : ConstTensorView{}, masks};
-  }
-
-  static void fill(Tensor& crops, int64_t row, uint64_t step, uint64_t id) {
-    Random random(step, RandomStream::test, id);
-    for (float& value : crops.view().rows(row, 1).f32()) value = static_cast<float>(random.normal());
-  }
-};
 
 double relative(double a, double b) {
   return std::abs(a - b) / std::max(std::abs(b), 1e-12);
@@ -118,30 +82,24 @@ void expect_same_result(const SslStepResult& a, const SslStepResult& b) {
   EXPECT_EQ(a.finite, b.finite);
 }
 
-/// Crops of `images` of `total` images, as stochastic depth draws over them.
-DropPathPlan draw(const SslConfig& config, int64_t total, Range images, uint64_t step) {
-  std::vector<DropPathEntry> entries{{2, total, images.begin, images.size()}};
-  if (config.local_crops > 0) entries.push_back({config.local_crops, total, images.begin, images.size()});
-  return draw_drop_path(config.vit, entries, 11, step);
-}
-
 /// Steps with this communicator's split against the same steps in one process.
 void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0, int64_t frozen = 0) {
   const Communicator world = Communicator::world();
   const Communicator self = Communicator::self();
   const int64_t total = images > 0 ? images : world.size() == 3 ? 12 : 8;
   const Range own = even_range(total, world.rank(), world.size());
-  SslModel split(config, world), whole(config, self);
+  HostModel split(config, world), whole(config, self);
   split.initialize(3);
   whole.initialize(3);
   for (uint64_t step = 0; step < 3; ++step) {
-    const Data part(config, total, own.begin, own.size(), step, few_masks);
-    const Data all(config, total, 0, total, step, few_masks);
+    const BatchPart part(config, total, own.begin, own.size(), step, few_masks);
+    const BatchPart all(config, total, 0, total, step, few_masks);
     const bool freeze = static_cast<int64_t>(step) < frozen;
     const SslSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04, 0.99, 0.05, freeze, frozen};
-    const SslStepResult a = split.forward_backward(part.batch, schedule, draw(config, total, own, step));
+    const SslStepResult a =
+        split.forward_backward(part.batch, schedule, drop_path_of(config, total, own, step));
     const SslStepResult b =
-        whole.forward_backward(all.batch, schedule, draw(config, total, {0, total}, step));
+        whole.forward_backward(all.batch, schedule, drop_path_of(config, total, {0, total}, step));
     EXPECT_TRUE(a.finite);
     if (step == 0) {
       expect_same_result(a, b);
@@ -149,8 +107,8 @@ void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0
     } else {
       EXPECT_LE(relative(a.losses.total, b.losses.total), 1e-4);
     }
-    split.update(schedule, a, static_cast<int64_t>(step) + 1);
-    whole.update(schedule, b, static_cast<int64_t>(step) + 1);
+    split.update(schedule, static_cast<int64_t>(step) + 1);
+    whole.update(schedule, static_cast<int64_t>(step) + 1);
     expect_same_weights(split.student(), whole.student(), step == 0 ? 2e-5 : 1e-4);
     expect_same_weights(split.teacher(), whole.teacher(), 2e-5);
   }
@@ -227,7 +185,8 @@ TEST(SslWorldSize, RanksWithoutRowsOfABranch) {
     bool without = false;
     for (uint64_t step = 0; step < 3; ++step)
       for (int rank = 0; rank < world.size(); ++rank)
-        for (const auto& block : draw(config, total, even_range(total, rank, world.size()), step).kept)
+        for (const auto& block :
+             drop_path_of(config, total, even_range(total, rank, world.size()), step).kept)
           for (const auto& branch : block)
             without = without || (branch[0].rows.empty() && branch[1].rows.empty());
     EXPECT_EQ(without, world.size() > 1);
@@ -240,17 +199,17 @@ TEST(SslRanks, StayBitIdenticalAndRepeatable) {
   const SslConfig config = small_config();
   std::vector<float> first;
   for (int repeat = 0; repeat < 2; ++repeat) {
-    SslModel model(config, world);
+    HostModel model(config, world);
     model.initialize(9);
     for (uint64_t step = 0; step < 2; ++step) {
-      const Data data(config, 2 * world.size(), 2 * world.rank(), 2, step, false);
+      const BatchPart data(config, 2 * world.size(), 2 * world.rank(), 2, step, false);
       const SslSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
-      model.update(schedule, model.forward_backward(data.batch, schedule, {}),
-                   static_cast<int64_t>(step) + 1);
+      (void)model.forward_backward(data.batch, schedule, {});
+      model.update(schedule, static_cast<int64_t>(step) + 1);
     }
     std::vector<float> weights;
     for (size_t unit = 0; unit < model.layout().units().size(); ++unit) {
-      const std::span<const float> values = model.student().unit(static_cast<int64_t>(unit));
+      const std::span<const float> values = model.student().unit(static_cast<int64_t>(unit)).f32();
       weights.insert(weights.end(), values.begin(), values.end());
     }
     if (repeat == 0) first = weights;
@@ -267,9 +226,9 @@ TEST(SslRanks, StayBitIdenticalAndRepeatable) {
 TEST(SslRanks, AgreeThatAStepIsNotFinite) {
   const Communicator world = Communicator::world();
   const SslConfig config = small_config();
-  SslModel model(config, world);
+  HostModel model(config, world);
   model.initialize(1);
-  Data data(config, 2 * world.size(), 2 * world.rank(), 2, 0, false);
+  BatchPart data(config, 2 * world.size(), 2 * world.rank(), 2, 0, false);
   if (world.rank() == world.size() - 1) data.global.as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_FALSE(model.forward_backward(data.batch, {}, {}).finite);
 }
@@ -277,9 +236,9 @@ TEST(SslRanks, AgreeThatAStepIsNotFinite) {
 TEST(SslRanks, ARankWithoutImagesIsRefusedEverywhere) {
   const Communicator world = Communicator::world();
   const SslConfig config = small_config();
-  SslModel model(config, world);
+  HostModel model(config, world);
   model.initialize(1);
-  Data data(config, 8, 0, 2, 0, false);
+  BatchPart data(config, 8, 0, 2, 0, false);
   if (world.root()) data.batch.images = 0;
   EXPECT_THROW((void)model.forward_backward(data.batch, {}, {}), InternalError);
 }

@@ -17,7 +17,8 @@ INSTANTIATE_TEST_SUITE_P(Backends, AttentionTest, ::testing::ValuesIn(variants()
 struct Problem {
   std::vector<int64_t> starts;
   int64_t heads, width;
-  [[nodiscard]] Sequences sequences() const { return {starts}; }
+  [[nodiscard]] int64_t count() const { return static_cast<int64_t>(starts.size()) - 1; }
+  [[nodiscard]] int64_t length(int64_t s) const { return starts[at(s) + 1] - starts[at(s)]; }
   [[nodiscard]] int64_t rows() const { return starts.back(); }
   [[nodiscard]] int64_t model() const { return heads * width; }
   [[nodiscard]] double scale() const { return 1 / std::sqrt(static_cast<double>(width)); }
@@ -37,8 +38,8 @@ struct Result {
 Result attend(const Values& qkv, const Problem& p) {
   const int64_t model = p.model();
   Result result{Values(at(p.rows() * model)), Values(at(p.heads * p.rows())), {}};
-  for (int64_t s = 0; s < p.sequences().count(); ++s) {
-    const int64_t begin = p.starts[at(s)], length = p.sequences().length(s);
+  for (int64_t s = 0; s < p.count(); ++s) {
+    const int64_t begin = p.starts[at(s)], length = p.length(s);
     for (int64_t h = 0; h < p.heads; ++h) {
       const auto index = [&](int part, int64_t row, int64_t c) {
         return at((begin + row) * 3 * model + part * model + h * p.width + c);
@@ -65,14 +66,14 @@ Result attend(const Values& qkv, const Problem& p) {
 
 TEST_P(AttentionTest, ForwardMatchesSoftmaxOfScores) {
   for (const Problem& p : kProblems) {
-    const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 1);
+    const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 1);
     const Result expected = attend(values_of(qkv), p);
-    Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()});
-    ops().attention(qkv, p.sequences(), p.heads, static_cast<float>(p.scale()), out, lse);
+    const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()});
+    ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), out, lse);
     expect_close(out, expected.out, bound(), "out");
     expect_close(lse, expected.lse, 2e-6, "lse");
-    Tensor again({p.rows(), p.model()}, act());
-    ops().attention(qkv, p.sequences(), p.heads, static_cast<float>(p.scale()), again, {});
+    const TensorView again = output({p.rows(), p.model()}, act());
+    ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), again, {});
     expect_close(again, values_of(out), 0, "without lse");
   }
 }
@@ -80,29 +81,29 @@ TEST_P(AttentionTest, ForwardMatchesSoftmaxOfScores) {
 /// Scores of several hundred overflow exp() unless the maximum is taken off.
 TEST_P(AttentionTest, LargeScoresStayFinite) {
   const Problem p{{0, 33}, 1, 16};
-  const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 2, 12);
+  const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 2, 12);
   const Result expected = attend(values_of(qkv), p);
-  Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()});
-  ops().attention(qkv, p.sequences(), p.heads, static_cast<float>(p.scale()), out, lse);
+  const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()});
+  ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), out, lse);
   expect_close(out, expected.out, act() == DType::bf16 ? 1e-2 : 1e-4, "out");
 }
 
 /// The derivative against differences of the fp64 forward, on elements spread over q, k and v.
 TEST_P(AttentionTest, BackwardIsTheDerivative) {
   for (const Problem& p : kProblems) {
-    const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 3);
-    const Tensor dout = random_tensor({p.rows(), p.model()}, act(), 4);
-    Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()}),
-        dqkv({p.rows(), 3 * p.model()}, act());
+    const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 3);
+    const ConstTensorView dout = random({p.rows(), p.model()}, act(), 4);
+    const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()}),
+                     dqkv = output({p.rows(), 3 * p.model()}, act());
     const auto scale = static_cast<float>(p.scale());
-    ops().attention(qkv, p.sequences(), p.heads, scale, out, lse);
-    ops().attention_backward(dout, qkv, out, lse, p.sequences(), p.heads, scale, dqkv);
+    ops().attention(stream(), qkv, sequences(p.starts), p.heads, scale, out, lse);
+    ops().attention_backward(stream(), dout, qkv, out, lse, sequences(p.starts), p.heads, scale, dqkv);
     const Values g = values_of(dout), got = values_of(dqkv);
     const double largest = largest_magnitude(got);
     Values x = values_of(qkv);
-    Random random(5, RandomStream::test, 0);
+    Random chosen(5, RandomStream::test, 0);
     for (int sample = 0; sample < 12; ++sample) {
-      const auto i = static_cast<size_t>(random.below(x.size()));
+      const auto i = static_cast<size_t>(chosen.below(x.size()));
       const double kept = x[i];
       x[i] = kept + 1e-5;
       const double above = dot(g, attend(x, p).out);
@@ -120,34 +121,40 @@ TEST_P(AttentionTest, BackwardAgreesWithTheReference) {
   const Problem p{{0, 50, 151, 152}, 3, 64};
   const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 6);
   const Tensor dout = random_tensor({p.rows(), p.model()}, act(), 7);
+  const Tensor starts = tensor_of(p.starts);
+  const Sequences whole{starts, p.rows(), 101};
   const auto scale = static_cast<float>(p.scale());
   Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()});
-  Tensor got({p.rows(), 3 * p.model()}, act()), expected({p.rows(), 3 * p.model()}, act());
-  reference_backend().attention(qkv, p.sequences(), p.heads, scale, out, lse);
-  reference_backend().attention_backward(dout, qkv, out, lse, p.sequences(), p.heads, scale, expected);
-  ops().attention_backward(dout, qkv, out, lse, p.sequences(), p.heads, scale, got);
-  expect_close(got, values_of(expected), bound(), "dqkv");
+  Tensor expected({p.rows(), 3 * p.model()}, act());
+  Backend& reference = backend_named("reference");
+  const std::unique_ptr<Stream> host = reference.new_stream();
+  reference.attention(*host, qkv, whole, p.heads, scale, out, lse);
+  reference.attention_backward(*host, dout, qkv, out, lse, whole, p.heads, scale, expected);
+  const TensorView got = output({p.rows(), 3 * p.model()}, act());
+  ops().attention_backward(stream(), input(dout), input(qkv), input(out), input(lse), sequences(p.starts),
+                           p.heads, scale, got);
+  expect_close(got, host_values(expected), bound(), "dqkv");
 }
 
 TEST_P(AttentionTest, ThreadsDoNotChangeABit) {
   const Problem p{{0, 20, 75, 76, 140}, 2, 24};
-  const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 8);
-  const Tensor dout = random_tensor({p.rows(), p.model()}, act(), 9);
+  const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 8);
+  const ConstTensorView dout = random({p.rows(), p.model()}, act(), 9);
   const auto scale = static_cast<float>(p.scale());
   Values first;
   for (const int threads : {1, 2, 4}) {
     set_threads(threads);
-    Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()}),
-        dqkv({p.rows(), 3 * p.model()}, act());
-    ops().attention(qkv, p.sequences(), p.heads, scale, out, lse);
-    ops().attention_backward(dout, qkv, out, lse, p.sequences(), p.heads, scale, dqkv);
+    const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()}),
+                     dqkv = output({p.rows(), 3 * p.model()}, act());
+    ops().attention(stream(), qkv, sequences(p.starts), p.heads, scale, out, lse);
+    ops().attention_backward(stream(), dout, qkv, out, lse, sequences(p.starts), p.heads, scale, dqkv);
     if (first.empty()) first = values_of(dqkv);
     EXPECT_EQ(values_of(dqkv), first) << threads << " threads";
   }
   set_threads(1);
 }
 
-/// Columns [first, first + width) of some rows.
+/// Columns [first, first + width) of some rows of a host tensor.
 Tensor part_of(const Tensor& x, const std::vector<int64_t>& rows, int64_t first, int64_t width) {
   Tensor part({static_cast<int64_t>(rows.size()), width}, x.dtype());
   const auto size = static_cast<int64_t>(size_of(x.dtype()));
@@ -165,47 +172,65 @@ TEST_P(AttentionTest, SomeQueriesAreRowsOfTheWhole) {
   const std::vector<int64_t> rows = {0, 3, 49, 50, 51, 90, 150, 151}, starts = {0, 3, 7, 8, 8};
   const int64_t model = p.model(), count = static_cast<int64_t>(rows.size());
   const auto scale = static_cast<float>(p.scale());
-  const Tensor qkv = random_tensor({p.rows(), 3 * model}, act(), 11);
+  const Sequences keys = sequences(p.starts), queries = sequences(starts);
+  const Tensor start = random_tensor({p.rows(), 3 * model}, act(), 11);
   std::vector<int64_t> every(at(p.rows()));
   std::iota(every.begin(), every.end(), 0);
-  const Tensor q = part_of(qkv, rows, 0, model), kv = part_of(qkv, every, model, 2 * model);
-  Tensor whole({p.rows(), model}, act()), whole_lse({p.heads, p.rows()});
-  ops().attention(qkv, p.sequences(), p.heads, scale, whole, whole_lse);
-  Tensor out({count, model}, act()), lse({p.heads, count});
-  ops().query_attention(q, kv, {starts}, p.sequences(), p.heads, scale, out, lse);
-  expect_close(out, values_of(part_of(whole, rows, 0, model)), bound(), "out");
+  const ConstTensorView qkv = input(start), q = input(part_of(start, rows, 0, model)),
+                        kv = input(part_of(start, every, model, 2 * model));
+  const TensorView whole = output({p.rows(), model}, act()), whole_lse = output({p.heads, p.rows()});
+  ops().attention(stream(), qkv, keys, p.heads, scale, whole, whole_lse);
+  const TensorView out = output({count, model}, act()), lse = output({p.heads, count});
+  ops().query_attention(stream(), q, kv, queries, keys, p.heads, scale, out, lse);
+  expect_close(out, host_values(part_of(host_copy(whole), rows, 0, model)), bound(), "out");
 
   const Tensor dout = random_tensor({count, model}, act(), 12);
-  Tensor whole_dout({p.rows(), model}, act()), dqkv({p.rows(), 3 * model}, act());
+  Tensor whole_dout({p.rows(), model}, act());
   const auto bytes = static_cast<size_t>(model) * size_of(act());
   for (size_t i = 0; i < rows.size(); ++i)
     std::memcpy(whole_dout.view().rows(rows[i], 1).data, dout.view().rows(static_cast<int64_t>(i), 1).data,
                 bytes);
-  ops().attention_backward(whole_dout, qkv, whole, whole_lse, p.sequences(), p.heads, scale, dqkv);
-  Tensor dq({count, model}, act()), dkv = random_tensor({p.rows(), 2 * model}, act(), 13);
-  ops().query_attention_backward(dout, q, kv, out, lse, {starts}, p.sequences(), p.heads, scale, dq, dkv);
-  expect_close(dq, values_of(part_of(dqkv, rows, 0, model)), bound(), "dq");
-  expect_close(dkv, values_of(part_of(dqkv, every, model, 2 * model)), bound(), "dkv");
+  const TensorView dqkv = output({p.rows(), 3 * model}, act());
+  ops().attention_backward(stream(), input(whole_dout), qkv, whole, whole_lse, keys, p.heads, scale, dqkv);
+  const Tensor expected = host_copy(dqkv);
+  const TensorView dq = output({count, model}, act()), dkv = output({p.rows(), 2 * model}, act());
+  ops().query_attention_backward(stream(), input(dout), q, kv, out, lse, queries, keys, p.heads, scale, dq,
+                                 dkv);
+  expect_close(dq, host_values(part_of(expected, rows, 0, model)), bound(), "dq");
+  expect_close(dkv, host_values(part_of(expected, every, model, 2 * model)), bound(), "dkv");
 }
 
 TEST_P(AttentionTest, ProbabilitiesOfOneQuery) {
   const Problem p{{0, 17, 34}, 2, 24};
-  const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 10);
-  Tensor probs({2, 2, 17});
-  ops().attention_probabilities(qkv, p.sequences(), p.heads, static_cast<float>(p.scale()), 0, probs);
+  const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 10);
+  const TensorView probs = output({2, 2, 17});
+  ops().attention_probabilities(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), 0,
+                                probs);
   expect_close(probs, attend(values_of(qkv), p).probabilities, 5e-6, "probabilities");
-  EXPECT_THROW(ops().attention_probabilities(qkv, p.sequences(), p.heads, 1, 17, probs), InternalError);
+  EXPECT_THROW(ops().attention_probabilities(stream(), qkv, sequences(p.starts), p.heads, 1, 17, probs),
+               InternalError);
 }
 
 TEST_P(AttentionTest, RejectsWhatItCannotDo) {
-  const std::vector<int64_t> starts = {0, 4}, wrong = {0, 3};
-  const Tensor qkv({4, 3 * 12}, act());
-  Tensor out({4, 12}, act());
-  EXPECT_THROW(ops().attention(qkv, {starts}, 5, 1, out, {}), InternalError);  // 12 columns for 5 heads
-  const Tensor fits({4, 3 * 16}, act());
-  Tensor fitting_out({4, 16}, act());
-  EXPECT_THROW(ops().attention(fits, {wrong}, 2, 1, fitting_out, {}), InternalError);
-  EXPECT_NO_THROW(ops().attention(fits, {starts}, 2, 1, fitting_out, {}));
+  const ConstTensorView qkv = random({4, 3 * 12}, act(), 1), fits = random({4, 3 * 16}, act(), 2);
+  const TensorView out = output({4, 12}, act()), fitting_out = output({4, 16}, act());
+  const auto attend_to = [&](const Sequences& s) {
+    ops().attention(stream(), fits, s, 2, 1, fitting_out, {});
+  };
+  EXPECT_THROW(ops().attention(stream(), qkv, sequences({0, 4}), 5, 1, out, {}),
+               InternalError);  // 12 columns for 5 heads
+  EXPECT_THROW(attend_to(sequences({0, 3})), InternalError);
+  EXPECT_THROW(attend_to({{}, 4, 4}), InternalError);
+  EXPECT_THROW(attend_to({list({0, 4}), 4, 3}), InternalError);
+  EXPECT_NO_THROW(attend_to(sequences({0, 4})));
+  if (!ops().memory().device().is_host()) return;  // elsewhere nobody reads the starts before the operator
+  EXPECT_THROW(attend_to({list({0, 3}), 4, 4}), InternalError);
+  EXPECT_THROW(attend_to({list({0, 3, 2, 4}), 4, 3}), InternalError);
+  EXPECT_THROW(attend_to({list({0, 1, 4}), 4, 2}), InternalError);
+  const ConstTensorView q = random({4, 16}, act(), 3), kv = random({4, 2 * 16}, act(), 4);
+  EXPECT_THROW(ops().query_attention(stream(), q, kv, sequences({0, 2, 4}), sequences({0, 4, 4}), 2, 1,
+                                     fitting_out, {}),
+               InternalError);  // a query without keys
 }
 
 }  // namespace

@@ -40,10 +40,10 @@ Tensor shifted(Tensor x, float by) {
 TEST_P(NormaliseTest, LayerNorm) {
   for (const int64_t d : {1, 8, 37, 384}) {
     for (const int64_t rows : {1, 5}) {
-      const Tensor x = shifted(random_tensor({rows, d}, DType::f32, 1), 3);
-      const Tensor gamma = random_tensor({d}, DType::f32, 2), beta = random_tensor({d}, DType::f32, 3);
-      Tensor y({rows, d}, act()), mean({rows}), rstd({rows});
-      ops().layer_norm(x, gamma, beta, static_cast<float>(kEps), y, mean, rstd);
+      const ConstTensorView x = input(shifted(random_tensor({rows, d}, DType::f32, 1), 3));
+      const ConstTensorView gamma = random({d}, DType::f32, 2), beta = random({d}, DType::f32, 3);
+      const TensorView y = output({rows, d}, act()), mean = output({rows}), rstd = output({rows});
+      ops().layer_norm(stream(), x, gamma, beta, static_cast<float>(kEps), y, mean, rstd);
       const Values expected = layer_norm(values_of(x), values_of(gamma), values_of(beta));
       expect_close(y, expected, tolerance() * 2, "y");
       Values means, rstds;
@@ -53,8 +53,8 @@ TEST_P(NormaliseTest, LayerNorm) {
       }
       expect_close(mean, means, 2e-6, "mean");
       expect_close(rstd, rstds, 2e-5, "rstd");
-      Tensor again({rows, d}, act());
-      ops().layer_norm(x, gamma, beta, static_cast<float>(kEps), again, {}, {});
+      const TensorView again = output({rows, d}, act());
+      ops().layer_norm(stream(), x, gamma, beta, static_cast<float>(kEps), again, {}, {});
       expect_close(again, values_of(y), 0, "without statistics");
     }
   }
@@ -63,16 +63,16 @@ TEST_P(NormaliseTest, LayerNorm) {
 TEST_P(NormaliseTest, LayerNormBackwardIsTheDerivative) {
   for (const int64_t d : {8, 37}) {
     const int64_t rows = 3;
-    const Tensor x = shifted(random_tensor({rows, d}, DType::f32, 4), 1);
-    const Tensor gamma = random_tensor({d}, DType::f32, 5), beta = random_tensor({d}, DType::f32, 6);
-    const Tensor dy = random_tensor({rows, d}, act(), 7);
-    Tensor y({rows, d}, act()), mean({rows}), rstd({rows});
-    ops().layer_norm(x, gamma, beta, static_cast<float>(kEps), y, mean, rstd);
-    Tensor dx = random_tensor({rows, d}, DType::f32, 8), dgamma = random_tensor({d}, DType::f32, 9),
-           dbeta = random_tensor({d}, DType::f32, 10);
+    const ConstTensorView x = input(shifted(random_tensor({rows, d}, DType::f32, 4), 1));
+    const ConstTensorView gamma = random({d}, DType::f32, 5), beta = random({d}, DType::f32, 6);
+    const ConstTensorView dy = random({rows, d}, act(), 7);
+    const TensorView y = output({rows, d}, act()), mean = output({rows}), rstd = output({rows});
+    ops().layer_norm(stream(), x, gamma, beta, static_cast<float>(kEps), y, mean, rstd);
+    const TensorView dx = random_inout({rows, d}, DType::f32, 8), dgamma = random_inout({d}, DType::f32, 9),
+                     dbeta = random_inout({d}, DType::f32, 10);
     const Values xs = values_of(x), gs = values_of(gamma), bs = values_of(beta), g = values_of(dy);
     const Values dx0 = values_of(dx), dgamma0 = values_of(dgamma), dbeta0 = values_of(dbeta);
-    ops().layer_norm_backward(dy, x, gamma, mean, rstd, dx, dgamma, dbeta);
+    ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, dx, dgamma, dbeta);
     const auto gradient = [&](const auto& f, const Values& v) { return numeric_gradient(f, v); };
     expect_close(dx, add(gradient([&](const Values& v) { return dot(g, layer_norm(v, gs, bs)); }, xs), dx0),
                  5e-6, "dx");
@@ -88,15 +88,15 @@ TEST_P(NormaliseTest, LayerNormBackwardIsTheDerivative) {
 /// More rows than one chunk of the column sums, and the same bits for any number of threads.
 TEST_P(NormaliseTest, LayerNormGradientsDoNotDependOnThreads) {
   const int64_t rows = 300, d = 72;
-  const Tensor x = random_tensor({rows, d}, DType::f32, 11), gamma = random_tensor({d}, DType::f32, 12);
-  const Tensor dy = random_tensor({rows, d}, act(), 13);
-  Tensor y({rows, d}, act()), mean({rows}), rstd({rows});
-  ops().layer_norm(x, gamma, gamma, static_cast<float>(kEps), y, mean, rstd);
+  const ConstTensorView x = random({rows, d}, DType::f32, 11), gamma = random({d}, DType::f32, 12);
+  const ConstTensorView dy = random({rows, d}, act(), 13);
+  const TensorView y = output({rows, d}, act()), mean = output({rows}), rstd = output({rows});
+  ops().layer_norm(stream(), x, gamma, gamma, static_cast<float>(kEps), y, mean, rstd);
   Values before;
   for (const int threads : {1, 2, 3}) {
     set_threads(threads);
-    Tensor dx({rows, d}), dgamma({d}), dbeta({d});
-    ops().layer_norm_backward(dy, x, gamma, mean, rstd, dx, dgamma, dbeta);
+    const TensorView dx = zeros({rows, d}), dgamma = zeros({d}), dbeta = zeros({d});
+    ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, dx, dgamma, dbeta);
     Values expected(at(d)), got = values_of(dgamma);
     const Values xs = values_of(x), g = values_of(dy);
     for (int64_t r = 0; r < rows; ++r) {
@@ -126,19 +126,68 @@ Values normalize(const Values& x, int64_t d, double eps) {
 TEST_P(NormaliseTest, L2NormalizeAndItsDerivative) {
   for (const int64_t d : {3, 16, 45}) {
     const double eps = 0.5;  // the second row is shorter than eps: there the norm is a constant
-    Tensor x = random_tensor({3, d}, DType::f32, 14);
-    for (int64_t c = 0; c < d; ++c) x.as<float>()[d + c] *= 0.01f;
-    const Tensor dy = random_tensor({3, d}, DType::f32, 15);
-    Tensor y({3, d}), norm({3}), dx({3, d});
-    ops().l2_normalize(x, static_cast<float>(eps), y, norm);
+    Tensor start = random_tensor({3, d}, DType::f32, 14);
+    for (int64_t c = 0; c < d; ++c) start.as<float>()[d + c] *= 0.01f;
+    const ConstTensorView x = input(start);
+    const ConstTensorView dy = random({3, d}, DType::f32, 15);
+    const TensorView y = output({3, d}), norm = output({3}), dx = output({3, d});
+    ops().l2_normalize(stream(), x, static_cast<float>(eps), y, norm);
     expect_close(y, normalize(values_of(x), d, eps), 2e-6, "y");
-    EXPECT_EQ(norm.as<float>()[1], 0.5f);
-    ops().l2_normalize_backward(dy, y, norm, static_cast<float>(eps), dx);
+    EXPECT_EQ(values_of(norm)[1], 0.5);
+    ops().l2_normalize_backward(stream(), dy, y, norm, static_cast<float>(eps), dx);
     const Values g = values_of(dy);
     expect_close(
         dx, numeric_gradient([&](const Values& v) { return dot(g, normalize(v, d, eps)); }, values_of(x)),
         5e-6, "dx");
   }
+}
+
+Values weight_norm(const Values& g, const Values& v) {
+  const size_t d = v.size() / g.size();
+  Values w(v.size());
+  for (size_t k = 0; k < g.size(); ++k) {
+    double squares = 0;
+    for (size_t c = 0; c < d; ++c) squares += v[k * d + c] * v[k * d + c];
+    for (size_t c = 0; c < d; ++c) w[k * d + c] = g[k] * v[k * d + c] / std::sqrt(squares);
+  }
+  return w;
+}
+
+TEST_P(NormaliseTest, WeightNormAndItsDerivative) {
+  for (const int64_t d : {1, 3, 16, 45}) {
+    const int64_t rows = 5;
+    const ConstTensorView g = random({rows, 1}, DType::f32, 16), v = random({rows, d}, DType::f32, 17, 0.1),
+                          dw = random({rows, d}, DType::f32, 18);
+    const TensorView w = output({rows, d});
+    ops().weight_norm(stream(), g, v, w);
+    const Values gs = values_of(g), vs = values_of(v), upstream = values_of(dw);
+    expect_close(w, weight_norm(gs, vs), 1e-7, "w");
+    const TensorView dg = random_inout({rows, 1}, DType::f32, 19),
+                     dv = random_inout({rows, d}, DType::f32, 20);
+    const Values dg0 = values_of(dg), dv0 = values_of(dv);
+    ops().weight_norm_backward(stream(), g, v, dw, dg, dv);
+    expect_close(
+        dg,
+        add(numeric_gradient([&](const Values& x) { return dot(upstream, weight_norm(x, vs)); }, gs), dg0),
+        1e-6, "dg");
+    expect_close(
+        dv,
+        add(numeric_gradient([&](const Values& x) { return dot(upstream, weight_norm(gs, x)); }, vs), dv0),
+        1e-6, "dv");
+  }
+}
+
+/// A row's direction must survive: its elements are exact to one rounding of f32.
+TEST_P(NormaliseTest, WeightNormRoundsOnce) {
+  const int64_t rows = 70, d = 256;
+  const ConstTensorView g = random({rows}, DType::f32, 21), v = random({rows, d}, DType::f32, 22, 1e-3);
+  const TensorView w = output({rows, d});
+  ops().weight_norm(stream(), g, v, w);
+  const Values expected = weight_norm(values_of(g), values_of(v)), got = values_of(w);
+  for (size_t i = 0; i < got.size(); ++i)
+    ASSERT_NEAR(got[i], expected[i], 6.1e-8 * std::abs(expected[i])) << i;
+  const TensorView narrow = output({rows, d - 1});
+  EXPECT_THROW(ops().weight_norm(stream(), g, v, narrow), InternalError);
 }
 
 }  // namespace

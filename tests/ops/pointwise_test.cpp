@@ -9,18 +9,18 @@ INSTANTIATE_TEST_SUITE_P(Backends, PointwiseTest, ::testing::ValuesIn(variants()
 
 TEST_P(PointwiseTest, GeluBackward) {
   for (const int64_t n : {1, 16, 37, 5000}) {
-    const Tensor pre = random_tensor({n}, act(), 1, 2);
-    Tensor dy = random_tensor({n}, act(), 2);
+    const ConstTensorView pre = random({n}, act(), 1, 2);
+    const TensorView dy = random_inout({n}, act(), 2);
     const Values x = values_of(pre), g = values_of(dy);
     Values expected(x.size());
     for (size_t i = 0; i < x.size(); ++i) {
       const auto gelu = [](double v) { return 0.5 * v * std::erfc(-v / std::sqrt(2.0)); };
       expected[i] = g[i] * (gelu(x[i] + 1e-5) - gelu(x[i] - 1e-5)) / 2e-5;
     }
-    Tensor dx({n}, act());
-    ops().gelu_backward(dy, pre, dx);
+    const TensorView dx = output({n}, act());
+    ops().gelu_backward(stream(), dy, pre, dx);
     expect_close(dx, expected, tolerance(), "gelu");
-    ops().gelu_backward(dy, pre, dy);
+    ops().gelu_backward(stream(), dy, pre, dy);
     expect_close(dy, expected, tolerance(), "gelu in place");
   }
 }
@@ -38,12 +38,12 @@ Values swiglu(const Values& x, int64_t rows, int64_t h) {
 TEST_P(PointwiseTest, SwigluAndItsDerivative) {
   for (const int64_t h : {1, 8, 37}) {
     const int64_t rows = 5;
-    const Tensor x = random_tensor({rows, 2 * h}, act(), 3, 2);
-    const Tensor dy = random_tensor({rows, h}, act(), 4);
-    Tensor y({rows, h}, act()), dx({rows, 2 * h}, act());
-    ops().swiglu(x, y);
+    const ConstTensorView x = random({rows, 2 * h}, act(), 3, 2);
+    const ConstTensorView dy = random({rows, h}, act(), 4);
+    const TensorView y = output({rows, h}, act()), dx = output({rows, 2 * h}, act());
+    ops().swiglu(stream(), x, y);
     expect_close(y, swiglu(values_of(x), rows, h), tolerance(), "swiglu");
-    ops().swiglu_backward(dy, x, dx);
+    ops().swiglu_backward(stream(), dy, x, dx);
     const Values g = values_of(dy);
     expect_close(dx,
                  numeric_gradient([&](const Values& v) { return dot(g, swiglu(v, rows, h)); }, values_of(x)),
@@ -64,111 +64,232 @@ Values index_add(Values out, const Values& branch, const Values& gamma, double s
 TEST_P(PointwiseTest, ScaledIndexAddAndItsDerivative) {
   const std::vector<std::vector<int64_t>> choices = {{}, {6, 0, 3}};
   for (const int64_t d : {5, 32, 41}) {
-    for (const std::vector<int64_t>& rows : choices) {
-      const int64_t count = rows.empty() ? 7 : 3;
-      const Tensor branch = random_tensor({count, d}, act(), 5);
-      const Tensor gamma = random_tensor({d}, DType::f32, 6);
-      const Tensor dout = random_tensor({7, d}, DType::f32, 7);
+    for (const std::vector<int64_t>& chosen : choices) {
+      const int64_t count = chosen.empty() ? 7 : 3;
+      const ConstTensorView rows = chosen.empty() ? ConstTensorView{} : list(chosen);
+      const ConstTensorView branch = random({count, d}, act(), 5), gamma = random({d}, DType::f32, 6),
+                            dout = random({7, d}, DType::f32, 7);
       const Values b = values_of(branch), s = values_of(gamma), g = values_of(dout);
-      Tensor out = random_tensor({7, d}, DType::f32, 8);
+      const TensorView out = random_inout({7, d}, DType::f32, 8), plain = random_inout({7, d}, DType::f32, 8);
       const Values before = values_of(out);
-      ops().scaled_index_add(out, branch, gamma, 1.5f, rows);
-      expect_close(out, index_add(before, b, s, 1.5, rows, d), 4e-6, "with gamma");
-      out = random_tensor({7, d}, DType::f32, 8);
-      ops().scaled_index_add(out, branch, {}, 1.5f, rows);
-      expect_close(out, index_add(before, b, {}, 1.5, rows, d), 4e-6, "without gamma");
+      ops().scaled_index_add(stream(), out, branch, gamma, 1.5f, rows);
+      expect_close(out, index_add(before, b, s, 1.5, chosen, d), 4e-6, "with gamma");
+      ops().scaled_index_add(stream(), plain, branch, {}, 1.5f, rows);
+      expect_close(plain, index_add(before, b, {}, 1.5, chosen, d), 4e-6, "without gamma");
 
-      Tensor dbranch({count, d}, act());
-      Tensor dgamma = random_tensor({d}, DType::f32, 9);
+      const TensorView dbranch = output({count, d}, act()), again = output({count, d}, act());
+      const TensorView dgamma = random_inout({d}, DType::f32, 9);
       const Values dgamma_before = values_of(dgamma);
-      ops().scaled_index_add_backward(dout, branch, gamma, 1.5f, rows, dbranch, dgamma);
+      ops().scaled_index_add_backward(stream(), dout, branch, gamma, 1.5f, rows, dbranch, dgamma);
       const auto loss = [&](const Values& bb, const Values& ss) {
-        return dot(g, index_add(before, bb, ss, 1.5, rows, d));
+        return dot(g, index_add(before, bb, ss, 1.5, chosen, d));
       };
       expect_close(dbranch, numeric_gradient([&](const Values& v) { return loss(v, s); }, b), tolerance(),
                    "dbranch");
       expect_close(dgamma,
                    add(numeric_gradient([&](const Values& v) { return loss(b, v); }, s), dgamma_before), 4e-6,
                    "dgamma");
-      ops().scaled_index_add_backward(dout, branch, {}, 1.5f, rows, dbranch, {});
-      expect_close(dbranch, numeric_gradient([&](const Values& v) { return loss(v, {}); }, b), tolerance(),
+      ops().scaled_index_add_backward(stream(), dout, branch, {}, 1.5f, rows, again, {});
+      expect_close(again, numeric_gradient([&](const Values& v) { return loss(v, {}); }, b), tolerance(),
                    "dbranch without gamma");
     }
   }
 }
 
+/// A list of no rows is not the missing list, which is all of them.
+TEST_P(PointwiseTest, AListOfNoRows) {
+  const int64_t d = 9;
+  const ConstTensorView none = list({}), x = random({0, d}, act(), 10), dout = random({5, d}, DType::f32, 11);
+  const TensorView out = random_inout({5, d}, DType::f32, 12), gathered = output({0, d}, act()),
+                   dgamma = random_inout({d}, DType::f32, 13), state = random_inout({5, d}, act(), 14);
+  const Values out_before = values_of(out), dgamma_before = values_of(dgamma), before = values_of(state);
+  ops().scaled_index_add(stream(), out, x, {}, 1, none);
+  ops().scatter_add_rows(stream(), x, none, out);
+  ops().scaled_index_add_backward(stream(), dout, x, {}, 1, none, gathered, dgamma);
+  ops().gather_rows(stream(), dout, none, gathered);
+  ops().zero_rows(stream(), state, none);
+  expect_close(out, out_before, 0, "out");
+  expect_close(dgamma, dgamma_before, 0, "dgamma");
+  expect_close(state, before, 0, "nothing cleared");
+  EXPECT_THROW(ops().scaled_index_add(stream(), out, x, {}, 1, {}), InternalError);
+  EXPECT_THROW(ops().gather_rows(stream(), dout, {}, gathered), InternalError);
+  EXPECT_THROW(ops().scatter_add_rows(stream(), x, {}, out), InternalError);
+  EXPECT_THROW(ops().zero_rows(stream(), state, {}), InternalError);
+}
+
 TEST_P(PointwiseTest, GatherAndScatterRows) {
-  const std::vector<int64_t> rows = {3, 0, 3, 4, 1, 3};
+  const std::vector<int64_t> chosen = {3, 0, 3, 4, 1, 3};
+  const ConstTensorView rows = list(chosen);
   for (const int64_t d : {1, 24, 200}) {
-    const Tensor x = random_tensor({5, d}, act(), 10);
+    const ConstTensorView x = random({5, d}, act(), 10);
+    const Values xs = values_of(x);
     for (const DType to : {DType::f32, DType::bf16}) {
-      Tensor out({6, d}, to);
-      ops().gather_rows(x, rows, out);
+      const TensorView out = output({6, d}, to);
+      ops().gather_rows(stream(), x, rows, out);
       Values expected;
-      for (const int64_t row : rows)
-        for (int64_t c = 0; c < d; ++c) expected.push_back(values_of(x)[at(row * d + c)]);
+      for (const int64_t row : chosen)
+        for (int64_t c = 0; c < d; ++c) expected.push_back(xs[at(row * d + c)]);
       expect_close(out, rounded(expected, to), 0, "gathered");
     }
-    const Tensor y = random_tensor({6, d}, act(), 11);
-    Tensor out = random_tensor({5, d}, DType::f32, 12);
+    const ConstTensorView y = random({6, d}, act(), 11);
+    const TensorView out = random_inout({5, d}, DType::f32, 12);
     Values expected = values_of(out);
-    for (size_t i = 0; i < rows.size(); ++i)
-      for (int64_t c = 0; c < d; ++c) expected[at(rows[i] * d + c)] += values_of(y)[i * at(d) + at(c)];
-    ops().scatter_add_rows(y, rows, out);
+    const Values ys = values_of(y);
+    for (size_t i = 0; i < chosen.size(); ++i)
+      for (int64_t c = 0; c < d; ++c) expected[at(chosen[i] * d + c)] += ys[i * at(d) + at(c)];
+    ops().scatter_add_rows(stream(), y, rows, out);
     expect_close(out, expected, 4e-6, "scattered");
-    Tensor none({0, d}, act());
-    ops().gather_rows(x, {}, none);
-    ops().scatter_add_rows(none, {}, out);
-    expect_close(out, expected, 4e-6, "no rows");
-    const std::vector<int64_t> outside = {5};
-    Tensor one({1, d}, act());
-    EXPECT_THROW(ops().gather_rows(x, outside, one), InternalError);
   }
+}
+
+TEST_P(PointwiseTest, ZeroRows) {
+  for (const int64_t d : {1, 24, 37}) {
+    const TensorView x = random_inout({5, d}, act(), 10);
+    Values expected = values_of(x);
+    for (const int64_t row : {4, 0, 2}) std::fill_n(expected.begin() + row * d, d, 0.0);
+    ops().zero_rows(stream(), x, list({4, 0, 2}));
+    expect_close(x, expected, 0, "some rows");
+  }
+}
+
+/// What lists hold can be looked at on the host alone.
+TEST_P(PointwiseTest, RowsOutsideAreRejected) {
+  if (!ops().memory().device().is_host()) GTEST_SKIP();
+  const ConstTensorView x = random({5, 4}, act(), 10), one = random({1, 4}, act(), 11);
+  const TensorView out = zeros({5, 4}), gathered = output({1, 4}, act()),
+                   state = random_inout({5, 4}, act(), 12);
+  for (const int64_t outside : {int64_t{5}, int64_t{-1}}) {
+    const ConstTensorView rows = list({outside});
+    EXPECT_THROW(ops().gather_rows(stream(), x, rows, gathered), InternalError);
+    EXPECT_THROW(ops().scatter_add_rows(stream(), one, rows, out), InternalError);
+    EXPECT_THROW(ops().scaled_index_add(stream(), out, one, {}, 1, rows), InternalError);
+    EXPECT_THROW(ops().zero_rows(stream(), state, rows), InternalError);
+  }
+  const ConstTensorView floats = random({1}, DType::f32, 13);
+  EXPECT_THROW(ops().gather_rows(stream(), x, floats, gathered), InternalError);
+}
+
+struct Sparse {
+  std::vector<int64_t> starts = {0, 1, 1, 4, 9, 10};  ///< one row without entries
+  std::vector<int64_t> columns = {2, 6, 0, 6, 0, 1, 2, 3, 4, 5};
+  std::vector<float> weights = {0.5f, 1.5f, -2, 0.25f, 3, 1, -1, 0.125f, 2, 1};
+};
+
+Values sparse_product(const Sparse& matrix, const Values& x, int64_t d, Values out) {
+  for (size_t i = 0; i + 1 < matrix.starts.size(); ++i)
+    for (size_t e = at(matrix.starts[i]); e < at(matrix.starts[i + 1]); ++e)
+      for (size_t c = 0; c < at(d); ++c)
+        out[i * at(d) + c] += static_cast<double>(matrix.weights[e]) * x[at(matrix.columns[e] * d) + c];
+  return out;
+}
+
+TEST_P(PointwiseTest, SparseRows) {
+  const Sparse matrix;
+  const SparseRows rows{list(matrix.starts), list(matrix.columns), input(tensor_of(matrix.weights))};
+  for (const int64_t d : {1, 16, 37, 64, 200}) {
+    const ConstTensorView x = random({7, d}, DType::f32, 20);
+    const TensorView out = output({5, d}), more = random_inout({5, d}, DType::f32, 21);
+    const Values xs = values_of(x), before = values_of(more);
+    ops().sparse_rows(stream(), rows, x, out, false);
+    expect_close(out, sparse_product(matrix, xs, d, Values(at(5 * d))), 1e-6, "written");
+    ops().sparse_rows(stream(), rows, x, more, true);
+    expect_close(more, sparse_product(matrix, xs, d, before), 1e-6, "added");
+  }
+}
+
+TEST_P(PointwiseTest, SparseRowsWithoutEntriesAndOutside) {
+  const ConstTensorView x = random({7, 20}, DType::f32, 22);
+  const TensorView out = output({2, 20});
+  const SparseRows empty{list({0, 0, 0}), list({}), input(Tensor({0}))};
+  ops().sparse_rows(stream(), empty, x, out, false);
+  expect_close(out, Values(40), 0, "no entries");
+  const ConstTensorView one = scalar(1);
+  EXPECT_THROW(ops().sparse_rows(stream(), {list({0, 1}), list({0}), one}, x, out, false), InternalError);
+  EXPECT_THROW(ops().sparse_rows(stream(), {list({0, 1, 1}), list({0}), {}}, x, out, false), InternalError);
+  if (!ops().memory().device().is_host()) return;
+  EXPECT_THROW(ops().sparse_rows(stream(), {list({0, 1, 1}), list({7}), one}, x, out, false), InternalError);
+  EXPECT_THROW(ops().sparse_rows(stream(), {list({0, 2, 1}), list({0}), one}, x, out, false), InternalError);
+  EXPECT_THROW(ops().sparse_rows(stream(), {list({0, 0, 0}), list({0}), one}, x, out, false), InternalError);
 }
 
 TEST_P(PointwiseTest, ConvertRoundsToNearestEven) {
   for (const int64_t n : {1, 33, 9001}) {
-    const Tensor x = random_tensor({n}, act(), 13, 100);
+    const ConstTensorView x = random({n}, act(), 13, 100);
     for (const DType to : {DType::f32, DType::bf16}) {
-      Tensor y({n}, to);
-      ops().convert(x, y);
+      const TensorView y = output({n}, to);
+      ops().convert(stream(), x, y);
       expect_close(y, rounded(values_of(x), to), 0, "converted");
     }
   }
-  Tensor special({20});
   const float nan = std::nanf("");
   const float inf = HUGE_VALF;
-  for (int64_t i = 0; i < 20; ++i)
-    special.as<float>()[i] = std::vector<float>{nan, inf, -inf, 0.0f, 1.00390625f}[at(i % 5)];
-  Tensor half({20}, DType::bf16);
-  ops().convert(special, half);
-  for (int64_t i = 0; i < 20; i += 5) {
-    const bf16* got = half.as<bf16>() + i;
-    EXPECT_TRUE(std::isnan(static_cast<float>(got[0])));
-    EXPECT_EQ(static_cast<float>(got[1]), inf);
-    EXPECT_EQ(static_cast<float>(got[2]), -inf);
-    EXPECT_EQ(static_cast<float>(got[3]), 0.0f);
-    EXPECT_EQ(static_cast<float>(got[4]), 1.0f);  // halfway: to even
+  std::vector<float> special;
+  for (size_t i = 0; i < 20; ++i)
+    special.push_back(std::vector<float>{nan, inf, -inf, 0.0f, 1.00390625f}[i % 5]);
+  const TensorView half = output({20}, DType::bf16);
+  ops().convert(stream(), input(tensor_of(special)), half);
+  const Values got = values_of(half);
+  for (size_t i = 0; i < 20; i += 5) {
+    EXPECT_TRUE(std::isnan(got[i]));
+    EXPECT_EQ(got[i + 1], HUGE_VAL);
+    EXPECT_EQ(got[i + 2], -HUGE_VAL);
+    EXPECT_EQ(got[i + 3], 0);
+    EXPECT_EQ(got[i + 4], 1);  // halfway: to even
   }
 }
 
-TEST_P(PointwiseTest, Axpy) {
-  for (const int64_t n : {1, 19, 20000}) {
-    const Tensor x = random_tensor({n}, DType::f32, 14);
-    Tensor y = random_tensor({n}, DType::f32, 15);
+TEST_P(PointwiseTest, AxpyAndScale) {
+  for (const int64_t n : {0, 1, 19, 20000}) {
+    const ConstTensorView x = random({n}, DType::f32, 14);
+    const TensorView y = random_inout({n}, DType::f32, 15), z = output({n}),
+                     in_place = random_inout({n}, DType::f32, 14);
     const Values xs = values_of(x);
-    Values expected = values_of(y);
-    for (size_t i = 0; i < expected.size(); ++i) expected[i] -= 0.25 * xs[i];
-    ops().axpy(-0.25f, x, y);
+    Values expected = values_of(y), scaled = xs;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      expected[i] -= 0.25 * xs[i];
+      scaled[i] *= static_cast<double>(0.3f);
+    }
+    ops().axpy(stream(), -0.25f, x, y);
     expect_close(y, expected, 4e-6, "axpy");
+    ops().scale(stream(), 0.3f, x, z);
+    expect_close(z, scaled, 1e-7, "scale");
+    ops().scale(stream(), 0.3f, in_place, in_place);
+    expect_close(in_place, scaled, 1e-7, "scale in place");
+  }
+}
+
+TEST_P(PointwiseTest, Reciprocal) {
+  const float nan = std::nanf("");
+  const float inf = HUGE_VALF;
+  for (const int64_t n : {1, 19, 20000}) {
+    Tensor start = random_tensor({n}, DType::f32, 16);
+    if (n > 8)
+      start.as<float>()[3] = 0, start.as<float>()[4] = nan, start.as<float>()[5] = -inf,
+      start.as<float>()[n - 1] = -0.0f;
+    const TensorView y = output({n}), in_place = inout(start);
+    ops().reciprocal(stream(), input(start), 7, y);
+    ops().reciprocal(stream(), in_place, inf, in_place);
+    const Values x = host_values(start), got = values_of(y), other = values_of(in_place);
+    for (size_t i = 0; i < x.size(); ++i) {
+      if (std::isnan(x[i])) {
+        EXPECT_TRUE(std::isnan(got[i]) && std::isnan(other[i]));
+      } else if (x[i] == 0) {
+        EXPECT_EQ(got[i], 7);
+        EXPECT_EQ(other[i], HUGE_VAL);
+      } else {
+        EXPECT_NEAR(got[i], 1 / x[i], 2e-7 / std::abs(x[i]));
+        EXPECT_EQ(got[i], other[i]);
+      }
+    }
   }
 }
 
 TEST_P(PointwiseTest, PatchifyFollowsTheConvolutionLayout) {
   const int64_t batch = 2, channels = 3, height = 6, width = 9, p = 3;
-  const Tensor images = random_tensor({batch, channels, height, width}, DType::f32, 16);
-  Tensor patches({batch * 2 * 3, channels * p * p}, act());
-  ops().patchify(images, p, patches);
+  const ConstTensorView images = random({batch, channels, height, width}, DType::f32, 16);
+  const TensorView patches = output({batch * 2 * 3, channels * p * p}, act());
+  ops().patchify(stream(), images, p, patches);
+  const Values pixels = values_of(images);
   Values expected;
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t py = 0; py < 2; ++py)
@@ -176,13 +297,12 @@ TEST_P(PointwiseTest, PatchifyFollowsTheConvolutionLayout) {
         for (int64_t c = 0; c < channels; ++c)
           for (int64_t y = 0; y < p; ++y)
             for (int64_t x = 0; x < p; ++x)
-              expected.push_back(static_cast<double>(
-                  images.as<float>()[((b * channels + c) * height + py * p + y) * width + px * p + x]));
+              expected.push_back(pixels[at(((b * channels + c) * height + py * p + y) * width + px * p + x)]);
   expect_close(patches, rounded(expected, act()), 0, "patches");
-  Tensor back({batch, channels, height, width});
-  ops().patchify_backward(patches, p, back);
-  expect_close(back, rounded(values_of(images), act()), 0, "images again");
-  EXPECT_THROW(ops().patchify(images, 4, patches), InternalError);
+  const TensorView back = output({batch, channels, height, width});
+  ops().patchify_backward(stream(), patches, p, back);
+  expect_close(back, rounded(pixels, act()), 0, "images again");
+  EXPECT_THROW(ops().patchify(stream(), images, 4, patches), InternalError);
 }
 
 }  // namespace

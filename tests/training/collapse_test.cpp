@@ -4,12 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <fstream>
 #include <limits>
 
 #include "base/random.hpp"
+#include "host_place.hpp"
 #include "model/temporary_folder.hpp"
 #include "training/health.hpp"
 
@@ -197,19 +199,20 @@ TEST(Collapse, ReadsTheLogUpToAStep) {
 
 /// From targets and features themselves: a batch of two images and 65,536 prototypes.
 TEST(Collapse, OfTargetsThemselves) {
-  const Communicator self = Communicator::self();
-  Arena arena;
   const int64_t rows = 4, k = 65536;
-  Tensor targets(Shape{rows, k}), features(Shape{1, 2, rows / 2, 32});
+  Tensor targets(Shape{rows, k}), features(Shape{rows / 2, 32});
   const auto judge = [&] {
-    const TargetHealth t = target_health(targets, self, arena, ops::backend());
-    const FeatureHealth f = feature_health({features, {rows / 2}}, arena, ops::backend());
+    HostPlace host;
+    Tensor entropy(Shape{1}, DType::f64), of_mean(Shape{2}, DType::f64);
+    target_health(host.c, targets, rows, entropy, of_mean);
+    const double mean_entropy = entropy.as<double>()[0] / static_cast<double>(rows);
+    const TensorView products = spaced_products(host.c, features);
     HealthHistory h;
     h.step = {100};
-    h.information = {t.entropy_of_mean - t.mean_entropy};
-    h.teacher_entropy = {t.mean_entropy};
-    h.prototype_usage = {t.usage};
-    h.effective_rank = {f.effective_rank};
+    h.information = {of_mean.as<double>()[0] - mean_entropy};
+    h.teacher_entropy = {mean_entropy};
+    h.prototype_usage = {of_mean.as<double>()[1]};
+    h.effective_rank = {effective_rank(products.f32(), products.dim(0))};
     h.batch = rows / 2;
     h.prototypes = k;
     h.width = 32;
@@ -217,7 +220,7 @@ TEST(Collapse, OfTargetsThemselves) {
   };
   Random random(3, RandomStream::test, 1);
   const auto one_per_image = [&] {
-    targets.view().zero();
+    std::ranges::fill(targets.f32(), 0.0F);
     for (int64_t r = 0; r < rows; ++r) targets.as<float>()[r * k + 7 * (r % 2)] = 1.0F;
   };
   const auto drawn = [&] {
@@ -231,7 +234,7 @@ TEST(Collapse, OfTargetsThemselves) {
   drawn();
   for (float& value : targets.f32()) value = 1.0F / static_cast<float>(k);
   EXPECT_EQ(judge().level, Level::problem) << "uniform targets";
-  targets.view().zero();
+  std::ranges::fill(targets.f32(), 0.0F);
   for (int64_t r = 0; r < rows; ++r) targets.as<float>()[r * k + 5] = 1.0F;
   EXPECT_EQ(judge().level, Level::problem) << "one prototype";
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/health.hpp"
+#include "host_place.hpp"
 
 #include <gtest/gtest.h>
 
@@ -12,82 +13,61 @@
 namespace dino {
 namespace {
 
-TEST(Eigenvalues, OfAMatrixMadeFromItsSpectrum) {
-  const int64_t n = 23;
-  // A = H D H with a Householder reflector H = I - 2 w w^T has the spectrum D.
-  Random random(4, RandomStream::test, 0);
-  std::vector<double> w, spectrum;
-  double length = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    w.push_back(random.normal());
-    length += w.back() * w.back();
-    spectrum.push_back(i < 3 ? 2.0 : 0.5 * static_cast<double>(i * i) - 20);  // with a multiple eigenvalue
-  }
-  const auto h = [&](size_t i, size_t j) { return (i == j ? 1.0 : 0.0) - 2 * w[i] * w[j] / length; };
-  std::vector<double> a;
-  for (size_t i = 0; i < w.size(); ++i)
-    for (size_t j = 0; j < w.size(); ++j) {
-      double sum = 0;
-      for (size_t k = 0; k < w.size(); ++k) sum += h(i, k) * spectrum[k] * h(k, j);
-      a.push_back(sum);
-    }
-  const std::vector<double> values = symmetric_eigenvalues(a, n);
-  std::sort(spectrum.begin(), spectrum.end());
-  for (size_t i = 0; i < values.size(); ++i) EXPECT_NEAR(values[i], spectrum[i], 1e-9);
-}
+struct Targets {
+  double mean_entropy, entropy_of_mean, usage;
+};
 
-TEST(Eigenvalues, SmallAndDegenerateMatrices) {
-  EXPECT_NEAR(symmetric_eigenvalues({3.0}, 1)[0], 3.0, 1e-12);
-  const std::vector<double> two = symmetric_eigenvalues({2, 0, 1, 2}, 2);  // only the lower triangle is read
-  EXPECT_NEAR(two[0], 1.0, 1e-12);
-  EXPECT_NEAR(two[1], 3.0, 1e-12);
-  for (const double value : symmetric_eigenvalues(std::vector<double>(16, 0.0), 4))
-    EXPECT_NEAR(value, 0, 1e-300);
-  EXPECT_TRUE(std::isnan(symmetric_eigenvalues({NAN, 0, 0, 1}, 2)[0]));
+Targets health_of(const Tensor& targets) {
+  HostPlace host;
+  Tensor entropy(Shape{1}, DType::f64), of_mean(Shape{2}, DType::f64);
+  target_health(host.c, targets, targets.shape()[0], entropy, of_mean);
+  return {entropy.as<double>()[0] / static_cast<double>(targets.shape()[0]), of_mean.as<double>()[0],
+          of_mean.as<double>()[1]};
 }
 
 TEST(TargetHealth, TellsCollapseFromInformation) {
-  const Communicator self = Communicator::self();
-  Arena arena;
   const int64_t rows = 4, k = 16;
   Tensor targets(Shape{rows, k});
   for (float& value : targets.f32()) value = 1.0F / static_cast<float>(k);
-  TargetHealth health = target_health(targets, self, arena, ops::backend());
+  Targets health = health_of(targets);
   EXPECT_NEAR(health.mean_entropy, std::log(16.0), 1e-5);
   EXPECT_NEAR(health.entropy_of_mean - health.mean_entropy, 0.0, 1e-5);
   EXPECT_NEAR(health.usage, 1.0 / 16, 1e-12);
 
-  targets.view().zero();
+  for (float& value : targets.f32()) value = 0;
   for (int64_t r = 0; r < rows; ++r) targets.as<float>()[r * k + 3 * r] = 1.0F;
-  health = target_health(targets, self, arena, ops::backend());
+  health = health_of(targets);
   EXPECT_NEAR(health.mean_entropy, 0.0, 1e-6);
   EXPECT_NEAR(health.entropy_of_mean, std::log(4.0), 1e-6);
   EXPECT_NEAR(health.usage, 4.0 / 16, 1e-12);
 }
 
-TEST(FeatureHealth, RunsFromOneDirectionToAllOfThem) {
-  Arena arena;
+double rank_of(ConstTensorView unit) {
+  HostPlace host;
+  const TensorView products = spaced_products(host.c, unit);
+  return effective_rank(products.f32(), products.dim(0));
+}
+
+TEST(EffectiveRank, RunsFromOneDirectionToAllOfThem) {
   const int64_t rows = 8, width = 32;
-  Tensor same(Shape{1, 2, rows, width});
+  Tensor same(Shape{rows, width});
   for (float& value : same.f32()) value = static_cast<float>(1 / std::sqrt(32.0));
-  FeatureHealth health = feature_health({same, {rows}}, arena, ops::backend());
-  EXPECT_NEAR(health.std, 0.0, 1e-3);
-  EXPECT_NEAR(health.effective_rank, 1.0, 1e-3);
+  EXPECT_NEAR(rank_of(same), 1.0, 1e-3);
 
-  // Two ranks, orthogonal rows: rank = number of rows of view 1.
-  Tensor spread(Shape{2, 2, rows / 2, width});
-  for (int64_t r = 0; r < 2 * rows; ++r) spread.as<float>()[r * width + r] = 1.0F;
-  EXPECT_NEAR(feature_health({spread, {4, 4}}, arena, ops::backend()).effective_rank, 8.0, 1e-4);
+  Tensor spread(Shape{rows, width});
+  for (int64_t r = 0; r < rows; ++r) spread.as<float>()[r * width + r] = 1.0F;
+  EXPECT_NEAR(rank_of(spread), 8.0, 1e-4);
 
-  Tensor sphere(Shape{1, 2, 500, width}), norm(Shape{1000});
+  Tensor sphere(Shape{500, width}), norm(Shape{500});
   Random random(2, RandomStream::test, 1);
   for (float& value : sphere.f32()) value = static_cast<float>(random.normal());
-  const TensorView flat = sphere.view().reshaped(Shape{1000, width});
-  ops::backend().l2_normalize(flat, 1e-8F, flat, norm);
-  health = feature_health({sphere, {500}}, arena, ops::backend());
-  EXPECT_NEAR(health.std, 1.0, 0.02);
-  EXPECT_GT(health.effective_rank, 29.0);
-  EXPECT_LE(health.effective_rank, 32.0);
+  HostPlace host;
+  host.c.ops.l2_normalize(host.c.stream, sphere, 1e-8F, sphere, norm);
+  EXPECT_GT(rank_of(sphere), 29.0);
+  EXPECT_LE(rank_of(sphere), 32.0);
+  Tensor spread_out(Shape{1}, DType::f64);
+  host.c.ops.mean_column_std(host.c.stream, sphere, spread_out);
+  EXPECT_NEAR(spread_out.as<double>()[0] * std::sqrt(static_cast<double>(width)), 1.0, 0.02);
 }
 
 }  // namespace

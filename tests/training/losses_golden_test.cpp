@@ -23,13 +23,16 @@ std::span<const float> values(const Tensor& tensor) {
   return tensor.f32();
 }
 
+std::vector<float> narrow(const std::vector<double>& values) {
+  return {values.begin(), values.end()};
+}
+
 double total(const Tensor& losses) {
   return std::accumulate(losses.f32().begin(), losses.f32().end(), 0.0);
 }
 
 class LossesGolden : public ::testing::TestWithParam<int> {
  protected:
-  [[nodiscard]] ops::Backend& backend() const { return *all_backends()[static_cast<size_t>(GetParam())]; }
   [[nodiscard]] Tensor read(const std::string& name) const { return read_f32(file_, name); }
   /// "losses.h5/<part>" with the backend's name.
   [[nodiscard]] std::string title(const std::string& part) const {
@@ -59,16 +62,16 @@ class LossesGolden : public ::testing::TestWithParam<int> {
   void make_targets(TensorView logits, const std::string& group) {
     const std::string mode = group.substr(group.rfind('/') + 1);
     if (mode.starts_with("sinkhorn")) {
-      sinkhorn(std::array{logits}, temperature(group), iterations(group), self_, arena_, backend());
+      sinkhorn(c, std::array{logits}, temperature(group), iterations(group));
       return;
     }
     ASSERT_NE(mode.find("centering"), std::string::npos) << "an unknown mode: " << group;
     const Tensor centre = read("/dino/center_for_softmax_centering");
     // A centre equal to its pending mean stays what it is.
-    const std::vector<double> c(centre.f32().begin(), centre.f32().end());
-    SoftmaxCentre running(logits.dim(1), file_.attribute_number("/", "center_momentum"));
-    running.restore(c, c);
-    running.targets(logits, temperature(group), self_, arena_, backend());
+    const std::vector<double> mean(centre.f32().begin(), centre.f32().end());
+    SoftmaxCentre running(logits.dim(1), file_.attribute_number("/", "center_momentum"), c.ops.memory());
+    running.restore(c.stream, {mean, mean});
+    running.targets(c, logits, logits.dim(0), temperature(group));
   }
 
   /// With prototypes = I the unit features are the logits, and d_unit their gradient.
@@ -79,9 +82,8 @@ class LossesGolden : public ::testing::TestWithParam<int> {
     for (int64_t i = 0; i < k; ++i) identity.as<float>()[i * k + i] = 1.0F;
     loss = Tensor(Shape{logits.shape()[0]});
     gradient = Tensor(logits.shape());
-    prototype_cross_entropy(logits, identity, segments, file_.attribute_number("/", "student_temp"),
-                            view_of(weight.data(), Shape{logits.shape()[0]}), loss, gradient, d_identity,
-                            arena_, backend());
+    prototype_cross_entropy(c, logits, identity, segments, file_.attribute_number("/", "student_temp"),
+                            view_of(weight.data(), Shape{logits.shape()[0]}), loss, gradient, d_identity);
   }
 
   void check_local(Report& report, const std::string& path, const Tensor& targets, int64_t images,
@@ -89,8 +91,8 @@ class LossesGolden : public ::testing::TestWithParam<int> {
   void check_koleo(Report& report, const std::string& path);
 
   Hdf5File file_ = golden::open_golden("losses.h5");
-  Communicator self_ = Communicator::self();
-  Arena arena_;
+  HostPlace place_{Precision::f32, *all_backends()[static_cast<size_t>(GetParam())]};
+  const Context& c = place_.c;
 };
 
 double elementwise_error(const Tensor& a, const Tensor& b) {
@@ -110,7 +112,7 @@ TEST_P(LossesGolden, Sinkhorn) {
     for (const std::string& name : file_.list("/sinkhorn/" + group)) {
       if (!name.starts_with("Q_")) continue;
       Tensor q = read(path + "logits");
-      sinkhorn(std::array{q.view()}, temperature(path + name), iterations(path), self_, arena_, backend());
+      sinkhorn(c, std::array{q.view()}, temperature(path + name), iterations(path));
       check(report, group + "/" + name, values(q), path + name, kTargets);
       report.check(group + "/" + name + " elementwise", elementwise_error(q, read(path + name)),
                    kTargetsElementwise);
@@ -122,8 +124,8 @@ TEST_P(LossesGolden, Sinkhorn) {
 void LossesGolden::check_local(Report& report, const std::string& path, const Tensor& targets, int64_t images,
                                int64_t crops, double pair) {
   Tensor both(Shape{images, targets.shape()[1]});
-  backend().axpy(1.0F, targets.view().rows(0, images), both);
-  backend().axpy(1.0F, targets.view().rows(images, images), both);
+  c.ops.axpy(c.stream, 1.0F, targets.view().rows(0, images), both);
+  c.ops.axpy(c.stream, 1.0F, targets.view().rows(images, images), both);
   std::vector<TargetRows> segments;
   for (int64_t crop = 0; crop < crops; ++crop) segments.push_back({crop * images, both});
   const std::vector<float> weight(static_cast<size_t>(crops * images), static_cast<float>(pair));
@@ -213,16 +215,16 @@ TEST_P(LossesGolden, SoftmaxCentres) {
     for (; file_.exists(group + "/call" + std::to_string(calls)); ++calls) {
       const std::string path = group + "/call" + std::to_string(calls) + "/";
       Tensor logits = read(path + "teacher_logits");
-      if (!centre) centre.emplace(logits.shape()[1], momentum);
-      centre->targets(logits, temperature(group), self_, arena_, backend());
-      check(report, "centre used", centre->centre(), path + "center_used", kCentre);
+      if (!centre) centre.emplace(logits.shape()[1], momentum, c.ops.memory());
+      centre->targets(c, logits, logits.shape()[0], temperature(group));
+      check(report, "centre used", narrow(centre->state(c.stream).centre), path + "center_used", kCentre);
       check(report, "targets", values(logits), path + "targets", kTargets);
     }
     ASSERT_GT(calls, 0) << group << " holds no call";
     // One more call folds the last batch in.
     Tensor more = read(group + "/call0/teacher_logits");
-    centre->targets(more, temperature(group), self_, arena_, backend());
-    check(report, "centre after all calls", centre->centre(),
+    centre->targets(c, more, more.shape()[0], temperature(group));
+    check(report, "centre after all calls", narrow(centre->state(c.stream).centre),
           group + "/center_after_" + std::to_string(calls) + "_calls", kCentre);
     ++groups;
   }
@@ -242,22 +244,22 @@ void LossesGolden::check_koleo(Report& report, const std::string& path) {
     weight = std::stod(note.substr(note.find("adds ") + 5));
   }
   Tensor unit(features.shape()), norm(Shape{rows}), d_unit(features.shape()), gradient(features.shape());
-  backend().l2_normalize(features, static_cast<float>(kKoleoEps), unit, norm);
-  const KoLeoResult result =
-      koleo({unit.view().reshaped(Shape{1, views, rows / views, width}), {rows / views}}, weight,
-            d_unit.view().reshaped(Shape{views, rows / views, width}), self_, arena_, backend());
-  backend().l2_normalize_backward(d_unit, unit, norm, static_cast<float>(kKoleoEps), gradient);
-  check(report, "loss", weight * result.loss, path + (two ? "loss_in_total" : "loss"), kKoleoLoss);
+  c.ops.l2_normalize(c.stream, features, static_cast<float>(kKoleoEps), unit, norm);
+  Tensor loss(Shape{1}, DType::f64), found(Shape{views, rows / views}, DType::i64);
+  koleo(c, unit.view().reshaped(Shape{views, rows / views, width}), {{rows / views}, 0}, weight, loss,
+        d_unit.view().reshaped(Shape{views, rows / views, width}), found);
+  c.ops.l2_normalize_backward(c.stream, d_unit, unit, norm, static_cast<float>(kKoleoEps), gradient);
+  check(report, "loss", weight * loss.as<double>()[0], path + (two ? "loss_in_total" : "loss"), kKoleoLoss);
   check(report, "gradient", values(gradient), path + (two ? "grad_student_cls" : "grad_features"),
         kKoleoGradient);
   if (two) {
-    check(report, "logged loss", 0.5 * weight * result.loss, path + "koleo_loss_logged", kKoleoLoss);
+    check(report, "logged loss", 0.5 * weight * loss.as<double>()[0], path + "koleo_loss_logged", kKoleoLoss);
     return;
   }
   const Tensor neighbour = file_.read(path + "nearest_neighbour", DType::i64);
   int64_t different = 0;
   for (int64_t i = 0; i < rows; ++i)
-    different += result.neighbour[static_cast<size_t>(i)] != neighbour.as<int64_t>()[i] ? 1 : 0;
+    different += found.as<int64_t>()[i] != neighbour.as<int64_t>()[i] ? 1 : 0;
   report.check("neighbours", static_cast<double>(different), 0);
 }
 

@@ -78,9 +78,8 @@ void expect_targets(const Tensor& got, const Matrix& want, double tolerance) {
 
 class Losses : public ::testing::TestWithParam<int> {
  protected:
-  [[nodiscard]] ops::Backend& backend() const { return *all_backends()[static_cast<size_t>(GetParam())]; }
-  Communicator self_ = Communicator::self();
-  Arena arena_;
+  HostPlace place_{Precision::f32, *all_backends()[static_cast<size_t>(GetParam())]};
+  const Context& c = place_.c;
 };
 
 TEST_P(Losses, SinkhornInScalingVectorsEqualsTheNineReductions) {
@@ -88,7 +87,7 @@ TEST_P(Losses, SinkhornInScalingVectorsEqualsTheNineReductions) {
     Tensor a = random_matrix(23, 57, 0.3, 1), b = random_matrix(9, 31, 0.2, 2);
     const Matrix want_a = naive_sinkhorn(widen(a), 0.05, iterations);
     const Matrix want_b = naive_sinkhorn(widen(b), 0.05, iterations);
-    sinkhorn(std::array{a.view(), b.view()}, 0.05, iterations, self_, arena_, backend());
+    sinkhorn(c, std::array{a.view(), b.view()}, 0.05, iterations);
     expect_targets(a, want_a, 5e-6);
     expect_targets(b, want_b, 5e-6);
   }
@@ -100,15 +99,14 @@ TEST_P(Losses, SinkhornSurvivesLogitsThatOverflowTheExponential) {
   for (int64_t r = 0; r < 12; ++r)
     for (float& value : x.view().rows(r, 1).f32()) value += static_cast<float>(r % 3) * 1.5F + 5.0F;
   const Matrix want = naive_sinkhorn(widen(x), 0.04, 3);
-  sinkhorn(std::array{x.view()}, 0.04, 3, self_, arena_, backend());
+  sinkhorn(c, std::array{x.view()}, 0.04, 3);
   expect_targets(x, want, 2e-5);
 }
 
 TEST_P(Losses, SinkhornWithoutRowsDoesNothing) {
   Tensor a = random_matrix(4, 8, 0.3, 4);
   Tensor none(Shape{0, 16});
-  sinkhorn(std::array{a.view(), TensorView{none.view().data, Shape{0, 16}}}, 0.05, 3, self_, arena_,
-           backend());
+  sinkhorn(c, std::array{a.view(), none.view()}, 0.05, 3);
   for (const float value : a.f32()) EXPECT_TRUE(std::isfinite(value));
 }
 
@@ -138,7 +136,7 @@ TEST_P(Losses, ChunkedCrossEntropyHasTheGradientOfFiniteDifferences) {
   const int64_t rows = 300, k = 11, width = 5, shared = 70;
   const Tensor unit = random_matrix(rows, width, 0.5, 5), prototypes = random_matrix(k, width, 0.5, 6);
   Tensor targets = random_matrix(shared, k, 1.0, 7);
-  backend().softmax_centred(targets, {}, 0.5F);
+  c.ops.softmax_centred(c.stream, targets, {}, 0.5F);
   for (float& value : targets.f32()) value *= 2;
   ASSERT_LT(logits_chunk_rows(k), rows);
   std::vector<TargetRows> segments;
@@ -153,8 +151,8 @@ TEST_P(Losses, ChunkedCrossEntropyHasTheGradientOfFiniteDifferences) {
   for (int64_t r = 0; r < rows; ++r) weight.push_back(0.01F * static_cast<float>(1 + r % 5));
   Tensor loss(Shape{rows}), d_unit(Shape{rows, width}), d_prototypes(Shape{k, width});
   d_prototypes.as<float>()[0] = 1.0F;  // gradients of parameters are added
-  prototype_cross_entropy(unit, prototypes, segments, 0.1, view_of(weight.data(), Shape{rows}), loss, d_unit,
-                          d_prototypes, arena_, backend());
+  prototype_cross_entropy(c, unit, prototypes, segments, 0.1, view_of(weight.data(), Shape{rows}), loss,
+                          d_unit, d_prototypes);
   d_prototypes.as<float>()[0] -= 1.0F;
 
   Matrix u = widen(unit), w = widen(prototypes);
@@ -174,13 +172,13 @@ TEST_P(Losses, ChunkedCrossEntropyHasTheGradientOfFiniteDifferences) {
     return (up - down) / (2 * h);
   };
   for (const size_t r : {size_t{0}, size_t{69}, size_t{70}, size_t{255}, size_t{256}, size_t{299}})
-    for (size_t c = 0; c < static_cast<size_t>(width); ++c)
-      EXPECT_NEAR(static_cast<double>(d_unit.f32()[r * static_cast<size_t>(width) + c]), derivative(u[r][c]),
+    for (size_t i = 0; i < static_cast<size_t>(width); ++i)
+      EXPECT_NEAR(static_cast<double>(d_unit.f32()[r * static_cast<size_t>(width) + i]), derivative(u[r][i]),
                   2e-6);
   for (size_t r = 0; r < static_cast<size_t>(k); ++r)
-    for (size_t c = 0; c < static_cast<size_t>(width); ++c)
-      EXPECT_NEAR(static_cast<double>(d_prototypes.f32()[r * static_cast<size_t>(width) + c]),
-                  derivative(w[r][c]), 2e-4);
+    for (size_t i = 0; i < static_cast<size_t>(width); ++i)
+      EXPECT_NEAR(static_cast<double>(d_prototypes.f32()[r * static_cast<size_t>(width) + i]),
+                  derivative(w[r][i]), 2e-4);
 }
 
 double naive_koleo(const Matrix& x) {
@@ -206,74 +204,79 @@ double naive_koleo(const Matrix& x) {
 TEST_P(Losses, KoLeoHasTheGradientOfFiniteDifferences) {
   const int64_t rows = 7, width = 6;
   Tensor x = random_matrix(rows, width, 1, 8), unit(Shape{rows, width}), norm(Shape{rows});
-  backend().l2_normalize(x, 1e-8F, unit, norm);
+  c.ops.l2_normalize(c.stream, x, 1e-8F, unit, norm);
   Tensor gradient(Shape{rows, width});
-  const KoLeoResult result = koleo({unit.view().reshaped(Shape{1, 1, rows, width}), {rows}}, 2.0,
-                                   gradient.view().reshaped(Shape{1, rows, width}), self_, arena_, backend());
+  Tensor loss(Shape{1}, DType::f64), neighbours(Shape{1, rows}, DType::i64);
+  koleo(c, unit.view().reshaped(Shape{1, rows, width}), {{rows}, 0}, 2.0, loss,
+        gradient.view().reshaped(Shape{1, rows, width}), neighbours);
   Matrix u = widen(unit);
-  EXPECT_NEAR(result.loss, naive_koleo(u), 1e-5);
+  EXPECT_NEAR(loss.as<double>()[0], naive_koleo(u), 1e-5);
   for (size_t r = 0; r < u.size(); ++r)
-    for (size_t c = 0; c < u[r].size(); ++c) {
-      const double at = u[r][c], h = 1e-6;
-      u[r][c] = at + h;
+    for (size_t i = 0; i < u[r].size(); ++i) {
+      const double at = u[r][i], h = 1e-6;
+      u[r][i] = at + h;
       const double up = naive_koleo(u);
-      u[r][c] = at - h;
+      u[r][i] = at - h;
       const double down = naive_koleo(u);
-      u[r][c] = at;
-      EXPECT_NEAR(static_cast<double>(gradient.f32()[r * u[r].size() + c]), 2 * (up - down) / (2 * h), 1e-4);
+      u[r][i] = at;
+      EXPECT_NEAR(static_cast<double>(gradient.f32()[r * u[r].size() + i]), 2 * (up - down) / (2 * h), 1e-4);
     }
 }
 
 TEST_P(Losses, KoLeoWithoutNeighboursIsNothingAndOfDuplicatesFinite) {
-  Tensor one(Shape{1, 2, 1, 4}), gradient(Shape{2, 1, 4});
+  const auto koleo_loss = [&](const Tensor& features, Tensor& gradient) {
+    const int64_t rows = features.shape()[1];
+    Tensor loss(Shape{1}, DType::f64), neighbours(Shape{features.shape()[0], rows}, DType::i64);
+    koleo(c, features, {{rows}, 0}, 1.0, loss, gradient, neighbours);
+    return loss.as<double>()[0];
+  };
+  Tensor one(Shape{2, 1, 4}), gradient(Shape{2, 1, 4});
   for (float& value : one.f32()) value = 0.5F;
   gradient.as<float>()[0] = 1;
-  EXPECT_EQ(koleo({one, {1}}, 1.0, gradient, self_, arena_, backend()).loss, 0.0);
+  EXPECT_EQ(koleo_loss(one, gradient), 0.0);
   for (const float value : gradient.f32()) EXPECT_EQ(value, 0.0F);
 
-  Tensor same(Shape{1, 1, 3, 4}), d(Shape{1, 3, 4});
+  Tensor same(Shape{1, 3, 4}), d(Shape{1, 3, 4});
   for (float& value : same.f32()) value = 0.5F;
   // Equal, and equal but for rounding: told apart no further than f32 can, and pushed nowhere.
   for (const float difference : {0.0F, 6e-8F}) {
     same.as<float>()[1] += difference;
     for (float& value : d.f32()) value = 1;
-    const KoLeoResult result = koleo({same, {3}}, 1.0, d, self_, arena_, backend());
-    EXPECT_NEAR(result.loss, -std::log(1e-6), 0.02);
+    EXPECT_NEAR(koleo_loss(same, d), -std::log(1e-6), 0.02);
     for (const float value : d.f32()) EXPECT_EQ(value, 0.0F);
   }
   same.as<float>()[1] += 1e-4F;
-  (void)koleo({same, {3}}, 1.0, d, self_, arena_, backend());
+  (void)koleo_loss(same, d);
   EXPECT_GT(std::abs(d.as<float>()[1]), 1.0F);
 }
 
 /// CE - ln K of a student with weight-normed random prototypes (drawn uniformly, as torch.nn.Linear does)
 /// whose features are the teacher's and the same for all rows: Sinkhorn, then softmax with a zero centre.
 std::array<double, 2> loss_at_initialisation(int64_t k, int64_t bottleneck) {
-  ops::Backend& backend = ops::backend();
-  const Communicator self = Communicator::self();
-  Arena arena;
+  HostPlace place;
+  const Context& c = place.c;
   const int64_t rows = 2;
   Random random(3, RandomStream::test, 9);
   Tensor prototypes(Shape{k, bottleneck}), norm(Shape{k});
   for (float& value : prototypes.f32()) value = random.uniform() - 0.5F;
-  backend.l2_normalize(prototypes, 1e-12F, prototypes, norm);
+  c.ops.l2_normalize(c.stream, prototypes, 1e-12F, prototypes, norm);
   Tensor unit(Shape{rows, bottleneck}), length(Shape{rows});
   for (float& value : unit.view().rows(0, 1).f32()) value = static_cast<float>(random.normal());
   std::memcpy(unit.view().rows(1, 1).data, unit.view().data, static_cast<size_t>(bottleneck) * sizeof(float));
-  backend.l2_normalize(unit, 1e-12F, unit, length);
+  c.ops.l2_normalize(c.stream, unit, 1e-12F, unit, length);
   Tensor logits(Shape{rows, k}), d_prototypes(prototypes.shape());
-  backend.linear(unit, prototypes, {}, ops::Activation::none, logits, {});
+  c.ops.linear(c.stream, unit, prototypes, {}, ops::Activation::none, logits, {});
   std::array<double, 2> offset{};
   for (const size_t mode : {size_t{0}, size_t{1}}) {
     Tensor targets = logits.clone();
     if (mode == 0)
-      sinkhorn(std::array{targets.view()}, 0.04, 3, self, arena, backend);
+      sinkhorn(c, std::array{targets.view()}, 0.04, 3);
     else
-      backend.softmax_centred(targets, {}, 0.04F);
+      c.ops.softmax_centred(c.stream, targets, {}, 0.04F);
     const std::vector<float> weight(static_cast<size_t>(rows), 1.0F);
     Tensor loss(Shape{rows}), d_unit(unit.shape());
-    prototype_cross_entropy(unit, prototypes, std::array{TargetRows{0, targets}}, 0.1,
-                            view_of(weight.data(), Shape{rows}), loss, d_unit, d_prototypes, arena, backend);
+    prototype_cross_entropy(c, unit, prototypes, std::array{TargetRows{0, targets}}, 0.1,
+                            view_of(weight.data(), Shape{rows}), loss, d_unit, d_prototypes);
     offset[mode] = static_cast<double>(loss.f32()[0]) - std::log(static_cast<double>(k));
   }
   return offset;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "golden_support.hpp"
-#include "ops/ops.hpp"
+#include "host_place.hpp"
 #include "storage/hdf5.hpp"
 
 namespace dino::testing {
@@ -26,7 +26,7 @@ double relative_error(const A& a, const B& b) {
 }
 
 inline std::vector<ops::Backend*> all_backends() {
-  return {&ops::reference_backend(), &ops::backend()};
+  return {&ops::backend_named("reference"), &ops::backend_named("cpu")};
 }
 
 inline Tensor read_f32(const Hdf5File& file, const std::string& name) {

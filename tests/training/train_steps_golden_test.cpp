@@ -7,6 +7,7 @@
 #include <functional>
 #include <iterator>
 
+#include "host_model.hpp"
 #include "support.hpp"
 #include "training/ssl.hpp"
 
@@ -220,7 +221,7 @@ class TrainStepsGolden : public ::testing::Test {
   /// All steps of one mode.
   void run(const std::string& mode) {
     const Communicator self = Communicator::self();
-    SslModel model(config(mode), self);
+    HostModel model(config(mode), self);
     load(model);
     Report report("train_steps.h5/" + mode);
     const std::string gradients = "/" + mode + "/grads_step0_before_clip";
@@ -239,7 +240,7 @@ class TrainStepsGolden : public ::testing::Test {
       for (const std::string& term : terms) losses[term].push_back(loss(result.losses, term));
       for (const std::string& module : modules) norms[module].push_back(norm(result, module));
       if (step == 0 && file_.exists(gradients)) check_gradients(report, model, gradients);
-      model.update(schedule(step), result, step + 1);
+      model.update(schedule(step), step + 1);
       if (mode == mode_of_weights()) check_weights(model, step + 1, gradients);
     }
     for (size_t c = 0; c < terms.size(); ++c)

@@ -8,8 +8,8 @@
 
 #include "base/cpu.hpp"
 #include "base/error.hpp"
-#include "ops/ordered_gemm.hpp"
-#include "vectors/chains.hpp"
+#include "exact/chains.hpp"
+#include "exact/ordered_gemm.hpp"
 #include "vectors/leading.hpp"
 #include "vectors/lists.hpp"
 #include "vectors/synthetic.hpp"
@@ -224,7 +224,7 @@ TEST(Lists, AreThoseOfLargestOrderedProductAndTiesGoToTheSmaller) {
       std::vector<std::pair<float, int32_t>> all;
       for (int32_t c = 0; c < kCentroids; ++c)
         all.emplace_back(
-            -ops::ordered_dot(queries.data() + i * kWidth, centroids.data() + c * kWidth, kWidth), c);
+            -exact::ordered_dot(queries.data() + i * kWidth, centroids.data() + c * kWidth, kWidth), c);
       std::sort(all.begin(), all.end());
       for (int64_t p = 0; p < kProbes; ++p) {
         const auto at = static_cast<size_t>(i * kProbes + p);
@@ -242,17 +242,17 @@ TEST(OrderedDots, EqualTheSingleChainBitForBit) {
   for (const int64_t k : {1, 7, 64, 513}) {
     std::vector<float> values(static_cast<size_t>(16 * k));
     for (float& value : values) value = static_cast<float>(random.normal());
-    const float *a[kChains], *b[kChains];
-    for (int64_t i = 0; i < kChains; ++i) {
+    const float *a[exact::kChains], *b[exact::kChains];
+    for (int64_t i = 0; i < exact::kChains; ++i) {
       a[i] = values.data() + i * k;
-      b[i] = values.data() + (kChains + i) * k;
+      b[i] = values.data() + (exact::kChains + i) * k;
     }
     for (const CpuLevel level : available_cpu_levels()) {
       set_cpu_level(level);
-      for (int64_t count = 0; count <= kChains; ++count) {
-        float out[kChains];
-        ordered_dots(a, b, count, k, out);
-        for (int64_t i = 0; i < count; ++i) EXPECT_EQ(out[i], ops::ordered_dot(a[i], b[i], k));
+      for (int64_t count = 0; count <= exact::kChains; ++count) {
+        float out[exact::kChains];
+        exact::ordered_dots(a, b, count, k, out);
+        for (int64_t i = 0; i < count; ++i) EXPECT_EQ(out[i], exact::ordered_dot(a[i], b[i], k));
       }
     }
   }
@@ -302,7 +302,7 @@ TEST(Join, TooManyPairsAndBadSettingsAreErrors) {
 TEST(Join, EmptyAndSingleRowInputs) {
   const std::vector<float> one(16, 0.25f);
   EXPECT_TRUE(join(one, 16, {}).edges.empty());
-  EXPECT_TRUE(threshold_self_join(ConstTensorView{nullptr, Shape{0, 16}, DType::f32, Device::cpu}, 0, {},
+  EXPECT_TRUE(threshold_self_join(ConstTensorView{nullptr, Shape{0, 16}, DType::f32, Device{}}, 0, {},
                                   Communicator::self())
                   .edges.empty());
 }

@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "base/error.hpp"
-#include "ops/ordered_gemm.hpp"
+#include "exact/ordered_gemm.hpp"
 #include "vectors/synthetic.hpp"
 
 namespace dino {
@@ -26,7 +26,7 @@ TEST(Nearest, EqualsAFullSort) {
       std::vector<float> similarity(1100);
       for (int64_t i = 0; i < 1100; ++i)
         similarity[static_cast<size_t>(i)] =
-            ops::ordered_dot(queries.data() + q * 20, bank.data() + i * 20, 20);
+            exact::ordered_dot(queries.data() + q * 20, bank.data() + i * 20, 20);
       std::vector<int64_t> order(1100);
       std::iota(order.begin(), order.end(), 0);
       std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {

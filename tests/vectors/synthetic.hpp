@@ -56,8 +56,7 @@ inline std::vector<float> unit_rows(const Shape& shape, uint64_t seed) {
 }
 
 inline ConstTensorView view(const std::vector<float>& rows, int64_t width) {
-  return {rows.data(), dino::Shape{static_cast<int64_t>(rows.size()) / width, width}, DType::f32,
-          Device::cpu};
+  return {rows.data(), dino::Shape{static_cast<int64_t>(rows.size()) / width, width}, DType::f32, Device{}};
 }
 
 }  // namespace dino::synthetic

@@ -5,6 +5,7 @@
 #include "ops/cpu/cpu_backend.hpp"
 #include "ops/cpu/parallel.hpp"
 #include "ops/cpu/scratch.hpp"
+#include "ops/host.hpp"
 
 namespace dino::ops {
 namespace {
@@ -15,11 +16,11 @@ struct Operands {
   const T *q, *k, *v;
   T *q_gradient = nullptr, *k_gradient = nullptr, *v_gradient = nullptr;
   int64_t q_stride, kv_stride;
-  Sequences queries, keys;
+  HostSequences queries, keys;
   int64_t heads, model;
   float scale;
 
-  static Operands packed(ConstTensorView qkv, const Sequences& sequences, int64_t heads, float scale) {
+  static Operands packed(ConstTensorView qkv, const HostSequences& sequences, int64_t heads, float scale) {
     const int64_t model = qkv.dim(1) / 3;
     const T* q = qkv.as<T>();
     return {.q = q,
@@ -34,8 +35,8 @@ struct Operands {
             .scale = scale};
   }
 
-  static Operands apart(ConstTensorView q, ConstTensorView kv, const Sequences& queries,
-                        const Sequences& keys, int64_t heads, float scale) {
+  static Operands apart(ConstTensorView q, ConstTensorView kv, const HostSequences& queries,
+                        const HostSequences& keys, int64_t heads, float scale) {
     const int64_t model = q.dim(1);
     return {.q = q.as<T>(),
             .k = kv.as<T>(),
@@ -53,8 +54,8 @@ struct Operands {
   [[nodiscard]] AttentionHead<T> head(int64_t item) const {
     const int64_t s = item / heads;
     const int64_t column = item % heads * (model / heads);
-    const int64_t first = queries.starts[static_cast<size_t>(s)] * q_stride + column;
-    const int64_t first_key = keys.starts[static_cast<size_t>(s)] * kv_stride + column;
+    const int64_t first = queries.begin(s) * q_stride + column;
+    const int64_t first_key = keys.begin(s) * kv_stride + column;
     AttentionHead<T> result{};
     result.q = q + first;
     result.k = k + first_key;
@@ -75,10 +76,10 @@ struct Operands {
   }
   /// Of the head's first query in out [T, D], and in lse [heads, T].
   [[nodiscard]] int64_t out_offset(int64_t item) const {
-    return queries.starts[static_cast<size_t>(item / heads)] * model + item % heads * (model / heads);
+    return queries.begin(item / heads) * model + item % heads * (model / heads);
   }
   [[nodiscard]] int64_t lse_offset(int64_t item) const {
-    return item % heads * queries.rows() + queries.starts[static_cast<size_t>(item / heads)];
+    return item % heads * queries.rows() + queries.begin(item / heads);
   }
 };
 
@@ -86,13 +87,11 @@ struct Operands {
 /// mix, so threads take items as they go; every item's result is its own.
 template <class T, class Function>
 void for_heads(const Operands<T>& operands, bool backward, Function&& function) {
-  const Sequences& keys = operands.keys;
-  int64_t longest = 0;
-  for (int64_t s = 0; s < keys.count(); ++s) longest = std::max(longest, keys.length(s));
+  const HostSequences& keys = operands.keys;
   const int64_t items = keys.count() * operands.heads;
   // A thread that takes all heads of a sequence finds the next head in its cache (see prefetch()).
   const int64_t together = keys.count() >= 4 * int64_t{omp_get_max_threads()} ? operands.heads : 1;
-  const int64_t need = kernels().attention_scratch(longest, operands.model / operands.heads, backward);
+  const int64_t need = kernels().attention_scratch(keys.longest(), operands.model / operands.heads, backward);
 #pragma omp parallel if (items > 1 && keys.rows() * operands.model > kSerialElements / 3)
   {
     thread_local Scratch scratch;
@@ -141,20 +140,21 @@ void backward(const Operands<T>& operands, ConstTensorView dout, ConstTensorView
 
 }  // namespace
 
-void CpuBackend::attention(ConstTensorView qkv, const Sequences& sequences, int64_t heads, float scale,
-                           TensorView out, TensorView lse) {
+void CpuBackend::attention(Stream&, ConstTensorView qkv, const Sequences& sequences, int64_t heads,
+                           float scale, TensorView out, TensorView lse) {
   check::attention(qkv, sequences, heads, out, lse, true);
-  with_act(qkv.dtype,
-           [&]<class T>(T) { forward(Operands<T>::packed(qkv, sequences, heads, scale), out, lse); });
+  const HostSequences packed(sequences);
+  with_act(qkv.dtype, [&]<class T>(T) { forward(Operands<T>::packed(qkv, packed, heads, scale), out, lse); });
 }
 
-void CpuBackend::attention_backward(ConstTensorView dout, ConstTensorView qkv, ConstTensorView out,
+void CpuBackend::attention_backward(Stream&, ConstTensorView dout, ConstTensorView qkv, ConstTensorView out,
                                     ConstTensorView lse, const Sequences& sequences, int64_t heads,
                                     float scale, TensorView dqkv) {
   check::attention(qkv, sequences, heads, out, lse, false);
   check::attention(dqkv, sequences, heads, dout, {}, true);
+  const HostSequences packed(sequences);
   with_act(qkv.dtype, [&]<class T>(T) {
-    auto operands = Operands<T>::packed(qkv, sequences, heads, scale);
+    auto operands = Operands<T>::packed(qkv, packed, heads, scale);
     operands.q_gradient = dqkv.as<T>();
     operands.k_gradient = operands.q_gradient + operands.model;
     operands.v_gradient = operands.k_gradient + operands.model;
@@ -162,22 +162,26 @@ void CpuBackend::attention_backward(ConstTensorView dout, ConstTensorView qkv, C
   });
 }
 
-void CpuBackend::query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries,
+void CpuBackend::query_attention(Stream&, ConstTensorView q, ConstTensorView kv, const Sequences& queries,
                                  const Sequences& keys, int64_t heads, float scale, TensorView out,
                                  TensorView lse) {
   check::query_attention(q, kv, queries, keys, heads, out, lse, true);
+  const HostSequences of_q(queries), of_kv(keys);
+  check_keys(of_q, of_kv);
   with_act(q.dtype,
-           [&]<class T>(T) { forward(Operands<T>::apart(q, kv, queries, keys, heads, scale), out, lse); });
+           [&]<class T>(T) { forward(Operands<T>::apart(q, kv, of_q, of_kv, heads, scale), out, lse); });
 }
 
-void CpuBackend::query_attention_backward(ConstTensorView dout, ConstTensorView q, ConstTensorView kv,
-                                          ConstTensorView out, ConstTensorView lse, const Sequences& queries,
-                                          const Sequences& keys, int64_t heads, float scale, TensorView dq,
-                                          TensorView dkv) {
+void CpuBackend::query_attention_backward(Stream&, ConstTensorView dout, ConstTensorView q,
+                                          ConstTensorView kv, ConstTensorView out, ConstTensorView lse,
+                                          const Sequences& queries, const Sequences& keys, int64_t heads,
+                                          float scale, TensorView dq, TensorView dkv) {
   check::query_attention(q, kv, queries, keys, heads, out, lse, false);
   check::query_attention(dq, dkv, queries, keys, heads, dout, {}, true);
+  const HostSequences of_q(queries), of_kv(keys);
+  check_keys(of_q, of_kv);
   with_act(q.dtype, [&]<class T>(T) {
-    auto operands = Operands<T>::apart(q, kv, queries, keys, heads, scale);
+    auto operands = Operands<T>::apart(q, kv, of_q, of_kv, heads, scale);
     operands.q_gradient = dq.as<T>();
     operands.k_gradient = dkv.as<T>();
     operands.v_gradient = operands.k_gradient + operands.model;
@@ -185,17 +189,14 @@ void CpuBackend::query_attention_backward(ConstTensorView dout, ConstTensorView 
   });
 }
 
-void CpuBackend::attention_probabilities(ConstTensorView qkv, const Sequences& sequences, int64_t heads,
-                                         float scale, int64_t query, TensorView probs) {
-  check::attention(qkv, sequences, heads, {}, {}, true);
-  check::vector(probs, heads * qkv.dim(0), false);
-  const int64_t length = sequences.count() > 0 ? sequences.length(0) : 0;
-  for (int64_t s = 0; s < sequences.count(); ++s)
-    DINO_CHECK(sequences.length(s) == length && query >= 0 && query < length,
-               "one length for all sequences, and a query inside it");
+void CpuBackend::attention_probabilities(Stream&, ConstTensorView qkv, const Sequences& sequences,
+                                         int64_t heads, float scale, int64_t query, TensorView probs) {
+  check::attention_probabilities(qkv, sequences, heads, query, probs);
+  const HostSequences packed(sequences);
+  const int64_t length = sequences.longest;
   float* to = probs.as<float>();
   with_act(qkv.dtype, [&]<class T>(T) {
-    const auto operands = Operands<T>::packed(qkv, sequences, heads, scale);
+    const auto operands = Operands<T>::packed(qkv, packed, heads, scale);
     parallel_for(sequences.count() * heads, length, [&](int64_t item) {
       const AttentionHead<T> head = operands.head(item);
       std::vector<float> q(static_cast<size_t>(head.width)), k(q.size());

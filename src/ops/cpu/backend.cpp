@@ -22,11 +22,6 @@ const Kernels& kernels() {
   return kernels_baseline();
 }
 
-Backend& backend(Device) {
-  static CpuBackend instance;
-  return instance;
-}
-
 std::string describe_backend() {
   return dnnl::describe() + ", " + cpu_level_name(cpu_level()) + " kernels";
 }

@@ -10,7 +10,12 @@ namespace dino::ops {
 class CpuBackend final : public Backend {
  public:
   [[nodiscard]] const char* name() const override { return "cpu"; }
+  [[nodiscard]] Memory& memory() override { return Memory::host(); }
+  [[nodiscard]] std::unique_ptr<Stream> new_stream() override { return std::make_unique<HostStream>(); }
   DINO_OPS_OVERRIDES;
 };
+
+/// Elementwise conversion between f32 and bf16, for operators that need it on the way.
+void convert_elements(ConstTensorView x, TensorView y);
 
 }  // namespace dino::ops

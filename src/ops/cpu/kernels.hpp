@@ -12,7 +12,7 @@ namespace dino::ops {
 
 /// Rows of a partial column sum: a fixed partition, so that results do not depend on the number of threads.
 constexpr int64_t kChunkRows = 64;
-/// Elements of one partial sum in sum_of_squares.
+/// Elements of one partial sum over a flat array.
 constexpr int64_t kChunkElements = 1 << 14;
 
 /// One head of one sequence. Strides are in elements.
@@ -66,9 +66,14 @@ struct Kernels {
   ActKernels<float> f32;
   ActKernels<bf16> half;
   float (*dot)(const float* x, const float* y, int64_t n);
-  double (*squares)(const float* x, int64_t n);
+  /// sum of x y in f64, the same at every level; y may be null (= 1)
+  double (*products)(const float* x, const float* y, int64_t n);
   /// y = scale x
   void (*scaled)(const float* x, float scale, float* y, int64_t n);
+  /// The same in f64, rounded once
+  void (*scaled_wide)(const float* x, double scale, float* y, int64_t n);
+  /// y += a x + b z, the sum in f64
+  void (*add_combined)(double a, const float* x, double b, const float* z, float* y, int64_t n);
   /// x <- x scale u
   void (*scale_columns)(float* x, float scale, const float* u, int64_t n);
   /// y = (dy - x along) scale
@@ -76,14 +81,27 @@ struct Kernels {
   /// One row; factor = weight / temperature; returns the loss. No gradient if `gradient` is false.
   float (*cross_entropy)(float* logits, const float* targets, float inverse_temperature, bool gradient,
                          float factor, int64_t n);
-  void (*exp_scaled)(float* x, float shift, float inverse_temperature, int64_t n);
+  /// x <- exp((x - top) inverse_temperature); returns top, the largest element
+  float (*exp_row)(float* x, float inverse_temperature, int64_t n);
   void (*softmax)(float* x, const float* centre, float inverse_temperature, int64_t n);
   void (*adamw)(float* w, const float* gradient, float* m, float* v, const AdamWFactors& factors, int64_t n);
   void (*ema)(float* average, const float* value, float momentum, int64_t n);
+  /// NaN is passed over; -inf of nothing
+  float (*largest)(const float* x, int64_t n);
+  /// Index of the first among the largest, -1 where no element compares; *value = largest(x)
+  int64_t (*first_largest)(const float* x, int64_t n, float* value);
+  /// out (+)= sum over e < count of weights[e] x[columns[e], :], x [*, n]
+  void (*sparse_row)(const float* x, const int64_t* columns, const float* weights, int64_t count, float* out,
+                     bool accumulate, int64_t n);
+  /// sums += t; returns the sum of -t log t over t > 0
+  double (*target_row)(const float* t, float* sums, int64_t n);
+  /// With d = x - y + eps: sum of d^2 in f64, and out += scale d
+  double (*distance_squares)(const float* x, const float* y, float eps, int64_t n);
+  void (*add_difference)(const float* x, const float* y, float eps, double scale, float* out, int64_t n);
   /// c[m,n] = a b^T, each element one chain over k: fused where the instruction set fuses
   void (*gemm_nt)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
                   float* c, int64_t ldc);
-  /// c[m,n] = a b^T, each element one fma chain (ordered_gemm.hpp)
+  /// c[m,n] = a b^T, each element one fma chain (exact/ordered_gemm.hpp)
   void (*ordered_gemm)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
                        int64_t ldb, float* c, int64_t ldc);
   float (*ordered_dot)(const float* a, const float* b, int64_t k);

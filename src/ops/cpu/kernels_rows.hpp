@@ -178,16 +178,52 @@ inline float dot_row(const float* x, const float* y, int64_t n) {
       n, [](Floats a, Floats b) { return a * b; }, x, y);
 }
 
-/// Squares are exact in f64; eight chains of f64 lanes.
-inline double squares_row(const float* x, int64_t n) {
-  double total[16] = {};
+// ---- sums and products in f64
+
+/// sum over i of function(x[i]...) in f64, where the arguments are f64 vectors: sixteen chains, whatever the
+/// vectors' width, so that the result is the same at every level.
+template <class Function, class... In>
+DINO_INLINE double reduce_wide(int64_t n, Function&& function, const In*... x) {
+  constexpr int kChains = 16, kVectors = kChains / kWide;
+  Doubles chains[kVectors] = {};
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int c = 0; c < 16; ++c) total[c] += static_cast<double>(x[i + c]) * static_cast<double>(x[i + c]);
-  for (int c = 0; i < n; ++i, ++c) total[c] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  for (int width = 8; width > 0; width /= 2)
+  for (; i + kChains <= n; i += kChains) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kVectors; ++c) chains[c] += function(load_wide(x + i + c * kWide)...);
+  }
+  double total[kChains];
+  __builtin_memcpy(total, chains, sizeof total);
+  for (int c = 0; i < n; ++i, ++c) total[c] += function((Doubles{} + static_cast<double>(x[i]))...)[0];
+  for (int width = kChains / 2; width > 0; width /= 2)
     for (int c = 0; c < width; ++c) total[c] += total[c + width];
   return total[0];
+}
+
+/// y[i] = function(x[i]...) where the arguments and the result are f64 vectors.
+template <class Function, class... In>
+DINO_INLINE void map_wide(int64_t n, float* y, Function&& function, const In*... x) {
+  int64_t i = 0;
+  for (; i + kWide <= n; i += kWide) store_wide(y + i, function(load_wide(x + i)...));
+  for (; i < n; ++i) y[i] = static_cast<float>(function((Doubles{} + static_cast<double>(x[i]))...)[0]);
+}
+
+/// Products of two floats are exact in f64.
+inline double products_row(const float* x, const float* y, int64_t n) {
+  if (y == nullptr)
+    return reduce_wide(
+        n, [](Doubles a) { return a; }, x);
+  return reduce_wide(
+      n, [](Doubles a, Doubles b) { return a * b; }, x, y);
+}
+
+inline void scaled_wide_row(const float* x, double scale, float* y, int64_t n) {
+  map_wide(
+      n, y, [scale](Doubles a) { return scale * a; }, x);
+}
+
+inline void add_combined_row(double a, const float* x, double b, const float* z, float* y, int64_t n) {
+  map_wide(
+      n, y, [a, b](Doubles o, Doubles p, Doubles q) { return o + (a * p + b * q); }, y, x, z);
 }
 
 inline uint64_t at_least_row(const float* x, int64_t n, float limit) {
@@ -224,6 +260,18 @@ inline float largest_of(const float* x, int64_t n) {
   float top = largest(best);
   for (; i < n; ++i) top = x[i] > top ? x[i] : top;
   return top;
+}
+
+inline int64_t first_largest_row(const float* x, int64_t n, float* value) {
+  const float top = largest_of(x, n);
+  *value = top;
+  const Floats least = splat(top);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    if (const uint64_t hits = mask_at_least(load(x + i), least); hits != 0) return i + __builtin_ctzll(hits);
+  for (; i < n; ++i)
+    if (x[i] >= top) return i;
+  return -1;
 }
 
 inline float cross_entropy_row(float* logits, const float* targets, float inverse_temperature, bool gradient,
@@ -267,6 +315,12 @@ inline void exp_scaled_row(float* x, float shift, float inverse_temperature, int
       n, x, [s, tau](Floats a) { return exp_of((a - s) * tau); }, x);
 }
 
+inline float exp_row(float* x, float inverse_temperature, int64_t n) {
+  const float top = largest_of(x, n);
+  exp_scaled_row(x, top, inverse_temperature, n);
+  return top;
+}
+
 inline void softmax_row(float* x, const float* centre, float inverse_temperature, int64_t n) {
   if (centre != nullptr)
     map(
@@ -306,6 +360,91 @@ inline void ema_row(float* average, const float* value, float momentum, int64_t 
   const Floats rest = splat(1.0f - momentum);
   map(
       n, average, [keep, rest](Floats a, Floats b) { return fma(keep, a, rest * b); }, average, value);
+}
+
+/// The sum stays in registers while the entries go by; each element's is one chain in their order.
+template <int V>
+DINO_INLINE void sparse_block(const float* x, const int64_t* columns, const float* weights, int64_t count,
+                              float* out, bool accumulate, int64_t n) {
+  Floats sums[V] = {};
+  if (accumulate)
+    for (int c = 0; c < V; ++c) sums[c] = load(out + c * kLanes);
+  for (int64_t e = 0; e < count; ++e) {
+    const float* from = x + columns[e] * n;
+    const Floats weight = splat(weights[e]);
+    for (int c = 0; c < V; ++c) sums[c] = fma(weight, load(from + c * kLanes), sums[c]);
+  }
+  for (int c = 0; c < V; ++c) store(out + c * kLanes, sums[c]);
+}
+
+inline void sparse_row(const float* x, const int64_t* columns, const float* weights, int64_t count,
+                       float* out, bool accumulate, int64_t n) {
+  constexpr int kVectors = 4;
+  int64_t i = 0;
+  for (; i + kVectors * kLanes <= n; i += kVectors * kLanes)
+    sparse_block<kVectors>(x + i, columns, weights, count, out + i, accumulate, n);
+  for (; i + kLanes <= n; i += kLanes)
+    sparse_block<1>(x + i, columns, weights, count, out + i, accumulate, n);
+  if (i == n) return;
+  Floats sum = accumulate ? load_part(out + i, n - i) : Floats{};
+  for (int64_t e = 0; e < count; ++e)
+    sum = fma(splat(weights[e]), load_part(x + columns[e] * n + i, n - i), sum);
+  store_part(out + i, sum, n - i);
+}
+
+/// Short sums in f32, long ones in f64.
+inline double target_row(const float* t, float* sums, int64_t n) {
+  constexpr int64_t kShort = 32 * kLanes;
+  const auto term = [](Floats p) { return p > 0.0f ? p * log_of(p) : Floats{}; };
+  double entropy = 0;
+  for (int64_t begin = 0; begin < n; begin += kShort) {
+    const int64_t count = kShort < n - begin ? kShort : n - begin;
+    Floats along{};
+    for_vectors(
+        count,
+        [&](int64_t i) {
+          const Floats p = load(t + begin + i);
+          store(sums + begin + i, load(sums + begin + i) + p);
+          along += term(p);
+        },
+        [&](int64_t i, int64_t left) {
+          const Floats p = load_part(t + begin + i, left);
+          store_part(sums + begin + i, load_part(sums + begin + i, left) + p, left);
+          along += term(p);
+        });
+    entropy -= static_cast<double>(sum(along));
+  }
+  return entropy;
+}
+
+/// function(begin, count, x - y + eps) piece by piece; the differences are f32.
+template <class Function>
+DINO_INLINE void for_differences(const float* x, const float* y, float eps, int64_t n, Function&& function) {
+  constexpr int64_t kPiece = 512;
+  float difference[kPiece];
+  for (int64_t begin = 0; begin < n; begin += kPiece) {
+    const int64_t count = kPiece < n - begin ? kPiece : n - begin;
+    map(
+        count, difference, [e = splat(eps)](Floats a, Floats b) { return a - b + e; }, x + begin, y + begin);
+    function(begin, count, difference);
+  }
+}
+
+inline double distance_squares_row(const float* x, const float* y, float eps, int64_t n) {
+  double total = 0;
+  for_differences(x, y, eps, n, [&](int64_t, int64_t count, const float* difference) {
+    total += products_row(difference, difference, count);
+  });
+  return total;
+}
+
+inline void add_difference_row(const float* x, const float* y, float eps, double scale, float* out,
+                               int64_t n) {
+  for_differences(x, y, eps, n, [&](int64_t begin, int64_t count, const float* difference) {
+    const float* before = out + begin;
+    map_wide(
+        count, out + begin, [scale](Doubles o, Doubles d) { return o + scale * d; }, before, difference);
+  });
 }
 
 }  // namespace

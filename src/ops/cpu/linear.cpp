@@ -14,7 +14,7 @@ ConstTensorView in_dtype(ConstTensorView x, DType dtype, Scratch& scratch) {
   if (x.dtype == dtype) return x;
   const TensorView copy{scratch.bytes(static_cast<size_t>(x.numel()) * size_of(dtype)), x.shape, dtype,
                         x.device};
-  backend().convert(x, copy);
+  convert_elements(x, copy);
   return copy;
 }
 
@@ -50,6 +50,8 @@ void multiply(const dnnl::Matmul& p, const void* a, const void* b, const float* 
 
 /// c (+)= a b with any mix of f32 and bf16. The product runs in the dtype of `a`: b is rounded to it.
 void product(dnnl::Matmul p, ConstTensorView a, ConstTensorView b, ConstTensorView bias, TensorView c) {
+  for (const ConstTensorView& x : {a, b, ConstTensorView(c)})
+    DINO_CHECK(x.device.is_host(), "a product of the host's tensors");
   if (p.m == 0 || p.n == 0) return;
   thread_local Scratch rounded_b, wide_a, wide_b, wide_c;
   // Without bf16 instructions the same rounded numbers are multiplied in f32.
@@ -65,14 +67,14 @@ void product(dnnl::Matmul p, ConstTensorView a, ConstTensorView b, ConstTensorVi
   }
   const TensorView wide{wide_c.bytes(static_cast<size_t>(c.numel()) * sizeof(float)), c.shape, DType::f32,
                         c.device};
-  if (p.accumulate) backend().convert(c, wide);
+  if (p.accumulate) convert_elements(c, wide);
   multiply(p, left.data, right.data, bias_data, wide.data);
-  backend().convert(wide, c);
+  convert_elements(wide, c);
 }
 
 void gelu(ConstTensorView pre, TensorView y) {
   if (pre.dtype != y.dtype) {
-    backend().convert(pre, y);
+    convert_elements(pre, y);
     pre = y;
   }
   with_act(y.dtype, [&]<class T>(T) {
@@ -84,8 +86,8 @@ void gelu(ConstTensorView pre, TensorView y) {
 
 }  // namespace
 
-void CpuBackend::linear(ConstTensorView x, ConstTensorView w, ConstTensorView b, Activation activation,
-                        TensorView y, TensorView pre) {
+void CpuBackend::linear(Stream&, ConstTensorView x, ConstTensorView w, ConstTensorView b,
+                        Activation activation, TensorView y, TensorView pre) {
   check::linear(x, w, b, y, pre);
   dnnl::Matmul p{.m = x.dim(0), .n = y.dim(1), .k = x.dim(1), .a = {}, .b = {}, .c = {}};
   p.transpose_b = true;
@@ -95,10 +97,10 @@ void CpuBackend::linear(ConstTensorView x, ConstTensorView w, ConstTensorView b,
   if (activation == Activation::gelu)
     gelu(pre, y);
   else
-    convert(pre, y);
+    convert_elements(pre, y);
 }
 
-void CpuBackend::linear_backward_input(ConstTensorView dy, ConstTensorView w, TensorView dx,
+void CpuBackend::linear_backward_input(Stream&, ConstTensorView dy, ConstTensorView w, TensorView dx,
                                        bool accumulate) {
   check::linear_backward_input(dy, w, dx);
   dnnl::Matmul p{.m = dy.dim(0), .n = dx.dim(1), .k = dy.dim(1), .a = {}, .b = {}, .c = {}};
@@ -106,7 +108,8 @@ void CpuBackend::linear_backward_input(ConstTensorView dy, ConstTensorView w, Te
   product(p, dy, w, {}, dx);
 }
 
-void CpuBackend::linear_backward_weight(ConstTensorView dy, ConstTensorView x, TensorView dw, TensorView db) {
+void CpuBackend::linear_backward_weight(Stream&, ConstTensorView dy, ConstTensorView x, TensorView dw,
+                                        TensorView db) {
   check::linear_backward_weight(dy, x, dw, db);
   dnnl::Matmul p{.m = dy.dim(1), .n = x.dim(1), .k = dy.dim(0), .a = {}, .b = {}, .c = {}};
   if (p.k == 0) return;

@@ -1,19 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
-#include <numeric>
 
 #include "ops/checks.hpp"
 #include "ops/cpu/cpu_backend.hpp"
 #include "ops/cpu/parallel.hpp"
 
 namespace dino::ops {
-namespace {
-
-constexpr int64_t kBlock = 1 << 14;
-
-}  // namespace
-
-void CpuBackend::cross_entropy(TensorView logits, ConstTensorView targets, float temperature,
+void CpuBackend::cross_entropy(Stream&, TensorView logits, ConstTensorView targets, float temperature,
                                ConstTensorView weight, TensorView loss) {
   check::same_f32({logits, targets});
   const int64_t k = logits.dim(1);
@@ -30,14 +23,28 @@ void CpuBackend::cross_entropy(TensorView logits, ConstTensorView targets, float
   });
 }
 
-void CpuBackend::exp_scaled(TensorView x, float shift, float temperature) {
-  check::same_f32({x});
+void CpuBackend::exp_rows(Stream&, TensorView x, float temperature, TensorView maxima) {
+  check::matrix(x);
+  check::vector(maxima, x.dim(0), false);
+  const int64_t k = x.dim(1);
   float* data = x.as<float>();
-  for_blocks(x.numel(), kBlock,
-             [&](int64_t i, int64_t n) { kernels().exp_scaled(data + i, shift, 1.0f / temperature, n); });
+  float* tops = maxima.as<float>();
+  parallel_for(x.dim(0), k,
+               [&](int64_t r) { tops[r] = kernels().exp_row(data + r * k, 1.0f / temperature, k); });
 }
 
-void CpuBackend::weighted_column_sums(ConstTensorView x, ConstTensorView weight, TensorView out) {
+void CpuBackend::exp_relative(Stream&, TensorView x, ConstTensorView reference, float temperature) {
+  check::same_f32({x});
+  check::scalar(reference, DType::f32);
+  float* data = x.as<float>();
+  const auto shift = static_cast<double>(reference.as<float>()[0]);
+  const auto scale = static_cast<double>(temperature);
+  parallel_for(x.numel(), 16, [&](int64_t i) {
+    data[i] = static_cast<float>(std::exp((static_cast<double>(data[i]) - shift) / scale));
+  });
+}
+
+void CpuBackend::weighted_column_sums(Stream&, ConstTensorView x, ConstTensorView weight, TensorView out) {
   const int64_t k = x.dim(1);
   const int64_t rows = x.dim(0);
   check::same_f32({x});
@@ -55,7 +62,7 @@ void CpuBackend::weighted_column_sums(ConstTensorView x, ConstTensorView weight,
   });
 }
 
-void CpuBackend::matrix_vector(ConstTensorView x, ConstTensorView u, TensorView out) {
+void CpuBackend::matrix_vector(Stream&, ConstTensorView x, ConstTensorView u, TensorView out) {
   const int64_t k = x.dim(1);
   check::same_f32({x});
   check::vector(u, k, false);
@@ -66,7 +73,7 @@ void CpuBackend::matrix_vector(ConstTensorView x, ConstTensorView u, TensorView 
   parallel_for(x.dim(0), k, [&](int64_t r) { to[r] = kernels().dot(in + r * k, v, k); });
 }
 
-void CpuBackend::scale_rows_columns(TensorView x, ConstTensorView v, ConstTensorView u) {
+void CpuBackend::scale_rows_columns(Stream&, TensorView x, ConstTensorView v, ConstTensorView u) {
   const int64_t k = x.dim(1);
   check::same_f32({x});
   check::vector(v, x.dim(0), false);
@@ -77,49 +84,13 @@ void CpuBackend::scale_rows_columns(TensorView x, ConstTensorView v, ConstTensor
   parallel_for(x.dim(0), k, [&](int64_t r) { kernels().scale_columns(data + r * k, rows[r], columns, k); });
 }
 
-void CpuBackend::softmax_centred(TensorView x, ConstTensorView centre, float temperature) {
+void CpuBackend::softmax_centred(Stream&, TensorView x, ConstTensorView centre, float temperature) {
   const int64_t k = x.dim(1);
   check::same_f32({x});
   check::vector(centre, k, true);
   float* data = x.as<float>();
   const float* c = centre ? centre.as<float>() : nullptr;
   parallel_for(x.dim(0), k, [&](int64_t r) { kernels().softmax(data + r * k, c, 1.0f / temperature, k); });
-}
-
-void CpuBackend::adamw(std::span<float> w, std::span<const float> gradient, std::span<float> m,
-                       std::span<float> v, const AdamW& settings) {
-  DINO_CHECK(w.size() == gradient.size() && w.size() == m.size() && w.size() == v.size(), "sizes differ");
-  const auto step = static_cast<double>(settings.step);
-  const auto rate = static_cast<double>(settings.learning_rate);
-  const AdamWFactors factors{
-      .decay = static_cast<float>(1 - rate * static_cast<double>(settings.weight_decay)),
-      .beta1 = settings.beta1,
-      .beta2 = settings.beta2,
-      .eps = settings.eps,
-      .gradient_scale = settings.gradient_scale,
-      .step_size = static_cast<float>(rate / (1 - std::pow(static_cast<double>(settings.beta1), step))),
-      .second_correction = static_cast<float>(1 / (1 - std::pow(static_cast<double>(settings.beta2), step))),
-  };
-  for_blocks(static_cast<int64_t>(w.size()), kBlock, [&](int64_t i, int64_t n) {
-    kernels().adamw(w.data() + i, gradient.data() + i, m.data() + i, v.data() + i, factors, n);
-  });
-}
-
-void CpuBackend::ema(std::span<float> average, std::span<const float> value, float momentum) {
-  DINO_CHECK(average.size() == value.size(), "sizes differ");
-  for_blocks(static_cast<int64_t>(average.size()), kBlock,
-             [&](int64_t i, int64_t n) { kernels().ema(average.data() + i, value.data() + i, momentum, n); });
-}
-
-double CpuBackend::sum_of_squares(std::span<const float> x) {
-  const auto n = static_cast<int64_t>(x.size());
-  const int64_t chunks = (n + kChunkElements - 1) / kChunkElements;
-  thread_local Scratch scratch;
-  auto* partials = static_cast<double*>(scratch.bytes(static_cast<size_t>(chunks) * sizeof(double)));
-  for_blocks(n, kChunkElements, [&](int64_t i, int64_t count) {
-    partials[i / kChunkElements] = kernels().squares(x.data() + i, count);
-  });
-  return std::accumulate(partials, partials + chunks, 0.0);
 }
 
 }  // namespace dino::ops

@@ -7,8 +7,8 @@
 
 namespace dino::ops {
 
-void CpuBackend::layer_norm(ConstTensorView x, ConstTensorView gamma, ConstTensorView beta, float eps,
-                            TensorView y, TensorView mean, TensorView rstd) {
+void CpuBackend::layer_norm(Stream&, ConstTensorView x, ConstTensorView gamma, ConstTensorView beta,
+                            float eps, TensorView y, TensorView mean, TensorView rstd) {
   check::same_act({x, y});
   const int64_t d = x.dim(1);
   check::vector(gamma, d, false);
@@ -29,7 +29,7 @@ void CpuBackend::layer_norm(ConstTensorView x, ConstTensorView gamma, ConstTenso
   });
 }
 
-void CpuBackend::layer_norm_backward(ConstTensorView dy, ConstTensorView x, ConstTensorView gamma,
+void CpuBackend::layer_norm_backward(Stream&, ConstTensorView dy, ConstTensorView x, ConstTensorView gamma,
                                      ConstTensorView mean, ConstTensorView rstd, TensorView dx,
                                      TensorView dgamma, TensorView dbeta) {
   check::same_act({x, dy});
@@ -55,7 +55,7 @@ void CpuBackend::layer_norm_backward(ConstTensorView dy, ConstTensorView x, Cons
   });
 }
 
-void CpuBackend::l2_normalize(ConstTensorView x, float eps, TensorView y, TensorView norm) {
+void CpuBackend::l2_normalize(Stream&, ConstTensorView x, float eps, TensorView y, TensorView norm) {
   check::same_f32({x, y});
   check::vector(norm, x.dim(0), false);
   const int64_t d = x.dim(1);
@@ -69,8 +69,8 @@ void CpuBackend::l2_normalize(ConstTensorView x, float eps, TensorView y, Tensor
   });
 }
 
-void CpuBackend::l2_normalize_backward(ConstTensorView dy, ConstTensorView y, ConstTensorView norm, float eps,
-                                       TensorView dx) {
+void CpuBackend::l2_normalize_backward(Stream&, ConstTensorView dy, ConstTensorView y, ConstTensorView norm,
+                                       float eps, TensorView dx) {
   check::same_f32({dy, y, dx});
   check::vector(norm, dy.dim(0), false);
   const int64_t d = dy.dim(1);
@@ -82,6 +82,39 @@ void CpuBackend::l2_normalize_backward(ConstTensorView dy, ConstTensorView y, Co
     const bool clamped = norms[r] <= eps;
     const float along = clamped ? 0.0f : kernels().dot(gradient + r * d, unit + r * d, d);
     kernels().subtract_scaled(gradient + r * d, unit + r * d, along, 1.0f / norms[r], out + r * d, d);
+  });
+}
+
+void CpuBackend::weight_norm(Stream&, ConstTensorView g, ConstTensorView v, TensorView w) {
+  check::weight_norm(g, v, w);
+  const int64_t d = v.dim(1);
+  const float* gains = g.as<float>();
+  const float* in = v.as<float>();
+  float* out = w.as<float>();
+  parallel_for(v.dim(0), d, [&](int64_t k) {
+    const float* row = in + k * d;
+    const double norm = std::sqrt(kernels().products(row, row, d));
+    kernels().scaled_wide(row, static_cast<double>(gains[k]) / norm, out + k * d, d);
+  });
+}
+
+void CpuBackend::weight_norm_backward(Stream&, ConstTensorView g, ConstTensorView v, ConstTensorView dw,
+                                      TensorView dg, TensorView dv) {
+  check::weight_norm(g, v, dw);
+  check::weight_norm(dg, v, dv);
+  const int64_t d = v.dim(1);
+  const float* gains = g.as<float>();
+  const float* in = v.as<float>();
+  const float* gradient = dw.as<float>();
+  float* gain_gradient = dg.as<float>();
+  float* out = dv.as<float>();
+  parallel_for(v.dim(0), d, [&](int64_t k) {
+    const float* row = in + k * d;
+    const double norm = std::sqrt(kernels().products(row, row, d));
+    const double along = kernels().products(gradient + k * d, row, d) / norm;
+    gain_gradient[k] += static_cast<float>(along);
+    const double scale = static_cast<double>(gains[k]) / norm;
+    kernels().add_combined(scale, gradient + k * d, -scale * along / norm, row, out + k * d, d);
   });
 }
 

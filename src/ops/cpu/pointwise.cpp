@@ -4,15 +4,12 @@
 #include "ops/checks.hpp"
 #include "ops/cpu/cpu_backend.hpp"
 #include "ops/cpu/parallel.hpp"
+#include "ops/host.hpp"
 
 namespace dino::ops {
 namespace {
 
 constexpr int64_t kBlock = 4096;
-
-int64_t row_at(std::span<const int64_t> rows, int64_t i) {
-  return rows.empty() ? i : rows[static_cast<size_t>(i)];
-}
 
 const float* data_or_null(ConstTensorView v) {
   return v ? v.as<float>() : nullptr;
@@ -30,7 +27,7 @@ void copy_row(const From* from, To* to, int64_t n) {
 
 }  // namespace
 
-void CpuBackend::gelu_backward(ConstTensorView dy, ConstTensorView pre, TensorView dx) {
+void CpuBackend::gelu_backward(Stream&, ConstTensorView dy, ConstTensorView pre, TensorView dx) {
   check::same_act({dy, pre, dx});
   with_act(dy.dtype, [&]<class T>(T) {
     const T* gradient = dy.as<T>();
@@ -42,7 +39,7 @@ void CpuBackend::gelu_backward(ConstTensorView dy, ConstTensorView pre, TensorVi
   });
 }
 
-void CpuBackend::swiglu(ConstTensorView x, TensorView y) {
+void CpuBackend::swiglu(Stream&, ConstTensorView x, TensorView y) {
   check::swiglu(x, y);
   const int64_t h = y.dim(1);
   with_act(x.dtype, [&]<class T>(T) {
@@ -52,7 +49,7 @@ void CpuBackend::swiglu(ConstTensorView x, TensorView y) {
   });
 }
 
-void CpuBackend::swiglu_backward(ConstTensorView dy, ConstTensorView x, TensorView dx) {
+void CpuBackend::swiglu_backward(Stream&, ConstTensorView dy, ConstTensorView x, TensorView dx) {
   check::swiglu(x, dy);
   check::same_act({x, dx});
   const int64_t h = dy.dim(1);
@@ -66,24 +63,26 @@ void CpuBackend::swiglu_backward(ConstTensorView dy, ConstTensorView x, TensorVi
   });
 }
 
-void CpuBackend::scaled_index_add(TensorView out, ConstTensorView branch, ConstTensorView gamma, float scale,
-                                  std::span<const int64_t> rows) {
+void CpuBackend::scaled_index_add(Stream&, TensorView out, ConstTensorView branch, ConstTensorView gamma,
+                                  float scale, ConstTensorView rows) {
   check::indexed_rows(out, branch, rows, true);
+  const HostRows at(rows, out.dim(0));
   check::vector(gamma, branch.dim(1), true);
   const int64_t d = branch.dim(1);
   float* to = out.as<float>();
   with_act(branch.dtype, [&]<class T>(T) {
     const T* in = branch.as<T>();
     parallel_for(branch.dim(0), d, [&](int64_t i) {
-      act_kernels<T>().add_scaled(to + row_at(rows, i) * d, in + i * d, data_or_null(gamma), scale, d);
+      act_kernels<T>().add_scaled(to + at[i] * d, in + i * d, data_or_null(gamma), scale, d);
     });
   });
 }
 
-void CpuBackend::scaled_index_add_backward(ConstTensorView dout, ConstTensorView branch,
-                                           ConstTensorView gamma, float scale, std::span<const int64_t> rows,
+void CpuBackend::scaled_index_add_backward(Stream&, ConstTensorView dout, ConstTensorView branch,
+                                           ConstTensorView gamma, float scale, ConstTensorView rows,
                                            TensorView dbranch, TensorView dgamma) {
   check::indexed_rows(dout, branch, rows, true);
+  const HostRows at(rows, dout.dim(0));
   check::same_act({branch, dbranch});
   check::vector(gamma, branch.dim(1), true);
   check::vector(dgamma, branch.dim(1), true);
@@ -95,27 +94,28 @@ void CpuBackend::scaled_index_add_backward(ConstTensorView dout, ConstTensorView
     T* to = dbranch.as<T>();
     chunked_column_sums(branch.dim(0), d, {total}, [&](int64_t first, int64_t count, float* sums) {
       for (int64_t i = first; i < first + count; ++i)
-        act_kernels<T>().add_scaled_backward(gradient + row_at(rows, i) * d, in + i * d, data_or_null(gamma),
-                                             scale, to + i * d, total != nullptr ? sums : nullptr, d);
+        act_kernels<T>().add_scaled_backward(gradient + at[i] * d, in + i * d, data_or_null(gamma), scale,
+                                             to + i * d, total != nullptr ? sums : nullptr, d);
     });
   });
 }
 
-void CpuBackend::gather_rows(ConstTensorView x, std::span<const int64_t> rows, TensorView out) {
+void CpuBackend::gather_rows(Stream&, ConstTensorView x, ConstTensorView rows, TensorView out) {
   check::indexed_rows(x, out, rows, false);
+  const HostRows at(rows, x.dim(0));
   const int64_t d = x.dim(1);
   with_act(x.dtype, [&]<class From>(From) {
     with_act(out.dtype, [&]<class To>(To) {
       const From* in = x.as<From>();
       To* to = out.as<To>();
-      parallel_for(out.dim(0), d,
-                   [&](int64_t i) { copy_row(in + rows[static_cast<size_t>(i)] * d, to + i * d, d); });
+      parallel_for(out.dim(0), d, [&](int64_t i) { copy_row(in + at[i] * d, to + i * d, d); });
     });
   });
 }
 
-void CpuBackend::scatter_add_rows(ConstTensorView x, std::span<const int64_t> rows, TensorView out) {
+void CpuBackend::scatter_add_rows(Stream&, ConstTensorView x, ConstTensorView rows, TensorView out) {
   check::indexed_rows(out, x, rows, false);
+  const HostRows at(rows, out.dim(0));
   const int64_t d = x.dim(1);
   float* to = out.as<float>();
   // Rows may repeat, so threads share the columns, and each adds all rows in order.
@@ -125,14 +125,37 @@ void CpuBackend::scatter_add_rows(ConstTensorView x, std::span<const int64_t> ro
     parallel_for((d + kColumns - 1) / kColumns, x.dim(0) * kColumns, [&](int64_t block) {
       const int64_t c = block * kColumns;
       for (int64_t i = 0; i < x.dim(0); ++i)
-        act_kernels<T>().add_scaled(to + rows[static_cast<size_t>(i)] * d + c, in + i * d + c, nullptr, 1.0f,
+        act_kernels<T>().add_scaled(to + at[i] * d + c, in + i * d + c, nullptr, 1.0f,
                                     std::min(kColumns, d - c));
     });
   });
 }
 
-void CpuBackend::convert(ConstTensorView x, TensorView y) {
-  check::same_act({x, y});
+void CpuBackend::zero_rows(Stream&, TensorView x, ConstTensorView rows) {
+  check::zero_rows(x, rows);
+  const HostRows at(rows, x.dim(0));
+  const int64_t d = x.dim(1);
+  with_act(x.dtype, [&]<class T>(T) {
+    T* data = x.as<T>();
+    parallel_for(rows.numel(), d, [&](int64_t i) { std::fill_n(data + at[i] * d, d, T{}); });
+  });
+}
+
+void CpuBackend::sparse_rows(Stream&, const SparseRows& matrix, ConstTensorView x, TensorView out,
+                             bool accumulate) {
+  check::sparse_rows(matrix, x, out);
+  const HostSparse sparse(matrix, x.dim(0));
+  const int64_t d = x.dim(1);
+  const float* in = x.as<float>();
+  float* to = out.as<float>();
+  const int64_t entries = matrix.columns.numel() / std::max<int64_t>(out.dim(0), 1);
+  parallel_for(out.dim(0), (entries + 1) * d, [&](int64_t i) {
+    kernels().sparse_row(in, sparse.columns(i), sparse.weights(i), sparse.count(i), to + i * d, accumulate,
+                         d);
+  });
+}
+
+void convert_elements(ConstTensorView x, TensorView y) {
   with_act(x.dtype, [&]<class From>(From) {
     with_act(y.dtype, [&]<class To>(To) {
       const From* in = x.as<From>();
@@ -142,12 +165,33 @@ void CpuBackend::convert(ConstTensorView x, TensorView y) {
   });
 }
 
-void CpuBackend::axpy(float a, ConstTensorView x, TensorView y) {
+void CpuBackend::convert(Stream&, ConstTensorView x, TensorView y) {
+  check::same_act({x, y});
+  convert_elements(x, y);
+}
+
+void CpuBackend::axpy(Stream&, float a, ConstTensorView x, TensorView y) {
   check::same_f32({x, y});
   const float* in = x.as<float>();
   float* to = y.as<float>();
   for_blocks(x.numel(), kBlock,
              [&](int64_t i, int64_t n) { kernels().f32.add_scaled(to + i, in + i, nullptr, a, n); });
+}
+
+void CpuBackend::scale(Stream&, float a, ConstTensorView x, TensorView y) {
+  check::same_f32({x, y});
+  const float* in = x.as<float>();
+  float* to = y.as<float>();
+  for_blocks(x.numel(), kBlock, [&](int64_t i, int64_t n) { kernels().scaled(in + i, a, to + i, n); });
+}
+
+void CpuBackend::reciprocal(Stream&, ConstTensorView x, float of_zero, TensorView y) {
+  check::same_f32({x, y});
+  const float* in = x.as<float>();
+  float* to = y.as<float>();
+  for_blocks(x.numel(), kBlock, [&](int64_t first, int64_t n) {
+    for (int64_t i = first; i < first + n; ++i) to[i] = in[i] == 0.0f ? of_zero : 1.0f / in[i];
+  });
 }
 
 namespace {
@@ -174,7 +218,7 @@ void for_patch_runs(const Shape& images, int64_t patch, Function&& function) {
 
 }  // namespace
 
-void CpuBackend::patchify(ConstTensorView images, int64_t patch, TensorView patches) {
+void CpuBackend::patchify(Stream&, ConstTensorView images, int64_t patch, TensorView patches) {
   check::patchify(images, patch, patches);
   const float* in = images.as<float>();
   with_act(patches.dtype, [&]<class T>(T) {
@@ -184,7 +228,7 @@ void CpuBackend::patchify(ConstTensorView images, int64_t patch, TensorView patc
   });
 }
 
-void CpuBackend::patchify_backward(ConstTensorView dpatches, int64_t patch, TensorView dimages) {
+void CpuBackend::patchify_backward(Stream&, ConstTensorView dpatches, int64_t patch, TensorView dimages) {
   check::patchify(dimages, patch, dpatches);
   float* out = dimages.as<float>();
   with_act(dpatches.dtype, [&]<class T>(T) {

@@ -29,6 +29,10 @@ using Ints [[gnu::vector_size(4 * kLanes)]] = int32_t;
 using Words [[gnu::vector_size(4 * kLanes)]] = uint32_t;
 using Halves [[gnu::vector_size(2 * kLanes)]] = uint16_t;
 
+/// Half as many doubles in as many bytes.
+constexpr int kWide = kLanes / 2;
+using Doubles [[gnu::vector_size(8 * kWide)]] = double;
+
 #define DINO_INLINE [[gnu::always_inline]] inline
 
 DINO_INLINE Floats splat(float x) {
@@ -75,6 +79,30 @@ DINO_INLINE Floats load_part(const T* p, int64_t n) {
 template <class T>
 DINO_INLINE void store_part(T* p, Floats v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = T(v[i]);
+}
+
+// By intrinsics: GCC 12 puts the conversions together from scalars or halves.
+DINO_INLINE Doubles load_wide(const float* p) {
+#if defined(__AVX512BW__)
+  return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p));
+#elif defined(__AVX2__)
+  return _mm256_cvtps_pd(_mm_loadu_ps(p));
+#else
+  double pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return _mm_cvtps_pd(_mm_castpd_ps(_mm_set_sd(pair)));
+#endif
+}
+
+DINO_INLINE void store_wide(float* p, Doubles v) {
+#if defined(__AVX512BW__)
+  _mm256_storeu_ps(p, _mm512_maskz_cvtpd_ps(0xff, v));
+#elif defined(__AVX2__)
+  _mm_storeu_ps(p, _mm256_cvtpd_ps(v));
+#else
+  const __m128 pair = _mm_cvtpd_ps(v);
+  __builtin_memcpy(p, &pair, 2 * sizeof(float));
+#endif
 }
 
 /// a b + c, fused where the instruction set fuses.
@@ -215,6 +243,23 @@ DINO_INLINE Floats exp_of(Floats x) {
       reinterpret_cast<Floats>(reinterpret_cast<Words>(p) + (reinterpret_cast<Words>(n) << 23));
   const Floats finite = x < low ? splat(0.0f) : scaled;
   return x > 88.7228f ? splat(__builtin_inff()) : finite;
+}
+
+/// log(x) for finite x > 0, relative error about 2e-7; of a denormal, that of some number below 2^-126.
+DINO_INLINE Floats log_of(Floats x) {
+  constexpr uint32_t kRootHalf = 0x3f3504f3u;  // sqrt(1/2)
+  const Words above = reinterpret_cast<Words>(x) - kRootHalf;
+  // x = 2^e m with m in [sqrt(1/2), sqrt(2)); log m = 2 artanh(s), |s| < 0.172
+  const Floats e = __builtin_convertvector(reinterpret_cast<Ints>(above) >> 23, Floats);
+  const Floats m = reinterpret_cast<Floats>((above & 0x007fffffu) + kRootHalf);
+  const Floats s = (m - 1.0f) / (m + 1.0f);
+  const Floats q = s * s;
+  Floats p = splat(2.0f / 9);
+  p = fma(p, q, splat(2.0f / 7));
+  p = fma(p, q, splat(2.0f / 5));
+  p = fma(p, q, splat(2.0f / 3));
+  p = fma(p, q, splat(2.0f));
+  return fma(e, splat(0.693359375f), fma(e, splat(-2.12194440e-4f), s * p));
 }
 
 /// The normal distribution at x: `below` = Phi(x) = (1 + erf(x/sqrt 2)) / 2 and `density` = phi(x).

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/checks.hpp"
+#include "ops/host.hpp"
 #include "ops/reference/reference.hpp"
 
 namespace dino::ops {
@@ -11,7 +12,7 @@ namespace {
 /// q, k and v as matrices of their own, f64.
 struct Operands {
   std::vector<double> q, k, v;  ///< [queries or keys, D]
-  Sequences queries, keys;
+  HostSequences queries, keys;
   int64_t heads, model;
   double scale;
 };
@@ -26,7 +27,7 @@ std::vector<double> columns(ConstTensorView x, int64_t first, int64_t width) {
   return part;
 }
 
-Operands packed(ConstTensorView qkv, const Sequences& sequences, int64_t heads, float scale) {
+Operands packed(ConstTensorView qkv, const HostSequences& sequences, int64_t heads, float scale) {
   const int64_t model = qkv.dim(1) / 3;
   return {columns(qkv, 0, model),
           columns(qkv, model, model),
@@ -38,7 +39,7 @@ Operands packed(ConstTensorView qkv, const Sequences& sequences, int64_t heads, 
           scale};
 }
 
-Operands apart(ConstTensorView q, ConstTensorView kv, const Sequences& queries, const Sequences& keys,
+Operands apart(ConstTensorView q, ConstTensorView kv, const HostSequences& queries, const HostSequences& keys,
                int64_t heads, float scale) {
   const int64_t model = q.dim(1);
   return {columns(q, 0, model),
@@ -80,9 +81,8 @@ template <class Function>
 void for_each_head(const Operands& operands, Function&& function) {
   for (int64_t s = 0; s < operands.keys.count(); ++s)
     for (int64_t h = 0; h < operands.heads; ++h)
-      function(s, Head{operands, operands.queries.starts[static_cast<size_t>(s)], operands.queries.length(s),
-                       operands.keys.starts[static_cast<size_t>(s)], operands.keys.length(s), h,
-                       operands.model / operands.heads});
+      function(s, Head{operands, operands.queries.begin(s), operands.queries.length(s),
+                       operands.keys.begin(s), operands.keys.length(s), h, operands.model / operands.heads});
 }
 
 void forward(const Operands& operands, TensorView out, TensorView lse) {
@@ -143,52 +143,54 @@ void set_columns(TensorView x, int64_t first, const std::vector<double>& part) {
 
 }  // namespace
 
-void ReferenceBackend::attention(ConstTensorView qkv, const Sequences& sequences, int64_t heads, float scale,
-                                 TensorView out, TensorView lse) {
+void ReferenceBackend::attention(Stream&, ConstTensorView qkv, const Sequences& sequences, int64_t heads,
+                                 float scale, TensorView out, TensorView lse) {
   check::attention(qkv, sequences, heads, out, lse, true);
-  forward(packed(qkv, sequences, heads, scale), out, lse);
+  forward(packed(qkv, HostSequences(sequences), heads, scale), out, lse);
 }
 
-void ReferenceBackend::attention_backward(ConstTensorView dout, ConstTensorView qkv, ConstTensorView out,
-                                          ConstTensorView lse, const Sequences& sequences, int64_t heads,
-                                          float scale, TensorView dqkv) {
+void ReferenceBackend::attention_backward(Stream&, ConstTensorView dout, ConstTensorView qkv,
+                                          ConstTensorView out, ConstTensorView lse,
+                                          const Sequences& sequences, int64_t heads, float scale,
+                                          TensorView dqkv) {
   check::attention(qkv, sequences, heads, out, lse, false);
   check::attention(dqkv, sequences, heads, dout, {}, true);
-  const Operands operands = packed(qkv, sequences, heads, scale);
+  const Operands operands = packed(qkv, HostSequences(sequences), heads, scale);
   const Gradients d = backward(operands, dout, out);
   set_columns(dqkv, 0, d.q);
   set_columns(dqkv, operands.model, d.k);
   set_columns(dqkv, 2 * operands.model, d.v);
 }
 
-void ReferenceBackend::query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries,
-                                       const Sequences& keys, int64_t heads, float scale, TensorView out,
-                                       TensorView lse) {
+void ReferenceBackend::query_attention(Stream&, ConstTensorView q, ConstTensorView kv,
+                                       const Sequences& queries, const Sequences& keys, int64_t heads,
+                                       float scale, TensorView out, TensorView lse) {
   check::query_attention(q, kv, queries, keys, heads, out, lse, true);
-  forward(apart(q, kv, queries, keys, heads, scale), out, lse);
+  const HostSequences of_q(queries), of_kv(keys);
+  check_keys(of_q, of_kv);
+  forward(apart(q, kv, of_q, of_kv, heads, scale), out, lse);
 }
 
-void ReferenceBackend::query_attention_backward(ConstTensorView dout, ConstTensorView q, ConstTensorView kv,
-                                                ConstTensorView out, ConstTensorView lse,
+void ReferenceBackend::query_attention_backward(Stream&, ConstTensorView dout, ConstTensorView q,
+                                                ConstTensorView kv, ConstTensorView out, ConstTensorView lse,
                                                 const Sequences& queries, const Sequences& keys,
                                                 int64_t heads, float scale, TensorView dq, TensorView dkv) {
   check::query_attention(q, kv, queries, keys, heads, out, lse, false);
   check::query_attention(dq, dkv, queries, keys, heads, dout, {}, true);
-  const Operands operands = apart(q, kv, queries, keys, heads, scale);
+  const HostSequences of_q(queries), of_kv(keys);
+  check_keys(of_q, of_kv);
+  const Operands operands = apart(q, kv, of_q, of_kv, heads, scale);
   const Gradients d = backward(operands, dout, out);
   set_columns(dq, 0, d.q);
   set_columns(dkv, 0, d.k);
   set_columns(dkv, operands.model, d.v);
 }
 
-void ReferenceBackend::attention_probabilities(ConstTensorView qkv, const Sequences& sequences, int64_t heads,
-                                               float scale, int64_t query, TensorView probs) {
-  check::attention(qkv, sequences, heads, {}, {}, true);
-  check::vector(probs, heads * qkv.dim(0), false);
+void ReferenceBackend::attention_probabilities(Stream&, ConstTensorView qkv, const Sequences& sequences,
+                                               int64_t heads, float scale, int64_t query, TensorView probs) {
+  check::attention_probabilities(qkv, sequences, heads, query, probs);
   std::vector<double> p;
-  for_each_head(packed(qkv, sequences, heads, scale), [&](int64_t s, const Head& head) {
-    DINO_CHECK(head.keys == sequences.length(0) && query >= 0 && query < head.keys,
-               "one length for all sequences, and a query inside it");
+  for_each_head(packed(qkv, HostSequences(sequences), heads, scale), [&](int64_t s, const Head& head) {
     head.softmax_row(query, p);
     for (int64_t j = 0; j < head.keys; ++j)
       Writer(probs).set((s * heads + head.head) * head.keys + j, p[static_cast<size_t>(j)]);

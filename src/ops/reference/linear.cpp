@@ -24,8 +24,8 @@ double gelu_derivative(double x) {
   return 0.5 * std::erfc(-x * M_SQRT1_2) + x * density;
 }
 
-void ReferenceBackend::linear(ConstTensorView x, ConstTensorView w, ConstTensorView b, Activation activation,
-                              TensorView y, TensorView pre) {
+void ReferenceBackend::linear(Stream&, ConstTensorView x, ConstTensorView w, ConstTensorView b,
+                              Activation activation, TensorView y, TensorView pre) {
   check::linear(x, w, b, y, pre);
   const int64_t n = y.dim(1);
   const int64_t k = x.dim(1);
@@ -41,7 +41,7 @@ void ReferenceBackend::linear(ConstTensorView x, ConstTensorView w, ConstTensorV
   }
 }
 
-void ReferenceBackend::linear_backward_input(ConstTensorView dy, ConstTensorView w, TensorView dx,
+void ReferenceBackend::linear_backward_input(Stream&, ConstTensorView dy, ConstTensorView w, TensorView dx,
                                              bool accumulate) {
   check::linear_backward_input(dy, w, dx);
   const int64_t n = dy.dim(1);
@@ -62,7 +62,7 @@ void ReferenceBackend::linear_backward_input(ConstTensorView dy, ConstTensorView
   }
 }
 
-void ReferenceBackend::linear_backward_weight(ConstTensorView dy, ConstTensorView x, TensorView dw,
+void ReferenceBackend::linear_backward_weight(Stream&, ConstTensorView dy, ConstTensorView x, TensorView dw,
                                               TensorView db) {
   check::linear_backward_weight(dy, x, dw, db);
   const int64_t m = dy.dim(0);

@@ -3,11 +3,13 @@
 #include <cmath>
 
 #include "ops/checks.hpp"
+#include "ops/host.hpp"
+#include "ops/koleo.hpp"
 #include "ops/reference/reference.hpp"
 
 namespace dino::ops {
 
-void ReferenceBackend::cross_entropy(TensorView logits, ConstTensorView targets, float temperature,
+void ReferenceBackend::cross_entropy(Stream&, TensorView logits, ConstTensorView targets, float temperature,
                                      ConstTensorView weight, TensorView loss) {
   check::same_f32({logits, targets});
   const int64_t rows = logits.dim(0);
@@ -35,14 +37,28 @@ void ReferenceBackend::cross_entropy(TensorView logits, ConstTensorView targets,
   }
 }
 
-void ReferenceBackend::exp_scaled(TensorView x, float shift, float temperature) {
-  check::same_f32({x});
-  for (int64_t i = 0; i < x.numel(); ++i)
-    Writer(x).set(i,
-                  std::exp((Reader(x)[i] - static_cast<double>(shift)) / static_cast<double>(temperature)));
+void ReferenceBackend::exp_rows(Stream&, TensorView x, float temperature, TensorView maxima) {
+  check::matrix(x);
+  check::vector(maxima, x.dim(0), false);
+  const int64_t k = x.dim(1);
+  for (int64_t r = 0; r < x.dim(0); ++r) {
+    double top = -HUGE_VAL;
+    for (int64_t c = 0; c < k; ++c) top = std::max(top, Reader(x)[r * k + c]);
+    for (int64_t c = 0; c < k; ++c)
+      Writer(x).set(r * k + c, std::exp((Reader(x)[r * k + c] - top) / static_cast<double>(temperature)));
+    Writer(maxima).set(r, top);
+  }
 }
 
-void ReferenceBackend::weighted_column_sums(ConstTensorView x, ConstTensorView weight, TensorView out) {
+void ReferenceBackend::exp_relative(Stream&, TensorView x, ConstTensorView reference, float temperature) {
+  check::same_f32({x});
+  check::scalar(reference, DType::f32);
+  for (int64_t i = 0; i < x.numel(); ++i)
+    Writer(x).set(i, std::exp((Reader(x)[i] - Reader(reference)[0]) / static_cast<double>(temperature)));
+}
+
+void ReferenceBackend::weighted_column_sums(Stream&, ConstTensorView x, ConstTensorView weight,
+                                            TensorView out) {
   const int64_t k = x.dim(1);
   check::same_f32({x});
   check::vector(weight, x.dim(0), true);
@@ -54,7 +70,7 @@ void ReferenceBackend::weighted_column_sums(ConstTensorView x, ConstTensorView w
   }
 }
 
-void ReferenceBackend::matrix_vector(ConstTensorView x, ConstTensorView u, TensorView out) {
+void ReferenceBackend::matrix_vector(Stream&, ConstTensorView x, ConstTensorView u, TensorView out) {
   const int64_t k = x.dim(1);
   check::same_f32({x});
   check::vector(u, k, false);
@@ -66,7 +82,7 @@ void ReferenceBackend::matrix_vector(ConstTensorView x, ConstTensorView u, Tenso
   }
 }
 
-void ReferenceBackend::scale_rows_columns(TensorView x, ConstTensorView v, ConstTensorView u) {
+void ReferenceBackend::scale_rows_columns(Stream&, TensorView x, ConstTensorView v, ConstTensorView u) {
   const int64_t k = x.dim(1);
   check::same_f32({x});
   check::vector(v, x.dim(0), false);
@@ -76,7 +92,7 @@ void ReferenceBackend::scale_rows_columns(TensorView x, ConstTensorView v, Const
       Writer(x).set(r * k + c, Reader(x)[r * k + c] * Reader(v)[r] * Reader(u)[c]);
 }
 
-void ReferenceBackend::softmax_centred(TensorView x, ConstTensorView centre, float temperature) {
+void ReferenceBackend::softmax_centred(Stream&, TensorView x, ConstTensorView centre, float temperature) {
   const int64_t k = x.dim(1);
   check::same_f32({x});
   check::vector(centre, k, true);
@@ -94,44 +110,44 @@ void ReferenceBackend::softmax_centred(TensorView x, ConstTensorView centre, flo
   }
 }
 
-void ReferenceBackend::adamw(std::span<float> w, std::span<const float> gradient, std::span<float> m,
-                             std::span<float> v, const AdamW& settings) {
-  DINO_CHECK(w.size() == gradient.size() && w.size() == m.size() && w.size() == v.size(), "sizes differ");
-  const double b1 = static_cast<double>(settings.beta1);
-  const double b2 = static_cast<double>(settings.beta2);
-  const double rate = static_cast<double>(settings.learning_rate);
-  const double correct1 = 1 - std::pow(b1, static_cast<double>(settings.step));
-  const double correct2 = 1 - std::pow(b2, static_cast<double>(settings.step));
-  for (size_t i = 0; i < w.size(); ++i) {
-    const double g = static_cast<double>(gradient[i]) * static_cast<double>(settings.gradient_scale);
-    const double decayed =
-        static_cast<double>(w[i]) * (1 - rate * static_cast<double>(settings.weight_decay));
-    const double first = b1 * static_cast<double>(m[i]) + (1 - b1) * g;
-    const double second = b2 * static_cast<double>(v[i]) + (1 - b2) * g * g;
-    m[i] = static_cast<float>(first);
-    v[i] = static_cast<float>(second);
-    const double step = first / correct1 / (std::sqrt(second / correct2) + static_cast<double>(settings.eps));
-    w[i] = static_cast<float>(decayed - rate * step);
+void ReferenceBackend::nearest_other(Stream&, ConstTensorView dots, int64_t first, TensorView index) {
+  check::nearest_other(dots, first, index);
+  const int64_t columns = dots.dim(1);
+  for (int64_t r = 0; r < dots.dim(0); ++r) {
+    int64_t best = -1;
+    for (int64_t c = 0; c < columns; ++c) {
+      const double dot = Reader(dots)[r * columns + c];
+      if (c == first + r || std::isnan(dot)) continue;
+      if (best < 0 || dot > Reader(dots)[r * columns + best]) best = c;
+    }
+    index.as<int64_t>()[r] = best >= 0 ? best : first + r == 0 ? 1 : 0;
   }
 }
 
-void ReferenceBackend::ema(std::span<float> average, std::span<const float> value, float momentum) {
-  DINO_CHECK(average.size() == value.size(), "sizes differ");
-  const double keep = static_cast<double>(momentum);
-  for (size_t i = 0; i < average.size(); ++i)
-    average[i] = static_cast<float>(keep * static_cast<double>(average[i]) +
-                                    (1 - keep) * static_cast<double>(value[i]));
-}
-
-double ReferenceBackend::sum_of_squares(std::span<const float> x) {
+void ReferenceBackend::koleo(Stream&, ConstTensorView x, ConstTensorView neighbours, int64_t first,
+                             double weight, TensorView loss, TensorView dx) {
+  check::koleo(x, neighbours, first, loss, dx);
+  const HostRows nearest(neighbours, x.dim(0));
+  const int64_t total = x.dim(0), own = dx.dim(0), d = x.dim(1);
+  const auto difference = [&](int64_t anchor, int64_t c) {
+    return Reader(x)[anchor * d + c] - Reader(x)[nearest[anchor] * d + c] + static_cast<double>(kKoleoEps);
+  };
+  std::vector<double> gradient(static_cast<size_t>(total * d));
   double sum = 0;
-  for (const float value : x) sum += static_cast<double>(value) * static_cast<double>(value);
-  return sum;
-}
-
-Backend& reference_backend() {
-  static ReferenceBackend instance;
-  return instance;
+  for (int64_t a = 0; a < total; ++a) {
+    double squares = 0;
+    for (int64_t c = 0; c < d; ++c) squares += difference(a, c) * difference(a, c);
+    const double distance = std::sqrt(squares);
+    if (a >= first && a < first + own) sum += koleo_loss(distance) / static_cast<double>(total);
+    if (distance < kKoleoResolution) continue;
+    const double slope = koleo_slope(distance) * weight / static_cast<double>(total);
+    for (int64_t c = 0; c < d; ++c) {
+      gradient[static_cast<size_t>(a * d + c)] += slope * difference(a, c);
+      gradient[static_cast<size_t>(nearest[a] * d + c)] -= slope * difference(a, c);
+    }
+  }
+  *loss.as<double>() += sum;
+  for (int64_t i = 0; i < own * d; ++i) Writer(dx).set(i, gradient[static_cast<size_t>(first * d + i)]);
 }
 
 }  // namespace dino::ops

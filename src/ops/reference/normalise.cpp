@@ -7,8 +7,8 @@
 
 namespace dino::ops {
 
-void ReferenceBackend::layer_norm(ConstTensorView x, ConstTensorView gamma, ConstTensorView beta, float eps,
-                                  TensorView y, TensorView mean, TensorView rstd) {
+void ReferenceBackend::layer_norm(Stream&, ConstTensorView x, ConstTensorView gamma, ConstTensorView beta,
+                                  float eps, TensorView y, TensorView mean, TensorView rstd) {
   check::same_act({x, y});
   const int64_t m = x.dim(0);
   const int64_t d = x.dim(1);
@@ -31,9 +31,9 @@ void ReferenceBackend::layer_norm(ConstTensorView x, ConstTensorView gamma, Cons
   }
 }
 
-void ReferenceBackend::layer_norm_backward(ConstTensorView dy, ConstTensorView x, ConstTensorView gamma,
-                                           ConstTensorView mean, ConstTensorView rstd, TensorView dx,
-                                           TensorView dgamma, TensorView dbeta) {
+void ReferenceBackend::layer_norm_backward(Stream&, ConstTensorView dy, ConstTensorView x,
+                                           ConstTensorView gamma, ConstTensorView mean, ConstTensorView rstd,
+                                           TensorView dx, TensorView dgamma, TensorView dbeta) {
   check::same_act({x, dy});
   check::same_f32({x, dx});
   const int64_t m = x.dim(0);
@@ -71,7 +71,7 @@ void ReferenceBackend::layer_norm_backward(ConstTensorView dy, ConstTensorView x
   }
 }
 
-void ReferenceBackend::l2_normalize(ConstTensorView x, float eps, TensorView y, TensorView norm) {
+void ReferenceBackend::l2_normalize(Stream&, ConstTensorView x, float eps, TensorView y, TensorView norm) {
   check::same_f32({x, y});
   const int64_t d = x.dim(1);
   check::vector(norm, x.dim(0), false);
@@ -84,8 +84,8 @@ void ReferenceBackend::l2_normalize(ConstTensorView x, float eps, TensorView y, 
   }
 }
 
-void ReferenceBackend::l2_normalize_backward(ConstTensorView dy, ConstTensorView y, ConstTensorView norm,
-                                             float eps, TensorView dx) {
+void ReferenceBackend::l2_normalize_backward(Stream&, ConstTensorView dy, ConstTensorView y,
+                                             ConstTensorView norm, float eps, TensorView dx) {
   check::same_f32({dy, y, dx});
   const int64_t d = dy.dim(1);
   check::vector(norm, dy.dim(0), false);
@@ -96,6 +96,37 @@ void ReferenceBackend::l2_normalize_backward(ConstTensorView dy, ConstTensorView
     if (norm.as<float>()[r] <= eps) along = 0;  // the clamp is a constant: it passes no gradient to the norm
     for (int64_t c = 0; c < d; ++c)
       Writer(dx).set(r * d + c, (Reader(dy)[r * d + c] - Reader(y)[r * d + c] * along) / length);
+  }
+}
+
+void ReferenceBackend::weight_norm(Stream&, ConstTensorView g, ConstTensorView v, TensorView w) {
+  check::weight_norm(g, v, w);
+  const int64_t d = v.dim(1);
+  for (int64_t k = 0; k < v.dim(0); ++k) {
+    double squares = 0;
+    for (int64_t c = 0; c < d; ++c) squares += Reader(v)[k * d + c] * Reader(v)[k * d + c];
+    for (int64_t c = 0; c < d; ++c)
+      Writer(w).set(k * d + c, Reader(g)[k] * Reader(v)[k * d + c] / std::sqrt(squares));
+  }
+}
+
+void ReferenceBackend::weight_norm_backward(Stream&, ConstTensorView g, ConstTensorView v, ConstTensorView dw,
+                                            TensorView dg, TensorView dv) {
+  check::weight_norm(g, v, dw);
+  check::weight_norm(dg, v, dv);
+  const int64_t d = v.dim(1);
+  for (int64_t k = 0; k < v.dim(0); ++k) {
+    double squares = 0, along = 0;
+    for (int64_t c = 0; c < d; ++c) {
+      squares += Reader(v)[k * d + c] * Reader(v)[k * d + c];
+      along += Reader(dw)[k * d + c] * Reader(v)[k * d + c];
+    }
+    const double norm = std::sqrt(squares);
+    along /= norm;
+    Writer(dg).add(k, along);
+    for (int64_t c = 0; c < d; ++c)
+      Writer(dv).add(k * d + c,
+                     Reader(g)[k] / norm * (Reader(dw)[k * d + c] - along * Reader(v)[k * d + c] / norm));
   }
 }
 

@@ -2,14 +2,11 @@
 #include <cmath>
 
 #include "ops/checks.hpp"
+#include "ops/host.hpp"
 #include "ops/reference/reference.hpp"
 
 namespace dino::ops {
 namespace {
-
-int64_t row_at(std::span<const int64_t> rows, int64_t i) {
-  return rows.empty() ? i : rows[static_cast<size_t>(i)];
-}
 
 double at_or_one(ConstTensorView v, int64_t i) {
   return v ? static_cast<double>(v.as<float>()[i]) : 1.0;
@@ -17,14 +14,14 @@ double at_or_one(ConstTensorView v, int64_t i) {
 
 }  // namespace
 
-void ReferenceBackend::gelu_backward(ConstTensorView dy, ConstTensorView pre, TensorView dx) {
+void ReferenceBackend::gelu_backward(Stream&, ConstTensorView dy, ConstTensorView pre, TensorView dx) {
   check::same_act({dy, pre, dx});
   const Reader gradient(dy);
   const Reader in(pre);
   for (int64_t i = 0; i < dy.numel(); ++i) Writer(dx).set(i, gradient[i] * gelu_derivative(in[i]));
 }
 
-void ReferenceBackend::swiglu(ConstTensorView x, TensorView y) {
+void ReferenceBackend::swiglu(Stream&, ConstTensorView x, TensorView y) {
   check::swiglu(x, y);
   const int64_t h = y.dim(1);
   const Reader in(x);
@@ -36,7 +33,7 @@ void ReferenceBackend::swiglu(ConstTensorView x, TensorView y) {
   }
 }
 
-void ReferenceBackend::swiglu_backward(ConstTensorView dy, ConstTensorView x, TensorView dx) {
+void ReferenceBackend::swiglu_backward(Stream&, ConstTensorView dy, ConstTensorView x, TensorView dx) {
   check::swiglu(x, dy);
   check::same_act({x, dx});
   const int64_t h = dy.dim(1);
@@ -55,23 +52,23 @@ void ReferenceBackend::swiglu_backward(ConstTensorView dy, ConstTensorView x, Te
   }
 }
 
-void ReferenceBackend::scaled_index_add(TensorView out, ConstTensorView branch, ConstTensorView gamma,
-                                        float scale, std::span<const int64_t> rows) {
+void ReferenceBackend::scaled_index_add(Stream&, TensorView out, ConstTensorView branch,
+                                        ConstTensorView gamma, float scale, ConstTensorView rows) {
   check::indexed_rows(out, branch, rows, true);
+  const HostRows at(rows, out.dim(0));
   check::vector(gamma, branch.dim(1), true);
   const int64_t d = branch.dim(1);
   const Reader in(branch);
   for (int64_t i = 0; i < branch.dim(0); ++i)
     for (int64_t c = 0; c < d; ++c)
-      Writer(out).add(row_at(rows, i) * d + c,
-                      static_cast<double>(scale) * at_or_one(gamma, c) * in[i * d + c]);
+      Writer(out).add(at[i] * d + c, static_cast<double>(scale) * at_or_one(gamma, c) * in[i * d + c]);
 }
 
-void ReferenceBackend::scaled_index_add_backward(ConstTensorView dout, ConstTensorView branch,
-                                                 ConstTensorView gamma, float scale,
-                                                 std::span<const int64_t> rows, TensorView dbranch,
-                                                 TensorView dgamma) {
+void ReferenceBackend::scaled_index_add_backward(Stream&, ConstTensorView dout, ConstTensorView branch,
+                                                 ConstTensorView gamma, float scale, ConstTensorView rows,
+                                                 TensorView dbranch, TensorView dgamma) {
   check::indexed_rows(dout, branch, rows, true);
+  const HostRows at(rows, dout.dim(0));
   check::same_act({branch, dbranch});
   check::vector(gamma, branch.dim(1), true);
   check::vector(dgamma, branch.dim(1), true);
@@ -81,7 +78,7 @@ void ReferenceBackend::scaled_index_add_backward(ConstTensorView dout, ConstTens
   for (int64_t c = 0; c < d; ++c) {
     double sum = 0;
     for (int64_t i = 0; i < branch.dim(0); ++i) {
-      const double g = gradient[row_at(rows, i) * d + c];
+      const double g = gradient[at[i] * d + c];
       sum += g * in[i * d + c];
       Writer(dbranch).set(i * d + c, static_cast<double>(scale) * at_or_one(gamma, c) * g);
     }
@@ -89,31 +86,66 @@ void ReferenceBackend::scaled_index_add_backward(ConstTensorView dout, ConstTens
   }
 }
 
-void ReferenceBackend::gather_rows(ConstTensorView x, std::span<const int64_t> rows, TensorView out) {
+void ReferenceBackend::gather_rows(Stream&, ConstTensorView x, ConstTensorView rows, TensorView out) {
   check::indexed_rows(x, out, rows, false);
+  const HostRows at(rows, x.dim(0));
   const int64_t d = x.dim(1);
   for (int64_t i = 0; i < out.dim(0); ++i)
-    for (int64_t c = 0; c < d; ++c) Writer(out).set(i * d + c, Reader(x)[row_at(rows, i) * d + c]);
+    for (int64_t c = 0; c < d; ++c) Writer(out).set(i * d + c, Reader(x)[at[i] * d + c]);
 }
 
-void ReferenceBackend::scatter_add_rows(ConstTensorView x, std::span<const int64_t> rows, TensorView out) {
+void ReferenceBackend::scatter_add_rows(Stream&, ConstTensorView x, ConstTensorView rows, TensorView out) {
   check::indexed_rows(out, x, rows, false);
+  const HostRows at(rows, out.dim(0));
   const int64_t d = x.dim(1);
   for (int64_t i = 0; i < x.dim(0); ++i)
-    for (int64_t c = 0; c < d; ++c) Writer(out).add(row_at(rows, i) * d + c, Reader(x)[i * d + c]);
+    for (int64_t c = 0; c < d; ++c) Writer(out).add(at[i] * d + c, Reader(x)[i * d + c]);
 }
 
-void ReferenceBackend::convert(ConstTensorView x, TensorView y) {
+void ReferenceBackend::zero_rows(Stream&, TensorView x, ConstTensorView rows) {
+  check::zero_rows(x, rows);
+  const HostRows at(rows, x.dim(0));
+  for (int64_t i = 0; i < rows.numel(); ++i)
+    for (int64_t c = 0; c < x.dim(1); ++c) Writer(x).set(at[i] * x.dim(1) + c, 0);
+}
+
+void ReferenceBackend::sparse_rows(Stream&, const SparseRows& matrix, ConstTensorView x, TensorView out,
+                                   bool accumulate) {
+  check::sparse_rows(matrix, x, out);
+  const HostSparse sparse(matrix, x.dim(0));
+  const int64_t d = x.dim(1);
+  for (int64_t i = 0; i < out.dim(0); ++i) {
+    for (int64_t c = 0; c < d; ++c) {
+      double sum = accumulate ? Reader(out)[i * d + c] : 0.0;
+      for (int64_t e = 0; e < sparse.count(i); ++e)
+        sum += static_cast<double>(sparse.weights(i)[e]) * Reader(x)[sparse.columns(i)[e] * d + c];
+      Writer(out).set(i * d + c, sum);
+    }
+  }
+}
+
+void ReferenceBackend::convert(Stream&, ConstTensorView x, TensorView y) {
   check::same_act({x, y});
   for (int64_t i = 0; i < x.numel(); ++i) Writer(y).set(i, Reader(x)[i]);
 }
 
-void ReferenceBackend::axpy(float a, ConstTensorView x, TensorView y) {
+void ReferenceBackend::axpy(Stream&, float a, ConstTensorView x, TensorView y) {
   check::same_f32({x, y});
   for (int64_t i = 0; i < x.numel(); ++i) Writer(y).add(i, static_cast<double>(a) * Reader(x)[i]);
 }
 
-void ReferenceBackend::patchify(ConstTensorView images, int64_t patch, TensorView patches) {
+void ReferenceBackend::scale(Stream&, float a, ConstTensorView x, TensorView y) {
+  check::same_f32({x, y});
+  for (int64_t i = 0; i < x.numel(); ++i) Writer(y).set(i, static_cast<double>(a) * Reader(x)[i]);
+}
+
+void ReferenceBackend::reciprocal(Stream&, ConstTensorView x, float of_zero, TensorView y) {
+  check::same_f32({x, y});
+  for (int64_t i = 0; i < x.numel(); ++i)
+    Writer(y).set(i, Reader(x)[i] == 0 ? static_cast<double>(of_zero) : 1 / Reader(x)[i]);
+}
+
+void ReferenceBackend::patchify(Stream&, ConstTensorView images, int64_t patch, TensorView patches) {
   check::patchify(images, patch, patches);
   const int64_t channels = images.dim(1);
   const int64_t height = images.dim(2);
@@ -130,7 +162,8 @@ void ReferenceBackend::patchify(ConstTensorView images, int64_t patch, TensorVie
                   Reader(images)[((b * channels + c) * height + py * patch + y) * width + px * patch + x]);
 }
 
-void ReferenceBackend::patchify_backward(ConstTensorView dpatches, int64_t patch, TensorView dimages) {
+void ReferenceBackend::patchify_backward(Stream&, ConstTensorView dpatches, int64_t patch,
+                                         TensorView dimages) {
   check::patchify(dimages, patch, dpatches);
   const int64_t channels = dimages.dim(1);
   const int64_t height = dimages.dim(2);

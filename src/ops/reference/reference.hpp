@@ -9,13 +9,17 @@ namespace dino::ops {
 class ReferenceBackend final : public Backend {
  public:
   [[nodiscard]] const char* name() const override { return "reference"; }
+  [[nodiscard]] Memory& memory() override { return Memory::host(); }
+  [[nodiscard]] std::unique_ptr<Stream> new_stream() override { return std::make_unique<HostStream>(); }
   DINO_OPS_OVERRIDES;
 };
 
 /// Reads any act tensor as f64.
 class Reader {
  public:
-  explicit Reader(ConstTensorView x) : data_(x.data), is_bf16_(x.dtype == DType::bf16) {}
+  explicit Reader(ConstTensorView x) : data_(x.data), is_bf16_(x.dtype == DType::bf16) {
+    DINO_CHECK(x.device.is_host() && (is_bf16_ || x.dtype == DType::f32), "an act tensor of the host");
+  }
   double operator[](int64_t i) const {
     return is_bf16_ ? static_cast<double>(static_cast<float>(static_cast<const bf16*>(data_)[i]))
                     : static_cast<double>(static_cast<const float*>(data_)[i]);

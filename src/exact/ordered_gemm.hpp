@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace dino::ops {
+namespace dino::exact {
 
 /// c[M,N] = a[M,K] b[N,K]^T, row-major with row strides lda, ldb, ldc (in floats), c[i][j] = fma chain over k
 /// = 0..K-1 starting from 0. Runs on the calling thread only; call it from an OpenMP loop over tiles.
@@ -30,4 +30,4 @@ void bound_gemm_nt(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
 /// Bit i is set where x[i] >= limit, for i < n <= 64.
 [[nodiscard]] uint64_t at_least(const float* x, int64_t n, float limit);
 
-}  // namespace dino::ops
+}  // namespace dino::exact

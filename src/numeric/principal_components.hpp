@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace dino::eval {
+namespace dino {
 
 struct PrincipalComponents {
   int64_t width = 0, count = 0;
@@ -23,12 +23,7 @@ struct PrincipalComponents {
 [[nodiscard]] PrincipalComponents principal_components(const float* x, int64_t rows, int64_t width,
                                                        int64_t count, const std::vector<uint8_t>& keep = {});
 
-/// All eigenvalues (descending) and eigenvectors (rows) of a symmetric matrix by cyclic Jacobi rotations:
-/// O(n^3) per sweep, for small n and as the reference in tests.
-void jacobi_eigen(std::vector<double> matrix, int64_t n, std::vector<double>& values,
-                  std::vector<double>& vectors);
-
 /// Otsu's threshold (1979): splits values into two classes of largest between-class variance.
 [[nodiscard]] double otsu_threshold(const std::vector<double>& values);
 
-}  // namespace dino::eval
+}  // namespace dino

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "principal.hpp"
+#include "numeric/principal_components.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,9 @@
 #include <numeric>
 
 #include "base/random.hpp"
+#include "numeric/symmetric_eigen.hpp"
 
-namespace dino::eval {
+namespace dino {
 namespace {
 
 /// Rows with a few strong directions and noise.
@@ -29,30 +30,11 @@ std::vector<float> sample(int64_t rows, int64_t width, uint64_t seed) {
   return x;
 }
 
-TEST(Jacobi, DiagonalisesASymmetricMatrix) {
-  const int64_t n = 7;
-  Random random(3, RandomStream::test, 2);
-  std::vector<double> a(static_cast<size_t>(n * n)), values, vectors;
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j <= i; ++j)
-      a[static_cast<size_t>(i * n + j)] = a[static_cast<size_t>(j * n + i)] = random.normal();
-  jacobi_eigen(a, n, values, vectors);
-  for (int64_t e = 0; e < n; ++e)
-    for (int64_t i = 0; i < n; ++i) {
-      double sum = 0;
-      for (int64_t j = 0; j < n; ++j)
-        sum += a[static_cast<size_t>(i * n + j)] * vectors[static_cast<size_t>(e * n + j)];
-      EXPECT_NEAR(sum, values[static_cast<size_t>(e)] * vectors[static_cast<size_t>(e * n + i)], 1e-12);
-    }
-  EXPECT_TRUE(std::is_sorted(values.rbegin(), values.rend()));
-}
-
 TEST(Principal, EqualsTheNaiveEigenSolution) {
   for (const int64_t width : {2, 3, 17, 40}) {
     const int64_t rows = 200;
     const std::vector<float> x = sample(rows, width, static_cast<uint64_t>(width));
-    std::vector<double> mean(static_cast<size_t>(width)), matrix(static_cast<size_t>(width * width)), values,
-        vectors;
+    std::vector<double> mean(static_cast<size_t>(width)), matrix(static_cast<size_t>(width * width));
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t d = 0; d < width; ++d)
         mean[static_cast<size_t>(d)] +=
@@ -64,7 +46,7 @@ TEST(Principal, EqualsTheNaiveEigenSolution) {
               (static_cast<double>(x[static_cast<size_t>(r * width + i)]) - mean[static_cast<size_t>(i)]) *
               (static_cast<double>(x[static_cast<size_t>(r * width + j)]) - mean[static_cast<size_t>(j)]) /
               static_cast<double>(rows);
-    jacobi_eigen(matrix, width, values, vectors);
+    const auto [values, vectors] = symmetric_eigen(matrix, width, true);
     const PrincipalComponents pca = principal_components(x.data(), rows, width, 3);
     ASSERT_EQ(pca.count, std::min<int64_t>(3, width));
     for (int64_t c = 0; c < pca.count; ++c) {
@@ -116,4 +98,4 @@ TEST(Otsu, SeparatesTwoHeaps) {
 }
 
 }  // namespace
-}  // namespace dino::eval
+}  // namespace dino

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "vectors/chains.hpp"
+#include "exact/chains.hpp"
 
 #include "base/cpu.hpp"
-#include "ops/ordered_gemm.hpp"
+#include "exact/ordered_gemm.hpp"
 
-namespace dino {
+namespace dino::exact {
 
 void ordered_dots(const float* const* a, const float* const* b, int64_t count, int64_t k, float* out) {
   if (count > 1 && cpu_level() >= CpuLevel::avx2) {
@@ -18,7 +18,7 @@ void ordered_dots(const float* const* a, const float* const* b, int64_t count, i
     for (int64_t i = 0; i < count; ++i) out[i] = products[i];
     return;
   }
-  for (int64_t i = 0; i < count; ++i) out[i] = ops::ordered_dot(a[i], b[i], k);
+  for (int64_t i = 0; i < count; ++i) out[i] = ordered_dot(a[i], b[i], k);
 }
 
-}  // namespace dino
+}  // namespace dino::exact

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "principal.hpp"
+#include "numeric/principal_components.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -7,8 +7,9 @@
 
 #include "base/error.hpp"
 #include "base/random.hpp"
+#include "numeric/symmetric_eigen.hpp"
 
-namespace dino::eval {
+namespace dino {
 
 void PrincipalComponents::project(const float* row, double* scores) const {
   for (int64_t c = 0; c < count; ++c) {
@@ -17,48 +18,6 @@ void PrincipalComponents::project(const float* row, double* scores) const {
       sum += (static_cast<double>(row[d]) - mean[static_cast<size_t>(d)]) *
              components[static_cast<size_t>(c * width + d)];
     scores[c] = sum;
-  }
-}
-
-void jacobi_eigen(std::vector<double> a, int64_t n, std::vector<double>& values,
-                  std::vector<double>& vectors) {
-  const auto at = [n](int64_t i, int64_t j) { return static_cast<size_t>(i * n + j); };
-  std::vector<double> v(static_cast<size_t>(n * n));
-  for (int64_t i = 0; i < n; ++i) v[at(i, i)] = 1;
-  for (int sweep = 0; sweep < 60; ++sweep) {
-    double off = 0, diagonal = 0;
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < n; ++j) (i == j ? diagonal : off) += a[at(i, j)] * a[at(i, j)];
-    if (off <= 1e-28 * diagonal) break;
-    for (int64_t p = 0; p < n; ++p)
-      for (int64_t q = p + 1; q < n; ++q) {
-        if (a[at(p, q)] == 0) continue;
-        const double theta = (a[at(q, q)] - a[at(p, p)]) / (2 * a[at(p, q)]);
-        const double t = (theta >= 0 ? 1 : -1) / (std::abs(theta) + std::sqrt(theta * theta + 1)),
-                     c = 1 / std::sqrt(t * t + 1), s = t * c;
-        for (int64_t k = 0; k < n; ++k) {
-          const double x = a[at(k, p)], y = a[at(k, q)];
-          a[at(k, p)] = c * x - s * y;
-          a[at(k, q)] = s * x + c * y;
-        }
-        for (int64_t k = 0; k < n; ++k) {
-          const double x = a[at(p, k)], y = a[at(q, k)], z = v[at(p, k)], w = v[at(q, k)];
-          a[at(p, k)] = c * x - s * y;
-          a[at(q, k)] = s * x + c * y;
-          v[at(p, k)] = c * z - s * w;
-          v[at(q, k)] = s * z + c * w;
-        }
-      }
-  }
-  std::vector<int64_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t i, int64_t j) { return a[at(i, i)] > a[at(j, j)]; });
-  values.clear();
-  vectors.clear();
-  for (const int64_t i : order) {
-    values.push_back(a[at(i, i)]);
-    vectors.insert(vectors.end(), v.begin() + i * n, v.begin() + (i + 1) * n);
   }
 }
 
@@ -135,7 +94,7 @@ PrincipalComponents principal_components(const float* x, int64_t rows, int64_t w
   Random random(0, RandomStream::probe, 3);
   for (double& b : basis) b = random.normal();
   orthonormalize(basis, m, width);
-  std::vector<double> values, rotation, previous(static_cast<size_t>(m));
+  std::vector<double> values, previous(static_cast<size_t>(m));
   for (int iteration = 0; iteration < 500; ++iteration) {
     const std::vector<double> image = multiply(basis, matrix, m, width);
     std::vector<double> small(static_cast<size_t>(m * m));
@@ -143,13 +102,14 @@ PrincipalComponents principal_components(const float* x, int64_t rows, int64_t w
       for (int64_t j = 0; j < m; ++j)
         small[static_cast<size_t>(i * m + j)] = std::inner_product(
             basis.data() + i * width, basis.data() + (i + 1) * width, image.data() + j * width, 0.0);
-    jacobi_eigen(small, m, values, rotation);
+    const SymmetricEigen eigen = symmetric_eigen(std::move(small), m, true);
+    values = eigen.values;
     std::fill(basis.begin(), basis.end(), 0.0);
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < m; ++j)
         for (int64_t d = 0; d < width; ++d)
           basis[static_cast<size_t>(i * width + d)] +=
-              rotation[static_cast<size_t>(i * m + j)] * image[static_cast<size_t>(j * width + d)];
+              eigen.vectors[static_cast<size_t>(i * m + j)] * image[static_cast<size_t>(j * width + d)];
     orthonormalize(basis, m, width);
     double change = 0;
     for (int64_t i = 0; i < pca.count; ++i)
@@ -190,4 +150,4 @@ double otsu_threshold(const std::vector<double>& values) {
   return threshold;
 }
 
-}  // namespace dino::eval
+}  // namespace dino

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "vectors/chains.hpp"
+#include "exact/chains.hpp"
 
-namespace dino::detail {
+namespace dino::exact::detail {
 
 void eight_chains_avx2(const float* const* a, const float* const* b, int64_t k, float* out) {
   const float *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3], *a4 = a[4], *a5 = a[5], *a6 = a[6], *a7 = a[7];
@@ -21,4 +21,4 @@ void eight_chains_avx2(const float* const* a, const float* const* b, int64_t k, 
   for (int i = 0; i < 8; ++i) out[i] = sums[i];
 }
 
-}  // namespace dino::detail
+}  // namespace dino::exact::detail

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "statistics.hpp"
+#include "numeric/statistics.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <vector>
 
-namespace dino::eval {
+namespace dino {
 namespace {
 
 TEST(Wilson, SolvesItsOwnEquation) {
@@ -88,4 +88,4 @@ TEST(McNemar, EqualModelsAreWithinNoise) {
 }
 
 }  // namespace
-}  // namespace dino::eval
+}  // namespace dino

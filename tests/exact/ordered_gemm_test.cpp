@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/ordered_gemm.hpp"
+#include "exact/ordered_gemm.hpp"
 
 #include <limits>
 
 #include "ops/support.hpp"
 
-namespace dino::ops::testing {
+namespace dino::exact {
 namespace {
+
+using ops::testing::random_tensor;
 
 struct Sizes {
   int64_t m, n, k;
@@ -116,11 +118,5 @@ TEST(AtLeastTest, MarksTheLargeValuesOfAnyLengthAtEveryLevel) {
   set_cpu_level(available_cpu_levels().back());
 }
 
-TEST(BackendTest, DescribesItself) {
-  EXPECT_NE(describe_backend().find("oneDNN "), std::string::npos);
-  EXPECT_NE(describe_backend().find(cpu_level_name(cpu_level())), std::string::npos);
-  EXPECT_THROW(set_threads(0), InternalError);
-}
-
 }  // namespace
-}  // namespace dino::ops::testing
+}  // namespace dino::exact

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "statistics.hpp"
+#include "numeric/statistics.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include "base/error.hpp"
 #include "base/random.hpp"
 
-namespace dino::eval {
+namespace dino {
 
 namespace {
 constexpr double kZ95 = 1.959963984540054;
@@ -99,4 +99,4 @@ PairedTest mcnemar(std::span<const uint8_t> first_right, std::span<const uint8_t
   return t;
 }
 
-}  // namespace dino::eval
+}  // namespace dino

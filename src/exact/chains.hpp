@@ -5,11 +5,11 @@
 
 #include <cstdint>
 
-namespace dino {
+namespace dino::exact {
 
 constexpr int64_t kChains = 8;
 
-/// out[i] = ops::ordered_dot(a[i], b[i], k), bit for bit, for i < count <= kChains.
+/// out[i] = ordered_dot(a[i], b[i], k), bit for bit, for i < count <= kChains.
 void ordered_dots(const float* const* a, const float* const* b, int64_t count, int64_t k, float* out);
 
 namespace detail {
@@ -17,4 +17,4 @@ namespace detail {
 void eight_chains_avx2(const float* const* a, const float* const* b, int64_t k, float* out);
 }  // namespace detail
 
-}  // namespace dino
+}  // namespace dino::exact

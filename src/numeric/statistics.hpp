@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-namespace dino::eval {
+namespace dino {
 
 /// A number with its 95 % interval.
 struct Estimate {
@@ -35,4 +35,4 @@ struct PairedTest {
 };
 [[nodiscard]] PairedTest mcnemar(std::span<const uint8_t> first_right, std::span<const uint8_t> second_right);
 
-}  // namespace dino::eval
+}  // namespace dino

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace dino {
+
+struct SymmetricEigen {
+  std::vector<double> values;   ///< largest first
+  std::vector<double> vectors;  ///< [n, n], row i belongs to values[i]; empty unless they were asked for
+};
+
+/// Of a symmetric n x n matrix, row-major, of which only the lower triangle is read (LAPACK's dsyev). All
+/// values (and vectors) are NaN where an element of it is not finite.
+[[nodiscard]] SymmetricEigen symmetric_eigen(std::vector<double> matrix, int64_t n, bool with_vectors);
+
+}  // namespace dino

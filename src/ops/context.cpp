@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/context.hpp"
+
+namespace dino {
+
+ConstTensorView device_view(const Context& c, ConstTensorView view) {
+  if (!view || view.device == c.stream.device()) return view;
+  const TensorView there = c.arena.make(view.shape, view.dtype);
+  copy(c.stream, there, view);
+  return there;
+}
+
+ConstTensorView host_view(const Context& c, ConstTensorView view, Tensor& buffer) {
+  if (view.device.is_host()) {
+    c.stream.synchronize();
+    return view;
+  }
+  buffer = Tensor::uninitialised(view.shape, view.dtype);
+  copy(c.stream, buffer, view);
+  c.stream.synchronize();
+  return buffer;
+}
+
+Workplace::Workplace(ops::Backend& backend, const Communicator& comm, Precision precision)
+    : Workplace(backend, make_mpi_collective(comm), precision) {}
+
+Workplace::Workplace(ops::Backend& backend, std::unique_ptr<Collective> collective, Precision precision)
+    : stream_(backend.new_stream()),
+      transfer_(backend.new_stream()),
+      collective_(std::move(collective)),
+      arena_(backend.memory()),
+      context_{backend, *stream_, *transfer_, *collective_, arena_, precision} {}
+
+}  // namespace dino

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// A short training, and what is left of it, to be compared between devices.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "batch_part.hpp"
+#include "mapped/backend.hpp"
+#include "mapped/collective.hpp"
+#include "ops/context.hpp"
+#include "training/ssl.hpp"
+
+namespace dino::testing {
+
+/// Everything that a step has: stochastic depth over two strata of images, local crops, masks, KoLeo.
+struct TrainingCase {
+  std::string name;
+  SslConfig config;
+  int64_t frozen = 0;  ///< first steps with a frozen backbone
+};
+
+inline void PrintTo(const TrainingCase& given, std::ostream* out) {
+  *out << given.name;
+}
+
+inline std::vector<TrainingCase> training_cases() {
+  SslConfig config;
+  config.vit = vit_preset("vit_micro");
+  config.vit.layerscale = 0.5;
+  config.vit.drop_path = 0.3;
+  config.dino_head = {config.vit.width, 48, 3, 32, 96};
+  config.ibot_head = {config.vit.width, 40, 2, 24, 80};
+  config.layer_decay = 0.9;
+  config.local_crops = 3;
+  std::vector<TrainingCase> cases{{"sinkhorn", config, 0}};
+  config.precision = Precision::bf16;
+  cases.push_back({"bf16", config, 0});
+  config.precision = Precision::f32;
+  config.centering = Centering::softmax;
+  config.separate_ibot_head = false;
+  config.vit.registers = 2;
+  config.vit.ffn = FfnKind::swiglu;
+  config.vit.hidden = swiglu_hidden(config.vit.width);
+  cases.push_back({"softmax_registers_swiglu_frozen", config, 2});
+  return cases;
+}
+
+struct TrainingRun {
+  /// Losses, gradient norms and health of each; the last is a share of prototypes.
+  std::vector<std::vector<double>> steps;
+  std::vector<float> student, teacher, adam_v;
+  std::map<std::string, std::vector<double>> centres;
+};
+
+inline std::vector<double> numbers_of(const SslStepResult& result) {
+  const SslLosses& l = result.losses;
+  const SslHealth& h = result.health;
+  std::vector<double> values{l.total, l.dino_local, l.dino_global, l.ibot, l.koleo};
+  values.insert(values.end(), result.grad_norms.begin(), result.grad_norms.end());
+  values.insert(values.end(),
+                {h.teacher_entropy, h.information, h.kl, h.feature_std, h.effective_rank, h.prototype_usage});
+  return values;
+}
+
+inline std::vector<float> values_of(Stream& stream, const ParameterStore& store) {
+  ParameterStore host(store.layout());
+  host.copy_from(stream, store);
+  stream.synchronize();
+  std::vector<float> values;
+  for (size_t unit = 0; unit < store.layout().units().size(); ++unit) {
+    const std::span<const float> part = host.unit(static_cast<int64_t>(unit)).f32();
+    values.insert(values.end(), part.begin(), part.end());
+  }
+  return values;
+}
+
+inline TrainingRun train(const TrainingCase& given, ops::Backend& backend,
+                         std::unique_ptr<Collective> collective, const Communicator& comm) {
+  constexpr int64_t kImages = 12, kSteps = 8;
+  const SslConfig& config = given.config;
+  const Range own = even_range(kImages, comm.rank(), comm.size());
+  Workplace place(backend, std::move(collective), config.precision);
+  TrainingRun run;
+  SslModel model(config, place.context(), comm);
+  model.initialize(3);
+  for (int64_t step = 0; step < kSteps; ++step) {
+    const auto seed = static_cast<uint64_t>(step);
+    const BatchPart part(config, kImages, own.begin, own.size(), seed, false);
+    const SslSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04,        0.99,
+                               0.05, step < given.frozen,    given.frozen};
+    const SslStepResult result =
+        model.forward_backward(part.batch, schedule, drop_path_of(config, kImages, own, seed));
+    EXPECT_TRUE(result.finite) << step;
+    model.update(schedule, step + 1);
+    run.steps.push_back(numbers_of(result));
+  }
+  Stream& stream = place.context().stream;
+  run.student = values_of(stream, model.student());
+  run.teacher = values_of(stream, model.teacher());
+  run.adam_v = values_of(stream, model.adam_v());
+  run.centres = model.centres();
+  return run;
+}
+
+inline TrainingRun train(const TrainingCase& given, ops::Backend& backend, const Communicator& comm) {
+  return train(given, backend, make_mpi_collective(comm), comm);
+}
+
+inline TrainingRun train(const TrainingCase& given, MappedBackend& backend, const Communicator& comm) {
+  return train(given, backend, make_mapped_collective(backend.memory(), make_mpi_collective(comm)), comm);
+}
+
+/// Bit for bit.
+inline void expect_same(const TrainingRun& a, const TrainingRun& b) {
+  EXPECT_EQ(a.steps, b.steps);
+  EXPECT_TRUE(a.student == b.student);
+  EXPECT_TRUE(a.teacher == b.teacher);
+  EXPECT_TRUE(a.adam_v == b.adam_v);
+  EXPECT_EQ(a.centres, b.centres);
+}
+
+}  // namespace dino::testing

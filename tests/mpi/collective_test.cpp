@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/collective.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+namespace dino {
+namespace {
+
+/// Message limits that leave operations whole, and that cut them into many.
+class CollectiveTest : public testing::TestWithParam<int64_t> {
+ protected:
+  void SetUp() override { set_message_bytes(GetParam()); }
+  void TearDown() override { set_message_bytes(int64_t{1} << 30); }
+  Communicator world = Communicator::world();
+  HostStream stream;
+  std::unique_ptr<Collective> collective = make_mpi_collective(world);
+};
+
+Tensor values_of(int rank, int64_t n) {
+  Tensor values(Shape{n});
+  for (int64_t i = 0; i < n; ++i)
+    values.as<float>()[i] = static_cast<float>(std::sin(static_cast<double>(i * 7 + rank * 13 + 1)));
+  return values;
+}
+
+std::vector<float> summed(int ranks, int64_t n) {
+  std::vector<double> sums(static_cast<size_t>(n));
+  for (int r = 0; r < ranks; ++r) {
+    const Tensor values = values_of(r, n);
+    for (int64_t i = 0; i < n; ++i)
+      sums[static_cast<size_t>(i)] += static_cast<double>(values.as<float>()[i]);
+  }
+  return {sums.begin(), sums.end()};
+}
+
+const std::vector<int64_t> kSizes = {0, 1, 5, 1000, 40003};
+
+TEST_P(CollectiveTest, SumsAreInRankOrder) {
+  for (const int64_t n : kSizes) {
+    if (n > 1000 && GetParam() < 1000) continue;
+    Tensor values = values_of(world.rank(), n);
+    stream.wait(collective->all_reduce(stream, values));
+    const std::vector<float> expected = summed(world.size(), n);
+    for (int64_t i = 0; i < n; ++i) ASSERT_EQ(values.as<float>()[i], expected[static_cast<size_t>(i)]) << n;
+  }
+}
+
+TEST_P(CollectiveTest, SeveralAreUnderWayAtOnce) {
+  std::vector<Tensor> sums;
+  std::vector<Event> events;
+  for (const int64_t n : kSizes) {
+    sums.push_back(values_of(world.rank(), n));
+    events.push_back(collective->all_reduce(stream, sums.back()));
+  }
+  Tensor largest = values_of(world.rank(), 300);
+  events.push_back(collective->all_reduce(stream, largest, ReduceOp::max));
+  // Blocking calls of the communicator may lie between the polls, at other places on other ranks.
+  for (int i = 0; i < 3 * world.rank(); ++i) collective->poll();
+  EXPECT_EQ(world.sum(int64_t{1}), world.size());
+  // The last first: the others are done by then.
+  for (size_t i = events.size(); i-- > 0;) stream.wait(events[i]);
+  for (size_t s = 0; s < kSizes.size(); ++s) {
+    EXPECT_TRUE(events[s].done());
+    const std::vector<float> expected = summed(world.size(), kSizes[s]);
+    for (int64_t i = 0; i < kSizes[s]; ++i)
+      ASSERT_EQ(sums[s].as<float>()[i], expected[static_cast<size_t>(i)]);
+  }
+  for (int64_t i = 0; i < 300; ++i) {
+    float expected = -2;
+    for (int r = 0; r < world.size(); ++r) expected = std::max(expected, values_of(r, 300).as<float>()[i]);
+    EXPECT_EQ(largest.as<float>()[i], expected);
+  }
+}
+
+TEST_P(CollectiveTest, DoublesAndLeast) {
+  const int ranks = world.size();
+  Tensor values(Shape{3}, DType::f64);
+  for (int64_t i = 0; i < 3; ++i) values.as<double>()[i] = world.rank() + static_cast<double>(i) * 0.25;
+  Tensor least = values.clone();
+  stream.wait(collective->all_reduce(stream, values));
+  stream.wait(collective->all_reduce(stream, least, ReduceOp::min));
+  for (int64_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(values.as<double>()[i], ranks * (ranks - 1) / 2.0 + ranks * static_cast<double>(i) * 0.25);
+    EXPECT_EQ(least.as<double>()[i], static_cast<double>(i) * 0.25);
+  }
+}
+
+TEST_P(CollectiveTest, GathersPartsInPlace) {
+  for (const int64_t part : {int64_t{0}, int64_t{1}, int64_t{5}, int64_t{333}}) {
+    Tensor all(Shape{world.size(), part}, DType::i64);
+    for (int64_t i = 0; i < part; ++i) all.as<int64_t>()[world.rank() * part + i] = world.rank() * 1000 + i;
+    stream.wait(collective->all_gather(stream, all));
+    for (int r = 0; r < world.size(); ++r)
+      for (int64_t i = 0; i < part; ++i) ASSERT_EQ(all.as<int64_t>()[r * part + i], r * 1000 + i);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(MessageBytes, CollectiveTest, testing::Values(int64_t{1} << 30, 64));
+
+}  // namespace
+}  // namespace dino
