@@ -106,7 +106,6 @@ Schema<CurateConfig> kept_settings() {
 }  // namespace
 
 void check_settings(const CurateConfig& config) {
-  (void)parse_decode_memory(config.decode_memory);
   if (config.max_aspect > 0 && config.max_aspect < 1)
     throw UsageError(
         fmt::format("bad option: --max-aspect: {} would drop every image; give 1 or more, or 0 for off",

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/options.hpp"
+#include "imaging/decode_options.hpp"
 #include "vectors/components.hpp"
 #include "vectors/kmeans.hpp"
 
@@ -23,8 +24,8 @@ struct CurateConfig {
   int64_t seed = 0;
   // ingest
   int64_t max_pixels = 178'956'970, max_bytes = int64_t{1} << 30;
-  std::string decode_memory = "1G";  ///< of one thread
-  int64_t unit_records = 0;          ///< images per work unit, the grain of restart; 0 = unit_size()
+  DecodeMemory decode_memory;  ///< of one thread
+  int64_t unit_records = 0;    ///< images per work unit, the grain of restart; 0 = unit_size()
   // embed
   std::string embedding = "copy";  ///< "copy" or a weights reference
   int64_t heads = 0;               ///< of its attention, where the weights do not tell; 0 = not given

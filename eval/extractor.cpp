@@ -30,16 +30,16 @@ Image prepare_on(const Image& image, Colour background, const FeatureProtocol& p
 }  // namespace
 
 Image prepare_image(const Image& image, const FeatureProtocol& protocol) {
-  return prepare_on(image, parse_background(protocol.background).value_or(Colour{255, 255, 255}), protocol);
+  return prepare_on(image, protocol.background.colour.value_or(Colour{255, 255, 255}), protocol);
 }
 
 LoadedImage load_image(const Record& record, const FeatureProtocol& protocol) {
   LoadedImage out;
   try {
     DecodeOptions options;
-    options.background = parse_background(protocol.background);
+    options.background = protocol.background.colour;
     options.limits.max_pixels = protocol.max_pixels;
-    options.limits.max_memory = parse_decode_memory(protocol.decode_memory);
+    options.limits.max_memory = protocol.decode_memory.bytes;
     const Decoded decoded = decode_image(read_record(record), options);
     if (decoded.status == DecodeStatus::ok) {
       out.image = prepare_on(decoded.image, decoded.background, protocol);
@@ -217,8 +217,7 @@ void settle_input(const InputOptions& input, const Preparation& told, int64_t pa
   const int64_t own = (told.size > 0 ? told.size : kDefaultSize) * input.enlarge;
   protocol.size = input.size.is_auto() ? std::max(own / patch, int64_t{1}) * patch : input.size.value();
   protocol.pad = input.pad.is_auto() ? told.pad.value_or(false) : input.pad.value();
-  protocol.background = input.background;
-  if (input.background == "model") protocol.background = told.background.empty() ? "auto" : told.background;
+  protocol.background = input.background.given.value_or(told.background.value_or(Background{}));
   protocol.resize = input.resize;
   // The share of the picture that the crop keeps is the weights' own at other sizes too.
   if (protocol.resize == 0 && !protocol.pad && told.resize > 0 && told.size > 0)
@@ -248,19 +247,19 @@ void say_input(const std::string& weights, const InputOptions& input, const Prep
   add(!input.size.is_auto(), "--size");
   add(input.resize > 0, "--resize");
   add(!input.pad.is_auto(), "--pad");
-  add(input.background != "model", "--background");
+  add(input.background.given.has_value(), "--background");
   log::info(fmt::format(
       "input of {}: {} x {} pixels, {}, background {}, mean {}, std {}: {}{}", weights, protocol.size,
       protocol.size,
       protocol.pad ? "padded to a square" : fmt::format("the middle of {}", protocol.resize_to()),
-      protocol.background, numbers(told.normalisation.mean), numbers(told.normalisation.std),
+      protocol.background.text(), numbers(told.normalisation.mean), numbers(told.normalisation.std),
       told.source.empty() ? "the defaults, no file beside the weights tells" : "from " + told.source, given));
 }
 
 }  // namespace
 
 InputOptions input_of(const FeatureProtocol& protocol) {
-  return {protocol.size, protocol.resize_to(), protocol.pad, protocol.background, 1, true};
+  return {protocol.size, protocol.resize_to(), protocol.pad, {protocol.background}, 1, true};
 }
 
 std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const InputOptions& input,

@@ -11,30 +11,42 @@
 #include "base/auto_setting.hpp"
 #include "datasets/dataset.hpp"
 #include "feature_file.hpp"
+#include "imaging/decode_options.hpp"
 #include "imaging/image.hpp"
 #include "model/vit.hpp"
+#include "model/weights.hpp"
 
 namespace dino::eval {
 
 /// Which model, as the user names it.
 struct ModelOptions {
-  std::string weights;            ///< weights reference, random:<preset or weights reference>, or raw-pixels
-  std::string name;               ///< name in results; empty = from the reference
-  std::string which = "teacher";  ///< where a checkpoint holds both
-  int64_t heads = 0;              ///< attention heads, where the weights do not tell; 0 = not given
+  std::string weights;  ///< weights reference, random:<preset or weights reference>, or raw-pixels
+  std::string name;     ///< name in results; empty = from the reference
+  Network which = Network::teacher;  ///< where a checkpoint holds both
+  int64_t heads = 0;                 ///< attention heads, where the weights do not tell; 0 = not given
   Auto<Precision> precision = Precision::f32;
   int64_t patch = 14;  ///< of raw-pixels only
+};
+
+/// A background, or model: the weights' own.
+struct InputBackground {
+  std::optional<Background> given;
+  static InputBackground from_text(std::string_view text) {
+    return text == "model" ? InputBackground{} : InputBackground{Background::from_text(text)};
+  }
+  [[nodiscard]] std::string text() const { return given ? given->text() : "model"; }
+  static const char* type_name() { return Background::type_name(); }
 };
 
 /// How images become the model's input, as far as the user says: what is left open comes from the files
 /// beside the weights (model/preparation.hpp), else from the defaults of FeatureProtocol.
 struct InputOptions {
-  Auto<int64_t> size;                ///< auto: the weights' own, rounded down to whole patches
-  int64_t resize = 0;                ///< 0 = the weights' own, else size * 256 / 224; with padding: size
-  Auto<bool> pad;                    ///< auto: the weights' own
-  std::string background = "model";  ///< model = the weights' own; else as FeatureProtocol's
-  int64_t enlarge = 1;               ///< times the weights' own size
-  bool silent = false;               ///< says nothing of where the settings come from
+  Auto<int64_t> size;  ///< auto: the weights' own, rounded down to whole patches
+  int64_t resize = 0;  ///< 0 = the weights' own, else size * 256 / 224; with padding: size
+  Auto<bool> pad;      ///< auto: the weights' own
+  InputBackground background;
+  int64_t enlarge = 1;  ///< times the weights' own size
+  bool silent = false;  ///< says nothing of where the settings come from
 };
 /// What a settled protocol says, so that another model takes the same.
 [[nodiscard]] InputOptions input_of(const FeatureProtocol& protocol);

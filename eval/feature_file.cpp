@@ -19,7 +19,7 @@ namespace dino::eval {
 Card FeatureProtocol::card() const {
   Card card;
   card.set("size", size).set("resize", resize_to()).set("crop", pad ? "pad to square" : "centre");
-  card.set("background", background).set("tokens", name_of(tokens)).set("layers", layers);
+  card.set("background", background.text()).set("tokens", name_of(tokens)).set("layers", layers);
   card.set("max_pixels", max_pixels);
   card.set("interpolation", "bicubic, antialiased");
   return card;
@@ -35,7 +35,7 @@ void write_feature_attributes(Hdf5File& file, const FeatureSet& set) {
   file.write_attribute("/", "size", p.size);
   file.write_attribute("/", "resize", p.resize_to());
   file.write_attribute("/", "pad", static_cast<int64_t>(p.pad));
-  file.write_attribute("/", "background", p.background);
+  file.write_attribute("/", "background", p.background.text());
   file.write_attribute("/", "max_pixels", p.max_pixels);
   file.write_attribute("/", "tokens", name_of(p.tokens));
   file.write_attribute("/", "layers", p.layers);
@@ -75,7 +75,11 @@ void read_attributes(const Hdf5File& file, FeatureSet& set) {
   p.size = number("size");
   p.resize = number("resize");
   p.pad = number("pad") != 0;
-  p.background = text("background");
+  try {
+    p.background = Background::from_text(text("background"));
+  } catch (const std::invalid_argument& fault) {
+    broken(set.path, fmt::format("has a wrong attribute background: {}", fault.what()));
+  }
   p.max_pixels = number("max_pixels");
   p.tokens = named<Tokens>(text("tokens"), set.path);
   p.layers = number("layers");

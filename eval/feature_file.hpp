@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/names.hpp"
+#include "imaging/decode_options.hpp"
 #include "imaging/image.hpp"
 #include "results.hpp"
 #include "storage/hdf5.hpp"
@@ -27,12 +28,12 @@ constexpr auto names_of(Split) {
 /// How an image becomes the model's input, and which tokens are kept: the part of a protocol card that
 /// belongs to the features.
 struct FeatureProtocol {
-  int64_t size = 224;  ///< side of the square input in pixels
-  int64_t resize = 0;  ///< shorter side before the central crop; 0 = size * 256 / 224, with pad = size
-  bool pad = false;    ///< pad to a square instead of cropping
-  std::string background = "auto";                 ///< behind transparent pixels and padding: auto, or R,G,B
+  int64_t size = 224;     ///< side of the square input in pixels
+  int64_t resize = 0;     ///< shorter side before the central crop; 0 = size * 256 / 224, with pad = size
+  bool pad = false;       ///< pad to a square instead of cropping
+  Background background;  ///< behind transparent pixels and padding
   int64_t max_pixels = DecodeLimits{}.max_pixels;  ///< larger images are left out
-  std::string decode_memory = "1G";                ///< of one thread; images that need more are left out
+  DecodeMemory decode_memory;                      ///< of one thread; images that need more are left out
   Tokens tokens = Tokens::cls;
   int64_t layers = 1;  ///< class tokens of the last N blocks
   Split split = Split::all;

@@ -356,7 +356,6 @@ Schema<FeaturesConfig> options() {
 ExitCode start(FeaturesConfig config, CommandContext& context) {
   require_hdf5_name(context.common.output);
   config.seed = context.common.seed;
-  check_input(config.input, config.protocol);
   if (context.common.dry_run) {
     const auto n = open_dataset(config.data).records.size();
     log::info(

@@ -27,7 +27,7 @@ Schema<ModelOptions> model_options() {
            "Weights reference; random:<preset or weights> for fresh weights of the same shape; raw-pixels.")
       .required();
   schema.add("name", &C::name, "The model's name in results (default: from the reference).");
-  schema.add("which", &C::which, "Network of a checkpoint that holds both.").choices({"teacher", "student"});
+  schema.add("which", &C::which, "Network of a checkpoint that holds both.");
   declare_backbone(schema);
   return schema;
 }
@@ -76,11 +76,6 @@ void declare_extraction(Schema<FeaturesConfig>& schema) {
   schema.add("layers", &C::protocol, &FeatureProtocol::layers, "Class tokens of this many last blocks.")
       .range(1, 1000);
   schema.add("batch", &C::batch, "Images per forward pass.").range(1, 4096);
-}
-
-void check_input(const InputOptions& input, const FeatureProtocol& protocol) {
-  if (input.background != "model") (void)parse_background(input.background);
-  (void)parse_decode_memory(protocol.decode_memory);
 }
 
 ExitCode report_rows(CommandContext& context, const std::vector<std::string>& lines) {

@@ -20,8 +20,6 @@ namespace dino::eval {
 [[nodiscard]] Schema<FeatureProtocol> limit_options();
 /// Input, tokens and batch of everything that extracts features.
 void declare_extraction(Schema<FeaturesConfig>& schema);
-/// UsageError where --background or --decode-memory cannot be read.
-void check_input(const InputOptions& input, const FeatureProtocol& protocol);
 
 /// The rows that a command added to RESULTS become its result.
 ExitCode report_rows(CommandContext& context, const std::vector<std::string>& lines);

@@ -27,7 +27,6 @@ Schema<PictureConfig> picture_options() {
 
 ExitCode check_pictures(const PictureConfig& config) {
   (void)open_dataset(config.data);
-  check_input(config.input, config.protocol);
   return ExitCode::done;
 }
 

@@ -30,7 +30,8 @@ namespace {
 
 struct SegmentConfig {
   ModelOptions model;
-  std::string train, test, dataset, decode_memory = "1G";
+  std::string train, test, dataset;
+  DecodeMemory decode_memory;
   Auto<int64_t> chosen_size;
   int64_t size = 0, batch = 16, epochs = 20, limit = 500, resamples = 2000, seed = 0;
   double lr = 1e-3;
@@ -62,7 +63,7 @@ Tokens extract_tokens(Extractor& extractor, const SegmentConfig& config, std::sp
                       Range mine, const char* stage) {
   FeatureProtocol protocol;
   protocol.size = protocol.resize = config.size;
-  const int64_t decode_memory = parse_decode_memory(config.decode_memory);
+  const int64_t decode_memory = config.decode_memory.bytes;
   const int64_t grid = config.size / extractor.patch_side(), values = grid * grid * extractor.patch_width();
   Tokens out;
   std::vector<float> features, patches;
@@ -315,7 +316,6 @@ Schema<SegmentConfig> options() {
 
 ExitCode start(SegmentConfig config, CommandContext& context) {
   config.seed = context.common.seed;
-  (void)parse_decode_memory(config.decode_memory);
   if (context.common.dry_run) {
     (void)open_dataset(config.train);
     (void)open_dataset(config.test);

@@ -187,7 +187,6 @@ void check(const SweepConfig& config) {
         "out");
   if (config.knn.k.empty() || config.linear.lr.empty())
     throw UsageError("sweep: --k, --lr: must name at least one value each");
-  check_input(config.features.input, config.features.protocol);
 }
 
 }  // namespace

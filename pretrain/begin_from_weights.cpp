@@ -42,10 +42,10 @@ bool has_readable_manifest(const std::string& checkpoint) {
 /// A damaged one is passed over here in silence: it is told of when the run goes on.
 std::string checkpoint_in_sight(const TrainConfig& config, const std::string& run) {
   std::vector<std::string> there;
-  if (config.resume == "auto")
+  if (config.resume.from == Resume::From::newest)
     there = complete_checkpoints(run);
-  else if (config.resume != "none")
-    there = {config.resume};
+  else if (config.resume.from == Resume::From::folder)
+    there = {config.resume.folder};
   const auto found = std::find_if(there.begin(), there.end(), has_readable_manifest);
   return found == there.end() ? "" : *found;
 }
@@ -217,7 +217,7 @@ std::map<std::string, std::string> fill(const Beginning& beginning, SslModel& mo
   if (backbone.checkpoint.empty()) return heads;
   CheckpointReader reader(read_checkpoint_manifest(backbone.checkpoint));
   for (auto& [module, from] : heads)
-    if (read_head(reader, beginning.which, module, student)) from = "of the weights";
+    if (read_head(reader, name_of(beginning.which), module, student)) from = "of the weights";
   return heads;
 }
 
@@ -227,7 +227,7 @@ void record(const std::string& run, const Beginning& beginning,
   Json json = path_exists(path) ? Json::parse(read_text(path), nullptr, false) : Json::object();
   if (!json.is_object()) json = Json::object();
   json["weights"] = {{"reference", beginning.reference},
-                     {"which", beginning.which},
+                     {"which", name_of(beginning.which)},
                      {"sha256", beginning.backbone->sha256},
                      {"description", beginning.backbone->description},
                      {"heads", heads}};

@@ -16,7 +16,7 @@ namespace dino::pretrain {
 
 struct Beginning {
   std::string reference;               ///< "" = random weights
-  std::string which = "teacher";       ///< network of the reference that is taken
+  Network which = Network::teacher;    ///< network of the reference that is taken
   std::unique_ptr<Backbone> backbone;  ///< on rank 0, until the model has it; null where a run goes on
 };
 

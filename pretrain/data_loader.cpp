@@ -41,8 +41,8 @@ LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int th
   loader.augment = config.augment;
   loader.max_side = config.max_side;
   loader.pad = config.pad;
-  loader.background = parse_background(config.background);
-  loader.decode_memory = parse_decode_memory(config.decode_memory);
+  loader.background = config.background.colour;
+  loader.decode_memory = config.decode_memory.bytes;
   loader.batch = config.batch;
   loader.workers = config.workers > 0 ? config.workers : threads;
   loader.prefetch = config.prefetch;

@@ -57,8 +57,8 @@ OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
   const int64_t side = config_.augment.global_size;
   const int64_t values = 3 * side * side;
   DecodeOptions options;
-  options.background = parse_background(config_.background);
-  options.limits.max_memory = parse_decode_memory(config_.decode_memory);
+  options.background = config_.background.colour;
+  options.limits.max_memory = config_.decode_memory.bytes;
   std::vector<float> pixels(static_cast<size_t>(range.size() * values));
   std::vector<int32_t> labels(static_cast<size_t>(range.size()), -1);
   LoopFailure failure;

@@ -128,8 +128,7 @@ ExitCode diff(const DiffConfig& config, CommandContext& context) {
 /// Options of every command that reads weights.
 Schema<LoadOptions> load_options() {
   Schema<LoadOptions> schema;
-  schema.add("which", &LoadOptions::which, "Which network, where the weights hold both.")
-      .choices({"teacher", "student"});
+  schema.add("which", &LoadOptions::which, "Which network, where the weights hold both.");
   schema.add("heads", &LoadOptions::heads, "Attention heads, where the weights do not tell (0: they do).")
       .range(0, 1024);
   return schema;

@@ -5,11 +5,23 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "base/error.hpp"
 #include "imaging/decode_options.hpp"
 
 namespace dino::pretrain {
+
+Resume Resume::from_text(std::string_view text) {
+  if (text == "auto") return {};
+  if (text == "none") return {From::nothing, {}};
+  if (text.empty()) throw std::invalid_argument("takes auto, none, or the folder of a checkpoint");
+  return {From::folder, std::string(text)};
+}
+
+std::string Resume::text() const {
+  return from == From::newest ? "auto" : from == From::nothing ? "none" : folder;
+}
 namespace {
 
 using C = TrainConfig;
@@ -19,8 +31,7 @@ void declare_beginning(Schema<C>& schema) {
   schema.add("weights", &C::weights,
              "Weights reference that a new run begins with (a run, a checkpoint, a Hugging Face folder, "
              ".safetensors, .pth): its backbone, and its heads where their sizes are the ones set here.");
-  schema.add("which", &C::which, "Which network of --weights, where they hold both.")
-      .choices({"teacher", "student"});
+  schema.add("which", &C::which, "Which network of --weights, where they hold both.");
   schema.add(
       "freeze-backbone-steps", &C::freeze_backbone_steps,
       "With --weights: optimizer steps in which the backbone stays as it is and the heads learn, or their "
@@ -286,8 +297,6 @@ void validate(const TrainConfig& c) {
   if (vit.width % vit.heads != 0)
     throw UsageError(
         fmt::format("bad model: --heads: width {} is not divisible by {} heads", vit.width, vit.heads));
-  (void)parse_background(c.background);
-  (void)parse_decode_memory(c.decode_memory);
   if (c.mean.size() != 3 || c.std.size() != 3)
     throw UsageError("bad normalisation: --mean, --std: take three numbers each");
   if (c.mask_ratio_min > c.mask_ratio_max)

@@ -12,6 +12,8 @@
 #include "base/auto_setting.hpp"
 #include "base/options.hpp"
 #include "imaging/augment.hpp"
+#include "imaging/decode_options.hpp"
+#include "model/weights.hpp"
 #include "training/masks.hpp"
 #include "training/schedules.hpp"
 #include "training/ssl.hpp"
@@ -29,10 +31,20 @@ constexpr auto names_of(LrScaling) {
   return std::to_array<Named<LrScaling>>({{"sqrt", LrScaling::sqrt}, {"none", LrScaling::none}});
 }
 
+/// Where a run goes on: from its newest valid checkpoint, nowhere (it must be new), or from a folder.
+struct Resume {
+  enum class From : uint8_t { newest, nothing, folder } from = From::newest;
+  std::string folder;
+  static Resume from_text(std::string_view text);  ///< auto, none, or a path
+  [[nodiscard]] std::string text() const;
+  static const char* type_name() { return "PATH"; }
+};
+
 struct TrainConfig {
   std::vector<std::string> data;
   // what it begins with (begin_from_weights.hpp)
-  std::string weights, which = "teacher";
+  std::string weights;
+  Network which = Network::teacher;
   StepCount freeze_backbone_steps;
   std::optional<VitConfig> vit;  ///< the backbone of the weights; preset, patch, ... are then for reading
   // model
@@ -77,10 +89,11 @@ struct TrainConfig {
   Auto<int64_t> max_side;  ///< larger images are reduced once after decoding; 0 = off
   AugmentConfig augment;   ///< the probabilities and scales; complete() copies the rest into it
   bool pad = false;
-  std::string background = "auto", decode_memory = "1G";
+  Background background;
+  DecodeMemory decode_memory;
   std::vector<double> mean = {0.485, 0.456, 0.406}, std = {0.229, 0.224, 0.225};
   // the run
-  std::string resume = "auto";
+  Resume resume;
   Auto<int64_t> checkpoint_every;
   int64_t keep = 3, keep_every = 0, log_every = 1;
   double max_seconds = 0;

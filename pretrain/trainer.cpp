@@ -27,14 +27,14 @@ std::string batch_checksum(int64_t crops, const BatchMasks& masks) {
 }
 
 /// The checkpoint that --resume means in this run folder; empty: begin anew.
-std::string checkpoint_to_resume(const std::string& run, const std::string& resume) {
+std::string checkpoint_to_resume(const std::string& run, const Resume& resume) {
   remove_unfinished_checkpoints(run);
-  if (resume == "auto") {
+  if (resume.from == Resume::From::newest) {
     std::string folder = newest_valid_checkpoint(run);
     if (folder.empty()) refuse_lost_checkpoints(run);
     return folder;
   }
-  if (resume == "none") {
+  if (resume.from == Resume::From::nothing) {
     if (!list_checkpoints(run).empty())
       throw UsageError(fmt::format(
           "the run exists already: --resume none: {} holds checkpoints; use --resume auto, or another "
@@ -42,11 +42,12 @@ std::string checkpoint_to_resume(const std::string& run, const std::string& resu
           run));
     return {};
   }
-  if (!path_exists(resume))
-    throw MissingInputError(fmt::format("cannot resume: --resume {}: no such folder", resume));
-  const std::string fault = verify_checkpoint(resume);
-  if (!fault.empty()) throw DataError(fmt::format("cannot resume: --resume {}: {}", resume, fault));
-  return resume;
+  const std::string& folder = resume.folder;
+  if (!path_exists(folder))
+    throw MissingInputError(fmt::format("cannot resume: --resume {}: no such folder", folder));
+  const std::string fault = verify_checkpoint(folder);
+  if (!fault.empty()) throw DataError(fmt::format("cannot resume: --resume {}: {}", folder, fault));
+  return folder;
 }
 
 }  // namespace

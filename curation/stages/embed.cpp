@@ -236,7 +236,7 @@ struct Embedder::Backend {
 
 Embedder::Embedder(const CurateConfig& config) : backend_(std::make_unique<Backend>()) {
   if (config.embedding == "copy") return;
-  backend_->backbone = load_backbone(config.embedding, LoadOptions{"teacher", config.heads});
+  backend_->backbone = load_backbone(config.embedding, LoadOptions{Network::teacher, config.heads});
   backend_->normalisation = preparation_of(config.embedding).normalisation;
   const VitConfig& vit = backend_->backbone->config;
   // fp32, so that the same bytes come from machines with and without bf16 instructions.

@@ -113,7 +113,7 @@ MeasuredImage read_and_measure(const Record& record, const CurateConfig& config)
   DecodeOptions options;
   options.limits.max_pixels = config.max_pixels;
   options.limits.max_bytes = config.max_bytes;
-  options.limits.max_memory = parse_decode_memory(config.decode_memory);
+  options.limits.max_memory = config.decode_memory.bytes;
   Decoded decoded = decode_image(bytes, options);
   m.format = decoded.format;
   m.width = decoded.file_width;

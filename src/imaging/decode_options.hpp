@@ -4,26 +4,36 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/options.hpp"
 #include "imaging/image.hpp"
 
 namespace dino {
 
-constexpr const char* kDecodeMemory = "1G";
-constexpr const char* kDecodeMemoryHelp =
-    "Leave out images whose decoding needs more memory than this in one thread (512M, 2G; a number alone is "
-    "bytes).";
+/// What one thread may take to decode an image: 512M, 1G, 1.5GiB; a number alone is bytes; 1 MiB at least.
+struct DecodeMemory {
+  int64_t bytes = int64_t{1} << 30;
+  static DecodeMemory from_text(std::string_view text);  ///< std::invalid_argument
+  [[nodiscard]] std::string text() const;
+  static const char* type_name() { return "SIZE"; }
+};
 
-/// --decode-memory: a size such as 512M, 1G or 1.5GiB; a number alone is bytes.
+/// --decode-memory.
 template <class C>
-void add_decode_memory(Schema<C>& schema, std::string C::*member) {
-  schema.add("decode-memory", member, kDecodeMemoryHelp);
+void add_decode_memory(Schema<C>& schema, DecodeMemory C::*member) {
+  schema.add("decode-memory", member,
+             "Leave out images whose decoding needs more memory than this in one thread (512M, 2G; a number "
+             "alone is bytes).");
 }
-/// UsageError when the text is no size or below 1 MiB.
-[[nodiscard]] int64_t parse_decode_memory(const std::string& text);
 
-/// "auto" (none: visible_background decides) or R,G,B; UsageError for anything else.
-[[nodiscard]] std::optional<Colour> parse_background(const std::string& text);
+/// What stands behind transparent pixels and padding: R,G,B, or auto (visible_background decides).
+struct Background {
+  std::optional<Colour> colour;
+  static Background from_text(std::string_view text);  ///< std::invalid_argument
+  [[nodiscard]] std::string text() const;
+  static const char* type_name() { return "COLOUR"; }
+  bool operator==(const Background&) const = default;
+};
 
 }  // namespace dino

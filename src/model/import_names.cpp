@@ -94,8 +94,8 @@ std::string listed(const Words& stems) {
 
 /// The stem to read. Without a role in its name, a network counts for either; beside one that has a role it
 /// counts for the other.
-std::string choose(const TensorSource& source, const Words& stems, const std::string& which) {
-  const Role asked = which == "student" ? Role::student : Role::teacher;
+std::string choose(const TensorSource& source, const Words& stems, Network which) {
+  const Role asked = which == Network::student ? Role::student : Role::teacher;
   std::array<Words, 4> by_role;
   for (const std::string& stem : stems) by_role[static_cast<size_t>(role_of(stem))].push_back(stem);
   const auto of = [&](Role role) -> const Words& { return by_role[static_cast<size_t>(role)]; };
@@ -112,7 +112,7 @@ std::string choose(const TensorSource& source, const Words& stems, const std::st
                                      listed(of(Role::student))));
   if (found.size() > 1)
     fail_weights(source, fmt::format("several networks could be the {}: {}; save the one that is meant alone",
-                                     which, listed(found)));
+                                     name_of(which), listed(found)));
   return found.front();
 }
 
@@ -161,7 +161,7 @@ Words stems_of(const std::map<std::string, std::string>& names) {
 
 }  // namespace
 
-TensorSource backbone_tensors(TensorSource source, const std::string& which) {
+TensorSource backbone_tensors(TensorSource source, Network which) {
   std::map<std::string, std::string> names;
   for (const auto& [name, info] : source.tensors) names.emplace(name, without_wrappers(name));
   const Words stems = stems_of(names);

@@ -116,6 +116,14 @@ void three_numbers(const IniLine& line, const std::string& path, std::array<floa
     fail(path, fmt::format("{} = {} is not three numbers", line.key, text));
 }
 
+Background background_of(const std::string& text, const std::string& path) {
+  try {
+    return Background::from_text(text);
+  } catch (const std::invalid_argument& fault) {
+    fail(path, fmt::format("background = {}", fault.what()));
+  }
+}
+
 /// The settings of a run.
 bool from_run(const std::string& path, Preparation& out) {
   std::vector<IniLine> lines;
@@ -128,7 +136,7 @@ bool from_run(const std::string& path, Preparation& out) {
   for (const IniLine& line : lines) {
     if (line.key == "mean") mean = true, three_numbers(line, path, out.normalisation.mean);
     if (line.key == "std") deviation = true, three_numbers(line, path, out.normalisation.std);
-    if (line.key == "background") out.background = ini_word(line.value, path);
+    if (line.key == "background") out.background = background_of(ini_word(line.value, path), path);
     if (line.key == "pad") out.pad = ini_word(line.value, path) == "true";
     if (line.key != "global-size") continue;
     const std::string text = ini_word(line.value, path);

@@ -6,16 +6,16 @@
 #include <optional>
 #include <string>
 
-#include "imaging/image.hpp"
+#include "imaging/decode_options.hpp"
 
 namespace dino {
 
 /// What is told has a value; what is not told is 0 or empty, and ImageNet's mean and deviation.
 struct Preparation {
-  int64_t size = 0;         ///< side of the square input in pixels
-  int64_t resize = 0;       ///< shorter side before the central crop
-  std::optional<bool> pad;  ///< padded to a square instead of cropped
-  std::string background;   ///< behind transparent pixels and padding: auto, or R,G,B
+  int64_t size = 0;                      ///< side of the square input in pixels
+  int64_t resize = 0;                    ///< shorter side before the central crop
+  std::optional<bool> pad;               ///< padded to a square instead of cropped
+  std::optional<Background> background;  ///< behind transparent pixels and padding
   Normalisation normalisation;
   std::string source;  ///< the file that told; empty = none did
 };

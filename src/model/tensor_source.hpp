@@ -51,8 +51,8 @@ void refuse_lfs_pointer(const std::string& path, std::string_view text);
 
 // ---- names
 /// The tensors of one backbone under its own names: those below the stem that the patch embedding has,
-/// without the names that wrappers add. `which` ("teacher", "student") decides between several.
-[[nodiscard]] TensorSource backbone_tensors(TensorSource source, const std::string& which);
+/// without the names that wrappers add. `which` decides between several.
+[[nodiscard]] TensorSource backbone_tensors(TensorSource source, Network which);
 [[nodiscard]] bool has_hugging_face_names(const TensorSource& source);
 /// Presents tensors of Hugging Face's names (query, key and value apart) under the reference's names.
 [[nodiscard]] TensorSource from_hugging_face_names(TensorSource source);

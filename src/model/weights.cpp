@@ -31,7 +31,7 @@ std::string digest(const Backbone& backbone) {
 }
 
 std::unique_ptr<Backbone> from_checkpoint(const std::string& folder, const LoadOptions& options) {
-  const std::string& which = options.which;
+  const std::string which = name_of(options.which);
   CheckpointReader reader(read_checkpoint_manifest(folder));
   const CheckpointManifest& manifest = reader.manifest();
   const std::string path = folder + "/manifest.json";
@@ -150,10 +150,6 @@ std::unique_ptr<Backbone> load_backbone(const std::string& reference, const Load
   backbone->source = reference;
   backbone->sha256 = digest(*backbone);
   return backbone;
-}
-
-std::unique_ptr<Backbone> load_backbone(const std::string& reference, const std::string& which) {
-  return load_backbone(reference, LoadOptions{which, 0});
 }
 
 std::unique_ptr<Backbone> random_backbone(const VitConfig& config, uint64_t seed) {

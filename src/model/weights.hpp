@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "base/names.hpp"
 #include "model/parameters.hpp"
 #include "model/preparation.hpp"
 #include "model/vit.hpp"
@@ -26,16 +27,20 @@ struct Backbone {
       sha256;  ///< of the lines "name sha256(bytes)" in name order (identifies the model in protocol cards)
 };
 
+/// The two networks of a self-distillation; names as those of a checkpoint's stores.
+enum class Network : uint8_t { teacher, student };
+constexpr auto names_of(Network) {
+  return std::to_array<Named<Network>>({{"teacher", Network::teacher}, {"student", Network::student}});
+}
+
 struct LoadOptions {
-  std::string which = "teacher";  ///< or "student", where a file or checkpoint holds both
-  int64_t heads = 0;              ///< attention heads, where the file does not tell; 0 = not given
+  Network which = Network::teacher;  ///< where a file or checkpoint holds both
+  int64_t heads = 0;                 ///< attention heads, where the file does not tell; 0 = not given
 };
 
 /// Throws MissingInputError, DataError (file, cause); UsageError where `heads` contradicts the file.
 [[nodiscard]] std::unique_ptr<Backbone> load_backbone(const std::string& reference,
-                                                      const LoadOptions& options);
-[[nodiscard]] std::unique_ptr<Backbone> load_backbone(const std::string& reference,
-                                                      const std::string& which = "teacher");
+                                                      const LoadOptions& options = {});
 /// A backbone with fresh random weights (the floor of evaluations).
 [[nodiscard]] std::unique_ptr<Backbone> random_backbone(const VitConfig& config, uint64_t seed);
 /// The backbone's configuration as JSON text, and back; used by checkpoints (DataError on unknown or missing

@@ -286,9 +286,11 @@ TEST(Composite, BlendsByAlphaAndRefusesWhatHasNoObject) {
 }
 
 TEST(Options, ColoursAreChecked) {
-  EXPECT_EQ(*parse_background("1,2,255"), (std::array<uint8_t, 3>{1, 2, 255}));
+  EXPECT_EQ(*Background::from_text("1,2,255").colour, (std::array<uint8_t, 3>{1, 2, 255}));
   for (const char* bad : {"", "1,2", "1,2,256", "1,2,3,4", "a,b,c", "1,2,3x"})
-    EXPECT_THROW((void)parse_background(bad), UsageError) << bad;
+    EXPECT_THROW((void)Background::from_text(bad), std::invalid_argument) << bad;
+  EXPECT_FALSE(InputBackground::from_text("model").given.has_value());
+  EXPECT_EQ(InputBackground::from_text("auto").text(), "auto");
 }
 
 }  // namespace

@@ -84,15 +84,19 @@ TEST(Bounds, HeadersThatPromiseGigabytesAllocateNothing) {
 }
 
 TEST(Bounds, DecodeMemoryIsASize) {
-  EXPECT_EQ(parse_decode_memory("1G"), int64_t{1} << 30);
-  EXPECT_EQ(parse_decode_memory("1.5GiB"), int64_t{3} << 29);
-  EXPECT_EQ(parse_decode_memory("512m"), int64_t{512} << 20);
-  EXPECT_EQ(parse_decode_memory("4096K"), int64_t{4} << 20);
-  EXPECT_EQ(parse_decode_memory("1073741824"), int64_t{1} << 30);
+  EXPECT_EQ(DecodeMemory::from_text("1G").bytes, int64_t{1} << 30);
+  EXPECT_EQ(DecodeMemory::from_text("1.5GiB").bytes, int64_t{3} << 29);
+  EXPECT_EQ(DecodeMemory::from_text("512m").bytes, int64_t{512} << 20);
+  EXPECT_EQ(DecodeMemory::from_text("4096K").bytes, int64_t{4} << 20);
+  EXPECT_EQ(DecodeMemory::from_text("1073741824").bytes, int64_t{1} << 30);
   for (const char* bad : {"", "G", "1", "100K", "-1G", "1X", "1G1", "nan", "inf", "1e99"})
-    EXPECT_THROW((void)parse_decode_memory(bad), UsageError) << bad;
-  EXPECT_FALSE(parse_background("auto").has_value());
-  EXPECT_EQ(parse_background("1,2, 3"), (Colour{1, 2, 3}));
+    EXPECT_THROW((void)DecodeMemory::from_text(bad), std::invalid_argument) << bad;
+  for (const char* canonical : {"1G", "1536M", "512M", "1073741825", "2T"})
+    EXPECT_EQ(DecodeMemory::from_text(canonical).text(), canonical);
+  EXPECT_FALSE(Background::from_text("auto").colour.has_value());
+  EXPECT_EQ(Background::from_text("1,2, 3").colour, (Colour{1, 2, 3}));
+  for (const char* canonical : {"auto", "1,2,255"})
+    EXPECT_EQ(Background::from_text(canonical).text(), canonical);
 }
 
 /// The whole picture at its new size, then the middle cut out: what the crop must be.

@@ -132,11 +132,11 @@ TEST(CheckpointReader, AnyNumberOfWritersGivesTheSameValues) {
       EXPECT_TRUE(equal(values, unit.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))))
           << begin;
     }
-    const auto backbone = load_backbone(folder, "student");
+    const auto backbone = load_backbone(folder, LoadOptions{Network::student, 0});
     EXPECT_EQ(backbone->config, written.config);
     EXPECT_TRUE(equal(backbone->weights.view("backbone.norm.bias").f32(),
                       written.student.view("backbone.norm.bias").f32()));
-    EXPECT_EQ(backbone->sha256, load_backbone(run.path(), "student")->sha256);
+    EXPECT_EQ(backbone->sha256, load_backbone(run.path(), LoadOptions{Network::student, 0})->sha256);
     EXPECT_NE(backbone->sha256, load_backbone(run.path())->sha256) << "the teacher is the default";
   }
 }

@@ -199,7 +199,7 @@ TEST_F(HubFolder, ConfigurationsAreHonouredOrRefused) {
   save_config({{"num_attention_heads", 4}});
   EXPECT_EQ(load_backbone(at_)->config.heads, 4);
   EXPECT_EQ(load_backbone(at_ + "/model.safetensors")->config.heads, 4);
-  expect_contains(refusal<UsageError>(at_, LoadOptions{"teacher", 2}), "says that it has 4 heads");
+  expect_contains(refusal<UsageError>(at_, LoadOptions{Network::teacher, 2}), "says that it has 4 heads");
   // Biases of query, key and value.
   std::erase_if(named_, [](const auto& entry) {
     return entry.first.find("attention.attention.") != std::string::npos && entry.first.ends_with(".bias");
@@ -284,7 +284,7 @@ TEST(ImportFiles, VitOfTransformers) {
   write(folder.path() + "/config.json", json.dump());
   expect_contains(refusal<DataError>(folder.path()), "intermediate_size");
   std::filesystem::remove(folder.path() + "/config.json");
-  EXPECT_EQ(load_backbone(folder.path(), LoadOptions{"teacher", 2})->config, config);
+  EXPECT_EQ(load_backbone(folder.path(), LoadOptions{Network::teacher, 2})->config, config);
 }
 
 TEST(ImportFiles, TimmNamesAndShapes) {

@@ -101,7 +101,7 @@ TEST_F(ImportNames, OneOfSeveralNetworks) {
     both.merge(prefixed(tensors_of(*other), p.teacher));
     save_safetensors(safe_, both);
     EXPECT_EQ(load_backbone(safe_)->sha256, other->sha256) << p.teacher;
-    EXPECT_EQ(load_backbone(safe_, "student")->sha256, backbone_->sha256) << p.student;
+    EXPECT_EQ(load_backbone(safe_, LoadOptions{Network::student, 0})->sha256, backbone_->sha256) << p.student;
   }
   NamedValues both = prefixed(named_, "first.");
   both.merge(prefixed(named_, "second.net."));
@@ -224,7 +224,7 @@ TEST_F(ImportNames, Heads) {
                                          {256, 4, Facts{{"heads", "three"}}, 0, 0}}) {
     const auto made = random_backbone(narrow(c.width, c.heads), 3);
     save_safetensors(safe_, tensors_of(*made), c.metadata);
-    const LoadOptions options{"teacher", c.asked};
+    const LoadOptions options{Network::teacher, c.asked};
     const std::string what = std::to_string(c.width) + " asked " + std::to_string(c.asked);
     if (c.expected > 0) {
       EXPECT_EQ(load_backbone(safe_, options)->config.heads, c.expected) << what;
@@ -259,7 +259,7 @@ TEST_F(ImportNames, OwnExportsTellTheirHeads) {
     if (hub) {
       EXPECT_EQ(again->config, config);
     }
-    (void)refusal<UsageError>(folder.path() + "/moved.safetensors", LoadOptions{"teacher", 6});
+    (void)refusal<UsageError>(folder.path() + "/moved.safetensors", LoadOptions{Network::teacher, 6});
   }
 }
 

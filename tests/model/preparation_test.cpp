@@ -43,7 +43,7 @@ TEST(Preparation, OfARunAndItsCheckpoints) {
     EXPECT_EQ(told.size, 48);
     EXPECT_EQ(told.resize, 0);
     EXPECT_EQ(told.pad, true);
-    EXPECT_EQ(told.background, "128,128,128");
+    EXPECT_EQ(told.background->text(), "128,128,128");
     EXPECT_FLOAT_EQ(told.normalisation.mean[2], 0.3F);
     EXPECT_FLOAT_EQ(told.normalisation.std[0], 0.4F);
     EXPECT_EQ(told.source, run + "/config.ini");
@@ -56,7 +56,7 @@ TEST(Preparation, NothingToldIsImageNets) {
     const Preparation told = preparation_of(weights);
     EXPECT_EQ(told.size, 0);
     EXPECT_FALSE(told.pad.has_value());
-    EXPECT_EQ(told.background, "");
+    EXPECT_FALSE(told.background.has_value());
     EXPECT_EQ(told.source, "");
     EXPECT_EQ(told.normalisation.mean, Normalisation{}.mean);
   }

@@ -187,7 +187,8 @@ TEST(Weights, PyTorchArchive) {
   const auto nested = load_backbone(path);
   EXPECT_EQ(nested->config, backbone->config);
   EXPECT_EQ(nested->sha256, backbone->sha256);
-  expect_contains(refusal<DataError>(path, LoadOptions{"student", 0}), "it holds a teacher but no student");
+  expect_contains(refusal<DataError>(path, LoadOptions{Network::student, 0}),
+                  "it holds a teacher but no student");
   // Every cut of the file is refused or, where only the version member's tail is lost, cannot be reached.
   const std::string whole = pth_of(*backbone, "", true);
   for (size_t size = 0; size < whole.size(); size += whole.size() / 37) {
