@@ -30,6 +30,13 @@ PY
 now() { date +%s%N; }
 # worked PID CENTISECONDS: has the process used this much time of a CPU? On a busy machine the clock on the wall says little.
 worked() { local fields; read -r -a fields < <(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) && [ $((fields[11] + fields[12])) -ge "$2" ]; }
+# spend NAME command...: runs it to its end on one thread; SPENT is the centiseconds of CPU time that took.
+spend() {
+  local TIMEFORMAT='%3U %3S' log=$1 user system; shift
+  { time OMP_NUM_THREADS=1 "$@" >"$log.log" 2>&1; } 2>"$log.time" || return 1
+  read -r user system <"$log.time"
+  SPENT=$(((10#${user/./} + 10#${system/./}) / 10))
+}
 # ask NAME RANKS WHO SIGNAL CENTISECONDS command...: the signal after that much work, to mpirun (or the program alone) or to rank 1; sets RC and TOOK (milliseconds).
 ask() {
   local name=$1 n=$2 who=$3 signal=$4 after=$5 target begin; shift 5
@@ -61,36 +68,38 @@ heading case ranks signal phase ms exit verdict
 # -- what goes on where it was
 CLUSTER=(dino-curate cluster --embeddings rows.npy --levels 800,20 --iterations 40 --resample 4 --progress off)
 JOIN=(dino-curate dedup --embeddings rows.npy --threshold 0.9 --lists 256 --probes 200 --progress off)
-chain() { # NAME FILE CENTISECONDS command...: stopped alone, at two ranks through mpirun and at three by one rank, then left alone; FILE is compared
-  local name=$1 file=$2 work=$3; shift 3
-  "$@" --output "$name.whole" >whole.log 2>&1 || fail "$name: the uninterrupted run"
+chain() { # NAME FILE PERCENT command...: stopped alone after this share of the work, at two ranks through mpirun and at three by one rank, then left alone; FILE is compared
+  local name=$1 file=$2 work; SPENT=0
+  spend whole "${@:4}" --output "$name.whole" || fail "$name: the uninterrupted run"
+  work=$((SPENT * $3 / 100)); shift 3
   ask "$name-alone" 1 program USR2 "$work" "$@" --output "$name"; judge "$name-alone" 1 program USR2 75
-  ask "$name-mpirun" 2 mpirun USR2 $((work * 2 / 3)) "$@" --output "$name"; judge "$name-mpirun" 2 mpirun USR2 75
-  ask "$name-rank" 3 "rank 1" TERM $((work / 2)) "$@" --output "$name"; judge "$name-rank" 3 "rank 1" TERM 75
+  ask "$name-mpirun" 2 mpirun USR2 $((work / 2)) "$@" --output "$name"; judge "$name-mpirun" 2 mpirun USR2 75
+  ask "$name-rank" 3 "rank 1" TERM $((work / 4)) "$@" --output "$name"; judge "$name-rank" 3 "rank 1" TERM 75
   "$@" --output "$name" >"$name-last.log" 2>&1 || fail "$name: the last start"
   # A join can be asked before its first list is joined, when there is nothing to go on with yet; tests/mpi/vectors_test.cpp asks it at every list.
   [ "$name" = dedup ] || grep -q "goes on" "$name"-*.log || fail "$name: every start began anew"
   cmp -s "$name.whole/$file" "$name/$file" || fail "$name: other bytes after stops"
   same "$name.whole" "$name"
 }
-chain cluster clusters.h5 60 "${CLUSTER[@]}"
-chain dedup dedup.h5 60 "${JOIN[@]}"
+chain dedup dedup.h5 35 "${JOIN[@]}"
+chain cluster clusters.h5 35 "${CLUSTER[@]}"
+CLUSTERED=$((SPENT / 4))
 
 # mpirun makes a KILL of a TERM a second later, and ends with 1: nothing that was committed is lost.
-ask killed 2 mpirun TERM 60 "${CLUSTER[@]}" --output killed; judge killed 2 mpirun TERM 1
+ask killed 2 mpirun TERM "$CLUSTERED" "${CLUSTER[@]}" --output killed; judge killed 2 mpirun TERM 1
 "${CLUSTER[@]}" --output killed >killed-last.log 2>&1 || fail "after mpirun's TERM"
 same cluster.whole killed
 
 # Other settings or rows: begun anew, with a word.
-ask other 1 program USR2 70 "${CLUSTER[@]}" --output other; judge other 1 program USR2 75
+ask other 1 program USR2 "$CLUSTERED" "${CLUSTER[@]}" --output other; judge other 1 program USR2 75
 "${CLUSTER[@]}" --seed 5 --output other >other-last.log 2>&1 || fail "with another seed"
 grep -q "belongs to other embeddings or settings" other-last.log || fail "nothing is said of a state that does not fit"
 
 # -- features: the rows that are there are kept
 FEATURES=(dino-eval features --weights random:vits14 --data pictures --size 224 --batch 2 --progress off)
-"${FEATURES[@]}" --output whole.h5 >whole.log 2>&1 || fail "features: the uninterrupted run"
-ask features-alone 1 program TERM 150 "${FEATURES[@]}" --output parts.h5; judge features-alone 1 program TERM 75
-ask features-rank 2 "rank 1" USR2 110 "${FEATURES[@]}" --output parts.h5; judge features-rank 2 "rank 1" USR2 75
+spend whole "${FEATURES[@]}" --output whole.h5 || fail "features: the uninterrupted run"
+ask features-alone 1 program TERM $((SPENT / 2)) "${FEATURES[@]}" --output parts.h5; judge features-alone 1 program TERM 75
+ask features-rank 2 "rank 1" USR2 $((SPENT / 4)) "${FEATURES[@]}" --output parts.h5; judge features-rank 2 "rank 1" USR2 75
 "${FEATURES[@]}" --output parts.h5 >features-last.log 2>&1 || fail "features: the last start"
 grep -q "goes on after" features-last.log && cmp -s whole.h5 parts.h5 && [ ! -e parts.h5.partial ] && ok "features go on where they were, to the same bytes" || { fail "features after stops"; cat features-last.log; }
 
