@@ -132,7 +132,7 @@ bool choose_for(TrainConfig& c, const Rung& rung, const ImageFacts& images, cons
     const VitConfig vit = [&] {
       TrainConfig shape = config;
       choose_published(shape);
-      return make_ssl_config(shape).vit;
+      return make_training_config(shape).vit;
     }();
     choose_heads(config, vit.width);
     const int64_t samples =
@@ -142,8 +142,9 @@ bool choose_for(TrainConfig& c, const Rung& rung, const ImageFacts& images, cons
     return samples;
   };
   const int64_t samples = finish(trial);
+  const int64_t pieces = machine.ranks * c.split.accumulate;  // each takes an image at least
   int64_t batch = std::clamp(power_of_two_below(samples / 1500), kSmallestBatch, kLargestBatch);
-  batch = std::max<int64_t>({std::min(batch, power_of_two_below(images.count)), machine.ranks, 2});
+  batch = std::max<int64_t>({std::min(batch, power_of_two_below(images.count)), pieces, 2});
   const auto fits = [&](int64_t size) {
     trial = c;
     trial.batch.choose(size);
@@ -152,7 +153,7 @@ bool choose_for(TrainConfig& c, const Rung& rung, const ImageFacts& images, cons
            kMemoryShare * static_cast<double>(machine.memory);
   };
   bool fitting = fits(batch);
-  const int64_t least = std::max<int64_t>({2, machine.ranks, std::min<int64_t>(batch, 16)});
+  const int64_t least = std::max<int64_t>({2, pieces, std::min<int64_t>(batch, 16)});
   while (free_batch && !fitting && batch > least) fitting = fits(batch = std::max(batch / 2, least));
   c = trial;
   return fitting && samples >= std::min(samples_wanted(images), images.count * kMostPasses);
@@ -178,7 +179,7 @@ double nominal_core_gflops(CpuLevel level, Precision precision) {
 double nominal_step_seconds(const TrainConfig& config, const MachineFacts& machine) {
   TrainConfig c = config;
   choose_published(c);  // of what is still open nothing matters for the time
-  const double flops = flops_per_image(make_ssl_config(c), c.global_size, c.local_size);
+  const double flops = flops_per_image(make_training_config(c), c.global_size, c.local_size);
   return flops * static_cast<double>(c.batch.value()) /
          (machine.core_gflops * 1e9 * static_cast<double>(std::max<int64_t>(machine.cores, 1)));
 }

@@ -156,7 +156,7 @@ void compare_settings(const TrainConfig& config, const VitConfig& vit, const std
   if (config.preset.is_auto()) return;
   TrainConfig asked = config;
   choose_published(asked);
-  if (!same_backbone(make_ssl_config(asked).vit, vit)) refuse("preset", config.preset);
+  if (!same_backbone(make_training_config(asked).vit, vit)) refuse("preset", config.preset);
 }
 
 void adopt(TrainConfig& config, const VitConfig& vit) {
@@ -203,9 +203,9 @@ bool read_head(CheckpointReader& reader, const std::string& which, const std::st
 }
 
 /// Rank 0: the student gets the weights; what becomes of the heads.
-std::map<std::string, std::string> fill(const Beginning& beginning, SslModel& model) {
+std::map<std::string, std::string> fill(const Beginning& beginning, const Engine& engine,
+                                        ParameterStore& student) {
   const Backbone& backbone = *beginning.backbone;
-  ParameterStore& student = model.student();
   for (const ParameterInfo& info : backbone.layout.parameters()) {
     const ConstTensorView value = backbone.weights.view(info);
     const TensorView place = student.view(info.name);
@@ -213,7 +213,7 @@ std::map<std::string, std::string> fill(const Beginning& beginning, SslModel& mo
     std::copy(value.f32().begin(), value.f32().end(), place.f32().begin());
   }
   std::map<std::string, std::string> heads{{"dino_head", "fresh"}};
-  if (model.config().separate_ibot_head) heads.emplace("ibot_head", "fresh");
+  if (engine.config().objective.separate_ibot_head) heads.emplace("ibot_head", "fresh");
   if (backbone.checkpoint.empty()) return heads;
   CheckpointReader reader(read_checkpoint_manifest(backbone.checkpoint));
   for (auto& [module, from] : heads)
@@ -269,9 +269,12 @@ Beginning settle_beginning(TrainConfig& config, const OptionTable& table, const 
 }
 
 void begin_from(Beginning& beginning, const std::string& checkpoint, const TrainConfig& config,
-                SslModel& model, const CommandContext& context) {
-  model.initialize(static_cast<uint64_t>(context.common.seed));
+                Engine& engine, const CommandContext& context) {
+  const auto seed = static_cast<uint64_t>(context.common.seed);
+  engine.initialize(seed);
   if (beginning.reference.empty() && checkpoint.empty()) return;
+  ParameterStore student(engine.layout());
+  student.initialize(seed);
   on_root(context.world, [&] {
     // Where the newer checkpoints turned out to be damaged, or are gone.
     if (!beginning.backbone)
@@ -281,16 +284,16 @@ void begin_from(Beginning& beginning, const std::string& checkpoint, const Train
       throw DataError(fmt::format(
           "other weights: {}: they are {}, the run was {}; use those that it began with",
           beginning.backbone->source, describe(beginning.backbone->config), describe(*config.vit)));
-    const std::map<std::string, std::string> heads = fill(beginning, model);
+    const std::map<std::string, std::string> heads = fill(beginning, engine, student);
     record(context.common.output, beginning, heads);
     std::string text;
     for (const auto& [head, from] : heads) text += fmt::format(", {} {}", head, from);
     log::info(fmt::format("begins with {}{}", beginning.backbone->source, text));
   });
   beginning.backbone.reset();
-  const auto units = static_cast<int64_t>(model.layout().units().size());
-  for (int64_t unit = 0; unit < units; ++unit) context.world.broadcast_span(model.student().unit(unit).f32());
-  model.adopt_student();
+  const auto units = static_cast<int64_t>(engine.layout().units().size());
+  for (int64_t unit = 0; unit < units; ++unit) context.world.broadcast_span(student.unit(unit).f32());
+  engine.begin_with(student);
 }
 
 }  // namespace dino::pretrain

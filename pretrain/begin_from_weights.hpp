@@ -10,7 +10,7 @@
 #include "comm/program.hpp"
 #include "model/weights.hpp"
 #include "train_config.hpp"
-#include "training/ssl.hpp"
+#include "training/engine.hpp"
 
 namespace dino::pretrain {
 
@@ -34,6 +34,6 @@ struct Beginning {
 /// heads are taken where they have the model's sizes. RUN/run.json gets the reference and its checksum.
 /// `checkpoint` is one that holds weights only, or "": what settle_beginning found. Collective.
 void begin_from(Beginning& beginning, const std::string& checkpoint, const TrainConfig& config,
-                SslModel& model, const CommandContext& context);
+                Engine& engine, const CommandContext& context);
 
 }  // namespace dino::pretrain

@@ -15,6 +15,7 @@
 #include "commands.hpp"
 #include "ops/gemm_rate.hpp"
 #include "resources.hpp"
+#include "split_options.hpp"
 #include "timed_steps.hpp"
 
 namespace dino::pretrain {
@@ -25,6 +26,7 @@ struct BenchConfig {
   Auto<Precision> precision;
   int64_t batch = 8, steps = 5, warmup = 2, prototypes = 65536, bottleneck = 256, head_hidden = 2048;
   double drop_path = 0;
+  SplitConfig split;
 };
 
 Schema<BenchConfig> options() {
@@ -33,6 +35,7 @@ Schema<BenchConfig> options() {
   schema.add("preset", &C::preset, "Backbone.").choices(vit_preset_names());
   schema.add("batch", &C::batch, "Images per step over all ranks.").range(1, 1e6);
   schema.add("precision", &C::precision, "Precision of the products.");
+  schema.add(&C::split, split_options());
   schema.add("crops", &C::crops, "Crops: 2x<global side>[,<locals>x<local side>].");
   schema.add("steps", &C::steps, "Timed steps; the median counts.").range(1, 10000);
   schema.add("warmup", &C::warmup, "Steps before the timed ones.").range(0, 10000);
@@ -71,6 +74,7 @@ TrainConfig train_config(const BenchConfig& bench, const CropPlan& plan) {
   config.bottleneck = bench.bottleneck;
   config.head_hidden = bench.head_hidden;
   config.drop_path = bench.drop_path;
+  config.split = bench.split;
   config.steps = 1000;
   config.warmup = 10;
   config.global_size = plan.global_size;
@@ -80,14 +84,13 @@ TrainConfig train_config(const BenchConfig& bench, const CropPlan& plan) {
   return config;
 }
 
-ExitCode bench(const BenchConfig& bench_config, CommandContext& context) {
+ExitCode bench(BenchConfig bench_config, CommandContext& context) {
+  settle_split(bench_config.split, bench_config.batch, context.world);
   const CropPlan plan = parse_crops(bench_config.crops);
   const TrainConfig config = train_config(bench_config, plan);
   validate(config);
-  if (bench_config.batch < context.world.size())
-    throw UsageError("batch too small: --batch: fewer images than ranks");
   if (context.common.dry_run) return ExitCode::done;
-  const SslConfig ssl = make_ssl_config(config);
+  const TrainingConfig ssl = make_training_config(config);
   const double peak = context.world.sum(ops::gemm_rate(ops::backend_named("cpu"), ssl.precision));
   Timings timings = time_steps(config, context.world, bench_config.warmup, bench_config.steps);
   if (!timings.finite) throw InternalError("a bench step gave non-finite values; please report it");
@@ -102,6 +105,8 @@ ExitCode bench(const BenchConfig& bench_config, CommandContext& context) {
   json["batch"] = bench_config.batch;
   json["precision"] = name_of(ssl.precision);
   json["ranks"] = context.world.size();
+  json["strategy"] = name_of(bench_config.split.strategy);
+  json["accumulate"] = bench_config.split.accumulate;
   json["images_per_second"] = static_cast<double>(bench_config.batch) / median;
   json["step_seconds"] = median;
   json["step_seconds_all"] = timings.seconds;

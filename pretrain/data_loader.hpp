@@ -71,7 +71,7 @@ class SampleOrder {
   std::vector<int64_t> order_;
 };
 
-/// This rank's crops of one step, in SslBatch's layout.
+/// This rank's crops of one step, in StepBatch's layout.
 struct CropSet {
   int64_t step = -1;
   int64_t images = 0;

@@ -39,7 +39,7 @@ double median(std::vector<double> values) {
 StepCost measure_step(const TrainConfig& config, const Communicator& comm) {
   TrainConfig trial = config;
   trial.steps.choose(1000);  // of the schedules; what a step takes does not depend on it
-  const SslConfig ssl = make_ssl_config(trial);
+  const TrainingConfig ssl = make_training_config(trial);
   const int64_t whole = config.batch;
   const int64_t few = std::min(whole, kFewImages * comm.size());
   const auto activations = [&](int64_t batch) {
@@ -135,7 +135,7 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
   choose_steps(config, question.images, forecast.step_seconds);
   forecast.memory = plan;
   forecast.disk = disk_bytes(config);
-  const SslConfig ssl = make_ssl_config(config);
+  const TrainingConfig ssl = make_training_config(config);
   forecast.parameters = parameter_count(ssl);
   const int64_t checkpoints = (config.steps + config.checkpoint_every - 1) / config.checkpoint_every;
   forecast.seconds = static_cast<double>(config.steps.value()) * forecast.step_seconds +
@@ -146,7 +146,7 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
 
 std::vector<std::string> describe(const Forecast& forecast, const TrainConfig& config,
                                   const ForecastQuestion& question) {
-  const SslConfig ssl = make_ssl_config(config);
+  const TrainingConfig ssl = make_training_config(config);
   const ImageFacts& images = question.images;
   const MachineFacts& machine = question.machine;
   std::vector<std::string> lines;

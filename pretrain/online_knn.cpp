@@ -108,15 +108,18 @@ OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
   return set;
 }
 
-Tensor OnlineKnn::features(const Vit& vit, const ParameterStore& teacher, const Set& set) {
+Tensor OnlineKnn::features(const Vit& vit, const UnitWeights& teacher, const Set& set) {
   const int64_t n = set.images.shape()[0];
   const int64_t width = vit.config().width;
   Tensor features(Shape{n, 2 * width});
-  for (int64_t begin = 0; begin < n; begin += kBatch) {
-    const int64_t count = std::min(kBatch, n - begin);
+  // Weights in parts are gathered by all ranks together, so that all make the same number of passes.
+  const int64_t passes = comm_.max((n + kBatch - 1) / kBatch);
+  const Tensor blank(Shape{1, 3, set.images.shape()[2], set.images.shape()[3]});
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t begin = pass * kBatch, count = std::clamp<int64_t>(n - begin, 0, kBatch);
     const Context& c = place_.context();
     c.arena.reset();
-    const CropBatch crop{set.images.view().rows(begin, count), {}};
+    const CropBatch crop{count > 0 ? set.images.view().rows(begin, count) : blank.view(), {}};
     const VitOutput output = vit.forward(c, teacher, {&crop, 1}, {});
     const TokenEntry& entry = output.entries[0];
     const int64_t patches = entry.grid_h * entry.grid_w;
@@ -150,7 +153,7 @@ int64_t OnlineKnn::right(const Tensor& bank, std::span<const int32_t> labels, co
   return count;
 }
 
-OnlineKnn::Score OnlineKnn::evaluate(const Vit& vit, const ParameterStore& teacher) {
+OnlineKnn::Score OnlineKnn::evaluate(const Vit& vit, const UnitWeights& teacher) {
   const int64_t width = vit.config().width;
   const Tensor local_bank = features(vit, teacher, train_);
   const Tensor queries = features(vit, teacher, test_);

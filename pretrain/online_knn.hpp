@@ -24,7 +24,7 @@ class OnlineKnn {
     int64_t n = 0;
   };
   /// Collective; the same on all ranks.
-  [[nodiscard]] Score evaluate(const Vit& vit, const ParameterStore& teacher);
+  [[nodiscard]] Score evaluate(const Vit& vit, const UnitWeights& teacher);
 
  private:
   struct Set {
@@ -34,7 +34,7 @@ class OnlineKnn {
   [[nodiscard]] Set load(const std::string& reference, int64_t limit,
                          std::vector<std::string>& classes) const;
   /// f32 [n, 2D]: class token | mean of the patch tokens.
-  [[nodiscard]] Tensor features(const Vit& vit, const ParameterStore& teacher, const Set& set);
+  [[nodiscard]] Tensor features(const Vit& vit, const UnitWeights& teacher, const Set& set);
   /// Test images of this rank that `width` columns from `begin` on classify right.
   [[nodiscard]] int64_t right(const Tensor& bank, std::span<const int32_t> labels, const Tensor& queries,
                               int64_t begin, int64_t width) const;

@@ -18,7 +18,7 @@ int64_t tokens(const VitConfig& vit, int64_t side) {
 }
 
 /// Half of the views are masked, at 10 to 50 % of their patches.
-double masked_patches(const TrainConfig& config, const SslConfig& ssl, int64_t images) {
+double masked_patches(const TrainConfig& config, const TrainingConfig& ssl, int64_t images) {
   if (config.ibot_weight == 0) return 0;
   const auto grid = static_cast<double>(config.global_size / ssl.vit.patch);
   return config.mask_probability * 2.0 * static_cast<double>(images) *
@@ -38,7 +38,7 @@ double head_bytes(const HeadConfig& head, double rows, double act) {
 
 }  // namespace
 
-double flops_per_image(const SslConfig& ssl, int64_t global_size, int64_t local_size) {
+double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t local_size) {
   const VitConfig& vit = ssl.vit;
   const auto d = static_cast<double>(vit.width);
   const double ffn = vit.ffn == FfnKind::mlp ? 2.0 * d * static_cast<double>(vit.hidden)
@@ -66,10 +66,11 @@ double flops_per_image(const SslConfig& ssl, int64_t global_size, int64_t local_
   };
   const auto n_local = static_cast<double>(ssl.local_crops);
   return 2.0 * global + 3.0 * (2.0 * global + n_local * local) +
-         head(ssl.dino_head) * (2.0 + 3.0 * (2.0 + n_local)) + head(ssl.ibot_head) * 4.0 * masked;
+         head(ssl.objective.dino_head) * (2.0 + 3.0 * (2.0 + n_local)) +
+         head(ssl.objective.ibot_head) * 4.0 * masked;
 }
 
-int64_t activation_bytes(const TrainConfig& config, const SslConfig& ssl, int64_t images) {
+int64_t activation_bytes(const TrainConfig& config, const TrainingConfig& ssl, int64_t images) {
   const VitConfig& vit = ssl.vit;
   const double act = ssl.precision == Precision::bf16 ? 2 : 4;
   const auto n = static_cast<double>(images), d = static_cast<double>(vit.width);
@@ -80,8 +81,9 @@ int64_t activation_bytes(const TrainConfig& config, const SslConfig& ssl, int64_
                                                    static_cast<double>(tokens(vit, config.local_size));
   const double rows = n * (2 * globals + locals);
   const double masked = masked_patches(config, ssl, images);
-  const auto k = static_cast<double>(ssl.dino_head.prototypes);
-  const HeadConfig& patch_head = ssl.separate_ibot_head ? ssl.ibot_head : ssl.dino_head;
+  const auto k = static_cast<double>(ssl.objective.dino_head.prototypes);
+  const HeadConfig& patch_head =
+      ssl.objective.separate_ibot_head ? ssl.objective.ibot_head : ssl.objective.dino_head;
 
   const double targets = (2 * n + (ssl.local_crops > 0 ? n : 0)) * k * kFloat +
                          masked * static_cast<double>(patch_head.prototypes) * kFloat;
@@ -100,23 +102,27 @@ int64_t activation_bytes(const TrainConfig& config, const SslConfig& ssl, int64_
       rows * d * kFloat + kept * (5 * d + 2 * hidden) * act + (vit.drop_path > 0 ? kept * d * kFloat : 0);
   const double dino_rows = n * (2 + static_cast<double>(ssl.local_crops));
   const double heads =
-      std::max(head_bytes(ssl.dino_head, dino_rows, act), head_bytes(patch_head, masked, act));
+      std::max(head_bytes(ssl.objective.dino_head, dino_rows, act), head_bytes(patch_head, masked, act));
   return static_cast<int64_t>(targets + student + std::max(backward, heads));
 }
 
-int64_t parameter_count(const SslConfig& ssl) {
-  return vit_parameter_count(ssl.vit) + head_parameter_count(ssl.dino_head) +
-         (ssl.separate_ibot_head ? head_parameter_count(ssl.ibot_head) : 0);
+int64_t parameter_count(const TrainingConfig& ssl) {
+  return vit_parameter_count(ssl.vit) + head_parameter_count(ssl.objective.dino_head) +
+         (ssl.objective.separate_ibot_head ? head_parameter_count(ssl.objective.ibot_head) : 0);
 }
 
 MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, int ranks, int threads) {
-  const SslConfig ssl = make_ssl_config(config);
+  const TrainingConfig ssl = make_training_config(config);
   const int64_t store = parameter_count(ssl) * kFloat;
   const int64_t images = even_range(config.batch, 0, ranks).size();
+  const SplitConfig& split = ssl.split;
+  const int64_t group = split.strategy == Strategy::hybrid ? std::max<int64_t>(1, split.hybrid_ranks) : ranks;
+  const auto held = [&](bool in_parts) { return in_parts ? (store + group - 1) / group : store; };
+  const bool full = split.strategy == Strategy::full || split.strategy == Strategy::hybrid;
   MemoryPlan plan;
-  plan.parameters = 2 * store;
-  plan.gradients = store;
-  plan.optimizer = 2 * store;
+  plan.parameters = 2 * held(full);
+  plan.gradients = held(full || split.strategy == Strategy::gradients);
+  plan.optimizer = 2 * held(split.strategy != Strategy::replicate);
   plan.activations = activation_bytes(config, ssl, images);
   plan.workspace = kWorkspaceBytes;
   const int64_t crops = 3 * kFloat * images *
@@ -134,14 +140,14 @@ MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, in
   return plan;
 }
 
-int64_t checkpoint_bytes(const SslConfig& ssl) {
+int64_t checkpoint_bytes(const TrainingConfig& ssl) {
   return 4 * parameter_count(ssl) * kFloat;
 }
 
 int64_t disk_bytes(const TrainConfig& config) {
   const int64_t written = (config.steps + config.checkpoint_every - 1) / config.checkpoint_every;
   const int64_t spaced = config.keep_every > 0 ? config.steps / config.keep_every : 0;
-  return checkpoint_bytes(make_ssl_config(config)) * std::min(written, config.keep + 1 + spaced);
+  return checkpoint_bytes(make_training_config(config)) * std::min(written, config.keep + 1 + spaced);
 }
 
 }  // namespace dino::pretrain

@@ -11,7 +11,7 @@ namespace dino::pretrain {
 /// Multiply-adds times two of one image: student forward and backward of all crops, teacher forward of the
 /// global ones, heads and prototypes. The last block's queries, projection and feed-forward count for the
 /// tokens that the losses read only, as they are computed for no others.
-[[nodiscard]] double flops_per_image(const SslConfig& ssl, int64_t global_size, int64_t local_size);
+[[nodiscard]] double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t local_size);
 
 /// Bytes of one rank, by kind.
 struct MemoryPlan {
@@ -34,16 +34,16 @@ struct LoadedImages {
   int64_t decode_bytes = 0;  ///< of the largest while it is decoded
 };
 
-/// Peak of the arena for `images` of this rank in a step: an estimate, within a quarter of what SslModel
+/// Peak of the arena for `images` of this rank in a step: an estimate, within a quarter of what Engine
 /// uses.
-[[nodiscard]] int64_t activation_bytes(const TrainConfig& config, const SslConfig& ssl, int64_t images);
+[[nodiscard]] int64_t activation_bytes(const TrainConfig& config, const TrainingConfig& ssl, int64_t images);
 /// `threads` of the rank; workspace and process are left to who has measured them, or to the constants here.
 [[nodiscard]] MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, int ranks,
                                      int threads);
 /// One checkpoint: student, teacher and moments.
-[[nodiscard]] int64_t checkpoint_bytes(const SslConfig& ssl);
+[[nodiscard]] int64_t checkpoint_bytes(const TrainingConfig& ssl);
 /// Most that lies in RUN/checkpoints at once: those that are kept and the one being written.
 [[nodiscard]] int64_t disk_bytes(const TrainConfig& config);
-[[nodiscard]] int64_t parameter_count(const SslConfig& ssl);
+[[nodiscard]] int64_t parameter_count(const TrainingConfig& ssl);
 
 }  // namespace dino::pretrain

@@ -70,7 +70,7 @@ const std::set<std::string>& free_settings() {
       "prefetch",   "cache-gib",      "knn-train",    "knn-test",         "knn-every",
       "knn-limit",  "knn-test-limit", "knn-k",        "max-skips",        "watchdog-seconds",
       "data",       "retry-seconds",  "max-replaced", "weights",          "which",
-      "minutes"};
+      "minutes",    "strategy",       "shard-group",  "accumulate"};
   return names;
 }
 
@@ -109,8 +109,8 @@ void RunLog::append(const std::string& line) {
 }
 
 void RunLog::step(const StepLine& line) {
-  const SslLosses& losses = line.result.losses;
-  const SslHealth& health = line.result.health;
+  const LossTerms& losses = line.result.losses;
+  const StepHealth& health = line.result.health;
   Json json;
   json["step"] = line.step;
   json["samples"] = line.samples;
@@ -156,7 +156,7 @@ void RunLog::start(const TrainConfig& config, const CommandContext& context, int
   json["batch"] = config.batch.value();
   json["steps"] = config.steps.value();
   json["warmup"] = config.warmup.of(config.steps);
-  json["width"] = make_ssl_config(config).vit.width;
+  json["width"] = make_training_config(config).vit.width;
   json["prototypes"] = config.prototypes.value();
   json["ln_k"] = std::log(static_cast<double>(config.prototypes.value()));
   json["ibot_prototypes"] = config.ibot_prototypes > 0 ? config.ibot_prototypes : config.prototypes.value();
@@ -189,7 +189,7 @@ void RunLog::checkpoint_failed(int64_t step, const std::string& why) {
       -1, ' ', false, Json::error_handler_t::replace));
 }
 
-void RunLog::skip(int64_t step, const SslStepResult& result) {
+void RunLog::skip(int64_t step, const StepResult& result) {
   append(Json{{"event", "skip"},
               {"step", step},
               {"loss", number(result.losses.total)},

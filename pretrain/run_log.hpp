@@ -18,8 +18,8 @@ namespace dino::pretrain {
 
 struct StepLine {
   int64_t step = 0, samples = 0;
-  SslSchedule schedule;
-  SslStepResult result;
+  StepSchedule schedule;
+  StepResult result;
   double images_per_second = 0, data_wait_seconds = 0;
   int64_t replaced_samples = 0;  ///< of the run so far
   std::string batch_crc;         ///< of samples, crops and masks: the same for any number of ranks
@@ -38,7 +38,7 @@ class RunLog {
   void resume(int64_t step, const std::string& checkpoint, int ranks);
   void checkpoint(int64_t step, const std::string& folder, double seconds);
   void checkpoint_failed(int64_t step, const std::string& why);
-  void skip(int64_t step, const SslStepResult& result);
+  void skip(int64_t step, const StepResult& result);
   void rollback(int64_t step, const std::string& checkpoint);
   void knn(int64_t step, const OnlineKnn::Score& score, int64_t k);
   /// A run that is done gets a line on its health (training/collapse.hpp).

@@ -64,16 +64,6 @@ int64_t free_memory() {
   return std::min(machine, left_by_control_group());
 }
 
-int ranks_of_node(const Communicator& world) {
-  if (world.size() == 1) return 1;
-  std::array<char, MPI_MAX_PROCESSOR_NAME> name{};
-  int length = 0;
-  MPI_Get_processor_name(name.data(), &length);
-  const std::string mine(name.data(), static_cast<size_t>(length));
-  const std::vector<std::string> all = world.all_gather_strings(mine);
-  return static_cast<int>(std::count(all.begin(), all.end(), mine));
-}
-
 int64_t median(std::vector<int64_t> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());

@@ -16,10 +16,10 @@ void fill_normal(TensorView view, uint64_t index) {
 }
 
 Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup, int64_t steps) {
-  const SslConfig ssl = make_ssl_config(config);
+  const TrainingConfig ssl = make_training_config(config);
   Workplace place(ops::backend_named("cpu"), comm, ssl.precision);
-  SslModel model(ssl, place.context(), comm);
-  model.initialize(0);
+  Engine engine(ssl, place.context(), comm);
+  engine.initialize(0);
   const Range images = even_range(config.batch, comm.rank(), comm.size());
   const int64_t n = images.size();
   const int64_t side = config.global_size, small = config.local_size, locals = config.local_count;
@@ -35,31 +35,34 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
     if (comm.any(stop_requested())) throw_stopped();
     const BatchMasks masks = batch_masks(make_mask_config(config), blocks, 2 * n,
                                          static_cast<uint64_t>(comm.rank()), static_cast<uint64_t>(step));
-    SslBatch batch;
+    StepBatch batch;
     batch.images = n;
     batch.global_crops = global;
     if (locals > 0) batch.local_crops = local;
     batch.masks = view_of(masks.masks.data(), Shape{2 * n, grid * grid});
     batch.masked_bound = masks.upper_bound;
-    DropPathPlan plan;
+    DropPathDraw drop_path;
     if (ssl.vit.drop_path > 0)
-      plan = draw_drop_path(ssl.vit, drop_path_entries(config, images), 0, static_cast<uint64_t>(step));
+      drop_path = [&](Range some) {
+        const Range of_batch{images.begin + some.begin, images.begin + some.end};
+        return draw_drop_path(ssl.vit, drop_path_entries(config, of_batch), 0, static_cast<uint64_t>(step));
+      };
     comm.barrier();
     const int64_t allocated = Tensor::bytes_allocated(), faults = page_faults();
     const Stopwatch watch;
-    const SslStepResult result = model.forward_backward(batch, schedules.at(step + 1, step), plan);
+    const StepResult result = engine.forward_backward(batch, schedules.at(step + 1, step), drop_path);
     timings.finite = timings.finite && result.finite;
-    model.update(schedules.at(step + 1, step), step + 1);
+    engine.update(schedules.at(step + 1, step), step + 1);
     comm.barrier();
     if (step < warmup) continue;
     timings.seconds.push_back(watch.seconds());
     timings.allocated_bytes += Tensor::bytes_allocated() - allocated;
     timings.page_faults += page_faults() - faults;
-    for (const auto& [name, seconds] : model.phase_seconds())
+    for (const auto& [name, seconds] : engine.phase_seconds())
       timings.phases[name] += seconds / static_cast<double>(steps);
     timings.loss = result.losses.total;
   }
-  timings.arena_bytes = model.arena_bytes();
+  timings.arena_bytes = engine.arena_bytes();
   return timings;
 }
 

@@ -151,15 +151,21 @@ ExitCode import_weights(const ImportConfig& config, CommandContext& context) {
   }
   refuse_other_output(output, output_kind::training);
   make_folders(output + "/checkpoints");
+  const Communicator self = Communicator::self();
+  const std::unique_ptr<Collective> alone = make_mpi_collective(self);
+  const ShardGroups groups(Strategy::replicate, 1, *alone);
+  const ShardPlan plan(backbone->layout, groups.parts());
+  ShardedValues weights(backbone->layout, plan, groups, groups.weights(), Memory::host());
+  HostStream stream;
+  weights.copy_from(stream, backbone->weights);
   CheckpointContent content;
-  content.stores = {{"student", &backbone->weights}, {"teacher", &backbone->weights}};
+  content.stores = {{"student", &weights}, {"teacher", &weights}};
   content.integers = {{"step", 0}, {"samples", 0}, {"updates", 0}, {"seed", 0}};
   content.model_json = vit_config_to_json(backbone->config);
   const Preparation pixels = preparation_of(reference);
   content.config_ini =
       fmt::format("# imported from {}\nmean = {}\nstd = {}\n", reference,
                   fmt::join(pixels.normalisation.mean, ","), fmt::join(pixels.normalisation.std, ","));
-  const Communicator self = Communicator::self();
   // Where evaluation and training look for the mean and deviation of the pixels.
   write_file_atomically(output + "/config.ini", content.config_ini);
   const std::string folder = save_checkpoint(output, 0, content, self, 2, 0);

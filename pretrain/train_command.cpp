@@ -10,6 +10,7 @@
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "commands.hpp"
+#include "split_options.hpp"
 #include "survey.hpp"
 #include "trainer.hpp"
 
@@ -30,10 +31,7 @@ std::optional<Forecast> settle_settings(TrainConfig& config, const Dataset& data
   const ImageFacts images = survey_images(dataset, comm);
   const MachineFacts machine = survey_machine(context, precision_here(config.precision));
   choose_settings(config, images, machine);
-  if (config.batch < comm.size())
-    throw UsageError(
-        fmt::format("batch too small: --batch: {} images for {} ranks; use at least one image per rank",
-                    config.batch.value(), comm.size()));
+  settle_split(config.split, config.batch, comm);
   TrainConfig trial = config;
   trial.steps.choose(std::max<int64_t>(kLeastSteps, trial.warmup.of(1)));
   validate(trial);

@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "imaging/decode_options.hpp"
+#include "split_options.hpp"
 
 namespace dino::pretrain {
 
@@ -143,6 +144,8 @@ void declare_optimisation(Schema<C>& schema) {
   schema.add("beta1", &C::beta1, "AdamW beta 1.").range(0, 0.99999);
   schema.add("beta2", &C::beta2, "AdamW beta 2.").range(0, 0.9999999);
   schema.add("precision", &C::precision, "auto: bf16 where the CPU has bf16 instructions, else fp32.");
+  schema.section("ranks");
+  schema.add(&C::split, split_options());
 }
 
 void declare_crops(Schema<C>& schema) {
@@ -286,7 +289,7 @@ void complete(TrainConfig& c) {
 }
 
 void validate(const TrainConfig& c) {
-  const VitConfig vit = make_ssl_config(c).vit;
+  const VitConfig vit = make_training_config(c).vit;
   for (const auto& [name, size] :
        {std::pair{"global-size", c.global_size.value()}, std::pair{"local-size", c.local_size.value()}}) {
     if (size % vit.patch != 0) {
@@ -344,29 +347,30 @@ VitConfig fresh_vit(const TrainConfig& c) {
 
 }  // namespace
 
-SslConfig make_ssl_config(const TrainConfig& c) {
-  SslConfig s;
+TrainingConfig make_training_config(const TrainConfig& c) {
+  TrainingConfig s;
   s.vit = c.vit ? *c.vit : fresh_vit(c);
   s.vit.drop_path = c.drop_path;
   s.vit.drop_path_uniform = c.drop_path_uniform;
-  s.dino_head = {s.vit.width, c.head_hidden, c.head_layers, c.bottleneck, c.prototypes};
-  s.ibot_head = s.dino_head;
-  if (c.ibot_prototypes > 0) s.ibot_head.prototypes = c.ibot_prototypes;
-  if (c.ibot_bottleneck > 0) s.ibot_head.bottleneck = c.ibot_bottleneck;
-  s.separate_ibot_head = c.separate_ibot_head;
-  s.dino_weight = c.dino_weight;
-  s.ibot_weight = c.ibot_weight;
-  s.koleo_weight = c.koleo_weight;
-  s.centering = c.centering;
-  s.sinkhorn_iterations = c.sinkhorn_iterations;
-  s.student_temperature = c.student_temperature;
-  s.clip = c.clip;
-  s.beta1 = c.beta1;
-  s.beta2 = c.beta2;
-  s.layer_decay = c.layer_decay;
-  s.patch_embed_lr_mult = c.patch_embed_lr;
+  s.objective.dino_head = {s.vit.width, c.head_hidden, c.head_layers, c.bottleneck, c.prototypes};
+  s.objective.ibot_head = s.objective.dino_head;
+  if (c.ibot_prototypes > 0) s.objective.ibot_head.prototypes = c.ibot_prototypes;
+  if (c.ibot_bottleneck > 0) s.objective.ibot_head.bottleneck = c.ibot_bottleneck;
+  s.objective.separate_ibot_head = c.separate_ibot_head;
+  s.objective.dino_weight = c.dino_weight;
+  s.objective.ibot_weight = c.ibot_weight;
+  s.objective.koleo_weight = c.koleo_weight;
+  s.objective.centering = c.centering;
+  s.objective.sinkhorn_iterations = c.sinkhorn_iterations;
+  s.objective.student_temperature = c.student_temperature;
+  s.optimizer.clip = c.clip;
+  s.optimizer.beta1 = c.beta1;
+  s.optimizer.beta2 = c.beta2;
+  s.optimizer.layer_decay = c.layer_decay;
+  s.optimizer.patch_embed_lr_mult = c.patch_embed_lr;
   s.local_crops = c.local_count;
   s.precision = precision_here(c.precision);
+  s.split = c.split;
   return s;
 }
 
@@ -395,8 +399,8 @@ Schedules::Schedules(const TrainConfig& c) {
   frozen_updates_ = c.freeze_backbone_steps.of(c.steps);
 }
 
-SslSchedule Schedules::at(int64_t step, int64_t updates) const {
-  SslSchedule s;
+StepSchedule Schedules::at(int64_t step, int64_t updates) const {
+  StepSchedule s;
   s.lr = lr_.value(step);
   s.last_layer_lr = step < last_layer_lr_.freeze ? 0.0 : s.lr;
   s.weight_decay = weight_decay_.value(step);

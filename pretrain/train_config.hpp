@@ -14,9 +14,9 @@
 #include "imaging/augment.hpp"
 #include "imaging/decode_options.hpp"
 #include "model/weights.hpp"
+#include "training/engine.hpp"
 #include "training/masks.hpp"
 #include "training/schedules.hpp"
-#include "training/ssl.hpp"
 
 namespace dino::pretrain {
 
@@ -83,6 +83,7 @@ struct TrainConfig {
   double momentum_end = 1.0;
   double clip = 3.0, patch_embed_lr = 0.2, beta1 = 0.9, beta2 = 0.999;
   Auto<Precision> precision;
+  SplitConfig split;
   // crops
   Auto<int64_t> global_size, local_size, local_count;
   Auto<BlurSetting> blur;
@@ -126,7 +127,7 @@ void complete(TrainConfig& config);
 /// Checks what ranges cannot say (sizes against the patch, steps against warm-ups...). UsageError names the
 /// options.
 void validate(const TrainConfig& config);
-[[nodiscard]] SslConfig make_ssl_config(const TrainConfig& config);
+[[nodiscard]] TrainingConfig make_training_config(const TrainConfig& config);
 /// What stochastic depth draws over: the crops of the global batch, of which `images` are this rank's.
 [[nodiscard]] std::vector<DropPathEntry> drop_path_entries(const TrainConfig& config, Range images);
 [[nodiscard]] MaskConfig make_mask_config(const TrainConfig& config);
@@ -136,7 +137,7 @@ class Schedules {
  public:
   explicit Schedules(const TrainConfig& config);
   /// `updates` of the run so far: the backbone is frozen in the first ones.
-  [[nodiscard]] SslSchedule at(int64_t step, int64_t updates) const;
+  [[nodiscard]] StepSchedule at(int64_t step, int64_t updates) const;
 
  private:
   int64_t frozen_updates_ = 0;

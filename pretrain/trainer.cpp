@@ -72,7 +72,7 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       forecast_(std::move(start.forecast)),
       schedules_(config_),
       place_(ops::backend_named("cpu"), context.world, precision_here(config_.precision)),
-      model_(make_ssl_config(config_), place_.context(), context.world),
+      engine_(make_training_config(config_), place_.context(), context.world),
       replaced_(static_cast<int64_t>(dataset_.records.size()), config_.max_replaced) {
   for (const std::string& fault : dataset_.faults) log::warning(fault);
 }
@@ -91,7 +91,7 @@ ExitCode Trainer::run() {
     replaced_before_ = log_->replaced_before();
     write_run_json(run, context_, dataset_, step_);
     if (step_ == 0)
-      log_->start(config_, context_, static_cast<int64_t>(dataset_.records.size()), model_.layout().count(),
+      log_->start(config_, context_, static_cast<int64_t>(dataset_.records.size()), engine_.layout().count(),
                   forecast_ ? &*forecast_ : nullptr);
   }
   if (step_ >= config_.steps) {
@@ -100,7 +100,7 @@ ExitCode Trainer::run() {
   }
   if (config_.knn_every > 0) {
     knn_ = std::make_unique<OnlineKnn>(config_, comm_);
-    knn_vit_ = std::make_unique<Vit>(model_.config().vit);
+    knn_vit_ = std::make_unique<Vit>(engine_.config().vit);
     if (step_ == 0) evaluate_knn();
   }
 
@@ -186,26 +186,26 @@ bool Trainer::should_stop() const {
 
 CheckpointContent Trainer::content() {
   CheckpointContent content;
-  content.stores = {{"student", &model_.student()},
-                    {"teacher", &model_.teacher()},
-                    {"adam_m", &model_.adam_m()},
-                    {"adam_v", &model_.adam_v()}};
-  content.vectors = model_.centres();
+  content.stores = {{"student", &engine_.state().student_values()},
+                    {"teacher", &engine_.state().teacher_values()},
+                    {"adam_m", &engine_.state().adam_m()},
+                    {"adam_v", &engine_.state().adam_v()}};
+  content.vectors = engine_.objective_state();
   content.integers = {{"step", step_},
                       {"samples", step_ * config_.batch},
                       {"updates", updates_},
                       {"seed", context_.common.seed}};
-  content.model_json = vit_config_to_json(model_.config().vit);
+  content.model_json = vit_config_to_json(engine_.config().vit);
   content.config_ini = context_.config_ini;
   return content;
 }
 
 void Trainer::load(const std::string& folder) {
   CheckpointContent checkpoint = content();
-  load_checkpoint(folder, checkpoint);
+  load_checkpoint(folder, checkpoint, comm_);
   step_ = checkpoint.integers.at("step");
   updates_ = checkpoint.integers.at("updates");
-  model_.set_centres(checkpoint.vectors);
+  engine_.set_objective_state(checkpoint.vectors);
 }
 
 void Trainer::restore() {
@@ -220,7 +220,7 @@ void Trainer::restore() {
   comm_.broadcast(folder);
   comm_.broadcast(weights_only);
   if (folder.empty()) {
-    begin_from(beginning_, weights_only, config_, model_, context_);
+    begin_from(beginning_, weights_only, config_, engine_, context_);
     return;
   }
   load(folder);
@@ -258,17 +258,17 @@ void Trainer::save(bool must) {
 bool Trainer::train_step(DataLoader& loader) {
   const log::Phase phase("train step");
   const Stopwatch watch;
-  const SslConfig& ssl = model_.config();
+  const TrainingConfig& training = engine_.config();
   const auto seed = static_cast<uint64_t>(context_.common.seed);
   const auto step = static_cast<uint64_t>(step_);
   const Range images = even_range(config_.batch, comm_.rank(), comm_.size());
 
   const CropSet& crops = loader.next();
-  const int64_t grid = config_.global_size / ssl.vit.patch;
+  const int64_t grid = config_.global_size / training.vit.patch;
   BlockMaskSettings blocks;
   blocks.grid_h = blocks.grid_w = grid;
   blocks.min_patches = std::min(config_.mask_min_patches, grid * grid);
-  blocks.max_patches = default_max_mask_patches(config_.global_size, ssl.vit.patch);
+  blocks.max_patches = default_max_mask_patches(config_.global_size, training.vit.patch);
   const BatchMasks masks = batch_masks(make_mask_config(config_), blocks, 2 * config_.batch, seed, step);
   // Views are laid out as the global batch is: view 1 of all images, then view 2.
   const int64_t patches = grid * grid;
@@ -279,19 +279,23 @@ bool Trainer::train_step(DataLoader& loader) {
     own.insert(own.end(), begin, begin + images.size() * patches);
   }
 
-  SslBatch batch;
+  StepBatch batch;
   batch.images = images.size();
   batch.global_crops = crops.global_crops;
   if (config_.local_count > 0) batch.local_crops = crops.local_crops;
   batch.masks = view_of(own.data(), Shape{2 * images.size(), patches});
   // Over several ranks the masked views fall where they fall, and no useful bound holds for one of them.
   if (comm_.size() == 1) batch.masked_bound = masks.upper_bound;
-  DropPathPlan plan;
-  if (ssl.vit.drop_path > 0) plan = draw_drop_path(ssl.vit, drop_path_entries(config_, images), seed, step);
+  DropPathDraw drop_path;
+  if (training.vit.drop_path > 0)
+    drop_path = [&](Range some) {
+      const Range of_batch{images.begin + some.begin, images.begin + some.end};
+      return draw_drop_path(training.vit, drop_path_entries(config_, of_batch), seed, step);
+    };
 
   StepLine line;
   line.schedule = schedules_.at(step_, updates_);
-  line.result = model_.forward_backward(batch, line.schedule, plan);
+  line.result = engine_.forward_backward(batch, line.schedule, drop_path);
   ++step_;
   if (!line.result.finite) {
     on_skip(line.result);
@@ -299,7 +303,7 @@ bool Trainer::train_step(DataLoader& loader) {
   }
   skips_ = 0;
   loss_ = line.result.losses.total;
-  model_.update(line.schedule, ++updates_);
+  engine_.update(line.schedule, ++updates_);
   line.step = step_;
   line.samples = step_ * config_.batch;
   line.replaced_samples = replaced_before_ + replaced_.replaced();
@@ -312,7 +316,7 @@ bool Trainer::train_step(DataLoader& loader) {
   return true;
 }
 
-void Trainer::on_skip(const SslStepResult& result) {
+void Trainer::on_skip(const StepResult& result) {
   if (log_) log_->skip(step_, result);
   log::warning(fmt::format("step {} skipped: its loss or gradient is not finite", step_));
   if (++skips_ < config_.max_skips) return;
@@ -337,7 +341,7 @@ void Trainer::on_skip(const SslStepResult& result) {
 
 void Trainer::evaluate_knn() {
   const log::Phase phase("online k-NN");
-  const OnlineKnn::Score score = knn_->evaluate(*knn_vit_, model_.teacher());
+  const OnlineKnn::Score score = knn_->evaluate(*knn_vit_, engine_.state().teacher());
   if (log_) log_->knn(step_, score, config_.knn_k);
   log::info(
       fmt::format("step {}: online k-NN {:.1f} % (class token), {:.1f} % (mean patch), {:.1f} % (both) of {}",

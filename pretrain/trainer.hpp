@@ -49,7 +49,7 @@ class Trainer {
   [[nodiscard]] ExitCode stopped(Progress& progress);
   /// One optimizer step; false when it was skipped for non-finite values.
   bool train_step(DataLoader& loader);
-  void on_skip(const SslStepResult& result);
+  void on_skip(const StepResult& result);
   void evaluate_knn();
   /// The result and the note of the live line.
   void show(Progress& progress);
@@ -63,7 +63,7 @@ class Trainer {
   std::optional<Forecast> forecast_;
   Schedules schedules_;
   Workplace place_;
-  SslModel model_;
+  Engine engine_;
   std::unique_ptr<FolderLock> lock_;
   std::unique_ptr<RunLog> log_;  ///< rank 0 only
   std::unique_ptr<OnlineKnn> knn_;

@@ -7,8 +7,8 @@
 
 #include "base/random.hpp"
 #include "comm/communicator.hpp"
+#include "training/engine.hpp"
 #include "training/masks.hpp"
-#include "training/ssl.hpp"
 
 namespace dino::testing {
 
@@ -16,9 +16,9 @@ namespace dino::testing {
 struct BatchPart {
   static constexpr int64_t kGlobal = 32, kLocal = 16;
   Tensor global, local, masks;
-  SslBatch batch;
+  StepBatch batch;
 
-  BatchPart(const SslConfig& config, int64_t total, int64_t first, int64_t images, uint64_t step,
+  BatchPart(const TrainingConfig& config, int64_t total, int64_t first, int64_t images, uint64_t step,
             bool few_masks) {
     global = Tensor(Shape{2 * images, 3, kGlobal, kGlobal});
     local = Tensor(Shape{std::max<int64_t>(config.local_crops * images, 1), 3, kLocal, kLocal});
@@ -54,10 +54,13 @@ struct BatchPart {
 };
 
 /// Crops of `images` of `total` images, as stochastic depth draws over them.
-inline DropPathPlan drop_path_of(const SslConfig& config, int64_t total, Range images, uint64_t step) {
-  std::vector<DropPathEntry> entries{{2, total, images.begin, images.size()}};
-  if (config.local_crops > 0) entries.push_back({config.local_crops, total, images.begin, images.size()});
-  return draw_drop_path(config.vit, entries, 11, step);
+inline DropPathDraw drop_path_of(const TrainingConfig& config, int64_t total, Range images, uint64_t step) {
+  return [=](Range some) {
+    const int64_t first = images.begin + some.begin;
+    std::vector<DropPathEntry> entries{{2, total, first, some.size()}};
+    if (config.local_crops > 0) entries.push_back({config.local_crops, total, first, some.size()});
+    return draw_drop_path(config.vit, entries, 11, step);
+  };
 }
 
 }  // namespace dino::testing

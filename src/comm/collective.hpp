@@ -23,6 +23,11 @@ class Collective {
   [[nodiscard]] virtual Event all_reduce(Stream& stream, TensorView values, ReduceOp op = ReduceOp::sum) = 0;
   /// `all` has size() equal parts; this rank's is at its place, afterwards every rank has all.
   [[nodiscard]] virtual Event all_gather(Stream& stream, TensorView all) = 0;
+  /// `all` (f32 or f64) has size() equal parts; this rank's <- the sum over all ranks, as all_reduce gives
+  /// it. The other parts hold nothing of use afterwards.
+  [[nodiscard]] virtual Event reduce_scatter(Stream& stream, TensorView all) = 0;
+  /// Among the ranks of one colour, in the order of their keys. Collective; nothing may be under way.
+  [[nodiscard]] virtual std::unique_ptr<Collective> split(int colour, int key) const = 0;
   virtual void poll() = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <climits>
 #include <exception>
 #include <utility>
@@ -264,6 +265,16 @@ Communicator Communicator::split(int colour, int key) const {
   MPI_Comm part = MPI_COMM_NULL;
   check(MPI_Comm_split(comm_, colour, key, &part), "split");
   return {part, true};
+}
+
+int ranks_of_node(const Communicator& comm) {
+  if (comm.size() == 1) return 1;
+  std::array<char, MPI_MAX_PROCESSOR_NAME> name{};
+  int length = 0;
+  MPI_Get_processor_name(name.data(), &length);
+  const std::string mine(name.data(), static_cast<size_t>(length));
+  const std::vector<std::string> all = comm.all_gather_strings(mine);
+  return static_cast<int>(std::count(all.begin(), all.end(), mine));
 }
 
 }  // namespace dino

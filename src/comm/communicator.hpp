@@ -92,6 +92,9 @@ class Communicator {
   int size_ = 1;
 };
 
+/// Ranks on this rank's node. Collective.
+[[nodiscard]] int ranks_of_node(const Communicator& comm);
+
 /// Tests only: transfers are cut into messages of at most this many bytes (at least 64; default 2^30).
 void set_message_bytes(int64_t bytes);
 

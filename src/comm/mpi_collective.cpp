@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <limits>
 #include <vector>
 
 #include "base/error.hpp"
@@ -51,6 +52,10 @@ class MpiCollective final : public Collective {
   [[nodiscard]] int size() const override { return comm_.size(); }
   [[nodiscard]] Event all_reduce(Stream& stream, TensorView values, ReduceOp op) override;
   [[nodiscard]] Event all_gather(Stream& stream, TensorView all) override;
+  [[nodiscard]] Event reduce_scatter(Stream& stream, TensorView all) override;
+  [[nodiscard]] std::unique_ptr<Collective> split(int colour, int key) const override {
+    return std::make_unique<MpiCollective>(comm_.split(colour, key));
+  }
   void poll() override {
     while (!queue_.empty()) {
       if (request_ != MPI_REQUEST_NULL) {
@@ -177,6 +182,51 @@ class OrderedSum final : public Operation {
   T* data_ = nullptr;  ///< the block, padded
 };
 
+/// A column of all parts at a time: each rank sums its own piece of the column.
+template <class T>
+class OrderedScatter final : public Operation {
+ public:
+  OrderedScatter(MpiCollective& owner, TensorView all, MPI_Datatype type)
+      : Operation(owner, "reduce_scatter"),
+        owner_(owner),
+        all_(all.as<T>()),
+        part_(all.numel() / owner.size()),
+        type_(type),
+        counts_(static_cast<size_t>(owner.size())),
+        from_(counts_.size()),
+        to_(counts_.size()) {}
+
+  bool advance(MPI_Request& request) override {
+    const int64_t ranks = owner_.size(), width = sizeof(T);
+    if (piece_ > 0) {
+      mpi::sum_in_rank_order(reinterpret_cast<const T*>(owner_.receive.data()), owner_.size(), piece_,
+                             all_ + owner_.rank() * part_ + begin_);
+      begin_ += piece_;
+    }
+    if (begin_ == part_) return false;
+    piece_ = std::min(std::max<int64_t>(1, std::min(kSumBufferBytes, message_bytes()) / (width * ranks)),
+                      part_ - begin_);
+    for (size_t r = 0; r < counts_.size(); ++r) {
+      counts_[r] = static_cast<int>(piece_);
+      from_[r] = static_cast<int>(static_cast<int64_t>(r) * part_ + begin_);
+      to_[r] = static_cast<int>(static_cast<int64_t>(r) * piece_);
+    }
+    T* pieces = room_for<T>(owner_.receive, piece_ * ranks);
+    check(MPI_Ialltoallv(all_, counts_.data(), from_.data(), type_, pieces, counts_.data(), to_.data(), type_,
+                         owner_.handle(), &request),
+          name());
+    return true;
+  }
+
+ private:
+  MpiCollective& owner_;
+  T* all_;
+  int64_t part_;
+  MPI_Datatype type_;
+  int64_t begin_ = 0, piece_ = 0;        ///< of the column under way
+  std::vector<int> counts_, from_, to_;  ///< elements
+};
+
 /// Reductions whose result does not depend on the order.
 class Unordered final : public Operation {
  public:
@@ -261,6 +311,18 @@ Event MpiCollective::all_reduce(Stream& stream, TensorView values, ReduceOp op) 
     return start(std::make_shared<Unordered>(*this, values, type, mpi_op(op)));
   if (values.dtype == DType::f32) return start(std::make_shared<OrderedSum<float>>(*this, values, type));
   return start(std::make_shared<OrderedSum<double>>(*this, values, type));
+}
+
+Event MpiCollective::reduce_scatter(Stream& stream, TensorView all) {
+  const MPI_Datatype type = mpi_type(all.dtype);
+  DINO_CHECK(all.numel() % size() == 0, "length is not a multiple of the ranks");
+  DINO_CHECK(all.dtype != DType::i64, "a sum of integers in parts");
+  DINO_CHECK(all.numel() <= std::numeric_limits<int>::max(), "MPI counts elements as int");
+  stream.synchronize();
+  if (size() == 1 || all.numel() == 0) return {};
+  DINO_CHECK(all.device.is_host(), "MPI reaches the host's memory only");
+  if (all.dtype == DType::f32) return start(std::make_shared<OrderedScatter<float>>(*this, all, type));
+  return start(std::make_shared<OrderedScatter<double>>(*this, all, type));
 }
 
 Event MpiCollective::all_gather(Stream& stream, TensorView all) {

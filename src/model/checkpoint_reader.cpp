@@ -300,14 +300,17 @@ Tensor CheckpointReader::read_tensor(const std::string& store, const std::string
   return tensor;
 }
 
+void CheckpointReader::read_part(const std::string& store, const ParameterInfo& parameter, int64_t begin,
+                                 std::span<float> out) {
+  const Place place = find(parameter.name);
+  if (place.parameter->shape != parameter.shape)
+    bad(manifest_.folder, fmt::format("{} is {}, the model wants {}", parameter.name,
+                                      place.parameter->shape.str(), parameter.shape.str()));
+  read_range(store, place.unit, place.parameter->offset + begin, out);
+}
+
 void CheckpointReader::read_store(const std::string& store, ParameterStore& out) {
-  for (const ParameterInfo& info : out.layout().parameters()) {
-    const Place place = find(info.name);
-    if (place.parameter->shape != info.shape)
-      bad(manifest_.folder, fmt::format("{} is {}, the model wants {}", info.name,
-                                        place.parameter->shape.str(), info.shape.str()));
-    read_range(store, place.unit, place.parameter->offset, out.view(info).f32());
-  }
+  for (const ParameterInfo& info : out.layout().parameters()) read_part(store, info, 0, out.view(info).f32());
 }
 
 }  // namespace dino

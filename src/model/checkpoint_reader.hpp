@@ -79,7 +79,11 @@ class CheckpointReader {
   void read_range(const std::string& store, int64_t unit, int64_t begin, std::span<float> out);
   /// One parameter by its full name; DataError when the checkpoint has none of that name.
   [[nodiscard]] Tensor read_tensor(const std::string& store, const std::string& name);
-  /// Fills every parameter of `out` by name; DataError names the first that is missing or of another shape.
+  /// Elements [begin, begin + out.size()) of a parameter, found by its full name; DataError when it is
+  /// missing or of another shape.
+  void read_part(const std::string& store, const ParameterInfo& parameter, int64_t begin,
+                 std::span<float> out);
+  /// Fills every parameter of `out` so.
   void read_store(const std::string& store, ParameterStore& out);
 
  private:

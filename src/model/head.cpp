@@ -56,9 +56,22 @@ int64_t head_parameter_count(const HeadConfig& config) {
   return layout.count();
 }
 
-Head::Head(HeadConfig config, std::string module) : config_(config), module_(std::move(module)) {}
+Head::Head(HeadConfig config, std::string module) : config_(config), module_(std::move(module)) {
+  ParameterLayout layout;
+  append_head_layout(layout, config_, module_);
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    const std::string name = layer_name(config_, module_, layer);
+    mlp_.push_back({place_of(layout, name + ".weight"), place_of(layout, name + ".bias")});
+  }
+  gain_ = place_of(layout, module_ + ".last_layer.weight_g");
+  direction_ = place_of(layout, module_ + ".last_layer.weight_v");
+}
 
-TensorView Head::forward(const Context& c, const ParameterStore& weights, ConstTensorView x, HeadSaved* saved,
+int64_t Head::unit(const ParameterLayout& layout) const {
+  return layout.find(module_ + ".last_layer.weight_g").unit;
+}
+
+TensorView Head::forward(const Context& c, const UnitView& w, ConstTensorView x, HeadSaved* saved,
                          TensorView* before_norm) const {
   const DType act = c.act();
   const int64_t rows = x.dim(0);
@@ -73,12 +86,12 @@ TensorView Head::forward(const Context& c, const ParameterStore& weights, ConstT
   c.ops.convert(c.stream, x, input);
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     const bool last = layer == config_.layers - 1;
-    const std::string name = layer_name(config_, module_, layer);
+    const auto i = static_cast<size_t>(layer);
     const Shape shape{rows, layer_output(config_, layer)};
     const TensorView output = last && act == DType::f32 ? bottleneck : c.arena.make(shape, act);
     inputs.push_back(input);
     if (!last) pre.push_back(saved == nullptr ? TensorView{} : c.arena.make(shape, act));
-    c.ops.linear(c.stream, input, weights.view(name + ".weight"), weights.view(name + ".bias"),
+    c.ops.linear(c.stream, input, w(mlp_[i].weight), w(mlp_[i].bias),
                  last ? ops::Activation::none : ops::Activation::gelu, output,
                  last ? TensorView{} : pre.back());
     input = output;
@@ -90,8 +103,8 @@ TensorView Head::forward(const Context& c, const ParameterStore& weights, ConstT
   return unit;
 }
 
-TensorView Head::backward(const Context& c, const ParameterStore& weights, const HeadSaved& saved,
-                          ConstTensorView d_unit, ParameterStore& gradients) const {
+TensorView Head::backward(const Context& c, const UnitView& w, const HeadSaved& saved, ConstTensorView d_unit,
+                          const UnitGradient& d) const {
   const DType act = c.act();
   const int64_t rows = d_unit.dim(0);
   const TensorView dx = c.arena.make({rows, config_.input});
@@ -105,31 +118,26 @@ TensorView Head::backward(const Context& c, const ParameterStore& weights, const
   }
   for (int64_t layer = config_.layers - 1; layer >= 0; --layer) {
     const auto i = static_cast<size_t>(layer);
-    const std::string name = layer_name(config_, module_, layer);
     if (layer < config_.layers - 1) c.ops.gelu_backward(c.stream, dy, saved.pre[i], dy);
-    c.ops.linear_backward_weight(c.stream, dy, saved.inputs[i], gradients.view(name + ".weight"),
-                                 gradients.view(name + ".bias"));
+    c.ops.linear_backward_weight(c.stream, dy, saved.inputs[i], d(mlp_[i].weight), d(mlp_[i].bias));
     const TensorView d_input = c.arena.make(saved.inputs[i].shape, act);
-    c.ops.linear_backward_input(c.stream, dy, weights.view(name + ".weight"), d_input, false);
+    c.ops.linear_backward_input(c.stream, dy, w(mlp_[i].weight), d_input, false);
     dy = d_input;
   }
   c.ops.convert(c.stream, dy, dx);
   return dx;
 }
 
-TensorView Head::prototypes(const Context& c, const ParameterStore& weights) const {
+TensorView Head::prototypes(const Context& c, const UnitView& w) const {
   const TensorView effective = c.arena.make({config_.prototypes, config_.bottleneck});
-  c.ops.weight_norm(c.stream, gains(weights.view(module_ + ".last_layer.weight_g")),
-                    weights.view(module_ + ".last_layer.weight_v"), effective);
+  c.ops.weight_norm(c.stream, gains(w(gain_)), w(direction_), effective);
   return effective;
 }
 
-void Head::prototypes_backward(const Context& c, const ParameterStore& weights, ConstTensorView d_prototypes,
-                               ParameterStore& gradients) const {
-  c.ops.weight_norm_backward(c.stream, gains(weights.view(module_ + ".last_layer.weight_g")),
-                             weights.view(module_ + ".last_layer.weight_v"), d_prototypes,
-                             gains(gradients.view(module_ + ".last_layer.weight_g")),
-                             gradients.view(module_ + ".last_layer.weight_v"));
+void Head::prototypes_backward(const Context& c, const UnitView& w, ConstTensorView d_prototypes,
+                               const UnitGradient& d) const {
+  c.ops.weight_norm_backward(c.stream, gains(w(gain_)), w(direction_), d_prototypes, gains(d(gain_)),
+                             d(direction_));
 }
 
 }  // namespace dino

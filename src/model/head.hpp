@@ -35,24 +35,31 @@ class Head {
   Head(HeadConfig config, std::string module);
   [[nodiscard]] const HeadConfig& config() const { return config_; }
   [[nodiscard]] const std::string& module() const { return module_; }
+  /// A layout's unit of this head, which the calls below are given.
+  [[nodiscard]] int64_t unit(const ParameterLayout& layout) const;
   /// x f32 [R, input] -> unit vectors f32 [R, bottleneck]. `before_norm` (optional out) is the bottleneck
   /// before normalisation.
-  [[nodiscard]] TensorView forward(const Context& c, const ParameterStore& weights, ConstTensorView x,
+  [[nodiscard]] TensorView forward(const Context& c, const UnitView& w, ConstTensorView x,
                                    HeadSaved* saved = nullptr, TensorView* before_norm = nullptr) const;
   /// d_unit f32 [R, bottleneck] -> returns dx f32 [R, input]; adds to gradients.
-  [[nodiscard]] TensorView backward(const Context& c, const ParameterStore& weights, const HeadSaved& saved,
-                                    ConstTensorView d_unit, ParameterStore& gradients) const;
+  [[nodiscard]] TensorView backward(const Context& c, const UnitView& w, const HeadSaved& saved,
+                                    ConstTensorView d_unit, const UnitGradient& d) const;
 
   /// The last layer's effective weight W[k,:] = g[k] v[k,:] / |v[k,:]|, f32 [K, bottleneck]; computed once
   /// per step.
-  [[nodiscard]] TensorView prototypes(const Context& c, const ParameterStore& weights) const;
+  [[nodiscard]] TensorView prototypes(const Context& c, const UnitView& w) const;
   /// Adds the gradients of g and v from that of W.
-  void prototypes_backward(const Context& c, const ParameterStore& weights, ConstTensorView d_prototypes,
-                           ParameterStore& gradients) const;
+  void prototypes_backward(const Context& c, const UnitView& w, ConstTensorView d_prototypes,
+                           const UnitGradient& d) const;
 
  private:
+  struct Linear {
+    ParameterPlace weight, bias;
+  };
   HeadConfig config_;
   std::string module_;
+  std::vector<Linear> mlp_;
+  ParameterPlace gain_, direction_;  ///< of the last layer: weight_g, weight_v
 };
 
 }  // namespace dino

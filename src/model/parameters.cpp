@@ -76,6 +76,11 @@ int64_t ParameterLayout::count(std::string_view module) const {
   return total;
 }
 
+ParameterPlace place_of(const ParameterLayout& layout, const std::string& name) {
+  const ParameterInfo* info = layout.find_if(name);
+  return info == nullptr ? ParameterPlace{} : ParameterPlace{info->offset, info->shape};
+}
+
 ParameterStore::ParameterStore(const ParameterLayout& layout, Memory& memory) : layout_(&layout) {
   units_.reserve(layout.units().size());
   for (const UnitInfo& unit : layout.units()) units_.emplace_back(Shape{unit.padded}, DType::f32, memory);

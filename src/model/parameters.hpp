@@ -13,6 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "model/units.hpp"
 #include "tensor/tensor.hpp"
 
 namespace dino {
@@ -64,14 +65,18 @@ class ParameterLayout {
 /// to 16 floats, the last ones may be shorter or empty.
 constexpr int64_t kUnitAlignment = 64;
 
-/// One value per parameter element: weights, gradients, or moments. Every unit is one Tensor on the store's
-/// device.
-class ParameterStore {
+/// One value per parameter element: weights, gradients, or moments, whole. Every unit is one Tensor on the
+/// store's device.
+class ParameterStore final : public UnitWeights, public UnitGradients {
  public:
   ParameterStore() = default;
   /// Zeros; the layout must outlive the store.
   explicit ParameterStore(const ParameterLayout& layout, Memory& memory = Memory::host());
-  [[nodiscard]] const ParameterLayout& layout() const { return *layout_; }
+  [[nodiscard]] const ParameterLayout& layout() const override { return *layout_; }
+  void prefetch(int64_t) const override {}
+  [[nodiscard]] UnitView acquire(int64_t unit) const override { return {this->unit(unit), nullptr, unit}; }
+  [[nodiscard]] UnitGradient gradient(int64_t unit) override { return UnitGradient(this->unit(unit)); }
+  void finish_gradient(int64_t) override {}
   [[nodiscard]] TensorView view(std::string_view name);
   [[nodiscard]] ConstTensorView view(std::string_view name) const;
   [[nodiscard]] TensorView view(const ParameterInfo& info);

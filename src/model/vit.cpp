@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/vit.hpp"
 
-#include <fmt/format.h>
-
 #include <cmath>
 #include <map>
 #include <mutex>
@@ -26,6 +24,7 @@ struct VitSaved {
 };
 
 struct Vit::Impl {
+  Impl(const VitConfig& config, std::string module) : context(config, std::move(module)) {}
   /// Evaluation on images of many sizes makes many plans; beyond this many they are made anew.
   static constexpr size_t kMaxPlans = 64;
   VitContext context;
@@ -54,11 +53,10 @@ struct Vit::Impl {
     return {kept_rows(c, entries, kept[0]), kept_rows(c, entries, kept[1])};
   }
 
-  void final_norm(const Context& c, const ParameterStore& weights, ConstTensorView x, TensorView y,
-                  TensorView mean, TensorView rstd) const {
-    c.ops.layer_norm(c.stream, x, weights.view(context.name(".norm.weight")),
-                     weights.view(context.name(".norm.bias")), static_cast<float>(context.config.norm_eps), y,
-                     mean, rstd);
+  void final_norm(const Context& c, const UnitView& w, ConstTensorView x, TensorView y, TensorView mean,
+                  TensorView rstd) const {
+    c.ops.layer_norm(c.stream, x, w(context.norm.weight), w(context.norm.bias),
+                     static_cast<float>(context.config.norm_eps), y, mean, rstd);
   }
 
   /// What the caller asked for besides the tokens; made before the blocks so that it outlives their scopes.
@@ -87,7 +85,7 @@ struct Vit::Impl {
                                   options.attention_query, output.last_attention);
   }
 
-  void run_block(const Context& c, const ParameterStore& weights, int64_t block,
+  void run_block(const Context& c, const UnitView& w, int64_t block,
                  const std::array<std::shared_ptr<const BranchRows>, 2>& rows,
                  const VitForwardOptions& options, const VitOutput& output, VitSaved* saved) const {
     VitSaved::Block scratch;
@@ -97,18 +95,18 @@ struct Vit::Impl {
     const auto attention = [&] {
       if (few) {
         QueryAttentionSaved unkept;
-        query_attention_forward(context, c, block, weights, output.prenorm, rows[0],
+        query_attention_forward(context, c, w, output.prenorm, rows[0],
                                 read_rows(c, *rows[0], options.read_rows),
                                 keep ? saved->last_attention.emplace() : unkept, keep);
         return;
       }
-      attention_forward(context, c, block, weights, output.prenorm, rows[0], state.attention, keep);
+      attention_forward(context, c, w, output.prenorm, rows[0], state.attention, keep);
       if (output.last_attention && block == context.config.depth - 1)
         last_attention(c, state.attention, options, output);
     };
     const auto ffn = [&] {
-      ffn_forward(context, c, block, weights, output.prenorm,
-                  few ? read_rows(c, *rows[1], options.read_rows) : rows[1], state.ffn, keep);
+      ffn_forward(context, c, w, output.prenorm, few ? read_rows(c, *rows[1], options.read_rows) : rows[1],
+                  state.ffn, keep);
     };
     if (keep) {
       attention();
@@ -125,14 +123,14 @@ struct Vit::Impl {
   }
 };
 
-Vit::Vit(VitConfig config, std::string module) : config_(config), impl_(std::make_unique<Impl>()) {
+Vit::Vit(VitConfig config, std::string module)
+    : config_(config), impl_(std::make_unique<Impl>(config, std::move(module))) {
   DINO_CHECK(config.heads > 0 && config.width % config.heads == 0, "heads divide the width");
-  impl_->context = {config, std::move(module)};
 }
 Vit::~Vit() = default;
 Vit::Vit(Vit&&) noexcept = default;
 
-VitOutput Vit::forward(const Context& c, const ParameterStore& weights, std::span<const CropBatch> crops,
+VitOutput Vit::forward(const Context& c, const UnitWeights& weights, std::span<const CropBatch> crops,
                        const VitForwardOptions& options, std::shared_ptr<VitSaved>* saved) const {
   std::shared_ptr<VitSaved> keep;
   if (saved != nullptr) keep = *saved && saved->use_count() == 1 ? *saved : std::make_shared<VitSaved>();
@@ -143,20 +141,27 @@ VitOutput Vit::forward(const Context& c, const ParameterStore& weights, std::spa
   output.prenorm = c.arena.make({everything->count, config_.width});
   output.norm = c.arena.make({everything->count, config_.width});
   impl_->make_outputs(c, options, output);
+  const VitContext& context = impl_->context;
+  const int64_t first_block = context.block_unit(weights.layout(), 0);
+  const int64_t norm_unit = context.norm_unit(weights.layout());
   EmbedSaved scratch;
-  embed_forward(impl_->context, c, weights, crops, *plan, output.prenorm, keep ? keep->embed : scratch,
-                keep != nullptr);
+  {
+    const UnitView w = weights.acquire(context.embed_unit(weights.layout()));
+    weights.prefetch(first_block);
+    embed_forward(context, c, w, crops, *plan, output.prenorm, keep ? keep->embed : scratch, keep != nullptr);
+  }
   if (keep) {
     keep->blocks.resize(static_cast<size_t>(config_.depth));
     keep->last_attention.reset();
   }
   for (int64_t block = 0; block < config_.depth; ++block) {
-    impl_->run_block(c, weights, block,
-                     impl_->rows_of(c, output.entries, everything, options.drop_path, block), options, output,
-                     keep.get());
+    const UnitView w = weights.acquire(first_block + block);
+    weights.prefetch(first_block + block + 1);  // after the last block, the final norm
+    impl_->run_block(c, w, block, impl_->rows_of(c, output.entries, everything, options.drop_path, block),
+                     options, output, keep.get());
     for (size_t i = 0; i < options.intermediate_blocks.size(); ++i)
       if (options.intermediate_blocks[i] == block && block < config_.depth - 1)
-        impl_->final_norm(c, weights, output.prenorm, output.intermediate[i], {}, {});
+        impl_->final_norm(c, weights.acquire(norm_unit), output.prenorm, output.intermediate[i], {}, {});
   }
   if (keep) {
     keep->plan = plan;
@@ -164,21 +169,18 @@ VitOutput Vit::forward(const Context& c, const ParameterStore& weights, std::spa
     keep->mean = c.arena.make({everything->count});
     keep->rstd = c.arena.make({everything->count});
   }
-  impl_->final_norm(c, weights, output.prenorm, output.norm, keep ? keep->mean : TensorView{},
-                    keep ? keep->rstd : TensorView{});
+  impl_->final_norm(c, weights.acquire(norm_unit), output.prenorm, output.norm,
+                    keep ? keep->mean : TensorView{}, keep ? keep->rstd : TensorView{});
   if (saved != nullptr) *saved = keep;
   return output;
 }
 
-void Vit::backward(const Context& c, const ParameterStore& weights, const VitSaved& saved,
-                   ConstTensorView d_norm, ConstTensorView d_prenorm, ParameterStore& gradients,
-                   const std::function<void(int64_t)>& unit_done,
+void Vit::backward(const Context& c, const UnitWeights& weights, const VitSaved& saved,
+                   ConstTensorView d_norm, ConstTensorView d_prenorm, UnitGradients& gradients,
                    std::span<const TensorView> d_images) const {
   const VitContext& context = impl_->context;
+  const ParameterLayout& layout = weights.layout();
   const Arena::Scope scope(c.arena);
-  const auto done = [&](const std::string& parameter) {
-    if (unit_done) unit_done(weights.layout().find(parameter).unit);
-  };
   const TensorView dx = c.arena.make(saved.prenorm.shape);
   if (d_prenorm) {
     DINO_CHECK(d_prenorm.numel() == dx.numel(), "gradient of the tokens " + d_prenorm.shape.str());
@@ -186,22 +188,33 @@ void Vit::backward(const Context& c, const ParameterStore& weights, const VitSav
   } else {
     fill(c.stream, dx, 0);
   }
-  if (d_norm)
-    c.ops.layer_norm_backward(c.stream, d_norm, saved.prenorm, weights.view(context.name(".norm.weight")),
-                              saved.mean, saved.rstd, dx, gradients.view(context.name(".norm.weight")),
-                              gradients.view(context.name(".norm.bias")));
-  done(context.name(".norm.weight"));
+  {
+    const int64_t unit = context.norm_unit(layout);
+    const UnitView w = weights.acquire(unit);
+    weights.prefetch(unit - 1);
+    const UnitGradient d = gradients.gradient(unit);
+    if (d_norm)
+      c.ops.layer_norm_backward(c.stream, d_norm, saved.prenorm, w(context.norm.weight), saved.mean,
+                                saved.rstd, dx, d(context.norm.weight), d(context.norm.bias));
+    gradients.finish_gradient(unit);
+  }
   for (int64_t block = config_.depth - 1; block >= 0; --block) {
     const VitSaved::Block& state = saved.blocks[static_cast<size_t>(block)];
-    ffn_backward(context, c, block, weights, state.ffn, dx, gradients);
+    const int64_t unit = context.block_unit(layout, block);
+    const UnitView w = weights.acquire(unit);
+    weights.prefetch(unit - 1);  // before the first block, the embedding
+    const UnitGradient d = gradients.gradient(unit);
+    ffn_backward(context, c, w, state.ffn, dx, d);
     if (saved.last_attention && block == config_.depth - 1)
-      query_attention_backward(context, c, block, weights, *saved.last_attention, dx, gradients);
+      query_attention_backward(context, c, w, *saved.last_attention, dx, d);
     else
-      attention_backward(context, c, block, weights, state.attention, dx, gradients);
-    done(fmt::format("{}.blocks.{}.norm1.weight", context.module, block));
+      attention_backward(context, c, w, state.attention, dx, d);
+    gradients.finish_gradient(unit);
   }
-  embed_backward(context, c, weights, saved.embed, *saved.plan, dx, gradients, d_images);
-  done(context.name(".cls_token"));
+  const int64_t unit = context.embed_unit(layout);
+  const UnitView w = weights.acquire(unit);
+  embed_backward(context, c, w, saved.embed, *saved.plan, dx, gradients.gradient(unit), d_images);
+  gradients.finish_gradient(unit);
 }
 
 }  // namespace dino

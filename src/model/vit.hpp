@@ -5,7 +5,6 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -115,16 +114,14 @@ class Vit {
   /// `saved` non-null: keeps what backward needs (in the object of an earlier pass, if it holds one that
   /// nobody shares). All tensors are made in the context's arena; `weights` are of its device. One Vit serves
   /// one device.
-  [[nodiscard]] VitOutput forward(const Context& c, const ParameterStore& weights,
+  [[nodiscard]] VitOutput forward(const Context& c, const UnitWeights& weights,
                                   std::span<const CropBatch> crops, const VitForwardOptions& options,
                                   std::shared_ptr<VitSaved>* saved = nullptr) const;
   /// d_norm f32 [rows, D]: gradient of `norm`; d_prenorm of `prenorm`; either may be empty (zero). Adds to
-  /// `gradients`.
-  /// `unit_done(unit index)` is called when a unit's gradient is complete, last block first, so that its
-  /// reduction can start. d_images (optional, one per entry, f32 [B,C,H,W]) receive the inputs' gradients.
-  void backward(const Context& c, const ParameterStore& weights, const VitSaved& saved,
-                ConstTensorView d_norm, ConstTensorView d_prenorm, ParameterStore& gradients,
-                const std::function<void(int64_t)>& unit_done = {},
+  /// `gradients`, and finishes every unit in turn, the final norm first, whether or not a token went through
+  /// it. d_images (optional, one per entry, f32 [B,C,H,W]) receive the inputs' gradients.
+  void backward(const Context& c, const UnitWeights& weights, const VitSaved& saved, ConstTensorView d_norm,
+                ConstTensorView d_prenorm, UnitGradients& gradients,
                 std::span<const TensorView> d_images = {}) const;
 
  private:

@@ -11,24 +11,6 @@
 namespace dino {
 namespace {
 
-/// Views of one block's parameters in a store (weights or gradients).
-template <class Store>
-struct BlockParameters {
-  Store& store;
-  std::string prefix;
-  auto operator()(const char* name) const { return store.view(prefix + name); }
-  /// Empty for a model without LayerScale.
-  auto optional(const char* name) const {
-    const ParameterInfo* info = store.layout().find_if(prefix + name);
-    return info == nullptr ? decltype(store.view(*info)){} : store.view(*info);
-  }
-};
-
-template <class Store>
-BlockParameters<Store> of_block(const VitContext& vit, int64_t block, Store& store) {
-  return {store, fmt::format("{}.blocks.{}", vit.module, block)};
-}
-
 float attention_scale(const VitConfig& config) {
   return static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.width / config.heads)));
 }
@@ -213,12 +195,11 @@ std::shared_ptr<const BranchRows> read_rows(const Context& c, const BranchRows& 
   return uploaded(c, result);
 }
 
-void attention_forward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
-                       TensorView x, std::shared_ptr<const BranchRows> rows, AttentionSaved& saved,
-                       bool keep) {
+void attention_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+                       std::shared_ptr<const BranchRows> rows, AttentionSaved& saved, bool keep) {
   if (is_left_out(rows, saved)) return;
   const VitConfig& config = vit.config;
-  const auto w = of_block(vit, block, weights);
+  const BlockPlaces& at = vit.block;
   begin_branch(vit, c, x, std::move(rows), saved, keep);
   const int64_t n = saved.rows->count;
   saved.qkv = c.arena.make({n, 3 * config.width}, c.act());
@@ -226,46 +207,41 @@ void attention_forward(const VitContext& vit, const Context& c, int64_t block, c
   if (keep) saved.lse = c.arena.make({config.heads, n});
   {
     const Arena::Scope scope(c.arena);
-    const TensorView y = normalised(vit, c, saved, w(".norm1.weight"), w(".norm1.bias"), keep);
-    c.ops.linear(c.stream, y, w(".attn.qkv.weight"), w(".attn.qkv.bias"), ops::Activation::none, saved.qkv,
-                 {});
+    const TensorView y = normalised(vit, c, saved, w(at.norm1.weight), w(at.norm1.bias), keep);
+    c.ops.linear(c.stream, y, w(at.qkv_weight), w(at.qkv_bias), ops::Activation::none, saved.qkv, {});
   }
   c.ops.attention(c.stream, saved.qkv, saved.rows->sequences(), config.heads, attention_scale(config),
                   saved.attended, saved.lse);
-  c.ops.linear(c.stream, saved.attended, w(".attn.proj.weight"), w(".attn.proj.bias"), ops::Activation::none,
-               saved.out, {});
-  add_branch(c, x, saved, w.optional(".ls1.gamma"));
+  c.ops.linear(c.stream, saved.attended, w(at.proj_weight), w(at.proj_bias), ops::Activation::none, saved.out,
+               {});
+  add_branch(c, x, saved, w(at.gamma1));
 }
 
-void attention_backward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
-                        const AttentionSaved& saved, TensorView dx, ParameterStore& gradients) {
+void attention_backward(const VitContext& vit, const Context& c, const UnitView& w,
+                        const AttentionSaved& saved, TensorView dx, const UnitGradient& d) {
   if (saved.rows->count == 0) return;
   const VitConfig& config = vit.config;
-  const auto w = of_block(vit, block, weights);
-  const auto d = of_block(vit, block, gradients);
+  const BlockPlaces& at = vit.block;
   const Arena::Scope scope(c.arena);
-  const TensorView d_out =
-      add_branch_backward(vit, c, dx, saved, w.optional(".ls1.gamma"), d.optional(".ls1.gamma"));
-  const TensorView d_attended = linear_backward(c, d_out, saved.attended, w(".attn.proj.weight"),
-                                                d(".attn.proj.weight"), d(".attn.proj.bias"));
+  const TensorView d_out = add_branch_backward(vit, c, dx, saved, w(at.gamma1), d(at.gamma1));
+  const TensorView d_attended =
+      linear_backward(c, d_out, saved.attended, w(at.proj_weight), d(at.proj_weight), d(at.proj_bias));
   const TensorView d_qkv = c.arena.make({saved.rows->count, 3 * config.width}, c.act());
   c.ops.attention_backward(c.stream, d_attended, saved.qkv, saved.attended, saved.lse,
                            saved.rows->sequences(), config.heads, attention_scale(config), d_qkv);
-  const TensorView y = normalised(vit, c, saved, w(".norm1.weight"), w(".norm1.bias"), false);
-  const TensorView dy =
-      linear_backward(c, d_qkv, y, w(".attn.qkv.weight"), d(".attn.qkv.weight"), d(".attn.qkv.bias"));
-  finish_backward(c, saved, dy, w(".norm1.weight"), d(".norm1.weight"), d(".norm1.bias"), dx);
+  const TensorView y = normalised(vit, c, saved, w(at.norm1.weight), w(at.norm1.bias), false);
+  const TensorView dy = linear_backward(c, d_qkv, y, w(at.qkv_weight), d(at.qkv_weight), d(at.qkv_bias));
+  finish_backward(c, saved, dy, w(at.norm1.weight), d(at.norm1.weight), d(at.norm1.bias), dx);
 }
 
-void query_attention_forward(const VitContext& vit, const Context& c, int64_t block,
-                             const ParameterStore& weights, TensorView x,
+void query_attention_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
                              std::shared_ptr<const BranchRows> keys,
                              std::shared_ptr<const BranchRows> queries, QueryAttentionSaved& saved,
                              bool keep) {
   if (is_left_out(queries, saved.queries)) return;
   const VitConfig& config = vit.config;
+  const BlockPlaces& at = vit.block;
   const int64_t width = config.width;
-  const auto w = of_block(vit, block, weights);
   enter_branch(c, x, std::move(keys), saved.keys, keep);
   begin_branch(vit, c, x, std::move(queries), saved.queries, keep);
   const int64_t count = saved.queries.rows->count;
@@ -273,10 +249,10 @@ void query_attention_forward(const VitContext& vit, const Context& c, int64_t bl
   saved.kv = c.arena.make({saved.keys.rows->count, 2 * width}, c.act());
   saved.attended = c.arena.make({count, width}, c.act());
   if (keep) saved.lse = c.arena.make({config.heads, count});
-  const ConstTensorView weight = w(".attn.qkv.weight"), bias = w(".attn.qkv.bias");
+  const ConstTensorView weight = w(at.qkv_weight), bias = w(at.qkv_bias);
   const auto project = [&](const BranchSaved& branch, int64_t first, int64_t rows, TensorView out) {
     const Arena::Scope scope(c.arena);
-    const TensorView y = normalised(vit, c, branch, w(".norm1.weight"), w(".norm1.bias"), keep);
+    const TensorView y = normalised(vit, c, branch, w(at.norm1.weight), w(at.norm1.bias), keep);
     c.ops.linear(c.stream, y, weight.rows(first, rows), bias.rows(first, rows), ops::Activation::none, out,
                  {});
   };
@@ -285,24 +261,21 @@ void query_attention_forward(const VitContext& vit, const Context& c, int64_t bl
   c.ops.query_attention(c.stream, saved.q, saved.kv, saved.queries.rows->sequences(),
                         saved.keys.rows->sequences(), config.heads, attention_scale(config), saved.attended,
                         saved.lse);
-  c.ops.linear(c.stream, saved.attended, w(".attn.proj.weight"), w(".attn.proj.bias"), ops::Activation::none,
+  c.ops.linear(c.stream, saved.attended, w(at.proj_weight), w(at.proj_bias), ops::Activation::none,
                saved.queries.out, {});
-  add_branch(c, x, saved.queries, w.optional(".ls1.gamma"));
+  add_branch(c, x, saved.queries, w(at.gamma1));
 }
 
-void query_attention_backward(const VitContext& vit, const Context& c, int64_t block,
-                              const ParameterStore& weights, const QueryAttentionSaved& saved, TensorView dx,
-                              ParameterStore& gradients) {
+void query_attention_backward(const VitContext& vit, const Context& c, const UnitView& w,
+                              const QueryAttentionSaved& saved, TensorView dx, const UnitGradient& d) {
   if (saved.queries.rows->count == 0) return;
   const VitConfig& config = vit.config;
+  const BlockPlaces& at = vit.block;
   const int64_t width = config.width;
-  const auto w = of_block(vit, block, weights);
-  const auto d = of_block(vit, block, gradients);
   const Arena::Scope scope(c.arena);
-  const TensorView d_out =
-      add_branch_backward(vit, c, dx, saved.queries, w.optional(".ls1.gamma"), d.optional(".ls1.gamma"));
-  const TensorView d_attended = linear_backward(c, d_out, saved.attended, w(".attn.proj.weight"),
-                                                d(".attn.proj.weight"), d(".attn.proj.bias"));
+  const TensorView d_out = add_branch_backward(vit, c, dx, saved.queries, w(at.gamma1), d(at.gamma1));
+  const TensorView d_attended =
+      linear_backward(c, d_out, saved.attended, w(at.proj_weight), d(at.proj_weight), d(at.proj_bias));
   const TensorView dq = c.arena.make(saved.q.shape, c.act());
   const TensorView dkv = c.arena.make(saved.kv.shape, c.act());
   c.ops.query_attention_backward(c.stream, d_attended, saved.q, saved.kv, saved.attended, saved.lse,
@@ -311,73 +284,66 @@ void query_attention_backward(const VitContext& vit, const Context& c, int64_t b
   const auto project_backward = [&](const BranchSaved& branch, int64_t first, int64_t rows,
                                     ConstTensorView gradient) {
     const Arena::Scope inner(c.arena);
-    const TensorView y = normalised(vit, c, branch, w(".norm1.weight"), w(".norm1.bias"), false);
+    const TensorView y = normalised(vit, c, branch, w(at.norm1.weight), w(at.norm1.bias), false);
     const TensorView dy =
-        linear_backward(c, gradient, y, w(".attn.qkv.weight").rows(first, rows),
-                        d(".attn.qkv.weight").rows(first, rows), d(".attn.qkv.bias").rows(first, rows));
-    finish_backward(c, branch, dy, w(".norm1.weight"), d(".norm1.weight"), d(".norm1.bias"), dx);
+        linear_backward(c, gradient, y, w(at.qkv_weight).rows(first, rows),
+                        d(at.qkv_weight).rows(first, rows), d(at.qkv_bias).rows(first, rows));
+    finish_backward(c, branch, dy, w(at.norm1.weight), d(at.norm1.weight), d(at.norm1.bias), dx);
   };
   project_backward(saved.queries, 0, width, dq);
   project_backward(saved.keys, width, 2 * width, dkv);
 }
 
-void ffn_forward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
-                 TensorView x, std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep) {
+void ffn_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+                 std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep) {
   if (is_left_out(rows, saved)) return;
   const VitConfig& config = vit.config;
+  const BlockPlaces& at = vit.block;
   const bool mlp = config.ffn == FfnKind::mlp;
-  const auto w = of_block(vit, block, weights);
   begin_branch(vit, c, x, std::move(rows), saved, keep);
   const int64_t n = saved.rows->count;
   if (keep || !mlp) saved.pre = c.arena.make({n, mlp ? config.hidden : 2 * config.hidden}, c.act());
   if (mlp) {
     saved.hidden = c.arena.make({n, config.hidden}, c.act());
     const Arena::Scope scope(c.arena);
-    const TensorView y = normalised(vit, c, saved, w(".norm2.weight"), w(".norm2.bias"), keep);
-    c.ops.linear(c.stream, y, w(".mlp.fc1.weight"), w(".mlp.fc1.bias"), ops::Activation::gelu, saved.hidden,
-                 saved.pre);
-    c.ops.linear(c.stream, saved.hidden, w(".mlp.fc2.weight"), w(".mlp.fc2.bias"), ops::Activation::none,
-                 saved.out, {});
+    const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias), keep);
+    c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), ops::Activation::gelu, saved.hidden, saved.pre);
+    c.ops.linear(c.stream, saved.hidden, w(at.out_weight), w(at.out_bias), ops::Activation::none, saved.out,
+                 {});
   } else {
     const Arena::Scope scope(c.arena);
-    const TensorView y = normalised(vit, c, saved, w(".norm2.weight"), w(".norm2.bias"), keep);
-    c.ops.linear(c.stream, y, w(".mlp.w12.weight"), w(".mlp.w12.bias"), ops::Activation::none, saved.pre, {});
+    const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias), keep);
+    c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), ops::Activation::none, saved.pre, {});
     const TensorView hidden = c.arena.make({n, config.hidden}, c.act());
     c.ops.swiglu(c.stream, saved.pre, hidden);
-    c.ops.linear(c.stream, hidden, w(".mlp.w3.weight"), w(".mlp.w3.bias"), ops::Activation::none, saved.out,
-                 {});
+    c.ops.linear(c.stream, hidden, w(at.out_weight), w(at.out_bias), ops::Activation::none, saved.out, {});
   }
-  add_branch(c, x, saved, w.optional(".ls2.gamma"));
+  add_branch(c, x, saved, w(at.gamma2));
 }
 
-void ffn_backward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
-                  const FfnSaved& saved, TensorView dx, ParameterStore& gradients) {
+void ffn_backward(const VitContext& vit, const Context& c, const UnitView& w, const FfnSaved& saved,
+                  TensorView dx, const UnitGradient& d) {
   if (saved.rows->count == 0) return;
   const VitConfig& config = vit.config;
+  const BlockPlaces& at = vit.block;
   const bool mlp = config.ffn == FfnKind::mlp;
-  const auto w = of_block(vit, block, weights);
-  const auto d = of_block(vit, block, gradients);
   const Arena::Scope scope(c.arena);
-  const TensorView d_out =
-      add_branch_backward(vit, c, dx, saved, w.optional(".ls2.gamma"), d.optional(".ls2.gamma"));
+  const TensorView d_out = add_branch_backward(vit, c, dx, saved, w(at.gamma2), d(at.gamma2));
   TensorView d_pre;
   if (mlp) {
-    d_pre = linear_backward(c, d_out, saved.hidden, w(".mlp.fc2.weight"), d(".mlp.fc2.weight"),
-                            d(".mlp.fc2.bias"));
+    d_pre = linear_backward(c, d_out, saved.hidden, w(at.out_weight), d(at.out_weight), d(at.out_bias));
     c.ops.gelu_backward(c.stream, d_pre, saved.pre, d_pre);
   } else {
     const TensorView hidden = c.arena.make({saved.rows->count, config.hidden}, c.act());
     c.ops.swiglu(c.stream, saved.pre, hidden);
     const TensorView d_hidden =
-        linear_backward(c, d_out, hidden, w(".mlp.w3.weight"), d(".mlp.w3.weight"), d(".mlp.w3.bias"));
+        linear_backward(c, d_out, hidden, w(at.out_weight), d(at.out_weight), d(at.out_bias));
     d_pre = c.arena.make({saved.rows->count, 2 * config.hidden}, c.act());
     c.ops.swiglu_backward(c.stream, d_hidden, saved.pre, d_pre);
   }
-  const TensorView y = normalised(vit, c, saved, w(".norm2.weight"), w(".norm2.bias"), false);
-  const char* weight = mlp ? ".mlp.fc1.weight" : ".mlp.w12.weight";
-  const char* bias = mlp ? ".mlp.fc1.bias" : ".mlp.w12.bias";
-  const TensorView dy = linear_backward(c, d_pre, y, w(weight), d(weight), d(bias));
-  finish_backward(c, saved, dy, w(".norm2.weight"), d(".norm2.weight"), d(".norm2.bias"), dx);
+  const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias), false);
+  const TensorView dy = linear_backward(c, d_pre, y, w(at.in_weight), d(at.in_weight), d(at.in_bias));
+  finish_backward(c, saved, dy, w(at.norm2.weight), d(at.norm2.weight), d(at.norm2.bias), dx);
 }
 
 }  // namespace dino

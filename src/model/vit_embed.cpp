@@ -17,16 +17,16 @@ View table_of_positions(View pos_embed) {
 }
 
 /// f32 [1 + N + R, D]: cls, patch positions, registers. In this order the positions are one block.
-TensorView token_table(const VitContext& vit, const Context& c, const ParameterStore& weights,
-                       const PositionMaps& maps, int64_t patches) {
+TensorView token_table(const VitContext& vit, const Context& c, const UnitView& w, const PositionMaps& maps,
+                       int64_t patches) {
   const VitConfig& config = vit.config;
   const int64_t positions = 1 + patches;
   TensorView table = c.arena.make({positions + config.registers, config.width});
-  c.ops.sparse_rows(c.stream, maps.forward, table_of_positions(weights.view(vit.name(".pos_embed"))),
+  c.ops.sparse_rows(c.stream, maps.forward, table_of_positions(w(vit.embed.pos_embed)),
                     table.rows(0, positions), false);
-  c.ops.axpy(c.stream, 1.0F, weights.view(vit.name(".cls_token")), table.rows(0, 1));
+  c.ops.axpy(c.stream, 1.0F, w(vit.embed.cls_token), table.rows(0, 1));
   if (config.registers > 0)
-    copy(c.stream, table.rows(positions, config.registers), weights.view(vit.name(".register_tokens")));
+    copy(c.stream, table.rows(positions, config.registers), w(vit.embed.register_tokens));
   return table;
 }
 
@@ -72,30 +72,30 @@ View as_matrix(View weight) {
   return weight.reshaped({weight.dim(0), weight.numel() / weight.dim(0)});
 }
 
-void add_patches(const VitContext& vit, const Context& c, const ParameterStore& weights,
-                 const TokenPlan& plan, const EmbedSaved& saved, TensorView x) {
+void add_patches(const VitContext& vit, const Context& c, const UnitView& w, const TokenPlan& plan,
+                 const EmbedSaved& saved, TensorView x) {
   if (plan.patch_rows.empty()) return;
   const Arena::Scope scope(c.arena);
   const TensorView embedded = c.arena.make({saved.patches.dim(0), vit.config.width}, c.act());
-  c.ops.linear(c.stream, saved.patches, as_matrix(weights.view(vit.name(".patch_embed.proj.weight"))),
-               weights.view(vit.name(".patch_embed.proj.bias")), ops::Activation::none, embedded, {});
+  c.ops.linear(c.stream, saved.patches, as_matrix(w(vit.embed.proj_weight)), w(vit.embed.proj_bias),
+               ops::Activation::none, embedded, {});
   if (saved.masked) c.ops.zero_rows(c.stream, embedded, saved.masked);
   c.ops.scaled_index_add(c.stream, x, embedded, {}, 1.0F, plan.device_patch_rows);
 }
 
-void add_mask_token(const VitContext& vit, const Context& c, const ParameterStore& weights,
-                    const EmbedSaved& saved, TensorView x) {
+void add_mask_token(const VitContext& vit, const Context& c, const UnitView& w, const EmbedSaved& saved,
+                    TensorView x) {
   if (!saved.masked_rows) return;
   const Arena::Scope scope(c.arena);
   const int64_t count = saved.masked_rows.numel();
   const TensorView tokens = c.arena.make({count, vit.config.width});
   const TensorView first = c.arena.zeros(c.stream, {count}, DType::i64);
-  c.ops.gather_rows(c.stream, weights.view(vit.name(".mask_token")), first, tokens);
+  c.ops.gather_rows(c.stream, w(vit.embed.mask_token), first, tokens);
   c.ops.scaled_index_add(c.stream, x, tokens, {}, 1.0F, saved.masked_rows);
 }
 
 void table_backward(const VitContext& vit, const Context& c, const TokenPlan& plan, size_t entry,
-                    ConstTensorView dx, ParameterStore& gradients) {
+                    ConstTensorView dx, const UnitGradient& d) {
   const VitConfig& config = vit.config;
   const TokenEntry& tokens = plan.entries[entry];
   const Arena::Scope scope(c.arena);
@@ -103,33 +103,30 @@ void table_backward(const VitContext& vit, const Context& c, const TokenPlan& pl
   const TensorView d_table = c.arena.zeros(c.stream, {positions + config.registers, config.width});
   c.ops.scatter_add_rows(c.stream, dx.rows(tokens.first_row, tokens.batch * tokens.tokens),
                          plan.table_rows[entry], d_table);
-  c.ops.axpy(c.stream, 1.0F, d_table.rows(0, 1), gradients.view(vit.name(".cls_token")));
+  c.ops.axpy(c.stream, 1.0F, d_table.rows(0, 1), d(vit.embed.cls_token));
   if (config.registers > 0)
-    c.ops.axpy(c.stream, 1.0F, d_table.rows(positions, config.registers),
-               gradients.view(vit.name(".register_tokens")));
+    c.ops.axpy(c.stream, 1.0F, d_table.rows(positions, config.registers), d(vit.embed.register_tokens));
   c.ops.sparse_rows(c.stream, plan.position_maps[entry].backward, d_table.rows(0, positions),
-                    table_of_positions(gradients.view(vit.name(".pos_embed"))), true);
+                    table_of_positions(d(vit.embed.pos_embed)), true);
 }
 
 void mask_token_backward(const VitContext& vit, const Context& c, const EmbedSaved& saved, ConstTensorView dx,
-                         ParameterStore& gradients) {
+                         const UnitGradient& d) {
   if (!saved.masked_rows) return;
   const Arena::Scope scope(c.arena);
   const TensorView d_masked = c.arena.make({saved.masked_rows.numel(), vit.config.width});
   c.ops.gather_rows(c.stream, dx, saved.masked_rows, d_masked);
-  c.ops.weighted_column_sums(c.stream, d_masked, {}, gradients.view(vit.name(".mask_token")));
+  c.ops.weighted_column_sums(c.stream, d_masked, {}, d(vit.embed.mask_token));
 }
 
 /// d_embedded act [P, D] -> the gradients of the images.
-void image_backward(const VitContext& vit, const Context& c, const ParameterStore& weights,
-                    const TokenPlan& plan, ConstTensorView d_embedded, int64_t columns,
-                    std::span<const TensorView> d_images) {
+void image_backward(const VitContext& vit, const Context& c, const UnitView& w, const TokenPlan& plan,
+                    ConstTensorView d_embedded, int64_t columns, std::span<const TensorView> d_images) {
   const Arena::Scope scope(c.arena);
   const Shape shape{d_embedded.dim(0), columns};
   const TensorView d_act = c.arena.make(shape, c.act());
   const TensorView d_patches = c.arena.make(shape);
-  c.ops.linear_backward_input(c.stream, d_embedded,
-                              as_matrix(weights.view(vit.name(".patch_embed.proj.weight"))), d_act, false);
+  c.ops.linear_backward_input(c.stream, d_embedded, as_matrix(w(vit.embed.proj_weight)), d_act, false);
   c.ops.convert(c.stream, d_act, d_patches);
   int64_t first = 0;
   for (size_t e = 0; e < d_images.size(); ++e) {
@@ -180,7 +177,7 @@ std::shared_ptr<const TokenPlan> make_token_plan(const Context& c, const VitConf
   return plan;
 }
 
-void embed_forward(const VitContext& vit, const Context& c, const ParameterStore& weights,
+void embed_forward(const VitContext& vit, const Context& c, const UnitView& w,
                    std::span<const CropBatch> crops, const TokenPlan& plan, TensorView x, EmbedSaved& saved,
                    bool keep) {
   const VitConfig& config = vit.config;
@@ -197,30 +194,29 @@ void embed_forward(const VitContext& vit, const Context& c, const ParameterStore
     const int64_t count = entry.batch * patch_count(entry);
     c.ops.patchify(c.stream, crops[e].images, config.patch, saved.patches.rows(first, count));
     first += count;
-    const TensorView table = token_table(vit, c, weights, plan.position_maps[e], patch_count(entry));
+    const TensorView table = token_table(vit, c, w, plan.position_maps[e], patch_count(entry));
     c.ops.gather_rows(c.stream, table, plan.table_rows[e],
                       x.rows(entry.first_row, entry.batch * entry.tokens));
   }
-  add_patches(vit, c, weights, plan, saved, x);
-  add_mask_token(vit, c, weights, saved, x);
+  add_patches(vit, c, w, plan, saved, x);
+  add_mask_token(vit, c, w, saved, x);
 }
 
-void embed_backward(const VitContext& vit, const Context& c, const ParameterStore& weights,
-                    const EmbedSaved& saved, const TokenPlan& plan, ConstTensorView dx,
-                    ParameterStore& gradients, std::span<const TensorView> d_images) {
+void embed_backward(const VitContext& vit, const Context& c, const UnitView& w, const EmbedSaved& saved,
+                    const TokenPlan& plan, ConstTensorView dx, const UnitGradient& d,
+                    std::span<const TensorView> d_images) {
   DINO_CHECK(d_images.empty() || d_images.size() == plan.entries.size(), "one image gradient per entry");
   const Arena::Scope scope(c.arena);
   for (size_t e = 0; e < plan.entries.size(); ++e)
-    if (plan.entries[e].batch > 0) table_backward(vit, c, plan, e, dx, gradients);
-  mask_token_backward(vit, c, saved, dx, gradients);
+    if (plan.entries[e].batch > 0) table_backward(vit, c, plan, e, dx, d);
+  mask_token_backward(vit, c, saved, dx, d);
   if (plan.patch_rows.empty()) return;
   const TensorView d_embedded = c.arena.make({saved.patches.dim(0), vit.config.width}, c.act());
   c.ops.gather_rows(c.stream, dx, plan.device_patch_rows, d_embedded);
   if (saved.masked) c.ops.zero_rows(c.stream, d_embedded, saved.masked);
-  c.ops.linear_backward_weight(c.stream, d_embedded, saved.patches,
-                               as_matrix(gradients.view(vit.name(".patch_embed.proj.weight"))),
-                               gradients.view(vit.name(".patch_embed.proj.bias")));
-  if (!d_images.empty()) image_backward(vit, c, weights, plan, d_embedded, saved.patches.dim(1), d_images);
+  c.ops.linear_backward_weight(c.stream, d_embedded, saved.patches, as_matrix(d(vit.embed.proj_weight)),
+                               d(vit.embed.proj_bias));
+  if (!d_images.empty()) image_backward(vit, c, w, plan, d_embedded, saved.patches.dim(1), d_images);
 }
 
 }  // namespace dino

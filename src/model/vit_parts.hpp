@@ -13,11 +13,37 @@
 
 namespace dino {
 
+struct EmbedPlaces {
+  ParameterPlace cls_token, pos_embed, register_tokens, mask_token, proj_weight, proj_bias;
+};
+struct NormPlaces {
+  ParameterPlace weight, bias;
+};
+struct BlockPlaces {
+  NormPlaces norm1, norm2;
+  ParameterPlace qkv_weight, qkv_bias, proj_weight, proj_bias, gamma1;
+  ParameterPlace in_weight, in_bias;    ///< of the feed-forward: fc1, or w12
+  ParameterPlace out_weight, out_bias;  ///< fc2, or w3
+  ParameterPlace gamma2;
+};
+
 /// What all parts of one model share.
 struct VitContext {
+  explicit VitContext(const VitConfig& config, std::string module);
   VitConfig config;
   std::string module;
-  [[nodiscard]] std::string name(const char* suffix) const { return module + suffix; }
+  // Places in a unit; all blocks are alike.
+  EmbedPlaces embed;
+  BlockPlaces block;
+  NormPlaces norm;
+  // A layout's units of this model.
+  [[nodiscard]] int64_t embed_unit(const ParameterLayout& layout) const;
+  [[nodiscard]] int64_t block_unit(const ParameterLayout& layout, int64_t index) const {
+    return embed_unit(layout) + 1 + index;
+  }
+  [[nodiscard]] int64_t norm_unit(const ParameterLayout& layout) const {
+    return block_unit(layout, config.depth);
+  }
 };
 
 /// The token rows that a residual branch reads. A branch on all rows has no row list.
@@ -99,26 +125,23 @@ struct FfnSaved : BranchSaved {
 
 /// x f32 [rows, D] += LayerScale(attention(norm1(x))) on `rows`. Tensors that `saved` names are made in the
 /// arena; keep = false leaves out what only backward needs.
-void attention_forward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
-                       TensorView x, std::shared_ptr<const BranchRows> rows, AttentionSaved& saved,
-                       bool keep);
+void attention_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+                       std::shared_ptr<const BranchRows> rows, AttentionSaved& saved, bool keep);
 /// dx f32 [rows, D]: gradient of the branch's output in, of its input out.
-void attention_backward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
-                        const AttentionSaved& saved, TensorView dx, ParameterStore& gradients);
+void attention_backward(const VitContext& vit, const Context& c, const UnitView& w,
+                        const AttentionSaved& saved, TensorView dx, const UnitGradient& d);
 /// The same with the branch's output computed for the rows `queries` (a subset of `keys`) only; x changes
 /// there.
-void query_attention_forward(const VitContext& vit, const Context& c, int64_t block,
-                             const ParameterStore& weights, TensorView x,
+void query_attention_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
                              std::shared_ptr<const BranchRows> keys,
                              std::shared_ptr<const BranchRows> queries, QueryAttentionSaved& saved,
                              bool keep);
-void query_attention_backward(const VitContext& vit, const Context& c, int64_t block,
-                              const ParameterStore& weights, const QueryAttentionSaved& saved, TensorView dx,
-                              ParameterStore& gradients);
-void ffn_forward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
-                 TensorView x, std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep);
-void ffn_backward(const VitContext& vit, const Context& c, int64_t block, const ParameterStore& weights,
-                  const FfnSaved& saved, TensorView dx, ParameterStore& gradients);
+void query_attention_backward(const VitContext& vit, const Context& c, const UnitView& w,
+                              const QueryAttentionSaved& saved, TensorView dx, const UnitGradient& d);
+void ffn_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+                 std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep);
+void ffn_backward(const VitContext& vit, const Context& c, const UnitView& w, const FfnSaved& saved,
+                  TensorView dx, const UnitGradient& d);
 
 /// Every patch is projected, whatever the masks, so that shapes repeat; under a mask the token takes its
 /// place.
@@ -128,11 +151,11 @@ struct EmbedSaved {
   TensorView masked_rows;  ///< i64: their packed rows
 };
 /// Fills x f32 [rows, D].
-void embed_forward(const VitContext& vit, const Context& c, const ParameterStore& weights,
+void embed_forward(const VitContext& vit, const Context& c, const UnitView& w,
                    std::span<const CropBatch> crops, const TokenPlan& plan, TensorView x, EmbedSaved& saved,
                    bool keep);
-void embed_backward(const VitContext& vit, const Context& c, const ParameterStore& weights,
-                    const EmbedSaved& saved, const TokenPlan& plan, ConstTensorView dx,
-                    ParameterStore& gradients, std::span<const TensorView> d_images);
+void embed_backward(const VitContext& vit, const Context& c, const UnitView& w, const EmbedSaved& saved,
+                    const TokenPlan& plan, ConstTensorView dx, const UnitGradient& d,
+                    std::span<const TensorView> d_images);
 
 }  // namespace dino

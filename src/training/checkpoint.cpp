@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <filesystem>
@@ -42,18 +43,17 @@ std::string write_shard(const std::string& folder, const CheckpointContent& cont
   const std::string file = fmt::format("rank_{:04d}.h5", comm.rank());
   const std::string path = folder + "/" + file;
   Json ranges = Json::array();
+  const ShardedValues& any = *content.stores.begin()->second;
   {
     const IoScope scope("writing", path);
     Hdf5File out = Hdf5File::create(path);
     for (size_t u = 0; u < layout.units().size(); ++u) {
       const UnitInfo& unit = layout.units()[u];
-      const Range range = even_range(unit.padded, comm.rank(), comm.size());
+      const Range range = any.own_range(static_cast<int64_t>(u));
       ranges.push_back({range.begin, range.end});
       if (range.size() == 0) continue;
-      for (const auto& [store, values] : content.stores) {
-        const ConstTensorView all = std::as_const(*values).unit(static_cast<int64_t>(u));
-        out.write(fmt::format("/{}/{}", store, unit.name), all.rows(range.begin, range.size()));
-      }
+      for (const auto& [store, values] : content.stores)
+        out.write(fmt::format("/{}/{}", store, unit.name), values->own(static_cast<int64_t>(u)));
     }
     out.close();
   }
@@ -220,9 +220,19 @@ std::string text_field(const Json& manifest, const char* name) {
   return manifest.contains(name) && manifest[name].is_string() ? manifest[name].get<std::string>() : "";
 }
 
-}  // namespace
+/// Of the parameters, what lies in this rank's own part.
+void read_own_part(CheckpointReader& reader, const std::string& store, ShardedValues& values) {
+  for (const ParameterInfo& info : values.layout().parameters()) {
+    const Range own = values.own_range(info.unit);
+    const int64_t begin = std::max(info.offset, own.begin);
+    const int64_t end = std::max(begin, std::min(info.offset + info.shape.numel(), own.end));
+    const TensorView part =
+        begin < end ? values.own(info.unit).rows(begin - own.begin, end - begin) : TensorView{};
+    reader.read_part(store, info, begin - info.offset, part ? part.f32() : std::span<float>{});
+  }
+}
 
-void load_checkpoint(const std::string& folder, CheckpointContent& content) {
+void read_own_parts(const std::string& folder, CheckpointContent& content) {
   CheckpointReader reader(read_checkpoint_manifest(folder));
   const CheckpointManifest& manifest = reader.manifest();
   HostStream stream;
@@ -232,7 +242,7 @@ void load_checkpoint(const std::string& folder, CheckpointContent& content) {
           fmt::format("cannot resume: {}: it has no \"{}\" (weights only); start a new run from it instead",
                       folder, store));
     values->zero(stream);
-    reader.read_store(store, *values);
+    read_own_part(reader, store, *values);
   }
   const Json json = Json::parse(manifest.json);
   if (!json.contains("integers") || !json["integers"].is_object())
@@ -250,6 +260,14 @@ void load_checkpoint(const std::string& folder, CheckpointContent& content) {
   }
   content.vectors = read_vectors(json, folder);
   content.model_json = manifest.model_json;
+}
+
+}  // namespace
+
+void load_checkpoint(const std::string& folder, CheckpointContent& content, const Communicator& comm) {
+  together(comm, [&] { read_own_parts(folder, content); });
+  HostStream stream;
+  for (auto& [store, values] : content.stores) values->share(stream);
 }
 
 CheckpointHeader read_checkpoint_header(const std::string& folder) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // Checkpoints by the commit protocol: RUN/checkpoints/step_00001000/{manifest.json, rank_0000.h5, ...}. Every
-// rank writes its even flat range of every unit of every store through the serial driver; rank 0 renames the
-// manifest last. Stores are found by logical name and flat range, so any number of ranks loads any
-// checkpoint.
+// rank writes its own part of every unit (parallel/shard_plan.hpp) through the serial driver, whatever else
+// it holds; rank 0 renames the manifest last. Parameters are found by logical name and flat range, so any
+// number of ranks, sharded in any way, loads any checkpoint, and each reads its own part alone.
 
 #include <cstdint>
 #include <map>
@@ -11,14 +11,14 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
-#include "model/parameters.hpp"
+#include "parallel/sharded_values.hpp"
 
 namespace dino {
 
-/// What a checkpoint holds: named stores on the host, of one layout ("student", "teacher", "adam_m",
-/// "adam_v") and scalars and small vectors by name.
+/// What a checkpoint holds: named values on the host, of one plan ("student", "teacher", "adam_m", "adam_v")
+/// and scalars and small vectors by name.
 struct CheckpointContent {
-  std::map<std::string, ParameterStore*> stores;
+  std::map<std::string, ShardedValues*> stores;
   std::map<std::string, std::vector<double>> vectors;  ///< e.g. softmax centres
   std::map<std::string, int64_t> integers;             ///< step, samples_consumed, seed, ...
   std::string model_json;                              ///< configuration of the model (backbone and heads)
@@ -45,9 +45,10 @@ void remove_unfinished_checkpoints(const std::string& run);
 /// step_N.abandoned, which nothing reads, so that neither the next start nor the retention takes them for the
 /// newest.
 void set_aside_checkpoints(const std::string& run, int64_t step);
-/// Loads on every rank what `content` asks for: the stores named in it must exist with the same names and
-/// shapes (DataError names the first difference); vectors and integers are filled.
-void load_checkpoint(const std::string& folder, CheckpointContent& content);
+/// Loads what `content` asks for: the stores named in it must exist with the same names and shapes (DataError
+/// names the first difference); vectors and integers are filled. Collective: every rank reads its own part,
+/// and what others hold of it too goes from rank to rank.
+void load_checkpoint(const std::string& folder, CheckpointContent& content, const Communicator& comm);
 
 struct CheckpointHeader {
   int64_t step = 0, samples = 0;

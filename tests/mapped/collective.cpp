@@ -57,6 +57,12 @@ class MappedCollective final : public Collective {
   [[nodiscard]] Event all_gather(Stream& stream, TensorView all) override {
     return start(stream, all, [&](TensorView staged) { return host_->all_gather(staging_, staged); });
   }
+  [[nodiscard]] Event reduce_scatter(Stream& stream, TensorView all) override {
+    return start(stream, all, [&](TensorView staged) { return host_->reduce_scatter(staging_, staged); });
+  }
+  [[nodiscard]] std::unique_ptr<Collective> split(int colour, int key) const override {
+    return std::make_unique<MappedCollective>(memory_, host_->split(colour, key));
+  }
   void poll() override { host_->poll(); }
 
  private:

@@ -15,14 +15,14 @@
 #include "mapped/backend.hpp"
 #include "mapped/collective.hpp"
 #include "ops/context.hpp"
-#include "training/ssl.hpp"
+#include "training/engine.hpp"
 
 namespace dino::testing {
 
 /// Everything that a step has: stochastic depth over two strata of images, local crops, masks, KoLeo.
 struct TrainingCase {
   std::string name;
-  SslConfig config;
+  TrainingConfig config;
   int64_t frozen = 0;  ///< first steps with a frozen backbone
 };
 
@@ -31,20 +31,20 @@ inline void PrintTo(const TrainingCase& given, std::ostream* out) {
 }
 
 inline std::vector<TrainingCase> training_cases() {
-  SslConfig config;
+  TrainingConfig config;
   config.vit = vit_preset("vit_micro");
   config.vit.layerscale = 0.5;
   config.vit.drop_path = 0.3;
-  config.dino_head = {config.vit.width, 48, 3, 32, 96};
-  config.ibot_head = {config.vit.width, 40, 2, 24, 80};
-  config.layer_decay = 0.9;
+  config.objective.dino_head = {config.vit.width, 48, 3, 32, 96};
+  config.objective.ibot_head = {config.vit.width, 40, 2, 24, 80};
+  config.optimizer.layer_decay = 0.9;
   config.local_crops = 3;
   std::vector<TrainingCase> cases{{"sinkhorn", config, 0}};
   config.precision = Precision::bf16;
   cases.push_back({"bf16", config, 0});
   config.precision = Precision::f32;
-  config.centering = Centering::softmax;
-  config.separate_ibot_head = false;
+  config.objective.centering = Centering::softmax;
+  config.objective.separate_ibot_head = false;
   config.vit.registers = 2;
   config.vit.ffn = FfnKind::swiglu;
   config.vit.hidden = swiglu_hidden(config.vit.width);
@@ -59,9 +59,9 @@ struct TrainingRun {
   std::map<std::string, std::vector<double>> centres;
 };
 
-inline std::vector<double> numbers_of(const SslStepResult& result) {
-  const SslLosses& l = result.losses;
-  const SslHealth& h = result.health;
+inline std::vector<double> numbers_of(const StepResult& result) {
+  const LossTerms& l = result.losses;
+  const StepHealth& h = result.health;
   std::vector<double> values{l.total, l.dino_local, l.dino_global, l.ibot, l.koleo};
   values.insert(values.end(), result.grad_norms.begin(), result.grad_norms.end());
   values.insert(values.end(),
@@ -69,43 +69,53 @@ inline std::vector<double> numbers_of(const SslStepResult& result) {
   return values;
 }
 
-inline std::vector<float> values_of(Stream& stream, const ParameterStore& store) {
-  ParameterStore host(store.layout());
-  host.copy_from(stream, store);
-  stream.synchronize();
+inline std::vector<float> values_of(const ParameterStore& host) {
   std::vector<float> values;
-  for (size_t unit = 0; unit < store.layout().units().size(); ++unit) {
+  for (size_t unit = 0; unit < host.layout().units().size(); ++unit) {
     const std::span<const float> part = host.unit(static_cast<int64_t>(unit)).f32();
     values.insert(values.end(), part.begin(), part.end());
   }
   return values;
 }
 
+inline std::vector<float> values_of(Stream& stream, const ParameterStore& store) {
+  ParameterStore host(store.layout());
+  host.copy_from(stream, store);
+  stream.synchronize();
+  return values_of(host);
+}
+
+inline std::vector<float> values_of(Stream& stream, const ShardedValues& values) {
+  ParameterStore host(values.layout());
+  values.gather(stream, host);
+  return values_of(host);
+}
+
 inline TrainingRun train(const TrainingCase& given, ops::Backend& backend,
                          std::unique_ptr<Collective> collective, const Communicator& comm) {
   constexpr int64_t kImages = 12, kSteps = 8;
-  const SslConfig& config = given.config;
+  const TrainingConfig& config = given.config;
   const Range own = even_range(kImages, comm.rank(), comm.size());
   Workplace place(backend, std::move(collective), config.precision);
   TrainingRun run;
-  SslModel model(config, place.context(), comm);
+  Engine model(config, place.context(), comm);
   model.initialize(3);
   for (int64_t step = 0; step < kSteps; ++step) {
     const auto seed = static_cast<uint64_t>(step);
     const BatchPart part(config, kImages, own.begin, own.size(), seed, false);
-    const SslSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04,        0.99,
-                               0.05, step < given.frozen,    given.frozen};
-    const SslStepResult result =
+    const StepSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04,        0.99,
+                                0.05, step < given.frozen,    given.frozen};
+    const StepResult result =
         model.forward_backward(part.batch, schedule, drop_path_of(config, kImages, own, seed));
     EXPECT_TRUE(result.finite) << step;
     model.update(schedule, step + 1);
     run.steps.push_back(numbers_of(result));
   }
   Stream& stream = place.context().stream;
-  run.student = values_of(stream, model.student());
-  run.teacher = values_of(stream, model.teacher());
-  run.adam_v = values_of(stream, model.adam_v());
-  run.centres = model.centres();
+  run.student = values_of(stream, model.state().student_values());
+  run.teacher = values_of(stream, model.state().teacher_values());
+  run.adam_v = values_of(stream, model.state().adam_v());
+  run.centres = model.objective_state();
   return run;
 }
 

@@ -41,29 +41,30 @@ TEST_P(TrainingOnDevice, AgreesWithTheReference) {
     for (size_t i = 0; i + 1 < expected.size(); ++i)
       EXPECT_NEAR(actual[i], expected[i], tolerance * std::abs(expected[i])) << "step " << step << ", " << i;
     // A count: where two prototypes are almost equal, rounding decides which is a row's largest.
-    const double prototypes = static_cast<double>(GetParam().config.dino_head.prototypes);
+    const double prototypes = static_cast<double>(GetParam().config.objective.dino_head.prototypes);
     EXPECT_NEAR(actual.back() * prototypes, expected.back() * prototypes, 2.01) << "step " << step;
   }
 }
 
 /// The update's own flag decides, on the device.
 TEST_P(TrainingOnDevice, AStepThatIsNotFiniteChangesNothing) {
-  const SslConfig& config = GetParam().config;
+  const TrainingConfig& config = GetParam().config;
   MappedBackend device(cpu_, Execution::late);
   Workplace place(device, make_mapped_collective(device.memory(), make_mpi_collective(self_)),
                   config.precision);
   Stream& stream = place.context().stream;
-  SslModel model(config, place.context(), self_);
+  Engine model(config, place.context(), self_);
   model.initialize(3);
   const auto values = [&] {
     std::vector<float> all;
-    for (ParameterStore* store : {&model.student(), &model.teacher(), &model.adam_m(), &model.adam_v()}) {
+    for (ShardedValues* store : {&model.state().student_values(), &model.state().teacher_values(),
+                                 &model.state().adam_m(), &model.state().adam_v()}) {
       const std::vector<float> part = values_of(stream, *store);
       all.insert(all.end(), part.begin(), part.end());
     }
     return all;
   };
-  const SslSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
+  const StepSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
   BatchPart part(config, 4, 0, 4, 0, false);
   EXPECT_TRUE(model.forward_backward(part.batch, schedule, {}).finite);
   model.update(schedule, 1);
@@ -102,7 +103,7 @@ std::vector<float> vit_results(Workplace& place, const VitConfig& config) {
   const Vit vit(config);
   const VitOutput output = vit.forward(c, weights, crops, options, &saved);
   const TensorView d_images = c.arena.make(crops[0].images.shape);
-  vit.backward(c, weights, *saved, noise(output.norm.shape, 2), noise(output.norm.shape, 3), gradients, {},
+  vit.backward(c, weights, *saved, noise(output.norm.shape, 2), noise(output.norm.shape, 3), gradients,
                {&d_images, 1});
   std::vector<float> values = values_of(c.stream, gradients);
   for (const TensorView view : {output.norm, output.prenorm, output.intermediate[0], output.intermediate[1],

@@ -40,8 +40,9 @@ TEST(HeadGolden, ForwardAndBackward) {
   HostPlace host;
   HeadSaved saved;
   TensorView before_norm;
-  const TensorView unit = head.forward(host.c, weights, input, &saved, &before_norm);
-  const TensorView prototypes = head.prototypes(host.c, weights);
+  const UnitView w = weights.acquire(head.unit(layout));
+  const TensorView unit = head.forward(host.c, w, input, &saved, &before_norm);
+  const TensorView prototypes = head.prototypes(host.c, w);
   const TensorView output = host.c.arena.make({rows, config.prototypes});
   host.c.ops.linear(host.c.stream, unit, prototypes, {}, ops::Activation::none, output, {});
 
@@ -53,12 +54,13 @@ TEST(HeadGolden, ForwardAndBackward) {
   compare("outputs", output.f32(), "/output");
 
   ParameterStore gradients(layout);
+  const UnitGradient d = gradients.gradient(head.unit(layout));
   const TensorView d_unit = host.c.arena.make(unit.shape);
   const TensorView d_prototypes = host.c.arena.zeros(host.c.stream, prototypes.shape);
   host.c.ops.linear_backward_input(host.c.stream, cotangent, prototypes, d_unit, false);
   host.c.ops.linear_backward_weight(host.c.stream, cotangent, unit, d_prototypes, {});
-  head.prototypes_backward(host.c, weights, d_prototypes, gradients);
-  const TensorView dx = head.backward(host.c, weights, saved, d_unit, gradients);
+  head.prototypes_backward(host.c, w, d_prototypes, d);
+  const TensorView dx = head.backward(host.c, w, saved, d_unit, d);
   compare("input gradient", dx.f32(), "/grad_input");
   const std::vector<std::string> recorded = file.list("/grads");
   EXPECT_EQ(recorded.size(), layout.parameters().size());

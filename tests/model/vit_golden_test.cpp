@@ -113,6 +113,18 @@ void check_projections(const Case& c, const std::string& name, std::span<const f
                  relative_error(std::span<const double>(our_columns), values_of(columns)), 3e-5, name);
 }
 
+/// Notes the order in which units are finished.
+class NotedGradients final : public UnitGradients {
+ public:
+  explicit NotedGradients(ParameterStore& store) : store_(store) {}
+  [[nodiscard]] UnitGradient gradient(int64_t unit) override { return store_.gradient(unit); }
+  void finish_gradient(int64_t unit) override { finished.push_back(unit); }
+  std::vector<int64_t> finished;
+
+ private:
+  ParameterStore& store_;
+};
+
 void check_gradients(const Case& c, const ParameterStore& gradients) {
   const std::string prefix = "backbone.";
   int64_t compared = 0;
@@ -162,10 +174,9 @@ void check_backward(const Case& c, const Vit& vit, std::span<const CropBatch> cr
   ParameterStore gradients(c.model.layout);
   Tensor d_image(crops.front().images.shape);
   const TensorView d_images[] = {d_image};
-  std::vector<int64_t> units;
-  vit.backward(
-      host.c, c.model.weights, *saved, d_norm, {}, gradients, [&](int64_t unit) { units.push_back(unit); },
-      d_images);
+  NotedGradients noted(gradients);
+  vit.backward(host.c, c.model.weights, *saved, d_norm, {}, noted, d_images);
+  const std::vector<int64_t>& units = noted.finished;
   for (size_t i = 0; i < units.size(); ++i)
     EXPECT_EQ(units[i], static_cast<int64_t>(units.size() - 1 - i))
         << "units finish from the last to the first";

@@ -249,7 +249,7 @@ TEST(Vit, GradientsMatchFiniteDifferences) {
   ParameterStore gradients(layout);
   Tensor d_image(images.shape());
   const TensorView d_images[] = {d_image};
-  vit.backward(host.c, weights, *saved, d_norm, d_prenorm, gradients, {}, d_images);
+  vit.backward(host.c, weights, *saved, d_norm, d_prenorm, gradients, d_images);
 
   constexpr double kStep = 2e-3;
   ParameterStore moved(layout);
@@ -337,7 +337,7 @@ TEST(Vit, Bf16StaysNearFp32) {
     gradients.emplace_back(layout);
     Tensor d_image(images.shape());
     const TensorView d_images[] = {d_image};
-    vit.backward(host.c, weights, *saved, cotangent, {}, gradients.back(), {}, d_images);
+    vit.backward(host.c, weights, *saved, cotangent, {}, gradients.back(), d_images);
   }
   // bf16 has 8 bits: 2^-9 per rounding, a few dozen roundings in sequence.
   const double error = relative_error(std::span<const float>(outputs[1]), std::span<const float>(outputs[0]));
@@ -377,7 +377,7 @@ TEST(Vit, AllOrNoPatchesMasked) {
   ParameterStore gradients(layout);
   Tensor d_image = random_tensor(images.shape(), 3);
   const TensorView d_images[] = {d_image};
-  vit.backward(host.c, weights, *saved, random_tensor(c.norm.shape, 4), {}, gradients, {}, d_images);
+  vit.backward(host.c, weights, *saved, random_tensor(c.norm.shape, 4), {}, gradients, d_images);
   for (const float g : d_image.f32()) ASSERT_EQ(g, 0.0F);
   for (const float g : gradients.view("backbone.patch_embed.proj.weight").f32()) ASSERT_EQ(g, 0.0F);
 }
@@ -460,14 +460,16 @@ TEST(Head, OneLayerAndBf16) {
     const Head head(config, "head");
     HostPlace host(precision);
     HeadSaved saved;
-    const TensorView unit = head.forward(host.c, weights, x, &saved);
+    const UnitView w = weights.acquire(head.unit(layout));
+    const TensorView unit = head.forward(host.c, w, x, &saved);
     for (int64_t r = 0; r < 5; ++r) {
       double norm = 0;
       for (const float v : unit.rows(r, 1).f32()) norm += static_cast<double>(v) * static_cast<double>(v);
       EXPECT_NEAR(norm, 1, 1e-5);
     }
     ParameterStore gradients(layout);
-    const TensorView dx = head.backward(host.c, weights, saved, random_tensor({5, 16}, 2), gradients);
+    const TensorView dx =
+        head.backward(host.c, w, saved, random_tensor({5, 16}, 2), gradients.gradient(head.unit(layout)));
     EXPECT_EQ(dx.shape, (Shape{5, 32}));
     outputs.emplace_back(dx.f32().begin(), dx.f32().end());
   }

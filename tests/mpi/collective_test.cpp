@@ -48,6 +48,37 @@ TEST_P(CollectiveTest, SumsAreInRankOrder) {
   }
 }
 
+TEST_P(CollectiveTest, ScatteredSumsAreThePartsOfTheSums) {
+  for (const int64_t part : {0, 1, 48, 9001}) {
+    if (part > 1000 && GetParam() < 1000) continue;
+    const int64_t n = part * world.size();
+    Tensor values = values_of(world.rank(), n);
+    stream.wait(collective->reduce_scatter(stream, values));
+    const std::vector<float> expected = summed(world.size(), n);
+    for (int64_t i = part * world.rank(); i < part * (world.rank() + 1); ++i)
+      ASSERT_EQ(values.as<float>()[i], expected[static_cast<size_t>(i)]) << n;
+  }
+}
+
+TEST_P(CollectiveTest, GroupsHaveCollectivesOfTheirOwn) {
+  const int colour = world.rank() % 2;
+  const std::unique_ptr<Collective> group = collective->split(colour, -world.rank());
+  ASSERT_EQ(group->size(), (world.size() + 1 - colour) / 2);
+  EXPECT_EQ(group->rank(), group->size() - 1 - world.rank() / 2);
+  Tensor sum(Shape{1});
+  sum.as<float>()[0] = static_cast<float>(world.rank());
+  Tensor all(Shape{world.size()});
+  all.as<float>()[world.rank()] = static_cast<float>(world.rank());
+  // Both are under way at once.
+  const Event everywhere = collective->all_gather(stream, all);
+  stream.wait(group->all_reduce(stream, sum));
+  stream.wait(everywhere);
+  float expected = 0;
+  for (int r = colour; r < world.size(); r += 2) expected += static_cast<float>(r);
+  EXPECT_EQ(sum.as<float>()[0], expected);
+  for (int r = 0; r < world.size(); ++r) EXPECT_EQ(all.as<float>()[r], static_cast<float>(r));
+}
+
 TEST_P(CollectiveTest, SeveralAreUnderWayAtOnce) {
   std::vector<Tensor> sums;
   std::vector<Event> events;

@@ -164,7 +164,7 @@ TEST(AutoSettings, TheSameFactsGiveTheSameSettingsWhateverAStepTakes) {
 
 TEST(AutoSettings, MoreMachineOrTimeIsNeverForASmallerModel) {
   const auto flops = [](const TrainConfig& c) {
-    return flops_per_image(make_ssl_config(c), c.global_size, c.local_size);
+    return flops_per_image(make_training_config(c), c.global_size, c.local_size);
   };
   for (const int64_t count : {500, 50'000, 2'000'000}) {
     double before = 0;
@@ -267,7 +267,7 @@ TEST(Resources, ActivationsAreEstimatedWithinAQuarter) {
     settle_all(parsed.config, {500, 64, 64}, {1, 2, 16 * kGibi, 50});
     const Timings timings = time_steps(parsed.config, self, 1, 1);
     const auto estimate =
-        static_cast<double>(activation_bytes(parsed.config, make_ssl_config(parsed.config), one.batch));
+        static_cast<double>(activation_bytes(parsed.config, make_training_config(parsed.config), one.batch));
     EXPECT_NEAR(estimate / static_cast<double>(timings.arena_bytes), 1.0, 0.25)
         << one.words[1] << " " << one.words[2] << " " << timings.arena_bytes;
     EXPECT_TRUE(timings.finite);

@@ -11,8 +11,8 @@
 
 #include "base/random.hpp"
 #include "host_model.hpp"
+#include "training/engine.hpp"
 #include "training/masks.hpp"
-#include "training/ssl.hpp"
 
 namespace {
 
@@ -50,14 +50,14 @@ void operator delete[](void* memory, size_t) noexcept {
 namespace dino {
 namespace {
 
-SslConfig config_of(Centering centering, bool separate_head) {
-  SslConfig config;
+TrainingConfig config_of(Centering centering, bool separate_head) {
+  TrainingConfig config;
   config.vit = vit_preset("vit_micro");
   config.vit.layerscale = 0.1;
-  config.dino_head = {config.vit.width, 256, 3, 64, 4096};
-  config.ibot_head = config.dino_head;
-  config.separate_ibot_head = separate_head;
-  config.centering = centering;
+  config.objective.dino_head = {config.vit.width, 256, 3, 64, 4096};
+  config.objective.ibot_head = config.objective.dino_head;
+  config.objective.separate_ibot_head = separate_head;
+  config.objective.centering = centering;
   config.local_crops = 8;
   return config;
 }
@@ -81,12 +81,12 @@ TEST(Allocation, AStepOfKnownShapesAllocatesNothingAfterTheFirstTwo) {
     model.initialize(1);
     for (int64_t step = 1; step <= 6; ++step) {
       const BatchMasks masks = batch_masks({}, blocks, 2 * kImages, 4, static_cast<uint64_t>(step));
-      SslBatch batch{kImages, global, local, view_of(masks.masks.data(), Shape{2 * kImages, kGrid * kGrid}),
-                     0};
+      StepBatch batch{kImages, global, local, view_of(masks.masks.data(), Shape{2 * kImages, kGrid * kGrid}),
+                      0};
       batch.masked_bound = masks.upper_bound;
-      const SslSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
+      const StepSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
       const int64_t tensors = Tensor::bytes_allocated(), large = large_allocations;
-      const SslStepResult result = model.forward_backward(batch, schedule, {});
+      const StepResult result = model.forward_backward(batch, schedule, {});
       ASSERT_TRUE(result.finite);
       model.update(schedule, step);
       if (step <= 2) continue;
@@ -105,7 +105,7 @@ TEST(Allocation, NorDoesAStepWithStochasticDepthOnOneOfSeveralRanks) {
   BlockMaskSettings blocks;
   blocks.grid_h = blocks.grid_w = kGrid;
   blocks.max_patches = default_max_mask_patches(kSide, 8);
-  SslConfig config = config_of(Centering::sinkhorn, true);
+  TrainingConfig config = config_of(Centering::sinkhorn, true);
   config.vit.drop_path = 0.3;
   HostModel model(config, self);
   model.initialize(1);
@@ -113,14 +113,15 @@ TEST(Allocation, NorDoesAStepWithStochasticDepthOnOneOfSeveralRanks) {
   std::set<size_t> counts;
   for (int64_t step = 1; step <= 10; ++step) {
     const BatchMasks masks = batch_masks({}, blocks, 2 * kImages, 4, static_cast<uint64_t>(step));
-    SslBatch batch{kImages, global, local, view_of(masks.masks.data(), Shape{2 * kImages, kGrid * kGrid}), 0};
+    StepBatch batch{kImages, global, local, view_of(masks.masks.data(), Shape{2 * kImages, kGrid * kGrid}),
+                    0};
     batch.masked_bound = masks.upper_bound;
-    const SslSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
+    const StepSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
     const DropPathPlan plan = draw_drop_path(config.vit, entries, 5, static_cast<uint64_t>(step));
     for (const auto& block : plan.kept)
       for (const auto& branch : block) counts.insert(branch[1].rows.size());
     const int64_t tensors = Tensor::bytes_allocated(), large = large_allocations;
-    const SslStepResult result = model.forward_backward(batch, schedule, plan);
+    const StepResult result = model.forward_backward(batch, schedule, [&](Range) { return plan; });
     ASSERT_TRUE(result.finite);
     model.update(schedule, step);
     if (step <= 2) continue;

@@ -7,9 +7,9 @@
 
 #include "base/random.hpp"
 #include "support.hpp"
+#include "training/engine.hpp"
 #include "training/masks.hpp"
 #include "training/schedules.hpp"
-#include "training/ssl.hpp"
 
 namespace dino::testing {
 namespace {

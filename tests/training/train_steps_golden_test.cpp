@@ -9,7 +9,7 @@
 
 #include "host_model.hpp"
 #include "support.hpp"
-#include "training/ssl.hpp"
+#include "training/engine.hpp"
 
 namespace dino::testing {
 namespace {
@@ -77,33 +77,33 @@ class TrainStepsGolden : public ::testing::Test {
     return vit;
   }
 
-  [[nodiscard]] SslConfig config(const std::string& mode) const {
-    SslConfig settings;
+  [[nodiscard]] TrainingConfig config(const std::string& mode) const {
+    TrainingConfig settings;
     settings.vit = backbone();
-    settings.dino_head = head("dino_head");
-    settings.separate_ibot_head = integer("separate_ibot_head") != 0;
-    if (settings.separate_ibot_head) settings.ibot_head = head("ibot_head");
-    settings.dino_weight = number("dino_weight");
-    settings.ibot_weight = number("ibot_weight");
-    settings.koleo_weight = number("koleo_weight");
-    settings.centering = is_sinkhorn(mode) ? Centering::sinkhorn : Centering::softmax;
-    settings.student_temperature = number("student_temp");
-    settings.centre_momentum = number("center_momentum");
-    settings.clip = number("clip_grad");
-    settings.beta1 = number("beta1");
-    settings.beta2 = number("beta2");
-    settings.adam_eps = number("adam_eps");
-    settings.layer_decay = number("layerwise_decay");
-    settings.patch_embed_lr_mult = number("patch_embed_lr_mult");
+    settings.objective.dino_head = head("dino_head");
+    settings.objective.separate_ibot_head = integer("separate_ibot_head") != 0;
+    if (settings.objective.separate_ibot_head) settings.objective.ibot_head = head("ibot_head");
+    settings.objective.dino_weight = number("dino_weight");
+    settings.objective.ibot_weight = number("ibot_weight");
+    settings.objective.koleo_weight = number("koleo_weight");
+    settings.objective.centering = is_sinkhorn(mode) ? Centering::sinkhorn : Centering::softmax;
+    settings.objective.student_temperature = number("student_temp");
+    settings.objective.centre_momentum = number("center_momentum");
+    settings.optimizer.clip = number("clip_grad");
+    settings.optimizer.beta1 = number("beta1");
+    settings.optimizer.beta2 = number("beta2");
+    settings.optimizer.adam_eps = number("adam_eps");
+    settings.optimizer.layer_decay = number("layerwise_decay");
+    settings.optimizer.patch_embed_lr_mult = number("patch_embed_lr_mult");
     settings.local_crops = integer("n_local");
     return settings;
   }
 
-  void load(SslModel& model) const {
+  void load(Engine& model) const {
     size_t loaded = 0;
     for (const std::string& name : file_.list("/weights")) {
       const Tensor values = read_f32(file_, "/weights/" + name);
-      for (ParameterStore* store : {&model.student(), &model.teacher()}) {
+      for (ShardedValues* store : {&model.state().student_values(), &model.state().teacher_values()}) {
         const std::span<float> to = store->view(name).f32();
         ASSERT_EQ(to.size(), values.f32().size()) << name;
         std::copy(values.f32().begin(), values.f32().end(), to.begin());
@@ -113,17 +113,17 @@ class TrainStepsGolden : public ::testing::Test {
     ASSERT_EQ(loaded, model.layout().parameters().size());
   }
 
-  [[nodiscard]] SslSchedule schedule(int64_t step) const {
+  [[nodiscard]] StepSchedule schedule(int64_t step) const {
     const auto at = [&](const char* name) {
       return file_.read(std::string("/schedule/") + name, DType::f64).as<double>()[step];
     };
     return {at("lr"), at("last_layer_lr"), at("weight_decay"), at("ema_momentum"), at("teacher_temp")};
   }
 
-  void check_gradients(Report& report, SslModel& model, const std::string& group) const {
+  void check_gradients(Report& report, Engine& model, const std::string& group) const {
     for (const std::string& name : file_.list(group)) {
       Tensor want = read_f32(file_, group + "/" + name);
-      const TensorView got = model.gradients().view(name);
+      const TensorView got = model.state().gradient_values().view(name);
       std::vector<float> a(got.f32().begin(), got.f32().end());
       ASSERT_EQ(a.size(), want.f32().size()) << name;
       double key = 0;
@@ -140,12 +140,12 @@ class TrainStepsGolden : public ::testing::Test {
 
   /// Takes over the reference's first step of the few elements whose gradient is noise, so that the later
   /// steps can be held to tight tolerances.
-  void adopt_noise(SslModel& model, const std::string& gradients) const {
+  void adopt_noise(Engine& model, const std::string& gradients) const {
     int64_t adopted = 0;
     for (const std::string& name : file_.list(gradients)) {
       const Tensor gradient = read_f32(file_, gradients + "/" + name);
       const Tensor after = read_f32(weights_, "/student_after_step1/" + name);
-      const std::span<float> student = model.student().view(name).f32();
+      const std::span<float> student = model.state().student_values().view(name).f32();
       float largest = 0;
       for (const float g : gradient.f32()) largest = std::max(largest, std::abs(g));
       for (int64_t i = 0; i < gradient.numel(); ++i) {
@@ -164,7 +164,7 @@ class TrainStepsGolden : public ::testing::Test {
   /// Calls `compare` with our values and the recorded ones of every tensor of a group, in fp32 and fp64.
   /// Key biases are left out.
   void for_each_record(
-      ParameterStore& store, const std::string& group,
+      ShardedValues& store, const std::string& group,
       const std::function<void(const std::string&, const std::vector<double>&)>& compare) const {
     const int64_t width = backbone().width;
     for (const std::string& root : {std::string(), std::string("/fp64")}) {
@@ -182,7 +182,7 @@ class TrainStepsGolden : public ::testing::Test {
     }
   }
 
-  void check_student(ParameterStore& store, const std::string& group) const {
+  void check_student(ShardedValues& store, const std::string& group) const {
     Report report("train_steps_weights.h5" + group);
     for_each_record(store, group, [&](const std::string& name, const std::vector<double>& errors) {
       double squares = 0, outliers = 0;
@@ -196,7 +196,7 @@ class TrainStepsGolden : public ::testing::Test {
     });
   }
 
-  void check_teacher(ParameterStore& store, const std::string& group) const {
+  void check_teacher(ShardedValues& store, const std::string& group) const {
     Report report("train_steps_weights.h5" + group);
     for_each_record(store, group, [&](const std::string& name, const std::vector<double>& errors) {
       report.check("absolute", *std::max_element(errors.begin(), errors.end()), kTeacher, name);
@@ -210,12 +210,14 @@ class TrainStepsGolden : public ::testing::Test {
     return modes().front();
   }
 
-  void check_weights(SslModel& model, int64_t step, const std::string& gradients) const {
+  void check_weights(Engine& model, int64_t step, const std::string& gradients) const {
     const std::string after = "_after_step" + std::to_string(step);
     if (step == 1 && weights_.exists("/student" + after) && file_.exists(gradients))
       adopt_noise(model, gradients);
-    if (weights_.exists("/student" + after)) check_student(model.student(), "/student" + after);
-    if (weights_.exists("/teacher" + after)) check_teacher(model.teacher(), "/teacher" + after);
+    if (weights_.exists("/student" + after))
+      check_student(model.state().student_values(), "/student" + after);
+    if (weights_.exists("/teacher" + after))
+      check_teacher(model.state().teacher_values(), "/teacher" + after);
   }
 
   /// All steps of one mode.
@@ -234,8 +236,8 @@ class TrainStepsGolden : public ::testing::Test {
       Tensor local;
       if (integer("n_local") > 0) local = read_f32(file_, data + "local_crops");
       const Tensor masks = file_.read(data + "masks", DType::u8);
-      const SslBatch batch{integer("batch"), global, local, masks};
-      const SslStepResult result = model.forward_backward(batch, schedule(step), {});
+      const StepBatch batch{integer("batch"), global, local, masks};
+      const StepResult result = model.forward_backward(batch, schedule(step), {});
       EXPECT_TRUE(result.finite);
       for (const std::string& term : terms) losses[term].push_back(loss(result.losses, term));
       for (const std::string& module : modules) norms[module].push_back(norm(result, module));
@@ -266,7 +268,7 @@ class TrainStepsGolden : public ::testing::Test {
   }
 
   /// The reference logs half of KoLeo and iBOT.
-  static double loss(const SslLosses& losses, const std::string& term) {
+  static double loss(const LossTerms& losses, const std::string& term) {
     if (term == "dino_local_crops_loss") return losses.dino_local;
     if (term == "dino_global_crops_loss") return losses.dino_global;
     if (term == "koleo_loss") return losses.koleo / 2;
@@ -275,7 +277,7 @@ class TrainStepsGolden : public ::testing::Test {
     throw DataError("train_steps.h5: loss_columns names an unknown term: " + term);
   }
 
-  static double norm(const SslStepResult& result, const std::string& module) {
+  static double norm(const StepResult& result, const std::string& module) {
     const std::array<const char*, 3> modules{"backbone", "dino_head", "ibot_head"};
     const auto found = std::find(modules.begin(), modules.end(), module);
     if (found == modules.end()) throw DataError("train_steps.h5: an unknown module: " + module);
@@ -287,8 +289,8 @@ class TrainStepsGolden : public ::testing::Test {
     return {std::istream_iterator<std::string>(in), {}};
   }
 
-  void check_centres(Report& report, const SslModel& model, const std::string& mode) const {
-    for (const auto& [name, values] : model.centres()) {
+  void check_centres(Report& report, const Engine& model, const std::string& mode) const {
+    for (const auto& [name, values] : model.objective_state()) {
       if (!name.ends_with("_centre")) continue;
       const std::string quantity = name.substr(0, name.find('_')) + "_center_end_unapplied_last";
       report.check_record(file_, quantity, std::span<const double>(values), "/" + mode + "/" + quantity,
@@ -321,13 +323,13 @@ TEST_F(TrainStepsGolden, EveryGroupOfWeightsIsReached) {
 }
 
 TEST_F(TrainStepsGolden, ParameterGroups) {
-  const SslConfig settings = config(modes().front());
+  const TrainingConfig settings = config(modes().front());
   Report report("train_steps.h5/param_groups");
   const std::vector<std::string> names = file_.list("/param_groups");
   for (const std::string& name : names) {
     const Tensor want = file_.read("/param_groups/" + name, DType::f64);
-    const ParameterGroup group =
-        parameter_group(name, settings.vit.depth, settings.layer_decay, settings.patch_embed_lr_mult);
+    const ParameterGroup group = parameter_group(name, settings.vit.depth, settings.optimizer.layer_decay,
+                                                 settings.optimizer.patch_embed_lr_mult);
     report.check("lr_multiplier", std::abs(group.lr_multiplier - want.as<double>()[0]), 1e-14, name);
     report.check("wd_multiplier", std::abs(group.wd_multiplier - want.as<double>()[1]), 0, name);
     report.check("is_last_layer", group.is_last_layer == (want.as<double>()[2] != 0) ? 0 : 1, 0, name);

@@ -10,7 +10,7 @@
 
 #include "batch_part.hpp"
 #include "host_model.hpp"
-#include "training/ssl.hpp"
+#include "training/engine.hpp"
 
 namespace dino {
 namespace {
@@ -20,8 +20,8 @@ using testing::drop_path_of;
 
 constexpr double kLoss = 1e-5, kGradient = 3e-5;
 
-SslConfig small_config() {
-  SslConfig config;
+TrainingConfig small_config() {
+  TrainingConfig config;
   config.vit.patch = 8;
   config.vit.width = 64;
   config.vit.depth = 2;
@@ -29,9 +29,9 @@ SslConfig small_config() {
   config.vit.hidden = 128;
   config.vit.position_grid = 4;
   config.vit.layerscale = 0.5;
-  config.dino_head = {64, 48, 3, 32, 96};
-  config.ibot_head = {64, 40, 2, 24, 80};
-  config.layer_decay = 0.9;
+  config.objective.dino_head = {64, 48, 3, 32, 96};
+  config.objective.ibot_head = {64, 40, 2, 24, 80};
+  config.optimizer.layer_decay = 0.9;
   config.local_crops = 3;
   return config;
 }
@@ -40,11 +40,20 @@ double relative(double a, double b) {
   return std::abs(a - b) / std::max(std::abs(b), 1e-12);
 }
 
+ParameterStore whole_of(const ShardedValues& values) {
+  HostStream stream;
+  ParameterStore whole(values.layout());
+  values.gather(stream, whole);
+  return whole;
+}
+
 /// Largest |a - b| over the largest |b| of each parameter; key biases (whose true gradient is 0) against the
 /// whole bias.
-void expect_same_gradients(SslModel& a, SslModel& b) {
+void expect_same_gradients(Engine& a, Engine& b) {
+  const ParameterStore of_a = whole_of(a.state().gradient_values());
+  const ParameterStore of_b = whole_of(b.state().gradient_values());
   for (const ParameterInfo& info : a.layout().parameters()) {
-    const std::span<const float> x = a.gradients().view(info).f32(), y = b.gradients().view(info).f32();
+    const std::span<const float> x = of_a.view(info).f32(), y = of_b.view(info).f32();
     double difference = 0, scale = 0;
     for (size_t i = 0; i < x.size(); ++i) {
       difference = std::max(difference, static_cast<double>(std::abs(x[i] - y[i])));
@@ -55,18 +64,19 @@ void expect_same_gradients(SslModel& a, SslModel& b) {
 }
 
 /// Adam turns the rounding of a gradient near zero into a step of up to lr: few elements may differ.
-void expect_same_weights(ParameterStore& a, ParameterStore& b, double tolerance) {
+void expect_same_weights(const ShardedValues& a, const ShardedValues& b, double tolerance) {
+  const ParameterStore of_a = whole_of(a), of_b = whole_of(b);
   int64_t different = 0, total = 0;
   for (const ParameterInfo& info : a.layout().parameters()) {
     if (info.name.ends_with("qkv.bias")) continue;
-    const std::span<const float> x = a.view(info).f32(), y = b.view(info).f32();
+    const std::span<const float> x = of_a.view(info).f32(), y = of_b.view(info).f32();
     for (size_t i = 0; i < x.size(); ++i) different += std::abs(x[i] - y[i]) > tolerance ? 1 : 0;
     total += static_cast<int64_t>(x.size());
   }
   EXPECT_LE(static_cast<double>(different), 1e-3 * static_cast<double>(total));
 }
 
-void expect_same_result(const SslStepResult& a, const SslStepResult& b) {
+void expect_same_result(const StepResult& a, const StepResult& b) {
   EXPECT_LE(relative(a.losses.total, b.losses.total), kLoss);
   EXPECT_LE(relative(a.losses.dino_local, b.losses.dino_local), kLoss);
   EXPECT_LE(relative(a.losses.dino_global, b.losses.dino_global), kLoss);
@@ -83,7 +93,7 @@ void expect_same_result(const SslStepResult& a, const SslStepResult& b) {
 }
 
 /// Steps with this communicator's split against the same steps in one process.
-void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0, int64_t frozen = 0) {
+void compare(const TrainingConfig& config, bool few_masks = false, int64_t images = 0, int64_t frozen = 0) {
   const Communicator world = Communicator::world();
   const Communicator self = Communicator::self();
   const int64_t total = images > 0 ? images : world.size() == 3 ? 12 : 8;
@@ -95,10 +105,9 @@ void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0
     const BatchPart part(config, total, own.begin, own.size(), step, few_masks);
     const BatchPart all(config, total, 0, total, step, few_masks);
     const bool freeze = static_cast<int64_t>(step) < frozen;
-    const SslSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04, 0.99, 0.05, freeze, frozen};
-    const SslStepResult a =
-        split.forward_backward(part.batch, schedule, drop_path_of(config, total, own, step));
-    const SslStepResult b =
+    const StepSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04, 0.99, 0.05, freeze, frozen};
+    const StepResult a = split.forward_backward(part.batch, schedule, drop_path_of(config, total, own, step));
+    const StepResult b =
         whole.forward_backward(all.batch, schedule, drop_path_of(config, total, {0, total}, step));
     EXPECT_TRUE(a.finite);
     if (step == 0) {
@@ -109,10 +118,11 @@ void compare(const SslConfig& config, bool few_masks = false, int64_t images = 0
     }
     split.update(schedule, static_cast<int64_t>(step) + 1);
     whole.update(schedule, static_cast<int64_t>(step) + 1);
-    expect_same_weights(split.student(), whole.student(), step == 0 ? 2e-5 : 1e-4);
-    expect_same_weights(split.teacher(), whole.teacher(), 2e-5);
+    expect_same_weights(split.state().student_values(), whole.state().student_values(),
+                        step == 0 ? 2e-5 : 1e-4);
+    expect_same_weights(split.state().teacher_values(), whole.state().teacher_values(), 2e-5);
   }
-  const auto centres_a = split.centres(), centres_b = whole.centres();
+  const auto centres_a = split.objective_state(), centres_b = whole.objective_state();
   ASSERT_EQ(centres_a.size(), centres_b.size());
   for (const auto& [name, values] : centres_a)
     for (size_t i = 0; i < values.size(); ++i) EXPECT_NEAR(values[i], centres_b.at(name)[i], 1e-4) << name;
@@ -127,14 +137,14 @@ TEST(SslWorldSize, FrozenBackbone) {
 }
 
 TEST(SslWorldSize, SoftmaxCentring) {
-  SslConfig config = small_config();
-  config.centering = Centering::softmax;
+  TrainingConfig config = small_config();
+  config.objective.centering = Centering::softmax;
   compare(config);
 }
 
 TEST(SslWorldSize, SharedHeadRegistersSwiglu) {
-  SslConfig config = small_config();
-  config.separate_ibot_head = false;
+  TrainingConfig config = small_config();
+  config.objective.separate_ibot_head = false;
   config.vit.registers = 2;
   config.vit.ffn = FfnKind::swiglu;
   config.vit.hidden = swiglu_hidden(config.vit.width);
@@ -147,20 +157,20 @@ TEST(SslWorldSize, RanksWithoutMaskedPatches) {
 
 TEST(SslWorldSize, RanksWithDifferentNumbersOfImages) {
   compare(small_config(), false, 7);
-  SslConfig config = small_config();
-  config.centering = Centering::softmax;
+  TrainingConfig config = small_config();
+  config.objective.centering = Centering::softmax;
   compare(config, false, 5);
 }
 
 TEST(SslWorldSize, WithoutLocalCrops) {
-  SslConfig config = small_config();
+  TrainingConfig config = small_config();
   config.local_crops = 0;
   compare(config);
 }
 
 /// Ranks that share a stratum of images, ranks of whole ones, and ranks of different sizes.
 TEST(SslWorldSize, StochasticDepth) {
-  SslConfig config = small_config();
+  TrainingConfig config = small_config();
   config.vit.drop_path = 0.3;
   const Communicator world = Communicator::world();
   for (const int64_t images : {int64_t{0}, int64_t{8} * world.size(), int64_t{13}})
@@ -177,16 +187,20 @@ TEST(SslWorldSize, StochasticDepth) {
 TEST(SslWorldSize, RanksWithoutRowsOfABranch) {
   const Communicator world = Communicator::world();
   for (const FfnKind ffn : {FfnKind::mlp, FfnKind::swiglu}) {
-    SslConfig config = small_config();
+    TrainingConfig config = small_config();
     config.vit.ffn = ffn;
     config.vit.drop_path = 0.95;
-    config.koleo_weight = 0;  // images of which no branch keeps a row have equal class tokens: no nearest one
+    config.objective.koleo_weight =
+        0;  // images of which no branch keeps a row have equal class tokens: no nearest one
     const int64_t total = std::max(world.size(), 2);
     bool without = false;
+    const auto kept_of = [&](int rank, uint64_t step) {
+      const Range images = even_range(total, rank, world.size());
+      return drop_path_of(config, total, images, step)({0, images.size()}).kept;
+    };
     for (uint64_t step = 0; step < 3; ++step)
       for (int rank = 0; rank < world.size(); ++rank)
-        for (const auto& block :
-             drop_path_of(config, total, even_range(total, rank, world.size()), step).kept)
+        for (const auto& block : kept_of(rank, step))
           for (const auto& branch : block)
             without = without || (branch[0].rows.empty() && branch[1].rows.empty());
     EXPECT_EQ(without, world.size() > 1);
@@ -196,20 +210,21 @@ TEST(SslWorldSize, RanksWithoutRowsOfABranch) {
 
 TEST(SslRanks, StayBitIdenticalAndRepeatable) {
   const Communicator world = Communicator::world();
-  const SslConfig config = small_config();
+  const TrainingConfig config = small_config();
   std::vector<float> first;
   for (int repeat = 0; repeat < 2; ++repeat) {
     HostModel model(config, world);
     model.initialize(9);
     for (uint64_t step = 0; step < 2; ++step) {
       const BatchPart data(config, 2 * world.size(), 2 * world.rank(), 2, step, false);
-      const SslSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
+      const StepSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
       (void)model.forward_backward(data.batch, schedule, {});
       model.update(schedule, static_cast<int64_t>(step) + 1);
     }
     std::vector<float> weights;
     for (size_t unit = 0; unit < model.layout().units().size(); ++unit) {
-      const std::span<const float> values = model.student().unit(static_cast<int64_t>(unit)).f32();
+      const std::span<const float> values =
+          model.state().student_values().unit(static_cast<int64_t>(unit)).f32();
       weights.insert(weights.end(), values.begin(), values.end());
     }
     if (repeat == 0) first = weights;
@@ -225,7 +240,7 @@ TEST(SslRanks, StayBitIdenticalAndRepeatable) {
 
 TEST(SslRanks, AgreeThatAStepIsNotFinite) {
   const Communicator world = Communicator::world();
-  const SslConfig config = small_config();
+  const TrainingConfig config = small_config();
   HostModel model(config, world);
   model.initialize(1);
   BatchPart data(config, 2 * world.size(), 2 * world.rank(), 2, 0, false);
@@ -235,7 +250,7 @@ TEST(SslRanks, AgreeThatAStepIsNotFinite) {
 
 TEST(SslRanks, ARankWithoutImagesIsRefusedEverywhere) {
   const Communicator world = Communicator::world();
-  const SslConfig config = small_config();
+  const TrainingConfig config = small_config();
   HostModel model(config, world);
   model.initialize(1);
   BatchPart data(config, 8, 0, 2, 0, false);

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Student, teacher, gradients and AdamW's moments of one rank: what is whole here is lent as it is, what is
+// in parts is gathered unit by unit and reduced unit by unit, under way while the model computes.
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ops/context.hpp"
+#include "parallel/sharded_values.hpp"
+#include "parallel/unit_buffers.hpp"
+
+namespace dino {
+
+/// Values as a model's passes want them. Every rank asks for the same units in the same order.
+class StateWeights final : public UnitWeights, private UnitLender {
+ public:
+  /// All must outlive it.
+  StateWeights(ShardedValues& values, const ShardGroups& groups, const Context& c, UnitBuffers& buffers);
+  [[nodiscard]] const ParameterLayout& layout() const override { return values_.layout(); }
+  void prefetch(int64_t unit) const override;
+  [[nodiscard]] UnitView acquire(int64_t unit) const override;
+  /// Values that are whole everywhere: the other ranks' parts of the unit arrive before it is acquired.
+  void refresh(int64_t unit);
+
+ private:
+  struct Entry {
+    Tensor buffer;  ///< while it is gathered
+    Event ready;    ///< of the collective under way
+    bool pending = false;
+    int64_t handles = 0;
+  };
+  void release(int64_t unit) override;
+  void settle(Entry& entry) const;
+
+  ShardedValues& values_;
+  const ShardGroups& groups_;
+  const Context& c_;
+  UnitBuffers& buffers_;
+  mutable std::vector<Entry> entries_;
+};
+
+class ParameterState final : private UnitGradients {
+ public:
+  /// The layout and the context must outlive it. Collective.
+  ParameterState(const ParameterLayout& layout, Strategy strategy, int64_t hybrid_ranks, const Context& c);
+
+  [[nodiscard]] const ParameterLayout& layout() const { return layout_; }
+  [[nodiscard]] const ShardPlan& plan() const { return plan_; }
+  [[nodiscard]] const ShardGroups& groups() const { return groups_; }
+  [[nodiscard]] const UnitWeights& student() const { return student_weights_; }
+  [[nodiscard]] const UnitWeights& teacher() const { return teacher_weights_; }
+  [[nodiscard]] UnitGradients& gradients() { return *this; }
+
+  // What this rank holds.
+  [[nodiscard]] ShardedValues& student_values() { return student_; }
+  [[nodiscard]] ShardedValues& teacher_values() { return teacher_; }
+  [[nodiscard]] ShardedValues& gradient_values() { return gradients_; }
+  [[nodiscard]] ShardedValues& adam_m() { return m_; }
+  [[nodiscard]] ShardedValues& adam_v() { return v_; }
+
+  /// Gradients <- 0.
+  void begin_step();
+  /// Passes from here on add to the gradients; after the last one of a step the sums over ranks are begun
+  /// unit by unit. A unit takes part in one pass of a step that is the last, or in none.
+  void begin_pass(bool last) { last_pass_ = last; }
+  /// The stream waits for all sums: gradient_values() hold them in this rank's own part, and wherever its
+  /// moments lie. `seconds` spent here are added up in wait_seconds().
+  void finish_step();
+  /// The student's unit has been updated where this rank's moments lie: the other ranks' parts are under way.
+  void updated(int64_t unit);
+  [[nodiscard]] double wait_seconds() const { return wait_seconds_; }
+  void reset_wait_seconds() { wait_seconds_ = 0; }
+  /// Of buffers beside what is held.
+  [[nodiscard]] int64_t buffer_bytes() const { return buffers_.bytes(); }
+
+ private:
+  [[nodiscard]] UnitGradient gradient(int64_t unit) override;
+  void finish_gradient(int64_t unit) override;
+  /// A unit's gradient of one pass on its way to its parts.
+  struct Reduction {
+    int64_t unit = 0;
+    Tensor buffer;
+    Event done;
+    bool last = false;
+  };
+  void retire();
+
+  const ParameterLayout& layout_;
+  const Context& c_;
+  ShardGroups groups_;
+  ShardPlan plan_;
+  UnitBuffers buffers_;
+  ShardedValues student_, teacher_, gradients_, m_, v_;
+  StateWeights student_weights_, teacher_weights_;
+  bool last_pass_ = true;
+  std::map<int64_t, Tensor> open_;    ///< whole gradients that a pass adds to, by unit
+  std::deque<Reduction> reductions_;  ///< under way, into parts
+  std::vector<Event> sums_;           ///< under way, in place
+  double wait_seconds_ = 0;
+};
+
+}  // namespace dino

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/engine.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "base/error.hpp"
+#include "base/timing.hpp"
+#include "training/health.hpp"
+
+namespace dino {
+namespace {
+
+/// Adds the time until its end to a phase, but for what is spent on reductions.
+class PhaseTimer {
+ public:
+  PhaseTimer(double& seconds, const ParameterState& state)
+      : seconds_(seconds), state_(state), waited_(state.wait_seconds()) {}
+  ~PhaseTimer() { seconds_ += watch_.seconds() - (state_.wait_seconds() - waited_); }
+  PhaseTimer(const PhaseTimer&) = delete;
+  PhaseTimer& operator=(const PhaseTimer&) = delete;
+
+ private:
+  double& seconds_;
+  const ParameterState& state_;
+  double waited_;
+  Stopwatch watch_;
+};
+
+ParameterLayout make_layout(const TrainingConfig& config, const Objective& objective) {
+  ParameterLayout layout;
+  append_vit_layout(layout, config.vit);
+  objective.declare(layout);
+  return layout;
+}
+
+std::vector<std::string> modules_of(const Objective& objective) {
+  std::vector<std::string> modules{"backbone"};
+  for (std::string& module : objective.modules()) modules.push_back(std::move(module));
+  return modules;
+}
+
+}  // namespace
+
+Engine::Engine(const TrainingConfig& config, Context& context, const Communicator& comm)
+    : config_(config),
+      c_(context),
+      comm_(comm),
+      objective_(make_objective(config, context)),
+      layout_(make_layout(config, *objective_)),
+      state_(layout_, config.split.strategy, config.split.hybrid_ranks, context),
+      student_(config.vit),
+      teacher_(config.vit),
+      optimizer_(config, layout_, modules_of(*objective_)),
+      host_matrix_(Shape{kRankRows * kRankRows}) {
+  DINO_CHECK(context.precision == config.precision, "a context of another precision");
+  const auto modules = static_cast<int64_t>(optimizer_.modules().size());
+  scalars_ = Tensor(Shape{modules + objective_->scalars().count}, DType::f64, context.ops.memory());
+  host_scalars_ = Tensor(scalars_.shape(), DType::f64);
+  factors_ = Tensor(Shape{modules}, DType::f32, context.ops.memory());
+  finite_ = Tensor(Shape{1}, DType::f32, context.ops.memory());
+}
+
+void Engine::initialize(uint64_t seed) {
+  ParameterStore drawn(layout_);
+  drawn.initialize(seed);
+  begin_with(drawn);
+}
+
+void Engine::begin_with(const ParameterStore& student) {
+  state_.student_values().copy_from(c_.stream, student);
+  state_.teacher_values().copy_from(c_.stream, state_.student_values());
+  state_.adam_m().zero(c_.stream);
+  state_.adam_v().zero(c_.stream);
+  objective_->start();
+}
+
+std::map<std::string, std::vector<double>> Engine::objective_state() const {
+  return objective_->state(c_.stream);
+}
+
+void Engine::set_objective_state(const std::map<std::string, std::vector<double>>& state) {
+  objective_->set_state(c_.stream, state);
+}
+
+void Engine::begin_step(const StepBatch& batch) {
+  const int64_t b = batch.images, crops = local_crops();
+  masked_ = objective_->needs().masked_patches ? masked_patches(batch) : MaskedPatches{};
+  const std::array<int64_t, 2> own{b, masked_.masked};
+  const std::vector<int64_t> all = comm_.all_gather_values(std::span<const int64_t>(own));
+  split_ = {{}, comm_.rank()};
+  masked_total_ = 0;
+  for (size_t i = 0; i < all.size(); i += 2) {
+    split_.counts.push_back(all[i]);
+    masked_total_ += all[i + 1];
+  }
+  DINO_CHECK(*std::min_element(split_.counts.begin(), split_.counts.end()) >= config_.split.accumulate,
+             "a rank has fewer images than micro-batches");
+  DINO_CHECK(batch.global_crops && batch.global_crops.dim(0) == 2 * b, "two global crops per image");
+  DINO_CHECK(crops == 0 || (batch.local_crops && batch.local_crops.dim(0) == crops * b),
+             "local crops do not match the configuration");
+  if (batch.masks) {
+    const int64_t patches =
+        batch.global_crops.dim(2) / config_.vit.patch * (batch.global_crops.dim(3) / config_.vit.patch);
+    DINO_CHECK(batch.masks.dim(0) == 2 * b && batch.masks.dim(1) == patches, "masks do not match the crops");
+  }
+  c_.arena.reset();
+  state_.begin_step();
+  fill(c_.stream, scalars_, 0);
+}
+
+BatchTokens Engine::make_tokens(int64_t images, int64_t local_crops) {
+  const int64_t rows = (local_crops + 2) * images + masked_.count();
+  return {images, local_crops, c_.arena.make({rows, config_.vit.width})};
+}
+
+Range Engine::micro_images(int64_t images, int64_t micro) const {
+  return even_range(images, static_cast<int>(micro), static_cast<int>(config_.split.accumulate));
+}
+
+void Engine::teacher_tokens(const StepBatch& batch, const BatchTokens& tokens) {
+  const PhaseTimer timer(seconds_["teacher"], state_);
+  for (int64_t i = 0; i < config_.split.accumulate; ++i) {
+    const Arena::Scope scope(c_.arena);
+    const MicroBatch micro = micro_batch(c_, batch, micro_images(batch.images, i), false, false);
+    const TokenRows rows(c_, config_.vit, micro, batch.images, 0, masked_);
+    VitForwardOptions options;
+    options.read_rows = rows.read();
+    rows.take(c_, teacher_.forward(c_, state_.teacher(), micro.crops, options).norm, tokens);
+  }
+}
+
+VitOutput Engine::student_forward(const MicroBatch& micro, const TokenRows& rows, const DropPathPlan& plan,
+                                  std::shared_ptr<VitSaved>* saved) {
+  const PhaseTimer timer(seconds_["student_forward"], state_);
+  VitForwardOptions options;
+  if (!plan.empty()) options.drop_path = &plan;
+  options.read_rows = rows.read();
+  return student_.forward(c_, state_.student(), micro.crops, options, saved);
+}
+
+void Engine::student_backward(const TokenRows& rows, const VitOutput& output, const BatchTokens& gradient) {
+  const PhaseTimer timer(seconds_["backward"], state_);
+  const TensorView d_norm = c_.arena.zeros(c_.stream, output.norm.shape);
+  rows.put(c_, gradient, d_norm);
+  student_.backward(c_, state_.student(), *saved_, d_norm, {}, state_.gradients());
+}
+
+TensorView Engine::run_objective(const StepContext& step, const BatchTokens& student,
+                                 const BatchTokens& teacher, const BatchTokens& gradient) {
+  const PhaseTimer timer(seconds_["losses"], state_);
+  state_.begin_pass(true);
+  return objective_->batch(step, student, teacher, gradient);
+}
+
+TensorView Engine::whole_step(const StepBatch& batch, const StepSchedule& schedule,
+                              const DropPathDraw& drop_path, const StepContext& step,
+                              const BatchTokens& student, const BatchTokens& teacher,
+                              const BatchTokens& gradient) {
+  const Range images{0, batch.images};
+  const MicroBatch micro = micro_batch(c_, batch, images, true, true);
+  const TokenRows rows(c_, config_.vit, micro, batch.images, local_crops(), masked_);
+  const DropPathPlan plan = drop_path ? drop_path(images) : DropPathPlan{};
+  const VitOutput output = student_forward(micro, rows, plan, &saved_);
+  rows.take(c_, output.norm, student);
+  const TensorView matrix = run_objective(step, student, teacher, gradient);
+  if (!schedule.backbone_frozen) student_backward(rows, output, gradient);
+  return matrix;
+}
+
+TensorView Engine::split_step(const StepBatch& batch, const StepSchedule& schedule,
+                              const DropPathDraw& drop_path, const StepContext& step,
+                              const BatchTokens& student, const BatchTokens& teacher,
+                              const BatchTokens& gradient) {
+  const auto each = [&](const auto& pass) {
+    for (int64_t i = 0; i < config_.split.accumulate; ++i) {
+      const Arena::Scope scope(c_.arena);
+      const Range images = micro_images(batch.images, i);
+      const MicroBatch micro = micro_batch(c_, batch, images, true, true);
+      const TokenRows rows(c_, config_.vit, micro, batch.images, local_crops(), masked_);
+      pass(i, micro, rows, drop_path ? drop_path(images) : DropPathPlan{});
+    }
+  };
+  each([&](int64_t, const MicroBatch& micro, const TokenRows& rows, const DropPathPlan& plan) {
+    rows.take(c_, student_forward(micro, rows, plan, nullptr).norm, student);
+  });
+  const TensorView matrix = run_objective(step, student, teacher, gradient);
+  if (schedule.backbone_frozen) return matrix;
+  each([&](int64_t i, const MicroBatch& micro, const TokenRows& rows, const DropPathPlan& plan) {
+    state_.begin_pass(i == config_.split.accumulate - 1);
+    student_backward(rows, student_forward(micro, rows, plan, &saved_), gradient);
+  });
+  return matrix;
+}
+
+StepResult Engine::forward_backward(const StepBatch& batch, const StepSchedule& schedule,
+                                    const DropPathDraw& drop_path) {
+  for (auto& [phase, seconds] : seconds_) seconds = 0;
+  state_.reset_wait_seconds();
+  begin_step(batch);
+  const BatchTokens student = make_tokens(batch.images, local_crops());
+  const BatchTokens gradient = make_tokens(batch.images, local_crops());
+  BatchTokens teacher;
+  if (objective_->needs().teacher) {
+    teacher = make_tokens(batch.images, 0);
+    teacher_tokens(batch, teacher);
+  }
+  const auto modules = static_cast<int64_t>(optimizer_.modules().size());
+  const StepContext step{c_,
+                         state_.student(),
+                         state_.teacher(),
+                         state_.gradients(),
+                         split_,
+                         masked_,
+                         masked_total_,
+                         schedule.teacher_temperature,
+                         scalars_.view().rows(modules, objective_->scalars().count)};
+  const TensorView matrix = config_.split.accumulate == 1
+                                ? whole_step(batch, schedule, drop_path, step, student, teacher, gradient)
+                                : split_step(batch, schedule, drop_path, step, student, teacher, gradient);
+  state_.finish_step();
+  seconds_["reduce"] = state_.wait_seconds();
+  settle_update();
+  return read_back(matrix);
+}
+
+void Engine::settle_update() {
+  const auto modules = static_cast<int64_t>(optimizer_.modules().size());
+  const TensorView squares = scalars_.view().rows(0, modules);
+  const TensorView decisive = scalars_.view().rows(0, modules + objective_->scalars().summed);
+  optimizer_.add_squares(c_, state_, squares);
+  c_.stream.wait(c_.collective.all_reduce(c_.stream, decisive));
+  c_.ops.all_finite(c_.stream, decisive, finite_);
+  c_.ops.clip_factors(c_.stream, squares, config_.optimizer.clip, factors_);
+}
+
+StepResult Engine::read_back(TensorView matrix) {
+  const TensorView host_matrix = host_matrix_.view().rows(0, matrix.numel()).reshaped(matrix.shape);
+  copy(c_.stream, host_scalars_, scalars_);
+  copy(c_.stream, host_matrix, matrix);
+  c_.stream.synchronize();
+  const size_t modules = optimizer_.modules().size();
+  const std::span<const double> all(host_scalars_.as<double>(), static_cast<size_t>(host_scalars_.numel()));
+  StepResult result;
+  objective_->report(all.subspan(modules), host_matrix, split_.total(), result);
+  for (const double squares : all.first(modules)) result.grad_norms.push_back(std::sqrt(squares));
+  const auto decisive = all.first(modules + static_cast<size_t>(objective_->scalars().summed));
+  result.finite = std::all_of(decisive.begin(), decisive.end(), [](double x) { return std::isfinite(x); });
+  return result;
+}
+
+void Engine::update(const StepSchedule& schedule, int64_t step) {
+  const PhaseTimer timer(seconds_["optimizer"], state_);
+  optimizer_.update(c_, state_, schedule, step, factors_, finite_);
+}
+
+}  // namespace dino

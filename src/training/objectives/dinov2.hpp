@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// DINO on class tokens, iBOT on masked patches, KoLeo (arXiv 2304.07193, section 4; reference SSLMetaArch).
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "training/objectives/objective.hpp"
+
+namespace dino {
+
+class Dinov2 final : public Objective {
+ public:
+  Dinov2(const TrainingConfig& config, const Context& c);
+  void declare(ParameterLayout& layout) const override;
+  [[nodiscard]] std::vector<std::string> modules() const override { return {"dino_head", "ibot_head"}; }
+  [[nodiscard]] Needs needs() const override { return {true, local_crops_ > 0, true}; }
+  [[nodiscard]] Scalars scalars() const override;
+  [[nodiscard]] TensorView batch(const StepContext& step, const BatchTokens& student,
+                                 const BatchTokens& teacher, const BatchTokens& gradient) override;
+  void report(std::span<const double> scalars, ConstTensorView matrix, int64_t images,
+              StepResult& result) const override;
+  [[nodiscard]] std::map<std::string, std::vector<double>> state(Stream& stream) const override;
+  void set_state(Stream& stream, const std::map<std::string, std::vector<double>>& state) override;
+  void start() override;
+
+ private:
+  /// Rows of the teacher's targets; B images, M masked patches on this rank.
+  struct Targets {
+    TensorView cls;      ///< [2B, K]: view 1 of all images, then view 2
+    TensorView local;    ///< [B, K]: the sum over both views, sums to 2; empty without local crops
+    TensorView patches;  ///< [M, K of the iBOT head]; zero for the filling
+  };
+  /// The rows of one head's cross-entropies: consecutive ones of the batch's tokens.
+  struct HeadRows {
+    TensorView tokens, gradient;
+    std::vector<TargetRows> segments;  ///< their targets
+    std::vector<float> weight;         ///< of each row in the objective
+  };
+  [[nodiscard]] const Head& patch_head() const { return ibot_ ? *ibot_ : dino_; }
+  [[nodiscard]] Targets targets(const StepContext& step, const BatchTokens& teacher);
+  /// Fills `loss` [rows] and rows.gradient (=), adds to the head's gradients and finishes them.
+  void head_losses(const StepContext& step, const Head& head, const HeadRows& rows, TensorView loss) const;
+  void cross_entropies(const StepContext& step, const BatchTokens& student, const BatchTokens& gradient,
+                       const Targets& targets) const;
+  /// KoLeo's term, and the features' health; returns the products that the effective rank follows from.
+  [[nodiscard]] TensorView features(const StepContext& step, const BatchTokens& student,
+                                    const BatchTokens& gradient) const;
+
+  Dinov2Config config_;
+  int64_t width_, local_crops_;
+  Memory& memory_;
+  Head dino_;
+  std::optional<Head> ibot_;  ///< empty when the DINO head takes the patches too
+  SoftmaxCentre dino_centre_, ibot_centre_;
+};
+
+}  // namespace dino

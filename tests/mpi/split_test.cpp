@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// A training depends on the batch, not on how it is split: ranks, micro-batches and strategies against one
+// process that takes the batch whole.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "batch_part.hpp"
+#include "host_model.hpp"
+
+namespace dino {
+namespace {
+
+using testing::BatchPart;
+using testing::drop_path_of;
+
+constexpr int64_t kImages = 16;
+constexpr int64_t kSteps = 20;
+
+TrainingConfig config_of(const SplitConfig& split) {
+  TrainingConfig config;
+  config.vit = vit_preset("vit_micro");
+  config.vit.layerscale = 0.5;
+  config.vit.drop_path = 0.3;
+  config.objective.dino_head = {config.vit.width, 48, 3, 32, 96};
+  config.objective.ibot_head = {config.vit.width, 40, 2, 24, 80};
+  config.optimizer.layer_decay = 0.9;
+  config.local_crops = 2;
+  config.split = split;
+  return config;
+}
+
+struct Training {
+  std::vector<double> losses, norms;
+  ParameterLayout layout;
+  ParameterStore student, teacher;
+};
+
+/// `kSteps` steps with warm-up; a rank's part of the images is even.
+void train(const SplitConfig& split, const Communicator& comm, Training& run) {
+  const TrainingConfig config = config_of(split);
+  HostModel model(config, comm);
+  model.initialize(3);
+  const Range own = even_range(kImages, comm.rank(), comm.size());
+  for (int64_t step = 0; step < kSteps; ++step) {
+    const auto seed = static_cast<uint64_t>(step);
+    const BatchPart part(config, kImages, own.begin, own.size(), seed, false);
+    const double rate = 1e-3 * std::min(1.0, static_cast<double>(step + 1) / 5);
+    const StepSchedule schedule{rate, step < 3 ? 0.0 : rate, 0.04, 0.99, 0.05};
+    const StepResult result =
+        model.forward_backward(part.batch, schedule, drop_path_of(config, kImages, own, seed));
+    EXPECT_TRUE(result.finite) << step;
+    model.update(schedule, step + 1);
+    run.losses.push_back(result.losses.total);
+    run.norms.insert(run.norms.end(), result.grad_norms.begin(), result.grad_norms.end());
+  }
+  HostStream stream;
+  run.layout = model.layout();
+  run.student = ParameterStore(run.layout);
+  run.teacher = ParameterStore(run.layout);
+  model.state().student_values().gather(stream, run.student);
+  model.state().teacher_values().gather(stream, run.teacher);
+}
+
+double largest_relative(const std::vector<double>& a, const std::vector<double>& b) {
+  double largest = a.size() == b.size() ? 0 : HUGE_VAL;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i)
+    largest = std::max(largest, std::abs(a[i] - b[i]) / std::abs(b[i]));
+  return largest;
+}
+
+/// The unit that differs most: |a - b| / |b|.
+double largest_l2(const ParameterStore& a, const ParameterStore& b) {
+  double largest = 0;
+  for (size_t unit = 0; unit < a.layout().units().size(); ++unit) {
+    const std::span<const float> x = a.unit(static_cast<int64_t>(unit)).f32();
+    const std::span<const float> y = b.unit(static_cast<int64_t>(unit)).f32();
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double d = static_cast<double>(x[i]) - static_cast<double>(y[i]);
+      difference += d * d;
+      norm += static_cast<double>(y[i]) * static_cast<double>(y[i]);
+    }
+    largest = std::max(largest, std::sqrt(difference / norm));
+  }
+  return largest;
+}
+
+const Training& whole() {
+  static const Training* const run = [] {
+    auto* made = new Training;
+    train({}, Communicator::self(), *made);
+    return made;
+  }();
+  return *run;
+}
+
+class SplitTest : public ::testing::TestWithParam<Strategy> {};
+
+TEST_P(SplitTest, TrainsAsOneProcessDoes) {
+  const Communicator world = Communicator::world();
+  for (const int64_t accumulate : {1, 2, 4}) {
+    const SplitConfig split{GetParam(), world.size() == 4 ? 2 : world.size(), accumulate};
+    Training run;
+    train(split, world, run);
+    const double loss = largest_relative(run.losses, whole().losses);
+    const double norm = largest_relative(run.norms, whole().norms);
+    const double student = largest_l2(run.student, whole().student);
+    const double teacher = largest_l2(run.teacher, whole().teacher);
+    if (world.root())
+      std::printf("split  %d ranks  %-9s  accumulate %lld  losses %.1e  gradient norms %.1e  weights %.1e\n",
+                  world.size(), std::string(name_of(GetParam())).c_str(), static_cast<long long>(accumulate),
+                  loss, norm, student);
+    EXPECT_LE(loss, 1e-4);
+    EXPECT_LE(student, 1e-4);
+    EXPECT_LE(teacher, 1e-4);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SplitTest,
+                         ::testing::Values(Strategy::replicate, Strategy::optimizer, Strategy::gradients,
+                                           Strategy::full, Strategy::hybrid),
+                         [](const auto& given) { return std::string(name_of(given.param)); });
+
+/// What a rank keeps, in bytes per parameter of a whole (f32 student, teacher, gradients, two moments).
+TEST(Split, ARankKeepsItsParts) {
+  const Communicator world = Communicator::world();
+  const auto held = [&](Strategy strategy) {
+    HostModel model(config_of({strategy, world.size(), 1}), world);
+    ParameterState& state = model.state();
+    int64_t numel = 0, whole = 0;
+    for (ShardedValues* values : {&state.student_values(), &state.teacher_values(), &state.gradient_values(),
+                                  &state.adam_m(), &state.adam_v()})
+      for (size_t unit = 0; unit < model.layout().units().size(); ++unit)
+        numel += values->unit(static_cast<int64_t>(unit)).numel();
+    for (size_t unit = 0; unit < model.layout().units().size(); ++unit)
+      whole += state.plan().buffer_numel(static_cast<int64_t>(unit));
+    return static_cast<double>(numel) / static_cast<double>(whole);
+  };
+  const double part = 1.0 / world.size();
+  EXPECT_DOUBLE_EQ(held(Strategy::replicate), 5);
+  EXPECT_DOUBLE_EQ(held(Strategy::optimizer), 3 + 2 * part);
+  EXPECT_DOUBLE_EQ(held(Strategy::gradients), 2 + 3 * part);
+  EXPECT_DOUBLE_EQ(held(Strategy::full), 5 * part);
+}
+
+}  // namespace
+}  // namespace dino
