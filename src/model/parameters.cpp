@@ -120,12 +120,20 @@ void ParameterStore::copy_from(Stream& stream, const ParameterStore& other) {
 }
 
 void ParameterStore::initialize(uint64_t seed) {
-  const auto& parameters = layout_->parameters();
+  const auto count = static_cast<int64_t>(units_.size());
+  for (int64_t index = 0; index < count; ++index) draw_unit(*layout_, index, seed, unit(index).f32());
+}
+
+void draw_unit(const ParameterLayout& layout, int64_t unit, uint64_t seed, std::span<float> values) {
+  const auto& parameters = layout.parameters();
   const auto n = static_cast<int64_t>(parameters.size());
 #pragma omp parallel for schedule(dynamic)
   for (int64_t i = 0; i < n; ++i) {
     const ParameterInfo& info = parameters[static_cast<size_t>(i)];
-    draw(view(info).f32(), info.init, Random(seed, RandomStream::init, hash_of(info.name)));
+    if (info.unit != unit) continue;
+    const std::span<float> own =
+        values.subspan(static_cast<size_t>(info.offset), static_cast<size_t>(info.shape.numel()));
+    draw(own, info.init, Random(seed, RandomStream::init, hash_of(info.name)));
   }
 }
 

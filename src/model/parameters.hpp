@@ -65,6 +65,11 @@ class ParameterLayout {
 /// to 16 floats, the last ones may be shorter or empty.
 constexpr int64_t kUnitAlignment = 64;
 
+/// Draws a unit's parameters, each by its Init from (seed, RandomStream::init, hash of the name): independent
+/// of ranks, layout and order. `values` has the unit's padded length; what lies between parameters is left as
+/// it is.
+void draw_unit(const ParameterLayout& layout, int64_t unit, uint64_t seed, std::span<float> values);
+
 /// One value per parameter element: weights, gradients, or moments, whole. Every unit is one Tensor on the
 /// store's device.
 class ParameterStore final : public UnitWeights, public UnitGradients {
@@ -87,8 +92,7 @@ class ParameterStore final : public UnitWeights, public UnitGradients {
   void zero(Stream& stream);
   /// Of the same layout; one of both is on the stream's device, the other there too or on the host.
   void copy_from(Stream& stream, const ParameterStore& other);
-  /// Draws every parameter by its Init from (seed, RandomStream::init, hash of the name): independent of
-  /// ranks, layout and order. Of a store on the host.
+  /// draw_unit() of all units. Of a store on the host.
   void initialize(uint64_t seed);
 
  private:

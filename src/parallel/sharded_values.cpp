@@ -40,10 +40,12 @@ void ShardedValues::zero(Stream& stream) {
 
 void ShardedValues::copy_from(Stream& stream, const ParameterStore& whole) {
   const auto count = static_cast<int64_t>(units_.size());
-  for (int64_t i = 0; i < count; ++i) {
-    const Range range = plan_.range(i, held_);
-    copy(stream, unit(i).rows(0, range.size()), whole.unit(i).rows(range.begin, range.size()));
-  }
+  for (int64_t i = 0; i < count; ++i) set_unit(stream, i, whole.unit(i));
+}
+
+void ShardedValues::set_unit(Stream& stream, int64_t index, ConstTensorView whole) {
+  const Range range = plan_.range(index, held_);
+  copy(stream, unit(index).rows(0, range.size()), whole.rows(range.begin, range.size()));
 }
 
 void ShardedValues::copy_from(Stream& stream, const ShardedValues& other) {

@@ -33,6 +33,7 @@ class ShardedValues {
 
   void zero(Stream& stream);
   /// From whole values on the host or the stream's device: what is held here.
+  void set_unit(Stream& stream, int64_t unit, ConstTensorView whole);
   void copy_from(Stream& stream, const ParameterStore& whole);
   /// From the same held parts.
   void copy_from(Stream& stream, const ShardedValues& other);

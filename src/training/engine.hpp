@@ -50,6 +50,8 @@ class Engine {
   [[nodiscard]] int64_t arena_bytes() const { return c_.arena.peak_bytes(); }
 
  private:
+  /// The teacher becomes equal to the student; nothing is left of an earlier training.
+  void begin();
   /// Checks the batch, learns the other ranks' sizes, clears what the step adds to. Collective.
   void begin_step(const StepBatch& batch);
   [[nodiscard]] BatchTokens make_tokens(int64_t images, int64_t local_crops);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "mapped/backend.hpp"
@@ -88,7 +89,14 @@ INSTANTIATE_TEST_SUITE_P(Execution, MappedCollectiveTest,
 TEST(MappedTraining, GivesTheBitsOfTheHost) {
   const Communicator world = Communicator::world();
   ops::Backend& cpu = ops::backend_named("cpu");
-  for (const TrainingCase& given : training_cases()) {
+  std::vector<TrainingCase> cases = training_cases();
+  for (const SplitConfig& split : {SplitConfig{Strategy::full, 0, 2}, SplitConfig{Strategy::gradients, 0, 1},
+                                   SplitConfig{Strategy::optimizer, 0, 3}}) {
+    cases.push_back(cases.front());
+    cases.back().name += "_" + std::string(name_of(split.strategy));
+    cases.back().config.split = split;
+  }
+  for (const TrainingCase& given : cases) {
     const TrainingRun host = train(given, cpu, world);
     for (const Execution execution : {Execution::at_once, Execution::late}) {
       SCOPED_TRACE(given.name + " " + name_of(execution));

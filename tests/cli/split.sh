@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# A training split in any way is the same training: strategies, micro-batches and numbers of ranks change from start to start of one run; a run that keeps
+# everything in parts is killed in the middle of its accumulations and inside a checkpoint, and ends with the bits of an uninterrupted one.
+. "$(dirname "$0")/lib.sh"
+: "${DINO_FAULTS:?run this through ctest}"
+export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0" OMP_NUM_THREADS=1
+images data 64
+STEPS=16
+TRAIN=(dino-pretrain train --config "$DINO_SHARE/recipes/tiny.cfg" --data "$WORK/data" --progress off --seed 3 --batch 16 --warmup 4 --drop-path 0.2 --precision fp32
+  --steps $STEPS --checkpoint-every 4 --keep 3)
+steps_of() { cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"loss"'; }
+at_least() { [ "$(steps_of "$1")" -ge "$2" ]; }
+cat >close.py <<'PY'
+import json, sys
+def lines(run):
+    return {l["step"]: l for l in map(json.loads, open(f"{run}/metrics.jsonl")) if "event" not in l}
+a, b = lines("one"), lines(sys.argv[1])
+assert sorted(a) == sorted(b) and all(a[s]["batch_crc"] == b[s]["batch_crc"] for s in a), "other steps or other images"
+worst = max(abs(a[s]["loss"] - b[s]["loss"]) / abs(a[s]["loss"]) for s in a)
+print(f"{worst:.1e}"); sys.exit(worst > 1e-4)
+PY
+dino-pretrain train "${TRAIN[@]:2}" --output one >one.log 2>&1 || { fail "one process"; tail -n 5 one.log; finish; }
+
+# -- other ranks, another strategy, other micro-batches at every start
+heading "start" "ranks" "strategy" "goes on from"
+begin=0
+for start in "4 full 2" "3 gradients 1" "1 replicate 3" "2 hybrid 2 --shard-group 2" "2 optimizer 4"; do
+  read -r n strategy accumulate rest <<<"$start"
+  # shellcheck disable=SC2086
+  ranks "$n" "${TRAIN[@]}" --output changing --strategy "$strategy" --accumulate "$accumulate" $rest --stop-after 3 >changing.log 2>&1; rc=$?
+  row "$strategy, accumulate $accumulate" "$n" "$strategy" "$(grep -o 'resumed from.*step_[0-9]*' changing.log | grep -o 'step_[0-9]*')"
+  begin=$((begin + 3))
+  [ $rc = 75 ] && [ "$(steps_of changing)" = $begin ] || { fail "$start: exit $rc after $(steps_of changing) steps"; tail -n 5 changing.log; }
+done
+ranks 3 "${TRAIN[@]}" --output changing --strategy full >changing.log 2>&1 || { fail "the last start"; tail -n 5 changing.log; }
+difference=$("$DINO_PYTHON" close.py changing) && ok "losses as in one process: $difference" || fail "losses of the changing run: $difference"
+
+# -- killed inside an accumulation and inside a checkpoint
+SHARDED=("${TRAIN[@]}" --strategy full --accumulate 4)
+ranks 2 "${SHARDED[@]}" --output whole >whole.log 2>&1 || { fail "the uninterrupted run"; tail -n 5 whole.log; }
+kill_run() { local name=$1; shift; launch "$name" 2 "$@" "${SHARDED[@]}" --output killed; }
+kill_run first; until_true 60 at_least killed 5 || fail "no training"
+sleep 0.0$((RANDOM % 10)); kill_all  # a step is four micro-batches of two passes: most moments lie in one
+kill_run inside -x "LD_PRELOAD=$DINO_FAULTS" -x FAULT_KIND=stop -x FAULT_PATH=.tmp/rank_0001.h5 -x FAULT_RANK=1 -x FAULT_AFTER=1
+standing() { local pid; pid=$(rank_pid 1); [ -n "$pid" ] && grep -q '^State:.T' "/proc/$pid/status" 2>/dev/null; }
+until_true 60 standing || fail "never inside a checkpoint"
+kill_all
+ranks 2 "${SHARDED[@]}" --output killed >killed.log 2>&1 || { fail "resume after SIGKILL"; tail -n 5 killed.log; }
+dino-pretrain diff whole killed && ok "a killed and resumed run in parts has the bits of the whole one" || fail "a killed and resumed run differs"
+
+# -- a part that is gone or damaged: the checkpoint before it
+for damage in gone cut; do
+  rm -rf damaged; cp -r whole damaged
+  shard=damaged/checkpoints/step_000000$STEPS/rank_0001.h5
+  [ $damage = gone ] && rm "$shard" || truncate -s 100 "$shard"
+  ranks 3 "${SHARDED[@]}" --output damaged --stop-after 1 >damaged.log 2>&1; rc=$?
+  grep -q "resumed from damaged/checkpoints/step_000000$((STEPS - 4))" damaged.log && grep -q "passed over" damaged.log && [ $rc = 75 ] && ok "a shard that is $damage is said and passed over" ||
+    { fail "a shard that is $damage: exit $rc"; tail -n 5 damaged.log; }
+done
+
+# -- settings that do not fit
+expect 64 "no multiple of 3" ranks 4 "${TRAIN[@]}" --output bad --strategy hybrid --shard-group 3
+expect 64 "every rank needs one at least in each" ranks 3 "${TRAIN[@]}" --output bad --accumulate 6
+expect 64 "--strategy" dino-pretrain train "${TRAIN[@]:2}" --output bad --strategy fsdp
+[ ! -e bad ] && ok "nothing is left of them" || fail "bad settings leave a folder"
+finish
