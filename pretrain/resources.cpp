@@ -73,7 +73,10 @@ double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t l
 int64_t activation_bytes(const TrainConfig& config, const TrainingConfig& ssl, int64_t images) {
   const VitConfig& vit = ssl.vit;
   const double act = ssl.precision == Precision::bf16 ? 2 : 4;
-  const auto n = static_cast<double>(images), d = static_cast<double>(vit.width);
+  const SplitConfig& split = ssl.split;
+  // Activations are those of one micro-batch; tokens and targets of the whole step.
+  const auto n = static_cast<double>((images + split.accumulate - 1) / split.accumulate);
+  const auto step_images = static_cast<double>(images), d = static_cast<double>(vit.width);
   const auto hidden = static_cast<double>(vit.hidden * (vit.ffn == FfnKind::swiglu ? 2 : 1));
   const auto globals = static_cast<double>(tokens(vit, config.global_size));
   const double locals = ssl.local_crops == 0 ? 0
@@ -81,11 +84,12 @@ int64_t activation_bytes(const TrainConfig& config, const TrainingConfig& ssl, i
                                                    static_cast<double>(tokens(vit, config.local_size));
   const double rows = n * (2 * globals + locals);
   const double masked = masked_patches(config, ssl, images);
+  const double step_tokens = masked + step_images * (2 + static_cast<double>(ssl.local_crops));
   const auto k = static_cast<double>(ssl.objective.dino_head.prototypes);
   const HeadConfig& patch_head =
       ssl.objective.separate_ibot_head ? ssl.objective.ibot_head : ssl.objective.dino_head;
 
-  const double targets = (2 * n + (ssl.local_crops > 0 ? n : 0)) * k * kFloat +
+  const double targets = (2 + (ssl.local_crops > 0 ? 1 : 0)) * step_images * k * kFloat +
                          masked * static_cast<double>(patch_head.prototypes) * kFloat;
   // Per token of a block: both branches' inputs and outputs, queries, keys and values, the attended, and the
   // feed-forward's two.
@@ -93,17 +97,26 @@ int64_t activation_bytes(const TrainConfig& config, const TrainingConfig& ssl, i
   const double block = d * (2 * kFloat + 6 * act) + (hidden + swiglu_half) * act + 16 +
                        kFloat * static_cast<double>(vit.heads);
   const double kept = rows * (1 - vit.drop_path);
+  const double products = (hidden + swiglu_half) * act;
+  double blocks = static_cast<double>(vit.depth - 1) * kept * block, again = 0;
+  if (split.recompute == Recompute::selective) {
+    blocks -= static_cast<double>(vit.depth - 1) * kept * products;
+    again = kept * products;
+  } else if (split.recompute == Recompute::block) {
+    blocks = static_cast<double>(vit.depth - 1) * rows * d * kFloat;
+    again = kept * block + rows * d * kFloat;
+  }
   const double last_block = kept * d * (kFloat + 2 * act);
-  const double read = masked + n * (2 + static_cast<double>(ssl.local_crops));
+  const double read = step_tokens * n / step_images;
   const double embed = rows * static_cast<double>(vit.channels * vit.patch * vit.patch) * act;
-  const double student = embed + 4 * rows * d * kFloat + static_cast<double>(vit.depth - 1) * kept * block +
-                         last_block + read * block;
+  const double student = embed + 4 * rows * d * kFloat + blocks + last_block + read * block;
   const double backward =
       rows * d * kFloat + kept * (5 * d + 2 * hidden) * act + (vit.drop_path > 0 ? kept * d * kFloat : 0);
-  const double dino_rows = n * (2 + static_cast<double>(ssl.local_crops));
+  const double dino_rows = step_images * (2 + static_cast<double>(ssl.local_crops));
   const double heads =
       std::max(head_bytes(ssl.objective.dino_head, dino_rows, act), head_bytes(patch_head, masked, act));
-  return static_cast<int64_t>(targets + student + std::max(backward, heads));
+  const double tokens_of_step = 3 * step_tokens * d * kFloat;  // student, gradient, teacher
+  return static_cast<int64_t>(tokens_of_step + student + std::max(backward + again, targets + heads));
 }
 
 int64_t parameter_count(const TrainingConfig& ssl) {

@@ -70,7 +70,7 @@ const std::set<std::string>& free_settings() {
       "prefetch",   "cache-gib",      "knn-train",    "knn-test",         "knn-every",
       "knn-limit",  "knn-test-limit", "knn-k",        "max-skips",        "watchdog-seconds",
       "data",       "retry-seconds",  "max-replaced", "weights",          "which",
-      "minutes",    "strategy",       "shard-group",  "accumulate"};
+      "minutes",    "strategy",       "shard-group",  "accumulate",       "recompute"};
   return names;
 }
 

@@ -20,6 +20,9 @@ Schema<SplitConfig> split_options() {
            "Micro-batches of a step: less memory, the same result. From 2 on the student's forward pass runs "
            "twice.")
       .range(1, 4096);
+  schema.add("recompute", &C::recompute,
+             "What the student's backward pass makes again to save memory: nothing; the feed-forwards' first "
+             "products (selective); or every block but the last.");
   return schema;
 }
 

@@ -15,11 +15,13 @@ struct VitSaved {
   EmbedSaved embed;
   struct Block {
     AttentionSaved attention;
+    std::optional<QueryAttentionSaved> few_queries;  ///< in place of it, when few rows are read
     FfnSaved ffn;
+    // Of a block that is made again:
+    TensorView input;  ///< f32 [rows, D]; empty: the block is kept
+    std::array<std::shared_ptr<const BranchRows>, 2> rows;
   };
   std::vector<Block> blocks;
-  std::optional<QueryAttentionSaved>
-      last_attention;  ///< in place of the last block's, when few rows are read
   TensorView prenorm, mean, rstd;
 };
 
@@ -85,41 +87,84 @@ struct Vit::Impl {
                                   options.attention_query, output.last_attention);
   }
 
-  void run_block(const Context& c, const UnitView& w, int64_t block,
-                 const std::array<std::shared_ptr<const BranchRows>, 2>& rows,
-                 const VitForwardOptions& options, const VitOutput& output, VitSaved* saved) const {
-    VitSaved::Block scratch;
-    const bool keep = saved != nullptr;
-    VitSaved::Block& state = keep ? saved->blocks[static_cast<size_t>(block)] : scratch;
-    const bool few = !options.read_rows.empty() && block == context.config.depth - 1;
-    const auto attention = [&] {
-      if (few) {
-        QueryAttentionSaved unkept;
-        query_attention_forward(context, c, w, output.prenorm, rows[0],
-                                read_rows(c, *rows[0], options.read_rows),
-                                keep ? saved->last_attention.emplace() : unkept, keep);
-        return;
-      }
-      attention_forward(context, c, w, output.prenorm, rows[0], state.attention, keep);
-      if (output.last_attention && block == context.config.depth - 1)
-        last_attention(c, state.attention, options, output);
-    };
-    const auto ffn = [&] {
-      ffn_forward(context, c, w, output.prenorm, few ? read_rows(c, *rows[1], options.read_rows) : rows[1],
-                  state.ffn, keep);
-    };
-    if (keep) {
-      attention();
-      ffn();
+  /// What a block's pass is told, and leaves behind.
+  struct BlockPass {
+    int64_t block = 0;
+    std::array<std::shared_ptr<const BranchRows>, 2> rows;
+    std::span<const int64_t> read;  ///< of the last block; empty: all
+    bool keep = false, keep_products = false;
+  };
+
+  void run_attention(const Context& c, const UnitView& w, const BlockPass& pass, TensorView x,
+                     VitSaved::Block& state) const {
+    if (pass.read.empty()) {
+      attention_forward(context, c, w, x, pass.rows[0], state.attention, pass.keep);
       return;
     }
-    // In inference each branch gives its memory back before the next.
+    query_attention_forward(context, c, w, x, pass.rows[0], read_rows(c, *pass.rows[0], pass.read),
+                            state.few_queries.emplace(), pass.keep);
+  }
+
+  void run_ffn(const Context& c, const UnitView& w, const BlockPass& pass, TensorView x,
+               VitSaved::Block& state) const {
+    ffn_forward(context, c, w, x, pass.read.empty() ? pass.rows[1] : read_rows(c, *pass.rows[1], pass.read),
+                state.ffn, pass.keep, pass.keep_products);
+  }
+
+  /// A block of a pass that nothing is kept of: each branch gives its memory back before the next.
+  void pass_block(const Context& c, const UnitView& w, const BlockPass& pass,
+                  const VitForwardOptions& options, const VitOutput& output) const {
+    VitSaved::Block scratch;
     {
       const Arena::Scope scope(c.arena);
-      attention();
+      run_attention(c, w, pass, output.prenorm, scratch);
+      if (output.last_attention && pass.block == context.config.depth - 1)
+        last_attention(c, scratch.attention, options, output);
     }
     const Arena::Scope scope(c.arena);
-    ffn();
+    run_ffn(c, w, pass, output.prenorm, scratch);
+  }
+
+  void keep_block(const Context& c, const UnitView& w, BlockPass pass, const VitForwardOptions& options,
+                  const VitOutput& output, VitSaved::Block& state) const {
+    const bool last = pass.block == context.config.depth - 1;
+    state.few_queries.reset();
+    state.input = {};
+    pass.keep = true;
+    pass.keep_products = last || options.recompute != Recompute::selective;
+    // The last block is taken back at once. What is made again is made by the same operators.
+    if (options.recompute == Recompute::block && !last) {
+      state.input = c.arena.make(output.prenorm.shape);
+      copy(c.stream, state.input, output.prenorm);
+      state.rows = pass.rows;
+      const Arena::Scope scope(c.arena);
+      VitSaved::Block scratch;
+      run_attention(c, w, pass, output.prenorm, scratch);
+      run_ffn(c, w, pass, output.prenorm, scratch);
+      return;
+    }
+    run_attention(c, w, pass, output.prenorm, state);
+    if (output.last_attention && last) last_attention(c, state.attention, options, output);
+    run_ffn(c, w, pass, output.prenorm, state);
+  }
+
+  void block_backward(const Context& c, const UnitView& w, const UnitGradient& d, int64_t block,
+                      const VitSaved::Block& kept, TensorView dx) const {
+    const Arena::Scope scope(c.arena);
+    VitSaved::Block again;
+    if (kept.input) {
+      const TensorView x = c.arena.make(kept.input.shape);
+      copy(c.stream, x, kept.input);
+      const BlockPass pass{block, kept.rows, {}, true, true};
+      run_attention(c, w, pass, x, again);
+      run_ffn(c, w, pass, x, again);
+    }
+    const VitSaved::Block& state = kept.input ? again : kept;
+    ffn_backward(context, c, w, state.ffn, dx, d);
+    if (state.few_queries)
+      query_attention_backward(context, c, w, *state.few_queries, dx, d);
+    else
+      attention_backward(context, c, w, state.attention, dx, d);
   }
 };
 
@@ -150,15 +195,18 @@ VitOutput Vit::forward(const Context& c, const UnitWeights& weights, std::span<c
     weights.prefetch(first_block);
     embed_forward(context, c, w, crops, *plan, output.prenorm, keep ? keep->embed : scratch, keep != nullptr);
   }
-  if (keep) {
-    keep->blocks.resize(static_cast<size_t>(config_.depth));
-    keep->last_attention.reset();
-  }
+  if (keep) keep->blocks.resize(static_cast<size_t>(config_.depth));
   for (int64_t block = 0; block < config_.depth; ++block) {
     const UnitView w = weights.acquire(first_block + block);
     weights.prefetch(first_block + block + 1);  // after the last block, the final norm
-    impl_->run_block(c, w, block, impl_->rows_of(c, output.entries, everything, options.drop_path, block),
-                     options, output, keep.get());
+    Impl::BlockPass pass;
+    pass.block = block;
+    pass.rows = impl_->rows_of(c, output.entries, everything, options.drop_path, block);
+    if (block == config_.depth - 1) pass.read = options.read_rows;
+    if (keep)
+      impl_->keep_block(c, w, pass, options, output, keep->blocks[static_cast<size_t>(block)]);
+    else
+      impl_->pass_block(c, w, pass, options, output);
     for (size_t i = 0; i < options.intermediate_blocks.size(); ++i)
       if (options.intermediate_blocks[i] == block && block < config_.depth - 1)
         impl_->final_norm(c, weights.acquire(norm_unit), output.prenorm, output.intermediate[i], {}, {});
@@ -199,16 +247,11 @@ void Vit::backward(const Context& c, const UnitWeights& weights, const VitSaved&
     gradients.finish_gradient(unit);
   }
   for (int64_t block = config_.depth - 1; block >= 0; --block) {
-    const VitSaved::Block& state = saved.blocks[static_cast<size_t>(block)];
     const int64_t unit = context.block_unit(layout, block);
     const UnitView w = weights.acquire(unit);
     weights.prefetch(unit - 1);  // before the first block, the embedding
     const UnitGradient d = gradients.gradient(unit);
-    ffn_backward(context, c, w, state.ffn, dx, d);
-    if (saved.last_attention && block == config_.depth - 1)
-      query_attention_backward(context, c, w, *saved.last_attention, dx, d);
-    else
-      attention_backward(context, c, w, state.attention, dx, d);
+    impl_->block_backward(c, w, d, block, saved.blocks[static_cast<size_t>(block)], dx);
     gradients.finish_gradient(unit);
   }
   const int64_t unit = context.embed_unit(layout);

@@ -27,6 +27,15 @@ enum class FfnKind : uint8_t { mlp, swiglu };
 ///  (Hugging Face's Dinov2Model).
 enum class PositionKernel : uint8_t { scale_offset, antialias, target_size };
 
+/// What a backward pass makes again instead of the forward pass keeping it (arXiv 1604.06174): nothing; all
+/// of a block but its input; or the feed-forward's first product (selective: more than half of what is kept,
+/// for a ninth of the products).
+enum class Recompute : uint8_t { none, block, selective };
+constexpr auto names_of(Recompute) {
+  return std::to_array<Named<Recompute>>(
+      {{"none", Recompute::none}, {"block", Recompute::block}, {"selective", Recompute::selective}});
+}
+
 struct VitConfig {
   int64_t patch = 14;
   int64_t width = 384;
@@ -100,6 +109,8 @@ struct VitForwardOptions {
   /// and the other rows of `norm` and `prenorm` hold nothing of use. Their gradients must be zero in
   /// backward.
   std::span<const int64_t> read_rows;
+  /// Of a pass that keeps what backward needs. Values and gradients are the same, bit for bit.
+  Recompute recompute = Recompute::none;
 };
 
 /// What backward needs; made by a training forward, valid until the arena scope of that forward ends.

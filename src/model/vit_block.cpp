@@ -294,29 +294,46 @@ void query_attention_backward(const VitContext& vit, const Context& c, const Uni
   project_backward(saved.keys, width, 2 * width, dkv);
 }
 
+namespace {
+
+/// The feed-forward's hidden activations, act [n, hidden], and what comes before the non-linearity (not made
+/// for an MLP whose `pre` is empty).
+void ffn_products(const VitContext& vit, const Context& c, const UnitView& w, const FfnSaved& saved,
+                  TensorView pre, TensorView hidden, bool with_statistics) {
+  const BlockPlaces& at = vit.block;
+  const Arena::Scope scope(c.arena);
+  const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias), with_statistics);
+  if (vit.config.ffn == FfnKind::mlp) {
+    c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), ops::Activation::gelu, hidden, pre);
+    return;
+  }
+  c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), ops::Activation::none, pre, {});
+  c.ops.swiglu(c.stream, pre, hidden);
+}
+
+}  // namespace
+
 void ffn_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
-                 std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep) {
+                 std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep, bool keep_products) {
   if (is_left_out(rows, saved)) return;
   const VitConfig& config = vit.config;
   const BlockPlaces& at = vit.block;
   const bool mlp = config.ffn == FfnKind::mlp;
   begin_branch(vit, c, x, std::move(rows), saved, keep);
   const int64_t n = saved.rows->count;
-  if (keep || !mlp) saved.pre = c.arena.make({n, mlp ? config.hidden : 2 * config.hidden}, c.act());
-  if (mlp) {
-    saved.hidden = c.arena.make({n, config.hidden}, c.act());
+  const Shape pre{n, mlp ? config.hidden : 2 * config.hidden}, hidden{n, config.hidden};
+  saved.pre = {};
+  if (keep_products) saved.pre = c.arena.make(pre, c.act());
+  // SwiGLU's hidden activations are cheap to make again.
+  if (keep_products && mlp) saved.hidden = c.arena.make(hidden, c.act());
+  {
     const Arena::Scope scope(c.arena);
-    const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias), keep);
-    c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), ops::Activation::gelu, saved.hidden, saved.pre);
-    c.ops.linear(c.stream, saved.hidden, w(at.out_weight), w(at.out_bias), ops::Activation::none, saved.out,
-                 {});
-  } else {
-    const Arena::Scope scope(c.arena);
-    const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias), keep);
-    c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), ops::Activation::none, saved.pre, {});
-    const TensorView hidden = c.arena.make({n, config.hidden}, c.act());
-    c.ops.swiglu(c.stream, saved.pre, hidden);
-    c.ops.linear(c.stream, hidden, w(at.out_weight), w(at.out_bias), ops::Activation::none, saved.out, {});
+    const TensorView before = saved.pre      ? saved.pre
+                              : mlp && !keep ? TensorView{}
+                                             : c.arena.make(pre, c.act());
+    const TensorView after = keep_products && mlp ? saved.hidden : c.arena.make(hidden, c.act());
+    ffn_products(vit, c, w, saved, before, after, keep);
+    c.ops.linear(c.stream, after, w(at.out_weight), w(at.out_bias), ops::Activation::none, saved.out, {});
   }
   add_branch(c, x, saved, w(at.gamma2));
 }
@@ -328,18 +345,25 @@ void ffn_backward(const VitContext& vit, const Context& c, const UnitView& w, co
   const BlockPlaces& at = vit.block;
   const bool mlp = config.ffn == FfnKind::mlp;
   const Arena::Scope scope(c.arena);
+  const int64_t n = saved.rows->count;
+  TensorView pre = saved.pre, hidden = saved.hidden;
+  if (!pre) {
+    pre = c.arena.make({n, mlp ? config.hidden : 2 * config.hidden}, c.act());
+    hidden = c.arena.make({n, config.hidden}, c.act());
+    ffn_products(vit, c, w, saved, pre, hidden, false);
+  } else if (!mlp) {
+    hidden = c.arena.make({n, config.hidden}, c.act());
+    c.ops.swiglu(c.stream, pre, hidden);
+  }
   const TensorView d_out = add_branch_backward(vit, c, dx, saved, w(at.gamma2), d(at.gamma2));
-  TensorView d_pre;
+  const TensorView d_hidden =
+      linear_backward(c, d_out, hidden, w(at.out_weight), d(at.out_weight), d(at.out_bias));
+  TensorView d_pre = d_hidden;
   if (mlp) {
-    d_pre = linear_backward(c, d_out, saved.hidden, w(at.out_weight), d(at.out_weight), d(at.out_bias));
-    c.ops.gelu_backward(c.stream, d_pre, saved.pre, d_pre);
+    c.ops.gelu_backward(c.stream, d_hidden, pre, d_pre);
   } else {
-    const TensorView hidden = c.arena.make({saved.rows->count, config.hidden}, c.act());
-    c.ops.swiglu(c.stream, saved.pre, hidden);
-    const TensorView d_hidden =
-        linear_backward(c, d_out, hidden, w(at.out_weight), d(at.out_weight), d(at.out_bias));
-    d_pre = c.arena.make({saved.rows->count, 2 * config.hidden}, c.act());
-    c.ops.swiglu_backward(c.stream, d_hidden, saved.pre, d_pre);
+    d_pre = c.arena.make({n, 2 * config.hidden}, c.act());
+    c.ops.swiglu_backward(c.stream, d_hidden, pre, d_pre);
   }
   const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias), false);
   const TensorView dy = linear_backward(c, d_pre, y, w(at.in_weight), d(at.in_weight), d(at.in_bias));

@@ -138,8 +138,9 @@ void query_attention_forward(const VitContext& vit, const Context& c, const Unit
                              bool keep);
 void query_attention_backward(const VitContext& vit, const Context& c, const UnitView& w,
                               const QueryAttentionSaved& saved, TensorView dx, const UnitGradient& d);
+/// keep_products = false leaves out `pre` and `hidden`, which the backward pass then makes again.
 void ffn_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
-                 std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep);
+                 std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep, bool keep_products);
 void ffn_backward(const VitContext& vit, const Context& c, const UnitView& w, const FfnSaved& saved,
                   TensorView dx, const UnitGradient& d);
 

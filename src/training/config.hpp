@@ -41,6 +41,7 @@ struct SplitConfig {
   Strategy strategy = Strategy::replicate;
   int64_t hybrid_ranks = 0;  ///< of a hybrid's shard groups; 0 = still to be chosen
   int64_t accumulate = 1;    ///< micro-batches of a step
+  Recompute recompute = Recompute::none;
 };
 
 struct TrainingConfig {

@@ -58,6 +58,7 @@ Engine::Engine(const TrainingConfig& config, Context& context, const Communicato
   const auto modules = static_cast<int64_t>(optimizer_.modules().size());
   scalars_ = Tensor(Shape{modules + objective_->scalars().count}, DType::f64, context.ops.memory());
   host_scalars_ = Tensor(scalars_.shape(), DType::f64);
+  matrix_ = Tensor(Shape{kRankRows * kRankRows}, DType::f32, context.ops.memory());
   factors_ = Tensor(Shape{modules}, DType::f32, context.ops.memory());
   finite_ = Tensor(Shape{1}, DType::f32, context.ops.memory());
 }
@@ -147,6 +148,7 @@ VitOutput Engine::student_forward(const MicroBatch& micro, const TokenRows& rows
   VitForwardOptions options;
   if (!plan.empty()) options.drop_path = &plan;
   options.read_rows = rows.read();
+  options.recompute = config_.split.recompute;
   return student_.forward(c_, state_.student(), micro.crops, options, saved);
 }
 
@@ -161,7 +163,12 @@ TensorView Engine::run_objective(const StepContext& step, const BatchTokens& stu
                                  const BatchTokens& teacher, const BatchTokens& gradient) {
   const PhaseTimer timer(seconds_["losses"], state_);
   state_.begin_pass(true);
-  return objective_->batch(step, student, teacher, gradient);
+  // Targets and logits give their memory back to the backward pass.
+  const Arena::Scope scope(c_.arena);
+  const TensorView made = objective_->batch(step, student, teacher, gradient);
+  const TensorView matrix = matrix_.view().rows(0, made.numel()).reshaped(made.shape);
+  copy(c_.stream, matrix, made);
+  return matrix;
 }
 
 TensorView Engine::whole_step(const StepBatch& batch, const StepSchedule& schedule,

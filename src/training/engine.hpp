@@ -94,6 +94,7 @@ class Engine {
   /// f64: squared gradient norms by module, then the objective's. Those that are summed over ranks come
   /// first, and decide on the update.
   Tensor scalars_;
+  Tensor matrix_;   ///< f32: what the objective reports
   Tensor factors_;  ///< f32 [modules]: of the gradients, for clipping
   Tensor finite_;   ///< f32 [1]: whether the update is applied
   Tensor host_scalars_, host_matrix_;

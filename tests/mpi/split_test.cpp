@@ -40,9 +40,10 @@ struct Training {
   ParameterStore student, teacher;
 };
 
-/// `kSteps` steps with warm-up; a rank's part of the images is even.
-void train(const SplitConfig& split, const Communicator& comm, Training& run) {
-  const TrainingConfig config = config_of(split);
+/// `kSteps` steps with warm-up; a rank's part of the images is even. Returns the bytes of the arena.
+int64_t train(const SplitConfig& split, const Communicator& comm, Training& run, int64_t depth = 2) {
+  TrainingConfig config = config_of(split);
+  config.vit.depth = depth;
   HostModel model(config, comm);
   model.initialize(3);
   const Range own = even_range(kImages, comm.rank(), comm.size());
@@ -64,6 +65,7 @@ void train(const SplitConfig& split, const Communicator& comm, Training& run) {
   run.teacher = ParameterStore(run.layout);
   model.state().student_values().gather(stream, run.student);
   model.state().teacher_values().gather(stream, run.teacher);
+  return model.arena_bytes();
 }
 
 double largest_relative(const std::vector<double>& a, const std::vector<double>& b) {
@@ -125,6 +127,24 @@ INSTANTIATE_TEST_SUITE_P(All, SplitTest,
                          ::testing::Values(Strategy::replicate, Strategy::optimizer, Strategy::gradients,
                                            Strategy::full, Strategy::hybrid),
                          [](const auto& given) { return std::string(name_of(given.param)); });
+
+/// Making activations again changes no bit, and needs less memory.
+TEST(Split, RecomputedActivationsAreTheSame) {
+  const Communicator world = Communicator::world();
+  for (const int64_t accumulate : {1, 2}) {
+    std::vector<Training> runs(3);
+    // Large enough for activations to outweigh the heads.
+    std::vector<int64_t> bytes;
+    for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::block})
+      bytes.push_back(train({Strategy::full, 0, accumulate, recompute}, world, runs[bytes.size()], 8));
+    for (size_t i = 1; i < runs.size(); ++i) {
+      EXPECT_EQ(runs[i].losses, runs[0].losses);
+      EXPECT_EQ(runs[i].norms, runs[0].norms);
+      EXPECT_EQ(largest_l2(runs[i].student, runs[0].student), 0);
+      EXPECT_LT(bytes[i], bytes[i - 1]);
+    }
+  }
+}
 
 /// What a rank keeps, in bytes per parameter of a whole (f32 student, teacher, gradients, two moments).
 TEST(Split, ARankKeepsItsParts) {

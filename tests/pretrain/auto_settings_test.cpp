@@ -261,7 +261,10 @@ TEST(Resources, ActivationsAreEstimatedWithinAQuarter) {
                          {{"--preset", "vit_micro", "--precision", "fp32", "--local-count", "0"}, 24},
                          {{"--preset", "vit_demo", "--prototypes", "8192"}, 8},
                          {{"--preset", "vit_tiny", "--global-size", "64", "--local-size", "32"}, 4},
-                         {{"--preset", "vit_demo", "--ffn", "swiglu", "--drop-path", "0.3"}, 16}}) {
+                         {{"--preset", "vit_demo", "--ffn", "swiglu", "--drop-path", "0.3"}, 16},
+                         {{"--preset", "vit_demo", "--recompute", "block"}, 16},
+                         {{"--preset", "vit_demo", "--recompute", "selective"}, 16},
+                         {{"--preset", "vit_demo", "--accumulate", "4"}, 16}}) {
     Parsed parsed(one.words);
     parsed.config.batch = one.batch;
     settle_all(parsed.config, {500, 64, 64}, {1, 2, 16 * kGibi, 50});
