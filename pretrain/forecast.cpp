@@ -7,9 +7,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <span>
-#include "base/json.hpp"
 
+#include "base/json.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "timed_steps.hpp"
@@ -25,9 +26,17 @@ constexpr double kQuickSeconds = 20;
 constexpr double kDiskBytesPerSecond = 4e8;
 constexpr int64_t kLoadedImages = 16;
 
+/// Images of the trial in which the loader works beside the steps, and the longest that it may take.
+constexpr int64_t kTrialImages = 64;
+constexpr double kTrialSeconds = 15;
+
 /// What was measured of a step on this machine.
 struct StepCost {
-  double seconds = 0;  ///< without loading
+  double seconds = 0;         ///< with the loader beside it where is_loaded, else without
+  double frozen_seconds = 0;  ///< with a frozen backbone
+  /// How much longer the loader's own work takes beside the steps.
+  double contention = 1;
+  bool is_loaded = false;
   int64_t activations = 0, workspace = 0, process = 0;
 };
 
@@ -36,46 +45,109 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-StepCost measure_step(const TrainConfig& config, const Communicator& comm) {
-  TrainConfig trial = config;
-  trial.steps.choose(1000);  // of the schedules; what a step takes does not depend on it
-  const TrainingConfig ssl = make_training_config(trial);
-  const int64_t whole = config.batch;
-  const int64_t few = std::min(whole, kFewImages * comm.size());
-  const auto activations = [&](int64_t batch) {
-    return activation_bytes(trial, ssl, even_range(batch, 0, comm.size()).size());
-  };
+/// Every k-th image, so that the trial meets all kinds.
+Dataset some_of(const Dataset& dataset, int64_t count) {
+  Dataset some;
+  some.reference = dataset.reference;
+  const auto records = static_cast<int64_t>(dataset.records.size());
+  count = std::min(count, records);
+  for (int64_t i = 0; i < count; ++i)
+    some.records.push_back(dataset.records[static_cast<size_t>(i * records / count)]);
+  return some;
+}
+
+/// Steps of the run's batch. `pipeline`: with the run's loader.
+class StepTrial {
+ public:
+  StepTrial(const TrainConfig& config, const ForecastQuestion& question, const LoaderConfig& loading,
+            const Communicator& comm)
+      : config_(config), question_(question), loading_(loading), comm_(comm) {
+    config_.steps.choose(1000);  // of the schedules; what a step takes does not depend on it
+    training_ = make_training_config(config_);
+  }
+  [[nodiscard]] StepCost measure(const LoadingCost& alone, int threads);
+
+ private:
+  [[nodiscard]] int64_t own(int64_t batch) const { return even_range(batch, 0, comm_.size()).size(); }
+  [[nodiscard]] int64_t activations(int64_t batch) const {
+    return activation_bytes(config_, training_, own(batch));
+  }
+  [[nodiscard]] int64_t crop_bytes(int64_t batch) const {
+    return 12 * own(batch) *
+           (2 * config_.global_size * config_.global_size +
+            config_.local_count * config_.local_size * config_.local_size);
+  }
+  /// The loader works beside the steps, on images that its cache holds by then.
+  void measure_beside_loader(StepCost& cost, const LoadingCost& alone, int threads);
+
+  TrainConfig config_;
+  const ForecastQuestion& question_;
+  const LoaderConfig& loading_;
+  const Communicator& comm_;
+  TrainingConfig training_;
+  int64_t loaded_bytes_ = 0;  ///< of crops and images in the trial
+};
+
+StepCost StepTrial::measure(const LoadingCost& alone, int threads) {
+  const int64_t whole = config_.batch;
+  const int64_t few = std::min(whole, kFewImages * comm_.size() * config_.split.accumulate);
   StepCost cost;
   cost.process = current_rss_bytes();
-  trial.batch = few;
-  int64_t timed_batch = few;
-  Timings timings = time_steps(trial, comm, 1, 1);
+  config_.batch = few;
+  Timings timings = time_steps(config_, comm_, 1, 1);
   const auto scaled = [&](double seconds) {
     const double fixed = std::min(timings.phases["optimizer"], seconds);
-    return fixed + (seconds - fixed) * static_cast<double>(whole) / static_cast<double>(timed_batch);
+    return fixed + (seconds - fixed) * static_cast<double>(whole) / static_cast<double>(config_.batch);
   };
-  cost.seconds = comm.max(scaled(median(timings.seconds)));
+  cost.seconds = comm_.max(scaled(median(timings.seconds)));
+  loaded_bytes_ = crop_bytes(few);
   if (whole > few && cost.seconds <= kWholeStepSeconds) {
-    trial.batch = timed_batch = whole;
+    config_.batch = whole;
     const auto steps =
         static_cast<int64_t>(std::clamp(kTimedSeconds / std::max(cost.seconds, 1e-3), 1.0, 15.0));
-    timings = time_steps(trial, comm, 1, steps);
-    cost.seconds = comm.max(median(timings.seconds));
+    timings = time_steps(config_, comm_, 1, steps);
+    cost.seconds = comm_.max(median(timings.seconds));
+    loaded_bytes_ = crop_bytes(whole);
   }
+  const double alone_seconds = median(timings.seconds);
+  const double backward = std::min(comm_.max(timings.phases["backward"]), alone_seconds) *
+                          comm_.max(cost.seconds) / std::max(1e-9, alone_seconds);
+  if (config_.batch == whole) measure_beside_loader(cost, alone, threads);
+  // A frozen backbone has no backward pass; the loader's work stays.
+  cost.frozen_seconds = std::max(0.1 * cost.seconds, cost.seconds - cost.contention * backward);
   const double ratio =
-      static_cast<double>(activations(whole)) / static_cast<double>(activations(timed_batch));
+      static_cast<double>(activations(whole)) / static_cast<double>(activations(config_.batch));
   cost.activations = static_cast<int64_t>(static_cast<double>(timings.arena_bytes) * ratio);
-  const int64_t stores = 5 * 4 * parameter_count(ssl);
-  const int64_t crops = 12 * even_range(timed_batch, 0, comm.size()).size() *
-                        (2 * config.global_size * config.global_size +
-                         config.local_count * config.local_size * config.local_size);
   // What the timed steps leave behind (threads, compiled kernels) is there in the run as well; the rest of
   // their peak comes back.
+  const MemoryPlan plan = plan_memory(config_, {}, comm_.size(), 1);
   const int64_t peak = peak_rss_bytes();
   ::malloc_trim(0);
   cost.process = std::max(cost.process, current_rss_bytes());
-  cost.workspace = std::max<int64_t>(0, peak - cost.process - stores - timings.arena_bytes - crops);
+  cost.workspace = std::max<int64_t>(0, peak - cost.process - plan.parameters - plan.gradients -
+                                            plan.optimizer - timings.arena_bytes - loaded_bytes_);
   return cost;
+}
+
+void StepTrial::measure_beside_loader(StepCost& cost, const LoadingCost& alone, int threads) {
+  const Dataset some = some_of(question_.dataset, std::max<int64_t>(config_.batch, kTrialImages));
+  const auto count = static_cast<int64_t>(some.records.size());
+  // Until every image is in the cache and what was prepared ahead is used up.
+  const int64_t warmup = (count + config_.batch - 1) / config_.batch + loading_.prefetch + 1;
+  const double decoding = static_cast<double>(count) * alone.decode_seconds / threads;
+  const double one = cost.seconds + alone.augment_seconds * static_cast<double>(own(config_.batch)) / threads;
+  if (comm_.any(decoding + static_cast<double>(warmup + 1) * one > kTrialSeconds)) return;
+  const auto steps = static_cast<int64_t>(std::clamp(kTimedSeconds / std::max(one, 1e-3), 3.0, 30.0));
+  LoaderConfig loading = loading_;
+  loading.cache_bytes = std::max(loading.cache_bytes, count * std::max<int64_t>(1, 2 * alone.bytes));
+  DataLoader loader(some, loading, even_range(config_.batch, comm_.rank(), comm_.size()), 0);
+  const Timings timings = time_steps(config_, comm_, warmup, steps, &loader);
+  // The mean: beside the loader some steps take much longer, and they count.
+  cost.seconds = comm_.max(std::accumulate(timings.seconds.begin(), timings.seconds.end(), 0.0) /
+                           static_cast<double>(timings.seconds.size()));
+  cost.contention = std::max(1.0, cost.seconds / one);
+  cost.is_loaded = true;
+  loaded_bytes_ = (loading.prefetch + 1) * crop_bytes(config_.batch) + count * alone.bytes;
 }
 
 /// Images that a rank decodes in the run: each once where the cache holds them all.
@@ -87,6 +159,20 @@ double decoded_by_rank(const TrainConfig& config, const LoadedImages& loaded, in
   const double held = std::min(1.0, config.cache_gib * 1024 * 1024 * 1024 / all);
   const double once = std::min(samples, held * static_cast<double>(loaded.count));
   return once + (samples - once) * (1 - held);
+}
+
+/// Of the online k-NN: its images are decoded once, and go through the teacher each time.
+double knn_seconds(const TrainConfig& config, double step_seconds, const LoadingCost& loading, int ranks,
+                   int threads) {
+  if (config.knn_every == 0) return 0;
+  const int64_t test = config.knn_test_limit > 0 ? config.knn_test_limit : config.knn_limit;
+  const double images = static_cast<double>(config.knn_limit + test) / ranks;
+  const double passes = 2 + static_cast<double>(config.steps / config.knn_every);
+  const TrainingConfig training = make_training_config(config);
+  const double whole = flops_per_image(training, config.global_size, config.local_size);
+  const double forward = forward_flops(training, config.global_size);
+  const double image_seconds = step_seconds * ranks / static_cast<double>(config.batch.value());
+  return images * loading.decode_seconds / threads + passes * images * image_seconds * forward / whole;
 }
 
 std::string list_of(const MemoryPlan& m) {
@@ -107,40 +193,44 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
   double seconds = nominal_step_seconds(config, machine);
   Forecast forecast;
 
+  TrainConfig complete_config = config;
+  complete(complete_config);
+  const LoaderConfig loader =
+      make_loader_config(complete_config, static_cast<uint64_t>(context.common.seed), threads);
   LoadingCost loading;
-  if (comm.root()) {
-    TrainConfig complete_config = config;
-    complete(complete_config);
-    const auto seed = static_cast<uint64_t>(context.common.seed);
-    loading =
-        measure_loading(question.dataset, make_loader_config(complete_config, seed, threads), kLoadedImages);
-  }
+  if (comm.root()) loading = measure_loading(question.dataset, loader, kLoadedImages);
   comm.broadcast_span<LoadingCost>({&loading, 1});
   const LoadedImages loaded{question.images.count, loading.bytes, loading.decode_bytes};
 
   MemoryPlan plan = plan_memory(config, loaded, comm.size(), threads);
+  StepCost cost;
+  cost.seconds = cost.frozen_seconds = seconds;
   // Nothing that does not fit is tried: the machine would go down with it.
   const bool fits = !comm.any(plan.total() > machine.memory);
   const double probe = seconds * few / static_cast<double>(config.batch.value());
   if (fits && (!question.only_quickly || probe <= kQuickSeconds)) {
     forecast.is_timed = true;
-    const StepCost cost = measure_step(config, comm);
-    seconds = cost.seconds;
+    cost = StepTrial(config, question, loader, comm).measure(loading, threads);
     plan.activations = cost.activations;
     plan.workspace = cost.workspace;
     plan.process = cost.process;
   }
   const double images = static_cast<double>(config.batch.value()) / comm.size();
-  forecast.step_seconds = seconds + loading.augment_seconds * images / threads;
+  const double augmenting = cost.is_loaded ? 0 : loading.augment_seconds * images / threads;
+  forecast.step_seconds = cost.seconds + augmenting;
   choose_steps(config, question.images, forecast.step_seconds);
   forecast.memory = plan;
   forecast.disk = disk_bytes(config);
   const TrainingConfig ssl = make_training_config(config);
   forecast.parameters = parameter_count(ssl);
   const int64_t checkpoints = (config.steps + config.checkpoint_every - 1) / config.checkpoint_every;
-  forecast.seconds = static_cast<double>(config.steps.value()) * forecast.step_seconds +
-                     decoded_by_rank(config, loaded, comm.size()) * loading.decode_seconds / threads +
-                     static_cast<double>(checkpoints * checkpoint_bytes(ssl)) / kDiskBytesPerSecond;
+  const auto frozen = static_cast<double>(config.freeze_backbone_steps.of(config.steps));
+  const double decoding = loading.decode_seconds * cost.contention / threads;
+  forecast.seconds = (static_cast<double>(config.steps.value()) - frozen) * forecast.step_seconds +
+                     frozen * (cost.frozen_seconds + augmenting) +
+                     decoded_by_rank(config, loaded, comm.size()) * decoding +
+                     static_cast<double>(checkpoints * checkpoint_bytes(ssl)) / kDiskBytesPerSecond +
+                     knn_seconds(config, forecast.step_seconds, loading, comm.size(), threads);
   return forecast;
 }
 

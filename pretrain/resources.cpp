@@ -36,24 +36,30 @@ double head_bytes(const HeadConfig& head, double rows, double act) {
   return rows * values + prototypes;
 }
 
-}  // namespace
-
-double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t local_size) {
-  const VitConfig& vit = ssl.vit;
+/// Of one crop's forward pass; the last block's queries, projection and feed-forward for `read` tokens.
+double forward_of(const VitConfig& vit, int64_t side, double read) {
   const auto d = static_cast<double>(vit.width);
   const double ffn = vit.ffn == FfnKind::mlp ? 2.0 * d * static_cast<double>(vit.hidden)
                                              : 3.0 * d * static_cast<double>(vit.hidden);
-  const auto forward = [&](int64_t side, double read) {
-    const auto t = static_cast<double>(tokens(vit, side));
-    const auto block = [&](double queries) {
-      return 2.0 * (2.0 * t * d * d + queries * (2.0 * d * d + ffn)) + 4.0 * t * queries * d;
-    };
-    return static_cast<double>(vit.depth - 1) * block(t) + block(read) +
-           2.0 * t * d * static_cast<double>(vit.channels * vit.patch * vit.patch);
+  const auto t = static_cast<double>(tokens(vit, side));
+  const auto block = [&](double queries) {
+    return 2.0 * (2.0 * t * d * d + queries * (2.0 * d * d + ffn)) + 4.0 * t * queries * d;
   };
+  return static_cast<double>(vit.depth - 1) * block(t) + block(read) +
+         2.0 * t * d * static_cast<double>(vit.channels * vit.patch * vit.patch);
+}
+
+}  // namespace
+
+double forward_flops(const TrainingConfig& ssl, int64_t size) {
+  return forward_of(ssl.vit, size, static_cast<double>(tokens(ssl.vit, size)));
+}
+
+double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t local_size) {
+  const VitConfig& vit = ssl.vit;
   const double masked = 0.15 * 2.0 * static_cast<double>(tokens(vit, global_size) - 1 - vit.registers);
-  const double global = forward(global_size, 1 + masked / 2);
-  const double local = ssl.local_crops > 0 ? forward(local_size, 1) : 0;
+  const double global = forward_of(vit, global_size, 1 + masked / 2);
+  const double local = ssl.local_crops > 0 ? forward_of(vit, local_size, 1) : 0;
   const auto head = [&](const HeadConfig& h) {
     double weights = static_cast<double>(h.bottleneck * h.prototypes);
     int64_t input = h.input;

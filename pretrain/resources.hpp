@@ -12,6 +12,8 @@ namespace dino::pretrain {
 /// global ones, heads and prototypes. The last block's queries, projection and feed-forward count for the
 /// tokens that the losses read only, as they are computed for no others.
 [[nodiscard]] double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t local_size);
+/// Of one forward pass of an image of this side, all tokens.
+[[nodiscard]] double forward_flops(const TrainingConfig& ssl, int64_t size);
 
 /// Bytes of one rank, by kind.
 struct MemoryPlan {

@@ -15,7 +15,8 @@ void fill_normal(TensorView view, uint64_t index) {
   for (float& value : view.f32()) value = random.uniform() * 3.46F - 1.73F;
 }
 
-Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup, int64_t steps) {
+Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup, int64_t steps,
+                   DataLoader* loader) {
   const TrainingConfig ssl = make_training_config(config);
   Workplace place(ops::backend_named("cpu"), comm, ssl.precision);
   Engine engine(ssl, place.context(), comm);
@@ -23,9 +24,13 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
   const Range images = even_range(config.batch, comm.rank(), comm.size());
   const int64_t n = images.size();
   const int64_t side = config.global_size, small = config.local_size, locals = config.local_count;
-  Tensor global(Shape{2 * n, 3, side, side}), local(Shape{locals * n, 3, small, small});
-  fill_normal(global, 100 + static_cast<uint64_t>(comm.rank()));
-  fill_normal(local, 200 + static_cast<uint64_t>(comm.rank()));
+  Tensor global, local;
+  if (loader == nullptr) {
+    global = Tensor(Shape{2 * n, 3, side, side});
+    local = Tensor(Shape{locals * n, 3, small, small});
+    fill_normal(global, 100 + static_cast<uint64_t>(comm.rank()));
+    fill_normal(local, 200 + static_cast<uint64_t>(comm.rank()));
+  }
   const int64_t grid = side / ssl.vit.patch;
   const BlockMaskSettings blocks{grid, grid, std::min(config.mask_min_patches, grid * grid),
                                  default_max_mask_patches(side, ssl.vit.patch), 0.3};
@@ -37,8 +42,6 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
                                          static_cast<uint64_t>(comm.rank()), static_cast<uint64_t>(step));
     StepBatch batch;
     batch.images = n;
-    batch.global_crops = global;
-    if (locals > 0) batch.local_crops = local;
     batch.masks = view_of(masks.masks.data(), Shape{2 * n, grid * grid});
     batch.masked_bound = masks.upper_bound;
     DropPathDraw drop_path;
@@ -50,6 +53,9 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
     comm.barrier();
     const int64_t allocated = Tensor::bytes_allocated(), faults = page_faults();
     const Stopwatch watch;
+    const CropSet* crops = loader == nullptr ? nullptr : &loader->next();
+    batch.global_crops = crops == nullptr ? global : crops->global_crops;
+    if (locals > 0) batch.local_crops = crops == nullptr ? local : crops->local_crops;
     const StepResult result = engine.forward_backward(batch, schedules.at(step + 1, step), drop_path);
     timings.finite = timings.finite && result.finite;
     engine.update(schedules.at(step + 1, step), step + 1);

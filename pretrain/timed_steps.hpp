@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
+#include "data_loader.hpp"
 #include "tensor/tensor.hpp"
 #include "train_config.hpp"
 
@@ -25,9 +26,10 @@ struct Timings {
   bool finite = true;  ///< of all losses and gradients
 };
 
-/// `warmup` steps, then `steps` timed ones, of config.batch images over all ranks. Collective. Ends with
-/// exit code 75 when a stop is asked for.
+/// `warmup` steps, then `steps` timed ones, of config.batch images over all ranks: of noise, or of what a
+/// loader brings, whose work beside the steps is then timed too. Collective. Ends with exit code 75 when a
+/// stop is asked for.
 [[nodiscard]] Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup,
-                                 int64_t steps);
+                                 int64_t steps, DataLoader* loader = nullptr);
 
 }  // namespace dino::pretrain

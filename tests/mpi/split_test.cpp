@@ -19,7 +19,11 @@ using testing::BatchPart;
 using testing::drop_path_of;
 
 constexpr int64_t kImages = 16;
+#ifdef DINO_SANITIZE
+constexpr int64_t kSteps = 3;  // the sanitizers look at the code, not at how rounding grows
+#else
 constexpr int64_t kSteps = 20;
+#endif
 
 TrainingConfig config_of(const SplitConfig& split) {
   TrainingConfig config;
@@ -105,6 +109,7 @@ class SplitTest : public ::testing::TestWithParam<Strategy> {};
 
 TEST_P(SplitTest, TrainsAsOneProcessDoes) {
   const Communicator world = Communicator::world();
+  if (GetParam() == Strategy::hybrid && world.size() < 4) GTEST_SKIP() << "a hybrid of one group is full";
   for (const int64_t accumulate : {1, 2, 4}) {
     const SplitConfig split{GetParam(), world.size() == 4 ? 2 : world.size(), accumulate};
     Training run;
