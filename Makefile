@@ -80,6 +80,7 @@ lint: all
 	git ls-files '*.cpp' '*.hpp' | xargs clang-format --dry-run -Werror
 	cmake --build $(BUILD) --target headers_self_contained
 	! git grep -n '<nlohmann/json.hpp>' -- '*.cpp' '*.hpp' ':!src/base/json.hpp' # take base/json.hpp, which is compiled once
+	tests/lint_arrows.sh
 
 install: build
 	cmake --install $(BUILD) --prefix $(PREFIX)

@@ -11,8 +11,8 @@ struct SymmetricEigen {
   std::vector<double> vectors;  ///< [n, n], row i belongs to values[i]; empty unless they were asked for
 };
 
-/// Of a symmetric n x n matrix, row-major, of which only the lower triangle is read (LAPACK's dsyev). All
-/// values (and vectors) are NaN where an element of it is not finite.
+/// Of a symmetric n x n matrix, row-major; values follow from its lower triangle alone (LAPACK's dsyev). All
+/// values (and vectors) are NaN where any element is not finite.
 [[nodiscard]] SymmetricEigen symmetric_eigen(std::vector<double> matrix, int64_t n, bool with_vectors);
 
 }  // namespace dino

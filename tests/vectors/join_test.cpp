@@ -236,29 +236,6 @@ TEST(Lists, AreThoseOfLargestOrderedProductAndTiesGoToTheSmaller) {
   set_cpu_level(before);
 }
 
-TEST(OrderedDots, EqualTheSingleChainBitForBit) {
-  const CpuLevel before = cpu_level();
-  Random random(6, RandomStream::test, 6);
-  for (const int64_t k : {1, 7, 64, 513}) {
-    std::vector<float> values(static_cast<size_t>(16 * k));
-    for (float& value : values) value = static_cast<float>(random.normal());
-    const float *a[exact::kChains], *b[exact::kChains];
-    for (int64_t i = 0; i < exact::kChains; ++i) {
-      a[i] = values.data() + i * k;
-      b[i] = values.data() + (exact::kChains + i) * k;
-    }
-    for (const CpuLevel level : available_cpu_levels()) {
-      set_cpu_level(level);
-      for (int64_t count = 0; count <= exact::kChains; ++count) {
-        float out[exact::kChains];
-        exact::ordered_dots(a, b, count, k, out);
-        for (int64_t i = 0; i < count; ++i) EXPECT_EQ(out[i], exact::ordered_dot(a[i], b[i], k));
-      }
-    }
-  }
-  set_cpu_level(before);
-}
-
 TEST(Join, IdenticalAndZeroRowsAreHandled) {
   std::vector<float> rows(300 * 64, 0);
   for (size_t i = 0; i < 200; ++i) rows[i * 64 + 3] = 1;  // the last 100 rows are zero

@@ -101,7 +101,7 @@ struct Kernels {
   /// c[m,n] = a b^T, each element one chain over k: fused where the instruction set fuses
   void (*gemm_nt)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
                   float* c, int64_t ldc);
-  /// c[m,n] = a b^T, each element one fma chain (exact/ordered_gemm.hpp)
+  /// c[m,n] = a b^T, each element one chain of fused multiply-adds over k, whatever the level
   void (*ordered_gemm)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
                        int64_t ldb, float* c, int64_t ldc);
   float (*ordered_dot)(const float* a, const float* b, int64_t k);

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Arrows run one way: a folder of src/ includes headers of itself and of folders before it in this list alone (src/README.md).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+git grep -n '#include "' -- 'src/*.cpp' 'src/*.hpp' | awk -F'[:/"]' -v list="base tensor comm storage imaging datasets ops exact numeric model parallel vectors training report" '
+  BEGIN { n = split(list, name, " "); for (i = 1; i <= n; ++i) place[name[i]] = i }
+  {
+    from = $2
+    match($0, /#include "[^"]*"/); header = substr($0, RSTART + 10, RLENGTH - 11); split(header, part, "/"); to = part[1]
+    if (!(from in place)) { print "a folder without a place: src/" from; bad = 1 }
+    else if (!(to in place) || place[to] > place[from]) { print $0; bad = 1 }
+  }
+  END { if (bad) print "these includes run against the arrows of src/"; exit bad }'
