@@ -13,7 +13,6 @@
 #include "base/working.hpp"
 #include "commands.hpp"
 #include "picture_input.hpp"
-#include "storage/output_folder.hpp"
 
 namespace dino::eval {
 
@@ -85,26 +84,14 @@ ExitCode run_attention(CommandContext& context, const PictureConfig& config) {
 
 }  // namespace
 
-namespace {
-
-ExitCode start(PictureConfig config, CommandContext& context) {
-  if (context.common.dry_run) return check_pictures(config);
-  const auto lock = lock_output_folder(context, output_kind::results);
-  return run_attention(context, config);
-}
-
-}  // namespace
-
 Command attention_command() {
-  Command command;
+  Command command = picture_command(run_attention);
   command.name = "attention";
   command.summary = "Draw the class token's attention maps of the last block";
   command.usage = "--weights W --data REF [--images 8] [--size N] --output RESULTS";
   command.description =
       "Writes one map per head and image to RESULTS/pictures/, registers left out. Rank 0 does the work.";
-  command.output = "Results folder.";
   command.examples = {{"--weights run --data photos --images 8 --output results"}};
-  command.make = with_options(picture_options(), start);
   return command;
 }
 

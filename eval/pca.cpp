@@ -14,7 +14,6 @@
 #include "commands.hpp"
 #include "numeric/principal_components.hpp"
 #include "picture_input.hpp"
-#include "storage/output_folder.hpp"
 
 namespace dino::eval {
 
@@ -133,18 +132,8 @@ ExitCode run_pca(CommandContext& context, const PictureConfig& config) {
 
 }  // namespace
 
-namespace {
-
-ExitCode start(PictureConfig config, CommandContext& context) {
-  if (context.common.dry_run) return check_pictures(config);
-  const auto lock = lock_output_folder(context, output_kind::results);
-  return run_pca(context, config);
-}
-
-}  // namespace
-
 Command pca_command() {
-  Command command;
+  Command command = picture_command(run_pca);
   command.name = "pca";
   command.summary = "Draw the first three principal components of patch tokens";
   command.usage = "--weights W --data REF [--images 8] [--size N] --output RESULTS";
@@ -154,9 +143,7 @@ Command pca_command() {
       "the foreground, and writes them as red, green and blue to RESULTS/pictures/ (one scale for all "
       "images; the sign of each component makes its largest "
       "loading positive). Rank 0 does the work.";
-  command.output = "Results folder.";
   command.examples = {{"--weights run --data photos --images 8 --output results"}};
-  command.make = with_options(picture_options(), start);
   return command;
 }
 

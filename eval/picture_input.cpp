@@ -8,8 +8,11 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "imaging/decode_options.hpp"
+#include "storage/output_folder.hpp"
 
 namespace dino::eval {
+
+namespace {
 
 Schema<PictureConfig> picture_options() {
   using C = PictureConfig;
@@ -25,9 +28,21 @@ Schema<PictureConfig> picture_options() {
   return schema;
 }
 
-ExitCode check_pictures(const PictureConfig& config) {
-  (void)open_dataset(config.data);
-  return ExitCode::done;
+}  // namespace
+
+Command picture_command(ExitCode (*draw)(CommandContext& context, const PictureConfig& config)) {
+  Command command;
+  command.output = "Results folder.";
+  command.make =
+      with_options(picture_options(), [draw](const PictureConfig& config, CommandContext& context) {
+        if (context.common.dry_run) {
+          (void)open_dataset(config.data);
+          return ExitCode::done;
+        }
+        const auto lock = lock_output_folder(context, output_kind::results);
+        return draw(context, config);
+      });
+  return command;
 }
 
 PictureInput::PictureInput(PictureConfig config, uint64_t seed) : config_(std::move(config)) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/program.hpp"
 #include "extractor.hpp"
 #include "options.hpp"
 #include "pictures.hpp"
@@ -21,9 +22,9 @@ struct PictureConfig {
   int64_t images = 8;
   bool force = false;
 };
-[[nodiscard]] Schema<PictureConfig> picture_options();
-/// --dry-run: the data and the options are checked.
-ExitCode check_pictures(const PictureConfig& config);
+/// A command with the options of these; a dry run checks the data alone, `draw` writes into the locked
+/// --output.
+[[nodiscard]] Command picture_command(ExitCode (*draw)(CommandContext& context, const PictureConfig& config));
 
 class PictureInput {
  public:
