@@ -8,7 +8,7 @@ int main(int argc, char** argv) {
   const dino::ProgramSpec spec{
       "dino-pretrain",
       "pretrain a vision transformer by self-distillation (DINOv2)",
-      {train_command(), bench_command(), inspect_command(), diff_command(), import_command(),
+      {train_command(), plan_command(), bench_command(), inspect_command(), diff_command(), import_command(),
        export_command()},
       {{"RUN/checkpoints/step_N/", "Checkpoints: manifest.json and one HDF5 shard a rank."},
        {"RUN/config.ini", "All settings in force, those that were chosen too."},

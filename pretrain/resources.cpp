@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "resources.hpp"
+#include "training/objectives/dinov2.hpp"
 
 #include <algorithm>
 
@@ -125,6 +126,41 @@ int64_t activation_bytes(const TrainConfig& config, const TrainingConfig& ssl, i
   return static_cast<int64_t>(tokens_of_step + student + std::max(backward + again, targets + heads));
 }
 
+double repeated_flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t local_size) {
+  const VitConfig& vit = ssl.vit;
+  const auto student = [&](const VitConfig& of) {
+    const auto all = [&](int64_t side) {
+      return forward_of(of, side, static_cast<double>(tokens(of, side)));
+    };
+    return 2 * all(global_size) +
+           (ssl.local_crops > 0 ? static_cast<double>(ssl.local_crops) * all(local_size) : 0);
+  };
+  double repeated = ssl.split.accumulate > 1 ? student(vit) : 0;
+  VitConfig shorter = vit;  // the last block is not made again
+  shorter.depth = std::max<int64_t>(1, vit.depth - 1);
+  if (ssl.split.recompute == Recompute::block) repeated += student(shorter);
+  if (ssl.split.recompute == Recompute::selective) {
+    const double first = static_cast<double>(vit.hidden * (vit.ffn == FfnKind::swiglu ? 2 : 1));
+    const double rows = 2 * static_cast<double>(tokens(vit, global_size)) +
+                        static_cast<double>(ssl.local_crops) *
+                            static_cast<double>(ssl.local_crops > 0 ? tokens(vit, local_size) : 0);
+    repeated += static_cast<double>(vit.depth - 1) * 2 * rows * static_cast<double>(vit.width) * first;
+  }
+  return repeated * (1 - vit.drop_path);
+}
+
+StateBytes planned_state(const TrainingConfig& ssl, int ranks) {
+  ParameterLayout layout;
+  append_vit_layout(layout, ssl.vit);
+  declare_heads(layout, ssl.objective);
+  const SplitConfig& split = ssl.split;
+  // Before it is settled, a hybrid is one group.
+  const bool settled = split.hybrid_ranks > 0 && ranks % split.hybrid_ranks == 0;
+  const int64_t passes = split.accumulate;
+  return state_bytes(layout, split.strategy, settled ? split.hybrid_ranks : ranks, ranks,
+                     {passes, passes > 1 ? 2 * passes : passes, passes});
+}
+
 int64_t parameter_count(const TrainingConfig& ssl) {
   return vit_parameter_count(ssl.vit) + head_parameter_count(ssl.objective.dino_head) +
          (ssl.objective.separate_ibot_head ? head_parameter_count(ssl.objective.ibot_head) : 0);
@@ -132,18 +168,14 @@ int64_t parameter_count(const TrainingConfig& ssl) {
 
 MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, int ranks, int threads) {
   const TrainingConfig ssl = make_training_config(config);
-  const int64_t store = parameter_count(ssl) * kFloat;
   const int64_t images = even_range(config.batch, 0, ranks).size();
-  const SplitConfig& split = ssl.split;
-  const int64_t group = split.strategy == Strategy::hybrid ? std::max<int64_t>(1, split.hybrid_ranks) : ranks;
-  const auto held = [&](bool in_parts) { return in_parts ? (store + group - 1) / group : store; };
-  const bool full = split.strategy == Strategy::full || split.strategy == Strategy::hybrid;
+  const StateBytes state = planned_state(ssl, ranks);
   MemoryPlan plan;
-  plan.parameters = 2 * held(full);
-  plan.gradients = held(full || split.strategy == Strategy::gradients);
-  plan.optimizer = 2 * held(split.strategy != Strategy::replicate);
+  plan.parameters = state.parameters;
+  plan.gradients = state.gradients;
+  plan.optimizer = state.moments;
   plan.activations = activation_bytes(config, ssl, images);
-  plan.workspace = kWorkspaceBytes;
+  plan.workspace = kWorkspaceBytes + state.buffers;
   const int64_t crops = 3 * kFloat * images *
                         (2 * config.global_size * config.global_size +
                          config.local_count * config.local_size * config.local_size);

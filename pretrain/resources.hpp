@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "parallel/state_bytes.hpp"
 #include "train_config.hpp"
 
 namespace dino::pretrain {
@@ -14,6 +15,13 @@ namespace dino::pretrain {
 [[nodiscard]] double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t local_size);
 /// Of one forward pass of an image of this side, all tokens.
 [[nodiscard]] double forward_flops(const TrainingConfig& ssl, int64_t size);
+
+/// What recomputation and micro-batches do again, which no rate of useful work counts.
+[[nodiscard]] double repeated_flops_per_image(const TrainingConfig& ssl, int64_t global_size,
+                                              int64_t local_size);
+
+/// What the state of one of `ranks` ranks keeps and moves.
+[[nodiscard]] StateBytes planned_state(const TrainingConfig& ssl, int ranks);
 
 /// Bytes of one rank, by kind.
 struct MemoryPlan {

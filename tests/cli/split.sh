@@ -59,6 +59,28 @@ for damage in gone cut; do
     { fail "a shard that is $damage: exit $rc"; tail -n 5 damaged.log; }
 done
 
+# -- what ranks that are not there would need
+PLAN=(dino-pretrain plan --preset vitl14 --batch 1024 --gflops 100000 --network 1000 --json)
+"${PLAN[@]}" --ranks 1 >p1.json && "${PLAN[@]}" --ranks 64 --strategy full >p64.json && "${PLAN[@]}" --ranks 64 --strategy full --recompute block --accumulate 4 >small.json &&
+  dino-pretrain plan --table --ranks 8 --batch 128 --strategy full --gflops 100000 --json >table.json || fail "plan"
+"$DINO_PYTHON" - <<'PY' && ok "plan counts what a rank keeps, receives and computes" || fail "what plan says"
+import json
+p1, p64, small, table = (json.load(open(f"{n}.json")) for n in ("p1", "p64", "small", "table"))
+b1, b64 = p1["bytes"], p64["bytes"]
+# Some 350 M parameters with heads: f32 student and teacher, gradients, two moments; 64 ranks hold a 64th each, but for padding.
+for kind, copies in (("parameters", 2), ("gradients", 1), ("optimizer", 2)):
+    assert abs(b1[kind] / copies / 4 / 350.5e6 - 1) < 0.02, (kind, b1[kind])
+    assert 1 <= b64[kind] * 64 / b1[kind] < 1.001, (kind, b64[kind])
+assert p1["communication_bytes_per_step"] == 0 and p64["communication_bytes_per_step"] > 3 * b1["gradients"]
+assert p64["bytes_max"] == b64["total"] == sum(v for k, v in b64.items() if k != "total")
+assert abs(p1["checkpoint_bytes"] - 4 * b1["gradients"]) < 0.001 * p1["checkpoint_bytes"]
+assert abs(p1["step_seconds"] / p64["step_seconds"] - 64) < 1e-6 and abs(p64["days"] - p64["step_seconds"] * 125000 / 86400) < 1e-9
+assert small["bytes"]["activations"] < b64["activations"] / 8 and small["step_seconds"] > 1.3 * p64["step_seconds"] and p64["assumptions"]
+assert len(table["rows"]) == 32 and {r["preset"] for r in table["rows"]} == {"vits14", "vitb14", "vitl14", "vitg14"}
+PY
+expect 64 "no multiple of 2" dino-pretrain plan --ranks 7 --strategy hybrid --shard-group 2 --batch 64
+expect 64 "every one needs an image" dino-pretrain plan --ranks 70 --batch 64
+
 # -- settings that do not fit
 expect 64 "no multiple of 3" ranks 4 "${TRAIN[@]}" --output bad --strategy hybrid --shard-group 3
 expect 64 "every rank needs one at least in each" ranks 3 "${TRAIN[@]}" --output bad --accumulate 6

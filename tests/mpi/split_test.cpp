@@ -11,6 +11,7 @@
 
 #include "batch_part.hpp"
 #include "host_model.hpp"
+#include "parallel/state_bytes.hpp"
 
 namespace dino {
 namespace {
@@ -149,6 +150,37 @@ TEST(Split, RecomputedActivationsAreTheSame) {
       EXPECT_LT(bytes[i], bytes[i - 1]);
     }
   }
+}
+
+/// What is planned without a model, against one that has trained a step.
+TEST(Split, BytesAreAsPlanned) {
+  const Communicator world = Communicator::world();
+  for (const Strategy strategy :
+       {Strategy::replicate, Strategy::optimizer, Strategy::gradients, Strategy::full, Strategy::hybrid})
+    for (const int64_t accumulate : {1, 2}) {
+      const int64_t group = world.size() == 4 ? 2 : world.size();
+      TrainingConfig config = config_of({strategy, group, accumulate});
+      config.vit.depth = 4;
+      HostModel model(config, world);
+      model.initialize(1);
+      const Range own = even_range(kImages, world.rank(), world.size());
+      const BatchPart part(config, kImages, own.begin, own.size(), 1, false);
+      const StepSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
+      ASSERT_TRUE(model.forward_backward(part.batch, schedule, {}).finite);
+      model.update(schedule, 1);
+      const StateBytes planned = state_bytes(model.layout(), strategy, group, world.size(), {});
+      ParameterState& state = model.state();
+      const auto held = [&](const ShardedValues& values) {
+        int64_t bytes = 0;
+        for (size_t unit = 0; unit < model.layout().units().size(); ++unit)
+          bytes += 4 * values.unit(static_cast<int64_t>(unit)).numel();
+        return bytes;
+      };
+      EXPECT_EQ(held(state.student_values()) + held(state.teacher_values()), planned.parameters);
+      EXPECT_EQ(held(state.gradient_values()), planned.gradients);
+      EXPECT_EQ(held(state.adam_m()) + held(state.adam_v()), planned.moments);
+      EXPECT_EQ(state.buffer_bytes(), planned.buffers) << name_of(strategy) << " " << accumulate;
+    }
 }
 
 /// What a rank keeps, in bytes per parameter of a whole (f32 student, teacher, gradients, two moments).

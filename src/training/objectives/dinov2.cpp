@@ -49,9 +49,13 @@ Dinov2::Dinov2(const TrainingConfig& config, const Context& c)
   start();
 }
 
+void declare_heads(ParameterLayout& layout, const Dinov2Config& config) {
+  append_head_layout(layout, config.dino_head, "dino_head");
+  if (config.separate_ibot_head) append_head_layout(layout, config.ibot_head, "ibot_head");
+}
+
 void Dinov2::declare(ParameterLayout& layout) const {
-  append_head_layout(layout, dino_.config(), dino_.module());
-  if (ibot_) append_head_layout(layout, ibot_->config(), ibot_->module());
+  declare_heads(layout, config_);
 }
 
 Objective::Scalars Dinov2::scalars() const {

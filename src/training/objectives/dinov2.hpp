@@ -11,6 +11,9 @@
 
 namespace dino {
 
+/// Appends the units of its heads.
+void declare_heads(ParameterLayout& layout, const Dinov2Config& config);
+
 class Dinov2 final : public Objective {
  public:
   Dinov2(const TrainingConfig& config, const Context& c);
