@@ -284,8 +284,25 @@ void refuse_lost_checkpoints(const std::string& run) {
   }
 }
 
+namespace {
+
+/// What decides the last bits of a training. A start that changes any of it goes on with the same samples and
+/// to rounding, and says so.
+void say_what_changed(const Json& before, const Json& now) {
+  std::string changed;
+  for (const char* name : {"ranks", "cpu", "strategy", "accumulate", "recompute"}) {
+    if (!before.contains(name) || before[name] == now[name]) continue;
+    changed += fmt::format("{}{} {} (was {})", changed.empty() ? "" : ", ", name, now[name].dump(),
+                           before[name].dump());
+  }
+  if (!changed.empty())
+    log::info("goes on with the same samples, and to rounding with the same results: " + changed);
+}
+
+}  // namespace
+
 void write_run_json(const std::string& run, const CommandContext& context, const Dataset& dataset,
-                    int64_t start_step) {
+                    const SplitConfig& split, int64_t start_step) {
   Json json = read_run_json(run);
   json["data"] = {
       {"reference", dataset.reference}, {"records", dataset.records.size()}, {"hash", data_hash(dataset)}};
@@ -297,6 +314,9 @@ void write_run_json(const std::string& run, const CommandContext& context, const
   start["ranks"] = context.world.size();
   start["cpu"] = cpu_level_name(cpu_level());
   start["cpu_model"] = cpu_model();
+  start["strategy"] = name_of(split.strategy);
+  start["accumulate"] = split.accumulate;
+  start["recompute"] = name_of(split.recompute);
   start["cores"] = cpu_cores();
   start["from_step"] = start_step;
   start["argv"] = context.argv;
@@ -306,6 +326,7 @@ void write_run_json(const std::string& run, const CommandContext& context, const
     if (const char* value = std::getenv(name); value != nullptr) start[name] = value;
   }
   if (!json["starts"].is_array()) json["starts"] = Json::array();
+  if (start_step > 0 && !json["starts"].empty()) say_what_changed(json["starts"].back(), start);
   json["starts"].push_back(start);
   write_file_atomically(run + "/run.json", json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }

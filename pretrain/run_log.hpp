@@ -64,7 +64,7 @@ void check_or_write_config(const std::string& run, const std::string& ini);
 /// lie does not matter.
 void check_data(const std::string& run, const Dataset& dataset);
 void write_run_json(const std::string& run, const CommandContext& context, const Dataset& dataset,
-                    int64_t start_step);
+                    const SplitConfig& split, int64_t start_step);
 /// For a run without any valid checkpoint: DataError unless it never had one. To begin anew in silence would
 /// throw away its history.
 void refuse_lost_checkpoints(const std::string& run);

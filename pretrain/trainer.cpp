@@ -89,7 +89,7 @@ ExitCode Trainer::run() {
   if (comm_.root()) {
     log_ = std::make_unique<RunLog>(run, step_);
     replaced_before_ = log_->replaced_before();
-    write_run_json(run, context_, dataset_, step_);
+    write_run_json(run, context_, dataset_, config_.split, step_);
     if (step_ == 0)
       log_->start(config_, context_, static_cast<int64_t>(dataset_.records.size()), engine_.layout().count(),
                   forecast_ ? &*forecast_ : nullptr);

@@ -34,6 +34,7 @@ for start in "4 full 2" "3 gradients 1" "1 replicate 3" "2 hybrid 2 --shard-grou
   [ $rc = 75 ] && [ "$(steps_of changing)" = $begin ] || { fail "$start: exit $rc after $(steps_of changing) steps"; tail -n 5 changing.log; }
 done
 ranks 3 "${TRAIN[@]}" --output changing --strategy full >changing.log 2>&1 || { fail "the last start"; tail -n 5 changing.log; }
+grep -q 'same results: ranks 3 (was 2), strategy "full" (was "optimizer"), accumulate 1 (was 4)' changing.log && ok "what changed is said" || fail "what changed is not said: $(grep 'goes on with' changing.log)"
 difference=$("$DINO_PYTHON" close.py changing) && ok "losses as in one process: $difference" || fail "losses of the changing run: $difference"
 
 # -- killed inside an accumulation and inside a checkpoint
