@@ -202,6 +202,20 @@ bool read_head(CheckpointReader& reader, const std::string& which, const std::st
   return true;
 }
 
+/// Rank 0: the same from a file of tensors.
+bool take_head(const std::map<std::string, Tensor>& head, const std::string& module, ParameterStore& out) {
+  std::vector<std::pair<const ParameterInfo*, const Tensor*>> found;
+  for (const ParameterInfo& info : out.layout().parameters()) {
+    if (info.module != module) continue;
+    const auto value = head.find(info.name.substr(module.size() + 1));
+    if (value == head.end() || value->second.shape() != info.shape) return false;
+    found.emplace_back(&info, &value->second);
+  }
+  for (const auto& [info, value] : found)
+    std::copy(value->f32().begin(), value->f32().end(), out.view(*info).f32().begin());
+  return true;
+}
+
 /// Rank 0: the student gets the weights; what becomes of the heads.
 std::map<std::string, std::string> fill(const Beginning& beginning, const Engine& engine,
                                         ParameterStore& student) {
@@ -214,7 +228,12 @@ std::map<std::string, std::string> fill(const Beginning& beginning, const Engine
   }
   std::map<std::string, std::string> heads{{"dino_head", "fresh"}};
   if (engine.config().objective.separate_ibot_head) heads.emplace("ibot_head", "fresh");
-  if (backbone.checkpoint.empty()) return heads;
+  if (backbone.checkpoint.empty()) {
+    for (auto& [module, from] : heads)
+      if (take_head(load_head(backbone.source, beginning.which, module), module, student))
+        from = "of the weights";
+    return heads;
+  }
   CheckpointReader reader(read_checkpoint_manifest(backbone.checkpoint));
   for (auto& [module, from] : heads)
     if (read_head(reader, name_of(beginning.which), module, student)) from = "of the weights";

@@ -164,4 +164,25 @@ std::unique_ptr<Backbone> random_backbone(const VitConfig& config, uint64_t seed
   return backbone;
 }
 
+std::map<std::string, Tensor> load_head(const std::string& reference, Network which,
+                                        const std::string& module) {
+  if (is_folder(reference)) return {};
+  const TensorSource source = open_tensors(reference);
+  // What stands before the module: "", "teacher.", "student.module.".
+  std::map<std::string, std::map<std::string, std::string>> stems;
+  for (const auto& [name, info] : source.tensors) {
+    const size_t at = name.starts_with(module + ".") ? 0 : name.find("." + module + ".");
+    if (at == std::string::npos || !info.is_floating()) continue;
+    const size_t begin = at == 0 ? 0 : at + 1;
+    stems[name.substr(0, begin)].emplace(name.substr(begin + module.size() + 1), name);
+  }
+  if (stems.size() > 1)
+    std::erase_if(stems,
+                  [&](const auto& stem) { return stem.first.find(name_of(which)) == std::string::npos; });
+  std::map<std::string, Tensor> head;
+  if (stems.size() != 1) return head;
+  for (const auto& [name, full] : stems.begin()->second) head.emplace(name, source.read(full));
+  return head;
+}
+
 }  // namespace dino

@@ -4,6 +4,7 @@
 // (config.json + model.safetensors or pytorch_model.bin, whole or in shards), a .safetensors file or a .pth
 // file (of any PyTorch from 0.4 on, read without executing its pickle).
 
+#include <map>
 #include <memory>
 #include <string>
 
@@ -59,5 +60,11 @@ std::string export_timm(const Backbone& backbone, const std::string& folder);
 /// Writes DIR/model.safetensors with the hub's (reference's) names, and DIR/preprocessor_config.json, from
 /// which the programs here know the pixels.
 void export_hub(const Backbone& backbone, const std::string& folder, const Preparation& pixels = {});
+
+/// A projection head ("dino_head", "ibot_head") that a training left beside the backbone in a file of
+/// tensors: values by their names in the module ("mlp.0.weight", "last_layer.weight_v"). Empty where there is
+/// none, or several and none of the wanted network.
+[[nodiscard]] std::map<std::string, Tensor> load_head(const std::string& reference, Network which,
+                                                      const std::string& module);
 
 }  // namespace dino

@@ -92,6 +92,30 @@ equal "$(step run 4)" "$(step heads 2)" dino_head teacher
 train --weights run --prototypes 64 --ibot-prototypes 128 --output other --stop-after 1 >log.txt 2>&1
 grep -q "dino_head fresh, ibot_head of the weights" log.txt || fail "heads of another size: $(grep begins log.txt)"
 expect 0 "" train --weights run --which student --output student --dry-run
+# Heads in a file of tensors, as the reference's training leaves them: those of the wanted network.
+PYTHONPATH=$DINO_SOURCE/tests/cli PYTHONDONTWRITEBYTECODE=1 "$DINO_PYTHON" - "$(step run 4)" <<'PY' || fail "a file with heads"
+import json, sys
+import h5py, numpy as np
+from backbone import save
+folder = sys.argv[1]
+shard, tensors = h5py.File(f"{folder}/rank_0000.h5"), {}
+for unit in json.load(open(f"{folder}/manifest.json"))["units"]:
+    for p in unit["parameters"]:
+        n = int(np.prod(p["shape"]))
+        for store in "teacher", "student":
+            tensors[f"{store}.{p['name']}"] = shard[store][unit["name"]][p["offset"]:p["offset"] + n].reshape(p["shape"])
+save("with_heads.safetensors", tensors, {"heads": "3"})
+PY
+STILL=(--freeze-backbone-steps 2 --lr 0 --min-lr 0 --weight-decay 0 --weight-decay-end 0)
+for which in teacher student; do
+  train --weights with_heads.safetensors --which $which "${STILL[@]}" --output "file_$which" >log.txt 2>&1 || { fail "weights with heads"; tail -n 3 log.txt; }
+  grep -q "dino_head of the weights, ibot_head of the weights" log.txt || fail "heads of a file: $(grep begins log.txt)"
+done
+"$DINO_PYTHON" stores.py "$(step run 4)" "$(step file_teacher 2)" dino_head teacher && ok "the teacher's head is taken" || fail "not the teacher's head"
+"$DINO_PYTHON" stores.py "$(step run 4)" "$(step file_student 2)" ibot_head student && ok "the student's head is taken" || fail "not the student's head"
+differ "$(step file_teacher 2)" "$(step file_student 2)" dino_head teacher
+train --weights with_heads.safetensors --prototypes 64 --output other_file --stop-after 1 >log.txt 2>&1
+grep -q "dino_head fresh" log.txt || fail "a head of another size in a file: $(grep begins log.txt)"
 
 # A checkpoint of weights only begins a run through --resume, or where it lies.
 expect 0 "" train --resume "$(step imported 0)" --output resumed
