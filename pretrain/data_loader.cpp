@@ -96,8 +96,11 @@ LoadingCost measure_loading(const Dataset& dataset, const LoaderConfig& config, 
   return cost;
 }
 
-ImageCache::ImageCache(const Dataset& dataset, const LoaderConfig& config)
-    : dataset_(dataset), config_(config), images_(dataset.records.size()), bad_(dataset.records.size(), 0) {}
+ImageCache::ImageCache(const Dataset& dataset, const LoaderConfig& config,
+                       std::vector<std::shared_ptr<const Image>> decoded)
+    : dataset_(dataset), config_(config), images_(std::move(decoded)), bad_(dataset.records.size(), 0) {
+  images_.resize(dataset.records.size());
+}
 
 int64_t ImageCache::bad_records() const {
   const std::lock_guard lock(mutex_);
@@ -160,10 +163,18 @@ int64_t SampleOrder::record(int64_t sample) {
 }
 
 DataLoader::DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step)
+    : DataLoader(dataset, {}, std::move(config), images_of_rank, first_step) {}
+
+DataLoader::DataLoader(const Dataset& dataset, std::vector<std::shared_ptr<const Image>> decoded,
+                       LoaderConfig config, Range images_of_rank)
+    : DataLoader(dataset, std::move(decoded), std::move(config), images_of_rank, 0) {}
+
+DataLoader::DataLoader(const Dataset& dataset, std::vector<std::shared_ptr<const Image>> decoded,
+                       LoaderConfig config, Range images_of_rank, int64_t first_step)
     : dataset_(dataset),
       config_(std::move(config)),
       range_(images_of_rank),
-      cache_(dataset, config_),
+      cache_(dataset, config_, std::move(decoded)),
       order_(static_cast<int64_t>(dataset.records.size()), config_.seed),
       slots_(static_cast<size_t>(config_.prefetch) + 1),
       next_step_(first_step),

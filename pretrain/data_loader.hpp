@@ -40,7 +40,8 @@ struct LoaderConfig {
 /// Decodes records on demand and keeps the decoded images up to a budget. Thread-safe.
 class ImageCache {
  public:
-  ImageCache(const Dataset& dataset, const LoaderConfig& config);
+  ImageCache(const Dataset& dataset, const LoaderConfig& config,
+             std::vector<std::shared_ptr<const Image>> decoded = {});
   /// Empty pointer when the record was read whole and cannot be decoded; the fault is logged once. IoError
   /// when the file system fails: to leave the image out here, while another rank or a later start can read
   /// it, would change the samples.
@@ -97,6 +98,9 @@ class DataLoader {
  public:
   /// Prepares steps first_step, first_step + 1, ... until it is destroyed.
   DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step);
+  /// The records' images are these, one each, and no file is read.
+  DataLoader(const Dataset& dataset, std::vector<std::shared_ptr<const Image>> decoded, LoaderConfig config,
+             Range images_of_rank);
   ~DataLoader();
   DataLoader(const DataLoader&) = delete;
   DataLoader& operator=(const DataLoader&) = delete;
@@ -115,6 +119,8 @@ class DataLoader {
   [[nodiscard]] std::string bad_examples() const { return cache_.bad_examples(); }
 
  private:
+  DataLoader(const Dataset& dataset, std::vector<std::shared_ptr<const Image>> decoded, LoaderConfig config,
+             Range images_of_rank, int64_t first_step);
   struct Slot {
     CropSet crops;
     int64_t started = 0, finished = 0;  ///< images handed out / done

@@ -12,6 +12,7 @@
 
 #include "base/json.hpp"
 #include "base/log.hpp"
+#include "base/random.hpp"
 #include "base/timing.hpp"
 #include "timed_steps.hpp"
 
@@ -27,8 +28,8 @@ constexpr double kDiskBytesPerSecond = 4e8;
 constexpr int64_t kLoadedImages = 16;
 
 /// Images of the trial in which the loader works beside the steps, and the longest that it may take.
-constexpr int64_t kTrialImages = 64;
-constexpr double kTrialSeconds = 15;
+constexpr int64_t kTrialImages = 16;
+constexpr double kTrialSeconds = 20;
 
 /// What was measured of a step on this machine.
 struct StepCost {
@@ -45,23 +46,24 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// Every k-th image, so that the trial meets all kinds.
-Dataset some_of(const Dataset& dataset, int64_t count) {
-  Dataset some;
-  some.reference = dataset.reference;
-  const auto records = static_cast<int64_t>(dataset.records.size());
-  count = std::min(count, records);
-  for (int64_t i = 0; i < count; ++i)
-    some.records.push_back(dataset.records[static_cast<size_t>(i * records / count)]);
-  return some;
+/// Images of noise, as large as those of the data are once they are prepared.
+std::vector<std::shared_ptr<const Image>> noise_images(int64_t count, int64_t bytes) {
+  std::vector<std::shared_ptr<const Image>> images;
+  const auto side = std::max<int64_t>(16, std::lround(std::sqrt(static_cast<double>(bytes) / 3)));
+  for (int64_t i = 0; i < count; ++i) {
+    Image image{side, side, 3, std::vector<uint8_t>(static_cast<size_t>(3 * side * side))};
+    Random random(0, RandomStream::synthetic, static_cast<uint64_t>(i));
+    for (uint8_t& value : image.pixels) value = static_cast<uint8_t>(random.below(256));
+    images.push_back(std::make_shared<const Image>(std::move(image)));
+  }
+  return images;
 }
 
-/// Steps of the run's batch. `pipeline`: with the run's loader.
+/// Steps of the run's batch, alone and with a loader beside them.
 class StepTrial {
  public:
-  StepTrial(const TrainConfig& config, const ForecastQuestion& question, const LoaderConfig& loading,
-            const Communicator& comm)
-      : config_(config), question_(question), loading_(loading), comm_(comm) {
+  StepTrial(const TrainConfig& config, const LoaderConfig& loading, const Communicator& comm)
+      : config_(config), loading_(loading), comm_(comm) {
     config_.steps.choose(1000);  // of the schedules; what a step takes does not depend on it
     training_ = make_training_config(config_);
   }
@@ -77,11 +79,10 @@ class StepTrial {
            (2 * config_.global_size * config_.global_size +
             config_.local_count * config_.local_size * config_.local_size);
   }
-  /// The loader works beside the steps, on images that its cache holds by then.
+  /// The loader works beside the steps, on images of noise that its cache holds: no file has a part in it.
   void measure_beside_loader(StepCost& cost, const LoadingCost& alone, int threads);
 
   TrainConfig config_;
-  const ForecastQuestion& question_;
   const LoaderConfig& loading_;
   const Communicator& comm_;
   TrainingConfig training_;
@@ -130,24 +131,22 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads) {
 }
 
 void StepTrial::measure_beside_loader(StepCost& cost, const LoadingCost& alone, int threads) {
-  const Dataset some = some_of(question_.dataset, std::max<int64_t>(config_.batch, kTrialImages));
-  const auto count = static_cast<int64_t>(some.records.size());
-  // Until every image is in the cache and what was prepared ahead is used up.
-  const int64_t warmup = (count + config_.batch - 1) / config_.batch + loading_.prefetch + 1;
-  const double decoding = static_cast<double>(count) * alone.decode_seconds / threads;
+  // Until what was prepared ahead is used up.
+  const int64_t warmup = loading_.prefetch + 2;
   const double one = cost.seconds + alone.augment_seconds * static_cast<double>(own(config_.batch)) / threads;
-  if (comm_.any(decoding + static_cast<double>(warmup + 1) * one > kTrialSeconds)) return;
+  if (comm_.any(alone.bytes == 0 || static_cast<double>(warmup + 3) * one > kTrialSeconds)) return;
   const auto steps = static_cast<int64_t>(std::clamp(kTimedSeconds / std::max(one, 1e-3), 3.0, 30.0));
-  LoaderConfig loading = loading_;
-  loading.cache_bytes = std::max(loading.cache_bytes, count * std::max<int64_t>(1, 2 * alone.bytes));
-  DataLoader loader(some, loading, even_range(config_.batch, comm_.rank(), comm_.size()), 0);
+  Dataset noise;
+  noise.records.resize(static_cast<size_t>(kTrialImages));
+  DataLoader loader(noise, noise_images(kTrialImages, alone.bytes), loading_,
+                    even_range(config_.batch, comm_.rank(), comm_.size()));
   const Timings timings = time_steps(config_, comm_, warmup, steps, &loader);
   // The mean: beside the loader some steps take much longer, and they count.
   cost.seconds = comm_.max(std::accumulate(timings.seconds.begin(), timings.seconds.end(), 0.0) /
                            static_cast<double>(timings.seconds.size()));
   cost.contention = std::max(1.0, cost.seconds / one);
   cost.is_loaded = true;
-  loaded_bytes_ = (loading.prefetch + 1) * crop_bytes(config_.batch) + count * alone.bytes;
+  loaded_bytes_ = (loading_.prefetch + 1) * crop_bytes(config_.batch) + kTrialImages * alone.bytes;
 }
 
 /// Images that a rank decodes in the run: each once where the cache holds them all.
@@ -210,7 +209,7 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
   const double probe = seconds * few / static_cast<double>(config.batch.value());
   if (fits && (!question.only_quickly || probe <= kQuickSeconds)) {
     forecast.is_timed = true;
-    cost = StepTrial(config, question, loader, comm).measure(loading, threads);
+    cost = StepTrial(config, loader, comm).measure(loading, threads);
     plan.activations = cost.activations;
     plan.workspace = cost.workspace;
     plan.process = cost.process;
