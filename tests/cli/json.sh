@@ -37,6 +37,7 @@ one 0 dino-curate lint c/shards/000000.tar
 one 0 dino-pretrain train --config tiny --data photos --output run --steps 2 --batch 4 --warmup 0 --progress off
 one 0 dino-pretrain train --config tiny --data photos --output dry --steps 2 --batch 4 --warmup 0 --dry-run
 one 0 dino-pretrain bench --preset vit_micro --batch 2 --steps 1 --crops 2x32,2x16
+one 0 dino-pretrain plan --preset vits14 --ranks 8 --batch 64 --strategy full --gflops 1000
 one 0 dino-pretrain inspect run
 one 0 dino-pretrain diff run run
 one 0 dino-pretrain export --checkpoint run --output hf
