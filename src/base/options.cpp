@@ -71,9 +71,11 @@ bool is_flag(const std::string& word) {
 po::options_description description_of(const std::vector<OptionTable::Entry>& entries) {
   po::options_description description;
   for (const OptionTable::Entry& entry : entries) {
-    const bool words = entry.option.type->takes == Takes::words;
-    const po::value_semantic* semantic = po::value<std::string>();
-    if (words) semantic = po::value<std::vector<std::string>>()->multitoken();
+    const po::value_semantic* semantic = nullptr;  // the description owns it
+    if (entry.option.type->takes == Takes::words)
+      semantic = po::value<std::vector<std::string>>()->multitoken();
+    else
+      semantic = po::value<std::string>();
     description.add(boost::make_shared<po::option_description>(entry.option.name.c_str(), semantic));
   }
   return description;
