@@ -162,15 +162,8 @@ int64_t SampleOrder::record(int64_t sample) {
   return order_[static_cast<size_t>(sample % records_)];
 }
 
-DataLoader::DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step)
-    : DataLoader(dataset, {}, std::move(config), images_of_rank, first_step) {}
-
-DataLoader::DataLoader(const Dataset& dataset, std::vector<std::shared_ptr<const Image>> decoded,
-                       LoaderConfig config, Range images_of_rank)
-    : DataLoader(dataset, std::move(decoded), std::move(config), images_of_rank, 0) {}
-
-DataLoader::DataLoader(const Dataset& dataset, std::vector<std::shared_ptr<const Image>> decoded,
-                       LoaderConfig config, Range images_of_rank, int64_t first_step)
+DataLoader::DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step,
+                       std::vector<std::shared_ptr<const Image>> decoded)
     : dataset_(dataset),
       config_(std::move(config)),
       range_(images_of_rank),

@@ -96,11 +96,10 @@ struct LoadingCost {
 
 class DataLoader {
  public:
-  /// Prepares steps first_step, first_step + 1, ... until it is destroyed.
-  DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step);
-  /// The records' images are these, one each, and no file is read.
-  DataLoader(const Dataset& dataset, std::vector<std::shared_ptr<const Image>> decoded, LoaderConfig config,
-             Range images_of_rank);
+  /// Prepares steps first_step, first_step + 1, ... until it is destroyed. Where `decoded` is not empty, the
+  /// records' images are these, one each, and no file is read.
+  DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step,
+             std::vector<std::shared_ptr<const Image>> decoded = {});
   ~DataLoader();
   DataLoader(const DataLoader&) = delete;
   DataLoader& operator=(const DataLoader&) = delete;
@@ -119,8 +118,6 @@ class DataLoader {
   [[nodiscard]] std::string bad_examples() const { return cache_.bad_examples(); }
 
  private:
-  DataLoader(const Dataset& dataset, std::vector<std::shared_ptr<const Image>> decoded, LoaderConfig config,
-             Range images_of_rank, int64_t first_step);
   struct Slot {
     CropSet crops;
     int64_t started = 0, finished = 0;  ///< images handed out / done

@@ -21,7 +21,7 @@ namespace {
 
 /// Images of a rank in the first, small step; a whole step is timed only where it lasts no longer than this.
 constexpr int64_t kFewImages = 4;
-constexpr double kWholeStepSeconds = 10, kTimedSeconds = 3;
+constexpr double kWholeStepSeconds = 10, kTimedSeconds = 3, kBelievedFactor = 8;
 /// A dry run times nothing that would last longer.
 constexpr double kQuickSeconds = 20;
 constexpr double kDiskBytesPerSecond = 4e8;
@@ -67,7 +67,8 @@ class StepTrial {
     config_.steps.choose(1000);  // of the schedules; what a step takes does not depend on it
     training_ = make_training_config(config_);
   }
-  [[nodiscard]] StepCost measure(const LoadingCost& alone, int threads);
+  /// `nominal_seconds` of a step, to know a busy moment by.
+  [[nodiscard]] StepCost measure(const LoadingCost& alone, int threads, double nominal_seconds);
 
  private:
   [[nodiscard]] int64_t own(int64_t batch) const { return even_range(batch, 0, comm_.size()).size(); }
@@ -89,7 +90,7 @@ class StepTrial {
   int64_t loaded_bytes_ = 0;  ///< of crops and images in the trial
 };
 
-StepCost StepTrial::measure(const LoadingCost& alone, int threads) {
+StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nominal_seconds) {
   const int64_t whole = config_.batch;
   const int64_t few = std::min(whole, kFewImages * comm_.size() * config_.split.accumulate);
   StepCost cost;
@@ -100,7 +101,8 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads) {
     const double fixed = std::min(timings.phases["optimizer"], seconds);
     return fixed + (seconds - fixed) * static_cast<double>(whole) / static_cast<double>(config_.batch);
   };
-  cost.seconds = comm_.max(scaled(median(timings.seconds)));
+  // One step of a few images may fall into a busy moment: it must not keep a whole one from being timed.
+  cost.seconds = std::min(comm_.max(scaled(median(timings.seconds))), kBelievedFactor * nominal_seconds);
   loaded_bytes_ = crop_bytes(few);
   if (whole > few && cost.seconds <= kWholeStepSeconds) {
     config_.batch = whole;
@@ -138,8 +140,8 @@ void StepTrial::measure_beside_loader(StepCost& cost, const LoadingCost& alone, 
   const auto steps = static_cast<int64_t>(std::clamp(kTimedSeconds / std::max(one, 1e-3), 3.0, 30.0));
   Dataset noise;
   noise.records.resize(static_cast<size_t>(kTrialImages));
-  DataLoader loader(noise, noise_images(kTrialImages, alone.bytes), loading_,
-                    even_range(config_.batch, comm_.rank(), comm_.size()));
+  DataLoader loader(noise, loading_, even_range(config_.batch, comm_.rank(), comm_.size()), 0,
+                    noise_images(kTrialImages, alone.bytes));
   const Timings timings = time_steps(config_, comm_, warmup, steps, &loader);
   // The mean: beside the loader some steps take much longer, and they count.
   cost.seconds = comm_.max(std::accumulate(timings.seconds.begin(), timings.seconds.end(), 0.0) /
@@ -209,7 +211,7 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
   const double probe = seconds * few / static_cast<double>(config.batch.value());
   if (fits && (!question.only_quickly || probe <= kQuickSeconds)) {
     forecast.is_timed = true;
-    cost = StepTrial(config, loader, comm).measure(loading, threads);
+    cost = StepTrial(config, loader, comm).measure(loading, threads, seconds);
     plan.activations = cost.activations;
     plan.workspace = cost.workspace;
     plan.process = cost.process;

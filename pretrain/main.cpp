@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <malloc.h>
+
 #include "commands.hpp"
 #include "storage/hdf5_server.hpp"
 
 int main(int argc, char** argv) {
   if (dino::h5::serves_hdf5(argc, argv)) return dino::h5::serve_hdf5();
+  // Left alone, glibc learns from freed images to keep memory that no later one fits into: decoded images of
+  // many sizes come and go beside the arena.
+  ::mallopt(M_MMAP_THRESHOLD, 4 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 32 << 20);
   using namespace dino::pretrain;
   const dino::ProgramSpec spec{
       "dino-pretrain",

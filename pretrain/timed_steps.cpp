@@ -6,6 +6,7 @@
 #include "base/random.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"
+#include "training/engine.hpp"
 #include "training/masks.hpp"
 
 namespace dino::pretrain {
@@ -34,7 +35,9 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
   const int64_t grid = side / ssl.vit.patch;
   const BlockMaskSettings blocks{grid, grid, std::min(config.mask_min_patches, grid * grid),
                                  default_max_mask_patches(side, ssl.vit.patch), 0.3};
-  const Schedules schedules(config);
+  TrainConfig learning = config;
+  learning.freeze_backbone_steps = {};
+  const Schedules schedules(learning);
   Timings timings;
   for (int64_t step = 0; step < warmup + steps; ++step) {
     if (comm.any(stop_requested())) throw_stopped();

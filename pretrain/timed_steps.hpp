@@ -27,8 +27,8 @@ struct Timings {
 };
 
 /// `warmup` steps, then `steps` timed ones, of config.batch images over all ranks: of noise, or of what a
-/// loader brings, whose work beside the steps is then timed too. Collective. Ends with exit code 75 when a
-/// stop is asked for.
+/// loader brings, whose work beside the steps is then timed too. All are steps in which the backbone learns,
+/// also where the run begins with a frozen one. Collective. Ends with exit code 75 when a stop is asked for.
 [[nodiscard]] Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup,
                                  int64_t steps, DataLoader* loader = nullptr);
 

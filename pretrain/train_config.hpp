@@ -14,9 +14,10 @@
 #include "imaging/augment.hpp"
 #include "imaging/decode_options.hpp"
 #include "model/weights.hpp"
-#include "training/engine.hpp"
+#include "training/config.hpp"
 #include "training/masks.hpp"
 #include "training/schedules.hpp"
+#include "training/step.hpp"
 
 namespace dino::pretrain {
 
