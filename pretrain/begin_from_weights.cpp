@@ -182,27 +182,7 @@ void adopt_normalisation(TrainConfig& config, const Normalisation& normalisation
     std::transform(normalisation.std.begin(), normalisation.std.end(), config.std.begin(), shortest);
 }
 
-/// Rank 0: reads a head from the checkpoint if it has one of the model's sizes.
-bool read_head(CheckpointReader& reader, const std::string& which, const std::string& module,
-               ParameterStore& out) {
-  std::map<std::string, Shape> there;
-  for (const auto& unit : reader.manifest().units)
-    for (const auto& parameter : unit.parameters) there.emplace(parameter.name, parameter.shape);
-  std::vector<const ParameterInfo*> wanted;
-  for (const ParameterInfo& info : out.layout().parameters())
-    if (info.module == module) wanted.push_back(&info);
-  for (const ParameterInfo* info : wanted) {
-    const auto found = there.find(info->name);
-    if (found == there.end() || found->second != info->shape) return false;
-  }
-  for (const ParameterInfo* info : wanted) {
-    const Tensor value = reader.read_tensor(which, info->name);
-    std::copy(value.f32().begin(), value.f32().end(), out.view(*info).f32().begin());
-  }
-  return true;
-}
-
-/// Rank 0: the same from a file of tensors.
+/// Rank 0: takes a head where it has the model's sizes.
 bool take_head(const std::map<std::string, Tensor>& head, const std::string& module, ParameterStore& out) {
   std::vector<std::pair<const ParameterInfo*, const Tensor*>> found;
   for (const ParameterInfo& info : out.layout().parameters()) {
@@ -228,15 +208,8 @@ std::map<std::string, std::string> fill(const Beginning& beginning, const Engine
   }
   std::map<std::string, std::string> heads{{"dino_head", "fresh"}};
   if (engine.config().objective.separate_ibot_head) heads.emplace("ibot_head", "fresh");
-  if (backbone.checkpoint.empty()) {
-    for (auto& [module, from] : heads)
-      if (take_head(load_head(backbone.source, beginning.which, module), module, student))
-        from = "of the weights";
-    return heads;
-  }
-  CheckpointReader reader(read_checkpoint_manifest(backbone.checkpoint));
   for (auto& [module, from] : heads)
-    if (read_head(reader, name_of(beginning.which), module, student)) from = "of the weights";
+    if (take_head(load_head(backbone, beginning.which, module), module, student)) from = "of the weights";
   return heads;
 }
 
@@ -290,11 +263,14 @@ Beginning settle_beginning(TrainConfig& config, const OptionTable& table, const 
 void begin_from(Beginning& beginning, const std::string& checkpoint, const TrainConfig& config,
                 Engine& engine, const CommandContext& context) {
   const auto seed = static_cast<uint64_t>(context.common.seed);
-  engine.initialize(seed);
-  if (beginning.reference.empty() && checkpoint.empty()) return;
-  ParameterStore student(engine.layout());
-  student.initialize(seed);
+  if (beginning.reference.empty() && checkpoint.empty()) {
+    engine.initialize(seed);
+    return;
+  }
+  ParameterStore student;  // rank 0's: the others get one unit after another
   on_root(context.world, [&] {
+    student = ParameterStore(engine.layout());
+    student.initialize(seed);
     // Where the newer checkpoints turned out to be damaged, or are gone.
     if (!beginning.backbone)
       beginning.backbone =
@@ -310,9 +286,11 @@ void begin_from(Beginning& beginning, const std::string& checkpoint, const Train
     log::info(fmt::format("begins with {}{}", beginning.backbone->source, text));
   });
   beginning.backbone.reset();
-  const auto units = static_cast<int64_t>(engine.layout().units().size());
-  for (int64_t unit = 0; unit < units; ++unit) context.world.broadcast_span(student.unit(unit).f32());
-  engine.begin_with(student);
+  engine.begin_with([&](int64_t unit, TensorView values) {
+    if (context.world.root())
+      std::copy_n(student.unit(unit).f32().begin(), values.numel(), values.f32().begin());
+    context.world.broadcast_span(values.f32());
+  });
 }
 
 }  // namespace dino::pretrain

@@ -36,7 +36,8 @@ Schema<BenchConfig> options() {
 
 ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   StepShape& shape = bench_config.shape;
-  settle_split(shape.split, shape.batch, context.world);
+  settle_groups(shape.split, context.world);
+  check_pieces(shape.split, shape.batch, context.world.size());
   const TrainConfig config = train_config(shape);
   validate(config);
   if (context.common.dry_run) return ExitCode::done;

@@ -12,6 +12,7 @@
 #include "forecast.hpp"
 #include "ops/gemm_rate.hpp"
 #include "resources.hpp"
+#include "split_options.hpp"
 #include "step_shape.hpp"
 
 namespace dino::pretrain {
@@ -54,13 +55,8 @@ struct Plan {
 };
 
 Plan plan_of(const StepShape& shape, int ranks, const PlanConfig& config, double rate) {
-  if (ranks % std::max<int64_t>(1, shape.split.hybrid_ranks) != 0 && shape.split.strategy == Strategy::hybrid)
-    throw UsageError(fmt::format("bad group: --shard-group: {} ranks are no multiple of {}; give a divisor",
-                                 ranks, shape.split.hybrid_ranks));
-  if (shape.batch < ranks * shape.split.accumulate)
-    throw UsageError(fmt::format(
-        "batch too small: --batch: {} images for {} ranks of {} micro-batches; every one needs an image",
-        shape.batch, ranks, shape.split.accumulate));
+  check_groups(shape.split, ranks);
+  check_pieces(shape.split, shape.batch, ranks);
   TrainConfig train = train_config(shape);
   train.steps = config.steps;
   train.cache_gib = 0;

@@ -154,10 +154,8 @@ StateBytes planned_state(const TrainingConfig& ssl, int ranks) {
   append_vit_layout(layout, ssl.vit);
   declare_heads(layout, ssl.objective);
   const SplitConfig& split = ssl.split;
-  // Before it is settled, a hybrid is one group.
-  const bool settled = split.hybrid_ranks > 0 && ranks % split.hybrid_ranks == 0;
   const int64_t passes = split.accumulate;
-  return state_bytes(layout, split.strategy, settled ? split.hybrid_ranks : ranks, ranks,
+  return state_bytes(layout, split.strategy, split.hybrid_ranks, ranks,
                      {passes, passes > 1 ? 2 * passes : passes, passes});
 }
 

@@ -26,18 +26,34 @@ Schema<SplitConfig> split_options() {
   return schema;
 }
 
-void settle_split(SplitConfig& split, int64_t batch, const Communicator& world) {
-  if (split.hybrid_ranks == 0)
-    split.hybrid_ranks = static_cast<int>(world.max(int64_t{ranks_of_node(world)}));
-  if (split.strategy == Strategy::hybrid && world.size() % split.hybrid_ranks != 0)
+void check_groups(const SplitConfig& split, int ranks) {
+  const bool hybrid = split.strategy == Strategy::hybrid;
+  if (!hybrid && split.hybrid_ranks > 0)
+    throw UsageError(
+        fmt::format("contradictory options: --shard-group {}: only --strategy hybrid has groups, this is {}; "
+                    "leave it out, or give 0",
+                    split.hybrid_ranks, name_of(split.strategy)));
+  if (hybrid && split.hybrid_ranks == 0)
+    throw UsageError(
+        "missing option: --shard-group: the ranks of a node are not known here; give those of a group");
+  if (hybrid && ranks % split.hybrid_ranks != 0)
     throw UsageError(fmt::format("bad group: --shard-group: {} ranks are no multiple of {}; give a divisor",
-                                 world.size(), split.hybrid_ranks));
-  if (batch < world.size() * split.accumulate)
+                                 ranks, split.hybrid_ranks));
+}
+
+void settle_groups(SplitConfig& split, const Communicator& world) {
+  if (split.strategy == Strategy::hybrid && split.hybrid_ranks == 0)
+    split.hybrid_ranks = static_cast<int>(world.max(int64_t{ranks_of_node(world)}));
+  check_groups(split, world.size());
+}
+
+void check_pieces(const SplitConfig& split, int64_t batch, int ranks) {
+  const bool micro = split.accumulate > 1;
+  if (batch < ranks * split.accumulate)
     throw UsageError(fmt::format(
-        "batch too small: --batch: {} images for {} ranks{}; every rank needs one at least{}", batch,
-        world.size(),
-        split.accumulate > 1 ? fmt::format(" of {} micro-batches (--accumulate)", split.accumulate) : "",
-        split.accumulate > 1 ? " in each" : ""));
+        "batch too small: --batch: {} images for {} ranks{}; every rank needs one at least{}", batch, ranks,
+        micro ? fmt::format(" of {} micro-batches (--accumulate)", split.accumulate) : "",
+        micro ? " in each" : ""));
 }
 
 }  // namespace dino::pretrain

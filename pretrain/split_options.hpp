@@ -9,8 +9,11 @@
 namespace dino::pretrain {
 
 [[nodiscard]] Schema<SplitConfig> split_options();
-/// Chooses what was left open, and checks the settings against the ranks and the images of a step.
-/// UsageError. Collective.
-void settle_split(SplitConfig& split, int64_t batch, const Communicator& world);
+/// UsageError where the ranks do not make groups.
+void check_groups(const SplitConfig& split, int ranks);
+/// Chooses the groups that were left open, and checks them. Collective.
+void settle_groups(SplitConfig& split, const Communicator& world);
+/// UsageError where some micro-batch of some rank would have no image.
+void check_pieces(const SplitConfig& split, int64_t batch, int ranks);
 
 }  // namespace dino::pretrain

@@ -30,8 +30,9 @@ std::optional<Forecast> settle_settings(TrainConfig& config, const Dataset& data
   });
   const ImageFacts images = survey_images(dataset, comm);
   const MachineFacts machine = survey_machine(context, precision_here(config.precision));
+  settle_groups(config.split, comm);
   choose_settings(config, images, machine);
-  settle_split(config.split, config.batch, comm);
+  check_pieces(config.split, config.batch, comm.size());
   TrainConfig trial = config;
   trial.steps.choose(std::max<int64_t>(kLeastSteps, trial.warmup.of(1)));
   validate(trial);

@@ -12,6 +12,19 @@
 
 namespace dino::testing {
 
+/// Everything that a step has: stochastic depth, local crops, masks, two heads, KoLeo, layer-wise decay.
+inline TrainingConfig micro_training(int64_t local_crops) {
+  TrainingConfig config;
+  config.vit = vit_preset("vit_micro");
+  config.vit.layerscale = 0.5;
+  config.vit.drop_path = 0.3;
+  config.objective.dino_head = {config.vit.width, 48, 3, 32, 96};
+  config.objective.ibot_head = {config.vit.width, 40, 2, 24, 80};
+  config.optimizer.layer_decay = 0.9;
+  config.local_crops = local_crops;
+  return config;
+}
+
 /// Crops (32 and 16 pixels) and masks of `images` images of a global batch of `total`, from image `first` on.
 struct BatchPart {
   static constexpr int64_t kGlobal = 32, kLocal = 16;

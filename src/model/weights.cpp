@@ -141,6 +141,18 @@ std::unique_ptr<Backbone> from_folder(const std::string& folder, const LoadOptio
       folder));
 }
 
+std::map<std::string, Tensor> head_of_checkpoint(const std::string& folder, Network which,
+                                                 const std::string& module) {
+  CheckpointReader reader(read_checkpoint_manifest(folder));
+  std::map<std::string, Tensor> head;
+  for (const auto& unit : reader.manifest().units)
+    for (const auto& parameter : unit.parameters)
+      if (parameter.name.starts_with(module + "."))
+        head.emplace(parameter.name.substr(module.size() + 1),
+                     reader.read_tensor(name_of(which), parameter.name));
+  return head;
+}
+
 }  // namespace
 
 std::unique_ptr<Backbone> load_backbone(const std::string& reference, const LoadOptions& options) {
@@ -164,10 +176,10 @@ std::unique_ptr<Backbone> random_backbone(const VitConfig& config, uint64_t seed
   return backbone;
 }
 
-std::map<std::string, Tensor> load_head(const std::string& reference, Network which,
-                                        const std::string& module) {
-  if (is_folder(reference)) return {};
-  const TensorSource source = open_tensors(reference);
+std::map<std::string, Tensor> load_head(const Backbone& backbone, Network which, const std::string& module) {
+  if (!backbone.checkpoint.empty()) return head_of_checkpoint(backbone.checkpoint, which, module);
+  if (is_folder(backbone.source)) return {};
+  const TensorSource source = open_tensors(backbone.source);
   // What stands before the module: "", "teacher.", "student.module.".
   std::map<std::string, std::map<std::string, std::string>> stems;
   for (const auto& [name, info] : source.tensors) {

@@ -61,10 +61,10 @@ std::string export_timm(const Backbone& backbone, const std::string& folder);
 /// which the programs here know the pixels.
 void export_hub(const Backbone& backbone, const std::string& folder, const Preparation& pixels = {});
 
-/// A projection head ("dino_head", "ibot_head") that a training left beside the backbone in a file of
-/// tensors: values by their names in the module ("mlp.0.weight", "last_layer.weight_v"). Empty where there is
-/// none, or several and none of the wanted network.
-[[nodiscard]] std::map<std::string, Tensor> load_head(const std::string& reference, Network which,
+/// A projection head ("dino_head", "ibot_head") that a training left beside the backbone, in the checkpoint
+/// that load_backbone took or else in a file of tensors: values by their names in the module ("mlp.0.weight",
+/// "last_layer.weight_v"). Empty where there is none, or a file has several and none of the wanted network.
+[[nodiscard]] std::map<std::string, Tensor> load_head(const Backbone& backbone, Network which,
                                                       const std::string& module);
 
 }  // namespace dino

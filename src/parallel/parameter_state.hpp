@@ -31,7 +31,6 @@ class StateWeights final : public UnitWeights, private UnitLender {
   struct Entry {
     Tensor buffer;  ///< while it is gathered
     Event ready;    ///< of the collective under way
-    bool pending = false;
     int64_t handles = 0;
   };
   void release(int64_t unit) override;

@@ -11,10 +11,8 @@ StateWeights::StateWeights(ShardedValues& values, const ShardGroups& groups, con
     : values_(values), groups_(groups), c_(c), buffers_(buffers), entries_(values.layout().units().size()) {}
 
 void StateWeights::settle(Entry& entry) const {
-  if (!entry.pending) return;
   c_.stream.wait(entry.ready);
   entry.ready = {};
-  entry.pending = false;
 }
 
 void StateWeights::refresh(int64_t unit) {
@@ -22,7 +20,6 @@ void StateWeights::refresh(int64_t unit) {
   DINO_CHECK(values_.whole() && entry.handles == 0, "only idle values that are whole are refreshed");
   settle(entry);
   entry.ready = groups_.shard_ranks().all_gather(c_.stream, values_.unit(unit));
-  entry.pending = true;
 }
 
 void StateWeights::prefetch(int64_t unit) const {
@@ -33,7 +30,6 @@ void StateWeights::prefetch(int64_t unit) const {
   const TensorView own = values_.unit(unit);
   copy(c_.stream, entry.buffer.view().rows(groups_.shard_ranks().rank() * own.numel(), own.numel()), own);
   entry.ready = groups_.shard_ranks().all_gather(c_.stream, entry.buffer);
-  entry.pending = true;
 }
 
 UnitView StateWeights::acquire(int64_t unit) const {

@@ -64,23 +64,18 @@ Engine::Engine(const TrainingConfig& config, Context& context, const Communicato
 }
 
 void Engine::initialize(uint64_t seed) {
+  begin_with([&](int64_t unit, TensorView values) { draw_unit(layout_, unit, seed, values.f32()); });
+}
+
+void Engine::begin_with(const std::function<void(int64_t unit, TensorView values)>& fill) {
   // One unit at a time: a rank that keeps parts never holds the whole.
   const auto units = static_cast<int64_t>(layout_.units().size());
   for (int64_t unit = 0; unit < units; ++unit) {
-    Tensor drawn(Shape{layout_.units()[static_cast<size_t>(unit)].padded});
-    draw_unit(layout_, unit, seed, drawn.f32());
-    state_.student_values().set_unit(c_.stream, unit, drawn);
+    Tensor values(Shape{layout_.units()[static_cast<size_t>(unit)].padded});
+    fill(unit, values);
+    state_.student_values().set_unit(c_.stream, unit, values);
     c_.stream.synchronize();
   }
-  begin();
-}
-
-void Engine::begin_with(const ParameterStore& student) {
-  state_.student_values().copy_from(c_.stream, student);
-  begin();
-}
-
-void Engine::begin() {
   state_.teacher_values().copy_from(c_.stream, state_.student_values());
   state_.adam_m().zero(c_.stream);
   state_.adam_v().zero(c_.stream);

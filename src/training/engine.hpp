@@ -4,6 +4,7 @@
 // update. Ranks, micro-batches and shards are its business alone.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -27,8 +28,8 @@ class Engine {
   Engine(const TrainingConfig& config, Context& context, const Communicator& comm);
   /// Student drawn from `seed`; the teacher starts equal to it.
   void initialize(uint64_t seed);
-  /// The same with a student of the caller's, whole and on the host.
-  void begin_with(const ParameterStore& student);
+  /// The same with a student of the caller's, who writes one whole unit after another (f32 on the host).
+  void begin_with(const std::function<void(int64_t unit, TensorView values)>& fill);
 
   [[nodiscard]] const TrainingConfig& config() const { return config_; }
   [[nodiscard]] const ParameterLayout& layout() const { return layout_; }
@@ -50,8 +51,6 @@ class Engine {
   [[nodiscard]] int64_t arena_bytes() const { return c_.arena.peak_bytes(); }
 
  private:
-  /// The teacher becomes equal to the student; nothing is left of an earlier training.
-  void begin();
   /// Checks the batch, learns the other ranks' sizes, clears what the step adds to. Collective.
   void begin_step(const StepBatch& batch);
   [[nodiscard]] BatchTokens make_tokens(int64_t images, int64_t local_crops);

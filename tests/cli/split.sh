@@ -25,7 +25,7 @@ dino-pretrain train "${TRAIN[@]:2}" --output one >one.log 2>&1 || { fail "one pr
 # -- other ranks, another strategy, other micro-batches at every start
 heading "start" "ranks" "strategy" "goes on from"
 begin=0
-for start in "4 full 2" "3 gradients 1" "1 replicate 3" "2 hybrid 2 --shard-group 2" "2 optimizer 4"; do
+for start in "4 full 2" "3 gradients 1" "1 replicate 3" "4 hybrid 2 --shard-group 2" "2 optimizer 4"; do
   read -r n strategy accumulate rest <<<"$start"
   # shellcheck disable=SC2086
   ranks "$n" "${TRAIN[@]}" --output changing --strategy "$strategy" --accumulate "$accumulate" $rest --stop-after 3 >changing.log 2>&1; rc=$?
@@ -36,6 +36,12 @@ done
 ranks 3 "${TRAIN[@]}" --output changing --strategy full >changing.log 2>&1 || { fail "the last start"; tail -n 5 changing.log; }
 grep -q 'same results: ranks 3 (was 2), strategy "full" (was "optimizer"), accumulate 1 (was 4)' changing.log && ok "what changed is said" || fail "what changed is not said: $(grep 'goes on with' changing.log)"
 difference=$("$DINO_PYTHON" close.py changing) && ok "losses as in one process: $difference" || fail "losses of the changing run: $difference"
+
+# -- the online k-NN of a model in parts: ranks with 65 and 64 images make two passes and one
+images many 129
+timeout 120 mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2 "${TRAIN[@]}" --output watched --strategy full --stop-after 1 --knn-train many --knn-test many --knn-every 1 --knn-limit 129 \
+  >watched.log 2>&1; rc=$?
+[ $rc = 75 ] && grep -q '"event":"knn"' watched/metrics.jsonl && ok "the online k-NN of a model in parts" || { fail "the online k-NN of a model in parts: exit $rc"; tail -n 5 watched.log; }
 
 # -- killed inside an accumulation and inside a checkpoint
 SHARDED=("${TRAIN[@]}" --strategy full --accumulate 4)
@@ -80,10 +86,13 @@ assert small["bytes"]["activations"] < b64["activations"] / 8 and small["step_se
 assert len(table["rows"]) == 32 and {r["preset"] for r in table["rows"]} == {"vits14", "vitb14", "vitl14", "vitg14"}
 PY
 expect 64 "no multiple of 2" dino-pretrain plan --ranks 7 --strategy hybrid --shard-group 2 --batch 64
-expect 64 "every one needs an image" dino-pretrain plan --ranks 70 --batch 64
+expect 64 "every rank needs one at least" dino-pretrain plan --ranks 70 --batch 64
+expect 64 "missing option: --shard-group" dino-pretrain plan --ranks 8 --strategy hybrid --batch 64
+expect 64 "only --strategy hybrid has groups" dino-pretrain plan --ranks 8 --strategy full --shard-group 2 --batch 64
 
 # -- settings that do not fit
 expect 64 "no multiple of 3" ranks 4 "${TRAIN[@]}" --output bad --strategy hybrid --shard-group 3
+expect 64 "only --strategy hybrid has groups" dino-pretrain train "${TRAIN[@]:2}" --output bad --shard-group 1
 expect 64 "every rank needs one at least in each" ranks 3 "${TRAIN[@]}" --output bad --accumulate 6
 expect 64 "--strategy" dino-pretrain train "${TRAIN[@]:2}" --output bad --strategy fsdp
 [ ! -e bad ] && ok "nothing is left of them" || fail "bad settings leave a folder"

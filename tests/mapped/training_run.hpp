@@ -19,7 +19,6 @@
 
 namespace dino::testing {
 
-/// Everything that a step has: stochastic depth over two strata of images, local crops, masks, KoLeo.
 struct TrainingCase {
   std::string name;
   TrainingConfig config;
@@ -31,14 +30,7 @@ inline void PrintTo(const TrainingCase& given, std::ostream* out) {
 }
 
 inline std::vector<TrainingCase> training_cases() {
-  TrainingConfig config;
-  config.vit = vit_preset("vit_micro");
-  config.vit.layerscale = 0.5;
-  config.vit.drop_path = 0.3;
-  config.objective.dino_head = {config.vit.width, 48, 3, 32, 96};
-  config.objective.ibot_head = {config.vit.width, 40, 2, 24, 80};
-  config.optimizer.layer_decay = 0.9;
-  config.local_crops = 3;
+  TrainingConfig config = micro_training(3);
   std::vector<TrainingCase> cases{{"sinkhorn", config, 0}};
   config.precision = Precision::bf16;
   cases.push_back({"bf16", config, 0});

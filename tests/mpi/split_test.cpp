@@ -27,14 +27,7 @@ constexpr int64_t kSteps = 20;
 #endif
 
 TrainingConfig config_of(const SplitConfig& split) {
-  TrainingConfig config;
-  config.vit = vit_preset("vit_micro");
-  config.vit.layerscale = 0.5;
-  config.vit.drop_path = 0.3;
-  config.objective.dino_head = {config.vit.width, 48, 3, 32, 96};
-  config.objective.ibot_head = {config.vit.width, 40, 2, 24, 80};
-  config.optimizer.layer_decay = 0.9;
-  config.local_crops = 2;
+  TrainingConfig config = testing::micro_training(2);
   config.split = split;
   return config;
 }
@@ -106,6 +99,41 @@ const Training& whole() {
   return *run;
 }
 
+/// Counts what a rank receives from the groups that are split off: those of the model's state.
+class CountingCollective final : public Collective {
+ public:
+  CountingCollective(std::unique_ptr<Collective> inner, int64_t& received, bool counts)
+      : inner_(std::move(inner)), received_(received), counts_(counts) {}
+  [[nodiscard]] int rank() const override { return inner_->rank(); }
+  [[nodiscard]] int size() const override { return inner_->size(); }
+  [[nodiscard]] Event all_reduce(Stream& stream, TensorView values, ReduceOp op) override {
+    count(2, values);  // the other ranks' pieces of one's own part, then the other parts' sums
+    return inner_->all_reduce(stream, values, op);
+  }
+  [[nodiscard]] Event all_gather(Stream& stream, TensorView all) override {
+    count(1, all);
+    return inner_->all_gather(stream, all);
+  }
+  [[nodiscard]] Event reduce_scatter(Stream& stream, TensorView all) override {
+    count(1, all);
+    return inner_->reduce_scatter(stream, all);
+  }
+  [[nodiscard]] std::unique_ptr<Collective> split(int colour, int key) const override {
+    return std::make_unique<CountingCollective>(inner_->split(colour, key), received_, true);
+  }
+  void poll() override { inner_->poll(); }
+
+ private:
+  void count(int64_t times, TensorView values) {
+    if (counts_)
+      received_ +=
+          times * (size() - 1) * values.numel() * static_cast<int64_t>(size_of(values.dtype)) / size();
+  }
+  std::unique_ptr<Collective> inner_;
+  int64_t& received_;
+  bool counts_;
+};
+
 class SplitTest : public ::testing::TestWithParam<Strategy> {};
 
 TEST_P(SplitTest, TrainsAsOneProcessDoes) {
@@ -161,14 +189,25 @@ TEST(Split, BytesAreAsPlanned) {
       const int64_t group = world.size() == 4 ? 2 : world.size();
       TrainingConfig config = config_of({strategy, group, accumulate});
       config.vit.depth = 4;
-      HostModel model(config, world);
+      int64_t received = 0;
+      Workplace place(ops::backend_named("cpu"),
+                      std::make_unique<CountingCollective>(make_mpi_collective(world), received, false),
+                      config.precision);
+      Engine model(config, place.context(), world);
       model.initialize(1);
       const Range own = even_range(kImages, world.rank(), world.size());
       const BatchPart part(config, kImages, own.begin, own.size(), 1, false);
       const StepSchedule schedule{1e-3, 1e-3, 0.04, 0.99, 0.05};
-      ASSERT_TRUE(model.forward_backward(part.batch, schedule, {}).finite);
-      model.update(schedule, 1);
-      const StateBytes planned = state_bytes(model.layout(), strategy, group, world.size(), {});
+      // The first step's update is what the second one has to fetch.
+      for (int64_t step = 1; step <= 2; ++step) {
+        received = 0;
+        ASSERT_TRUE(model.forward_backward(part.batch, schedule, {}).finite);
+        model.update(schedule, step);
+      }
+      const int64_t passes = accumulate > 1 ? 2 * accumulate : accumulate;
+      const StateBytes planned =
+          state_bytes(model.layout(), strategy, group, world.size(), {accumulate, passes, accumulate});
+      EXPECT_EQ(received, planned.received) << name_of(strategy) << " " << accumulate;
       ParameterState& state = model.state();
       const auto held = [&](const ShardedValues& values) {
         int64_t bytes = 0;
