@@ -60,7 +60,8 @@ test-dev: test-deps ## the same tests under the address and undefined-behaviour 
 	cmake --build --preset dev
 	ctest --preset dev -j2
 
-test-long: all ## what make test has no time for: label long, and 20,000 damaged files per reader of another seed
+test-long: all ## what make test has no time for: label long, 20,000 damaged files per reader of another seed, every file compiled alone
+	cmake --build $(BUILD) --target files_self_contained
 	DINO_MUTATIONS=20000 DINO_MUTATION_SEED=$${DINO_MUTATION_SEED:-$$(date +%s)} ctest --test-dir $(BUILD) -R mutation --output-on-failure -V -j2
 	ctest --test-dir $(BUILD) -L long --output-on-failure --no-tests=ignore
 

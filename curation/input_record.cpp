@@ -17,8 +17,6 @@
 namespace dino::curation {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr const char* kInputs = "inputs";
 constexpr const char* kExcluded = "excluded";
 
@@ -29,8 +27,8 @@ std::string lines_path(const std::string& out, const std::string& name) {
   return fmt::format("{}/stages/{}.tsv", out, name);
 }
 
-Json references(const Listing& listing) {
-  Json list = Json::array();
+OrderedJson references(const Listing& listing) {
+  OrderedJson list = OrderedJson::array();
   for (const Input& input : listing.inputs)
     list.push_back({{"reference", printable_name(input.reference)},
                     {"records", input.records},
@@ -93,15 +91,15 @@ std::vector<std::string> lines_before(const std::string& path, int64_t skip, int
 }
 
 /// The references of a record. `stage` is the one whose marker names its files.
-Json read_record_of(const std::string& out, const std::string& name, const std::string& stage) {
+OrderedJson read_record_of(const std::string& out, const std::string& name, const std::string& stage) {
   const std::string path = json_path(out, name), text = read_text(path);
   check_sealed_json(text, path, do_again(out, stage) + " after deleting this file too");
-  return Json::parse(text).at(name);
+  return OrderedJson::parse(text).at(name);
 }
 
 void compare(const std::string& out, const std::string& name, const std::string& what,
              const std::string& stage, const Listing& listing) {
-  const Json known = read_record_of(out, name, stage);
+  const OrderedJson known = read_record_of(out, name, stage);
   if (known.size() != listing.inputs.size())
     throw DataError(fmt::format("damaged file: {}: it lists {} references for {}; name another --output",
                                 json_path(out, name), known.size(), listing.inputs.size()));
@@ -127,7 +125,7 @@ void compare(const std::string& out, const std::string& name, const std::string&
 /// Are these the references that were recorded? Others are another setting, and no changed input.
 bool same_references(const std::string& out, const std::string& name, const std::string& stage,
                      const Listing& listing) {
-  const Json known = read_record_of(out, name, stage), now = references(listing);
+  const OrderedJson known = read_record_of(out, name, stage), now = references(listing);
   if (known.size() != now.size()) return false;
   for (size_t i = 0; i < known.size(); ++i)
     if (known[i].at("reference") != now[i].at("reference")) return false;
@@ -139,8 +137,8 @@ void write_record(const std::string& out, const std::string& name, const Listing
   for (const Input& input : listing.inputs) lines += input.lines;
   write_file_atomically(lines_path(out, name), lines);
   // A path may hold any bytes; JSON holds UTF-8.
-  write_file_atomically(json_path(out, name), sealed_json(Json{{name, references(listing)}}.dump(
-                                                  1, ' ', false, Json::error_handler_t::replace)));
+  write_file_atomically(json_path(out, name), sealed_json(OrderedJson{{name, references(listing)}}.dump(
+                                                  1, ' ', false, OrderedJson::error_handler_t::replace)));
 }
 
 }  // namespace

@@ -14,8 +14,6 @@
 namespace dino::curation {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 std::string marker_path(const std::string& out, const std::string& stage) {
   return fmt::format("{}/stages/{}.json", out, stage);
 }
@@ -39,10 +37,10 @@ StageFile stage_file_of(const std::string& out, const std::string& path) {
 }
 
 void write_marker(const std::string& out, const std::string& stage, const StageMarker& marker) {
-  Json json = {{"stage", stage}, {"settings", Json::object()}, {"after", marker.after}};
+  OrderedJson json = {{"stage", stage}, {"settings", OrderedJson::object()}, {"after", marker.after}};
   for (const Setting& setting : marker.settings)
     json["settings"][setting.name] = printable_name(setting.value);
-  json["files"] = Json::array();
+  json["files"] = OrderedJson::array();
   for (const StageFile& file : marker.files)
     json["files"].push_back({{"path", file.path}, {"bytes", file.bytes}, {"crc32c", hex32(file.crc)}});
   write_file_atomically(marker_path(out, stage), sealed_json(json.dump(1)));
@@ -55,7 +53,7 @@ std::optional<StageMarker> read_marker(const std::string& out, const std::string
   check_sealed_json(text, path, do_again(out, stage));
   StageMarker marker;
   try {
-    const Json json = Json::parse(text);
+    const OrderedJson json = OrderedJson::parse(text);
     if (!json.contains("settings"))
       throw DataError(
           fmt::format("curation of an earlier version: {}: {} does not name its settings; delete it, and run "
@@ -65,7 +63,7 @@ std::optional<StageMarker> read_marker(const std::string& out, const std::string
       marker.settings.push_back({name, raw_name(value.get<std::string>())});
     marker.after = json.at("after").get<std::string>();
     marker.crc = json.at("crc32c").get<std::string>();
-    for (const Json& file : json.at("files"))
+    for (const OrderedJson& file : json.at("files"))
       marker.files.push_back(
           {file.at("path").get<std::string>(), file.at("bytes").get<int64_t>(),
            static_cast<uint32_t>(std::stoul(file.at("crc32c").get<std::string>(), nullptr, 16))});

@@ -26,7 +26,7 @@ struct BenchConfig {
   bool mixed_sizes = false;
 };
 
-Schema<BenchConfig> options() {
+Schema<BenchConfig> bench_options() {
   using C = BenchConfig;
   Schema<C> schema;
   schema.add("preset", &C::preset, "Backbone.").choices(vit_preset_names());
@@ -139,7 +139,7 @@ Command bench_command() {
       "through the same operator. With several ranks, images and GFLOP/s are summed and the slowest rank's "
       "time counts.";
   command.examples = {{"--preset vits14 --batch 8 --size 224"}};
-  command.make = with_options(options(), run_bench);
+  command.make = with_options(bench_options(), run_bench);
   return command;
 }
 

@@ -336,7 +336,7 @@ void require_hdf5_name(const std::string& output) {
 
 namespace {
 
-Schema<FeaturesConfig> options() {
+Schema<FeaturesConfig> features_options() {
   using C = FeaturesConfig;
   Schema<C> schema;
   schema.add(&C::model, model_options());
@@ -353,7 +353,7 @@ Schema<FeaturesConfig> options() {
   return schema;
 }
 
-ExitCode start(FeaturesConfig config, CommandContext& context) {
+ExitCode start_features(FeaturesConfig config, CommandContext& context) {
   require_hdf5_name(context.common.output);
   config.seed = context.common.seed;
   if (context.common.dry_run) {
@@ -398,7 +398,7 @@ Command features_command() {
   command.examples = {{"--weights run --data photos --split train --output train.h5"},
                       {"--weights raw-pixels --data photos --split test --output floor.h5",
                        "The floor that a model has to beat."}};
-  command.make = with_options(options(), start);
+  command.make = with_options(features_options(), start_features);
   return command;
 }
 

@@ -218,7 +218,7 @@ std::vector<std::string> run_knn(const Communicator& world, const KnnConfig& con
 
 namespace {
 
-Schema<KnnConfig> options() {
+Schema<KnnConfig> knn_options() {
   using C = KnnConfig;
   Schema<C> schema;
   schema.add(&C::input, probe_options());
@@ -228,7 +228,7 @@ Schema<KnnConfig> options() {
   return schema;
 }
 
-ExitCode start(KnnConfig config, CommandContext& context) {
+ExitCode start_knn(KnnConfig config, CommandContext& context) {
   if (config.k.empty()) throw UsageError("k-NN: --k: is empty; name at least one number of neighbours");
   if (context.common.dry_run) {
     (void)read_pair(config.input);
@@ -254,7 +254,7 @@ Command knn_command() {
       "that RESULTS already holds is kept, and said so.";
   command.output = "Results folder.";
   command.examples = {{"--train train.h5 --test test.h5 --k 10,20 --output results"}};
-  command.make = with_options(options(), start);
+  command.make = with_options(knn_options(), start_knn);
   return command;
 }
 

@@ -190,7 +190,7 @@ std::vector<std::string> run_linear(const Communicator& world, const LinearConfi
 
 namespace {
 
-Schema<LinearConfig> options() {
+Schema<LinearConfig> linear_options() {
   using C = LinearConfig;
   Schema<C> schema;
   schema.add(&C::input, probe_options());
@@ -201,7 +201,7 @@ Schema<LinearConfig> options() {
   return schema;
 }
 
-ExitCode start(LinearConfig config, CommandContext& context) {
+ExitCode start_linear(LinearConfig config, CommandContext& context) {
   if (config.lr.empty()) throw UsageError("linear probe: --lr: is empty; name at least one learning rate");
   config.input.seed = context.common.seed;
   if (context.common.dry_run) {
@@ -229,7 +229,7 @@ Command linear_command() {
       "papers report, is in the field oracle.";
   command.output = "Results folder.";
   command.examples = {{"--train train.h5 --test test.h5 --epochs 10 --output results"}};
-  command.make = with_options(options(), start);
+  command.make = with_options(linear_options(), start_linear);
   return command;
 }
 

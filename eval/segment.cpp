@@ -39,7 +39,7 @@ struct SegmentConfig {
 };
 
 /// What one rank extracts from its part of the records: good images only, in order.
-struct Tokens {
+struct SegmentTokens {
   int64_t images = 0;
   std::vector<float> patches;   ///< [images, grid * grid, width]
   std::vector<uint8_t> masks;   ///< [images, size * size]
@@ -59,13 +59,13 @@ std::vector<Record> sample_records(const std::string& reference, int64_t limit) 
   return out;
 }
 
-Tokens extract_tokens(Extractor& extractor, const SegmentConfig& config, std::span<const Record> records,
-                      Range mine, const char* stage) {
+SegmentTokens extract_tokens(Extractor& extractor, const SegmentConfig& config,
+                             std::span<const Record> records, Range mine, const char* stage) {
   FeatureProtocol protocol;
   protocol.size = protocol.resize = config.size;
   const int64_t decode_memory = config.decode_memory.bytes;
   const int64_t grid = config.size / extractor.patch_side(), values = grid * grid * extractor.patch_width();
-  Tokens out;
+  SegmentTokens out;
   std::vector<float> features, patches;
   Progress progress(stage, mine.size(), "images");
   // Batches start at multiples of the batch size in global order, so they are the same for any number of
@@ -128,8 +128,8 @@ std::string gather_text(const Communicator& world, const std::string& text) {
   return {all.begin(), all.end()};
 }
 
-Tokens gather_tokens(const Communicator& world, Tokens mine) {
-  Tokens all;
+SegmentTokens gather_tokens(const Communicator& world, SegmentTokens mine) {
+  SegmentTokens all;
   all.images = world.sum(mine.images);
   all.patches = world.gather_values<float>(std::span<const float>(mine.patches));
   all.masks = world.gather_values<uint8_t>(std::span<const uint8_t>(mine.masks));
@@ -139,8 +139,9 @@ Tokens gather_tokens(const Communicator& world, Tokens mine) {
   return all;
 }
 
-Card segment_card(const SegmentConfig& config, int64_t patch, const Tokens& train, const Tokens& test) {
-  const auto part = [](const std::string& reference, const Tokens& tokens) {
+Card segment_card(const SegmentConfig& config, int64_t patch, const SegmentTokens& train,
+                  const SegmentTokens& test) {
+  const auto part = [](const std::string& reference, const SegmentTokens& tokens) {
     return Card()
         .set("data", dataset_name(reference))
         .set("images", tokens.images)
@@ -167,7 +168,7 @@ Card segment_card(const SegmentConfig& config, int64_t patch, const Tokens& trai
 }
 
 void write_triptychs(const std::string& output, const ResultRow& row, const SegmentConfig& config,
-                     const Tokens& test, const SegmentHead& head, int64_t grid) {
+                     const SegmentTokens& test, const SegmentHead& head, int64_t grid) {
   PictureSet set(output, "segment", row);
   const int64_t pixels = config.size * config.size, values = grid * grid * head.width();
   const auto keys = lines_of(test.keys);
@@ -240,10 +241,10 @@ ExitCode run_segment(CommandContext& context, SegmentConfig config) {
   const int64_t grid = config.size / extractor->patch_side();
   const auto n_train = static_cast<int64_t>(train_records.size()),
              n_test = static_cast<int64_t>(test_records.size());
-  const Tokens train =
+  const SegmentTokens train =
       gather_tokens(world, extract_tokens(*extractor, config, train_records,
                                           batches_of_rank(n_train, config.batch, world), "train tokens"));
-  const Tokens test =
+  const SegmentTokens test =
       gather_tokens(world, extract_tokens(*extractor, config, test_records,
                                           batches_of_rank(n_test, config.batch, world), "test tokens"));
   if (train.images == 0 || test.images == 0)
@@ -291,7 +292,7 @@ ExitCode run_segment(CommandContext& context, SegmentConfig config) {
 
 namespace {
 
-Schema<SegmentConfig> options() {
+Schema<SegmentConfig> segment_options() {
   using C = SegmentConfig;
   Schema<C> schema;
   schema.add(&C::model, model_options());
@@ -314,7 +315,7 @@ Schema<SegmentConfig> options() {
   return schema;
 }
 
-ExitCode start(SegmentConfig config, CommandContext& context) {
+ExitCode start_segment(SegmentConfig config, CommandContext& context) {
   config.seed = context.common.seed;
   if (context.common.dry_run) {
     (void)open_dataset(config.train);
@@ -341,7 +342,7 @@ Command segment_command() {
   command.output = "Results folder.";
   command.examples = {
       {"--weights run --train wesnoth-units/train --test wesnoth-units/test --output results"}};
-  command.make = with_options(options(), start);
+  command.make = with_options(segment_options(), start_segment);
   return command;
 }
 

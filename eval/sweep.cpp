@@ -193,7 +193,7 @@ void check(const SweepConfig& config) {
 
 namespace {
 
-Schema<SweepConfig> options() {
+Schema<SweepConfig> sweep_options() {
   using C = SweepConfig;
   Schema<FeaturesConfig> features;
   features.add(&FeaturesConfig::model, backbone_options());
@@ -219,7 +219,7 @@ Schema<SweepConfig> options() {
   return schema;
 }
 
-ExitCode start(SweepConfig config, CommandContext& context) {
+ExitCode start_sweep(SweepConfig config, CommandContext& context) {
   check(config);
   config.knn.k_as_fits = config.knn.k == KnnConfig{}.k;
   if (context.common.dry_run) {
@@ -247,7 +247,7 @@ Command sweep_command() {
   command.output = "Results folder.";
   command.examples = {{"--weights run --data photos --output results"},
                       {"--weights run other --train icons/train --test icons/test --output results"}};
-  command.make = with_options(options(), start);
+  command.make = with_options(sweep_options(), start_sweep);
   return command;
 }
 

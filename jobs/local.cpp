@@ -33,7 +33,7 @@ struct LocalConfig {
   int64_t ranks = 0;
 };
 
-Schema<LocalConfig> options() {
+Schema<LocalConfig> local_options() {
   using C = LocalConfig;
   Schema<C> schema;
   schema.add("chain", &C::chain, "The chain file.").positional();
@@ -238,7 +238,7 @@ Command local_command() {
   command.examples = {
       {"--data photos --output runs/photos --ranks 2", "From a folder of pictures to the report."},
       {"chain.cfg --ranks 4"}};
-  command.make = with_options(options(), run_local);
+  command.make = with_options(local_options(), run_local);
   return command;
 }
 

@@ -29,7 +29,7 @@ struct StatusConfig {
   double interval = 5;
 };
 
-Schema<StatusConfig> options() {
+Schema<StatusConfig> status_options() {
   using C = StatusConfig;
   Schema<C> schema;
   schema.add("run", &C::run, "The run folder of the chain.").positional().required();
@@ -318,7 +318,7 @@ Command status_command() {
       "was cut short: submit it, or run it, again.";
   command.uses_mpi = false;
   command.examples = {{"demo/run"}, {"demo/run --watch --interval 60", "Look again every minute."}};
-  command.make = with_options(options(), show_status);
+  command.make = with_options(status_options(), show_status);
   return command;
 }
 

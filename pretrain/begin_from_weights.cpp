@@ -18,8 +18,6 @@
 namespace dino::pretrain {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 /// The value of a key in the settings of a checkpoint, "" where they have none.
 std::string setting(const std::string& ini, const std::string& key) {
   for (const IniLine& line : read_ini(ini, "the checkpoint's config_ini"))
@@ -88,7 +86,7 @@ Found find(const TrainConfig& config, const std::string& run, Beginning& beginni
                     "leave it out to go on with that, or give another --output",
                     config.weights, checkpoint));
   if (found.reference.empty()) return found;
-  found.vit_json = Json::parse(header.model_json).at("vit").dump();
+  found.vit_json = OrderedJson::parse(header.model_json).at("vit").dump();
   found.take(preparation_of(checkpoint));
   if (bare) beginning.backbone = load_backbone(checkpoint, LoadOptions{config.which, 0});
   return found;
@@ -216,14 +214,15 @@ std::map<std::string, std::string> fill(const Beginning& beginning, const Engine
 void record(const std::string& run, const Beginning& beginning,
             const std::map<std::string, std::string>& heads) {
   const std::string path = run + "/run.json";
-  Json json = path_exists(path) ? Json::parse(read_text(path), nullptr, false) : Json::object();
-  if (!json.is_object()) json = Json::object();
+  OrderedJson json =
+      path_exists(path) ? OrderedJson::parse(read_text(path), nullptr, false) : OrderedJson::object();
+  if (!json.is_object()) json = OrderedJson::object();
   json["weights"] = {{"reference", beginning.reference},
                      {"which", name_of(beginning.which)},
                      {"sha256", beginning.backbone->sha256},
                      {"description", beginning.backbone->description},
                      {"heads", heads}};
-  write_file_atomically(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  write_file_atomically(path, json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ struct BenchConfig {
   int64_t steps = 5, warmup = 2;
 };
 
-Schema<BenchConfig> options() {
+Schema<BenchConfig> bench_options() {
   using C = BenchConfig;
   Schema<C> schema;
   schema.add(&C::shape, shape_options());
@@ -94,7 +94,7 @@ Command bench_command() {
       "Runs complete training steps (teacher, student, losses, backward, optimizer, EMA) on random crops and "
       "reports the median.";
   command.examples = {{"--preset vits14 --batch 8 --precision fp32"}};
-  command.make = with_options(options(), bench);
+  command.make = with_options(bench_options(), bench);
   return command;
 }
 

@@ -29,7 +29,7 @@ struct PlanConfig {
   bool table = false;
 };
 
-Schema<PlanConfig> options() {
+Schema<PlanConfig> plan_options() {
   using C = PlanConfig;
   Schema<C> schema;
   schema.add(&C::shape, shape_options());
@@ -172,7 +172,7 @@ Command plan_command() {
   command.uses_mpi = false;
   command.examples = {{"--preset vitl14 --ranks 64 --batch 1024 --strategy full"},
                       {"--table --ranks 8 --batch 128 --strategy full --json"}};
-  command.make = with_options(options(), plan);
+  command.make = with_options(plan_options(), plan);
   return command;
 }
 

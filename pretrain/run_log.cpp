@@ -23,8 +23,6 @@
 namespace dino::pretrain {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 /// Drops the lines of steps above `step`; a line that is not JSON (cut by a kill) goes too.
 void drop_lines_after(const std::string& path, int64_t step, int64_t& replaced) {
   if (!path_exists(path)) return;
@@ -32,7 +30,7 @@ void drop_lines_after(const std::string& path, int64_t step, int64_t& replaced) 
   std::string kept, line;
   bool changed = false;
   while (std::getline(lines, line)) {
-    const Json json = Json::parse(line, nullptr, false);
+    const OrderedJson json = OrderedJson::parse(line, nullptr, false);
     const bool has_step = json.is_object() && json.contains("step") && json["step"].is_number_integer();
     if (!json.is_object() || (has_step && json["step"].get<int64_t>() > step)) {
       changed = true;
@@ -50,8 +48,8 @@ const std::string& prepare(const std::string& path, int64_t step, int64_t& repla
   return path;
 }
 
-Json number(double value) {
-  return std::isfinite(value) ? Json(value) : Json(nullptr);
+OrderedJson number(double value) {
+  return std::isfinite(value) ? OrderedJson(value) : OrderedJson(nullptr);
 }
 
 std::map<std::string, std::string> settings_of(const std::string& ini, const std::string& source) {
@@ -75,11 +73,11 @@ const std::set<std::string>& free_settings() {
 }
 
 /// RUN/run.json, or an empty object where there is none that can be read.
-Json read_run_json(const std::string& run) {
+OrderedJson read_run_json(const std::string& run) {
   const std::string path = run + "/run.json";
-  if (!path_exists(path)) return Json::object();
-  Json json = Json::parse(read_text(path), nullptr, false);
-  return json.is_object() ? json : Json::object();
+  if (!path_exists(path)) return OrderedJson::object();
+  OrderedJson json = OrderedJson::parse(read_text(path), nullptr, false);
+  return json.is_object() ? json : OrderedJson::object();
 }
 
 /// Of the images' names in their order, and of their sizes where the listing knows them.
@@ -97,7 +95,7 @@ RunLog::RunLog(const std::string& run, int64_t step)
 void RunLog::append(const std::string& line) {
   try {
     if (lost_ > 0) {
-      writer_.write(Json{{"event", "lines_lost"}, {"time", utc_now()}, {"lines", lost_}}.dump());
+      writer_.write(OrderedJson{{"event", "lines_lost"}, {"time", utc_now()}, {"lines", lost_}}.dump());
       lost_ = 0;
     }
     writer_.write(line);
@@ -111,7 +109,7 @@ void RunLog::append(const std::string& line) {
 void RunLog::step(const StepLine& line) {
   const LossTerms& losses = line.result.losses;
   const StepHealth& health = line.result.health;
-  Json json;
+  OrderedJson json;
   json["step"] = line.step;
   json["samples"] = line.samples;
   json["loss"] = number(losses.total);
@@ -139,12 +137,12 @@ void RunLog::step(const StepLine& line) {
   json["data_wait_seconds"] = line.data_wait_seconds;
   json["replaced_samples"] = line.replaced_samples;
   json["batch_crc"] = line.batch_crc;
-  append(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+  append(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::start(const TrainConfig& config, const CommandContext& context, int64_t records,
                    int64_t parameters, const Forecast* forecast) {
-  Json json;
+  OrderedJson json;
   json["event"] = "start";
   json["step"] = 0;
   json["time"] = utc_now();
@@ -170,40 +168,41 @@ void RunLog::start(const TrainConfig& config, const CommandContext& context, int
     json["expected_step_seconds"] = forecast->step_seconds;
   }
   json["config"] = context.config_ini;
-  writer_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+  writer_.write(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::resume(int64_t step, const std::string& checkpoint, int ranks) {
-  writer_.write(Json{
+  writer_.write(OrderedJson{
       {"event", "resume"}, {"step", step}, {"time", utc_now()}, {"checkpoint", checkpoint}, {"ranks", ranks}}
-                    .dump(-1, ' ', false, Json::error_handler_t::replace));
+                    .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::checkpoint(int64_t step, const std::string& folder, double seconds) {
-  append(Json{{"event", "checkpoint"}, {"step", step}, {"checkpoint", folder}, {"seconds", seconds}}.dump(
-      -1, ' ', false, Json::error_handler_t::replace));
+  append(
+      OrderedJson{{"event", "checkpoint"}, {"step", step}, {"checkpoint", folder}, {"seconds", seconds}}.dump(
+          -1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::checkpoint_failed(int64_t step, const std::string& why) {
-  append(Json{{"event", "checkpoint_failed"}, {"step", step}, {"time", utc_now()}, {"why", why}}.dump(
-      -1, ' ', false, Json::error_handler_t::replace));
+  append(OrderedJson{{"event", "checkpoint_failed"}, {"step", step}, {"time", utc_now()}, {"why", why}}.dump(
+      -1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::skip(int64_t step, const StepResult& result) {
-  append(Json{{"event", "skip"},
-              {"step", step},
-              {"loss", number(result.losses.total)},
-              {"grad_norm_backbone", number(result.grad_norms[0])}}
-             .dump(-1, ' ', false, Json::error_handler_t::replace));
+  append(OrderedJson{{"event", "skip"},
+                     {"step", step},
+                     {"loss", number(result.losses.total)},
+                     {"grad_norm_backbone", number(result.grad_norms[0])}}
+             .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::rollback(int64_t step, const std::string& checkpoint) {
-  append(Json{{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}.dump(
-      -1, ' ', false, Json::error_handler_t::replace));
+  append(OrderedJson{{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}.dump(
+      -1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::knn(int64_t step, const OnlineKnn::Score& score, int64_t k) {
-  append(Json{
+  append(OrderedJson{
       {"event", "knn"},
       {"step", step},
       {"accuracy", score.cls},
@@ -211,15 +210,15 @@ void RunLog::knn(int64_t step, const OnlineKnn::Score& score, int64_t k) {
       {"accuracy_all", score.all},
       {"n", score.n},
       {"k",
-       k}}.dump(-1, ' ', false, Json::error_handler_t::replace));
+       k}}.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::stop(int64_t step, const std::string& reason) {
-  Json json{{"event", "stop"},
-            {"step", step},
-            {"time", utc_now()},
-            {"reason", reason},
-            {"peak_rss_bytes", peak_rss_bytes()}};
+  OrderedJson json{{"event", "stop"},
+                   {"step", step},
+                   {"time", utc_now()},
+                   {"reason", reason},
+                   {"peak_rss_bytes", peak_rss_bytes()}};
   if (reason == "done") {
     const CollapseVerdict verdict = judge_collapse(read_health_history(path_, static_cast<double>(step)));
     const std::string text = fmt::format("health: {}: {}", verdict.title, verdict.why);
@@ -229,7 +228,7 @@ void RunLog::stop(int64_t step, const std::string& reason) {
       log::info(text);
     json["health"] = verdict.title;
   }
-  append(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+  append(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void check_or_write_config(const std::string& run, const std::string& ini) {
@@ -250,7 +249,7 @@ void check_or_write_config(const std::string& run, const std::string& ini) {
 }
 
 void check_data(const std::string& run, const Dataset& dataset) {
-  const Json data = read_run_json(run).value("data", Json::object());
+  const OrderedJson data = read_run_json(run).value("data", OrderedJson::object());
   if (!data.contains("hash")) return;
   if (data["hash"] == data_hash(dataset)) {
     if (data.value("reference", "") != dataset.reference)
@@ -275,7 +274,7 @@ void refuse_lost_checkpoints(const std::string& run) {
   std::istringstream lines(read_text(path));
   std::string line;
   while (std::getline(lines, line)) {
-    const Json json = Json::parse(line, nullptr, false);
+    const OrderedJson json = OrderedJson::parse(line, nullptr, false);
     if (!json.is_object() || json.value("event", "") != "checkpoint") continue;
     throw DataError(
         fmt::format("no valid checkpoint: {}/checkpoints: there is none, yet {} says that one was "
@@ -288,7 +287,7 @@ namespace {
 
 /// What decides the last bits of a training. A start that changes any of it goes on with the same samples and
 /// to rounding, and says so.
-void say_what_changed(const Json& before, const Json& now) {
+void say_what_changed(const OrderedJson& before, const OrderedJson& now) {
   std::string changed;
   for (const char* name : {"ranks", "cpu", "strategy", "accumulate", "recompute"}) {
     if (!before.contains(name) || before[name] == now[name]) continue;
@@ -303,12 +302,12 @@ void say_what_changed(const Json& before, const Json& now) {
 
 void write_run_json(const std::string& run, const CommandContext& context, const Dataset& dataset,
                     const SplitConfig& split, int64_t start_step) {
-  Json json = read_run_json(run);
+  OrderedJson json = read_run_json(run);
   json["data"] = {
       {"reference", dataset.reference}, {"records", dataset.records.size()}, {"hash", data_hash(dataset)}};
   std::array<char, 256> host{};
   gethostname(host.data(), host.size() - 1);
-  Json start;
+  OrderedJson start;
   start["time"] = utc_now();
   start["host"] = host.data();
   start["ranks"] = context.world.size();
@@ -325,10 +324,11 @@ void write_run_json(const std::string& run, const CommandContext& context, const
   for (const char* name : {"SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT"}) {
     if (const char* value = std::getenv(name); value != nullptr) start[name] = value;
   }
-  if (!json["starts"].is_array()) json["starts"] = Json::array();
+  if (!json["starts"].is_array()) json["starts"] = OrderedJson::array();
   if (start_step > 0 && !json["starts"].empty()) say_what_changed(json["starts"].back(), start);
   json["starts"].push_back(start);
-  write_file_atomically(run + "/run.json", json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  write_file_atomically(run + "/run.json",
+                        json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
 }
 
 }  // namespace dino::pretrain

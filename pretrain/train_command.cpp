@@ -130,8 +130,8 @@ Command train_command() {
       "it is the last one (74).\n"
       "--weights begins a new run with a backbone that was trained before: its sizes, and the mean and "
       "deviation of its pixels, are the file's, its table of positions is resampled to the crops, and the "
-      "optimizer begins anew. Heads are fresh, unless the weights are a checkpoint with heads of the sizes "
-      "set here. A checkpoint without optimizer state (dino-pretrain import) does the same through --resume. "
+      "optimizer begins anew. Heads are fresh, unless the weights come with heads of the sizes set here. A "
+      "checkpoint without optimizer state (dino-pretrain import) does the same through --resume. "
       "Going on with such a run needs the weights no more.\n"
       "The batch is counted over all ranks, so samples, crops and masks do not depend on their number.";
   command.examples = {

@@ -23,7 +23,7 @@ struct BalanceConfig {
   int64_t target = 0;
 };
 
-Schema<BalanceConfig> options() {
+Schema<BalanceConfig> balance_options() {
   using C = BalanceConfig;
   Schema<C> schema;
   schema.add("clusters", &C::clusters, "clusters.h5 of dino-curate cluster.").required();
@@ -68,7 +68,7 @@ ClusterTree read_tree(const std::string& path, bool with_distance) {
   return tree;
 }
 
-ExitCode run(const BalanceConfig& config, CommandContext& context) {
+ExitCode run_balance(const BalanceConfig& config, CommandContext& context) {
   const Stopwatch whole;
   const ClusterTree tree = read_tree(config.clusters, config.strategy == SampleStrategy::closest);
   std::vector<int64_t> selected;
@@ -117,7 +117,7 @@ Command balance_command() {
       "Fails with 65 when there are fewer than T rows, and says how many are missing.";
   command.output = "Folder of the results.";
   command.examples = {{"--clusters clusters/clusters.h5 --target 100000 --output balanced"}};
-  command.make = with_options(options(), run);
+  command.make = with_options(balance_options(), run_balance);
   return command;
 }
 

@@ -27,7 +27,7 @@ struct ClusterConfig {
   bool spherical = true;
 };
 
-Schema<ClusterConfig> options() {
+Schema<ClusterConfig> cluster_options() {
   using C = ClusterConfig;
   Schema<C> schema;
   schema.add("embeddings", &C::embeddings, "Embeddings: .npy, .h5 (/features) or a folder of them.")
@@ -82,7 +82,7 @@ std::string result_of(const ClusterConfig& config, const std::vector<Level>& lev
   return json_line(result);
 }
 
-ExitCode run(const ClusterConfig& config, CommandContext& context) {
+ExitCode run_cluster(const ClusterConfig& config, CommandContext& context) {
   const Communicator& comm = context.world;
   const Stopwatch whole;
   if (context.common.dry_run) {
@@ -141,7 +141,7 @@ Command cluster_command() {
       "at the iteration that it was in (OUT/.partial, removed at the end).";
   command.output = "Folder of the results.";
   command.examples = {{"--embeddings features.h5 --levels 1000,100,10 --output clusters"}};
-  command.make = with_options(options(), run);
+  command.make = with_options(cluster_options(), run_cluster);
   return command;
 }
 

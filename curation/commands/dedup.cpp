@@ -29,7 +29,7 @@ struct DedupConfig {
   curation::PairLimit limit;
 };
 
-Schema<DedupConfig> options() {
+Schema<DedupConfig> dedup_options() {
   using C = DedupConfig;
   Schema<C> schema;
   schema.add("embeddings", &C::embeddings, "Embeddings: .npy, .h5 (/features) or a folder of them.")
@@ -72,7 +72,7 @@ void write_dedup(const std::string& path, const DedupConfig& config, const std::
   });
 }
 
-ExitCode run(const DedupConfig& config, CommandContext& context) {
+ExitCode run_dedup(const DedupConfig& config, CommandContext& context) {
   const Communicator& comm = context.world;
   const Stopwatch whole;
   if (context.common.dry_run) {
@@ -147,7 +147,7 @@ Command dedup_command() {
       "with the lists that are not joined yet (OUT/.partial, removed at the end).";
   command.output = "Folder of the results.";
   command.examples = {{"--embeddings features.h5 --threshold 0.95 --output dedup"}};
-  command.make = with_options(options(), run);
+  command.make = with_options(dedup_options(), run_dedup);
   return command;
 }
 

@@ -156,13 +156,13 @@ struct LintConfig {
   std::vector<std::string> tars;
 };
 
-Schema<LintConfig> options() {
+Schema<LintConfig> lint_options() {
   Schema<LintConfig> schema;
   schema.add("tars", &LintConfig::tars, "Tar files.").positional().required();
   return schema;
 }
 
-ExitCode run(const LintConfig& config, CommandContext& context) {
+ExitCode run_lint(const LintConfig& config, CommandContext& context) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const std::string& path : config.tars) {
     for (const TarFault& fault : Linter(path).run()) {
@@ -192,7 +192,7 @@ Command lint_command() {
       "if there is any.";
   command.uses_mpi = false;
   command.examples = {{"shards/000000.tar shards/000001.tar"}};
-  command.make = with_options(options(), run);
+  command.make = with_options(lint_options(), run_lint);
   return command;
 }
 

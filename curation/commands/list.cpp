@@ -26,7 +26,7 @@ struct ListConfig {
   bool csv = false;
 };
 
-Schema<ListConfig> options() {
+Schema<ListConfig> list_options() {
   using C = ListConfig;
   Schema<C> schema;
   schema
@@ -366,7 +366,7 @@ Command list_command() {
   command.output = "Folder of the curation.";
   command.examples = {{"--output curated --reason near_duplicate --columns key,representative,similarity"},
                       {"--output curated --csv"}};
-  command.make = with_options(options(), list_rows);
+  command.make = with_options(list_options(), list_rows);
   return command;
 }
 

@@ -19,8 +19,6 @@
 namespace dino::curation {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr int64_t kSimilarityBins = 20;
 constexpr size_t kGalleries = 50, kGalleryMembers = 24;
 
@@ -38,8 +36,8 @@ Groups duplicate_groups(const Ledger& ledger) {
   return groups;
 }
 
-Json dropped_counts(const Ledger& ledger) {
-  Json dropped = Json::object();
+OrderedJson dropped_counts(const Ledger& ledger) {
+  OrderedJson dropped = OrderedJson::object();
   const std::vector<int64_t> counts = ledger.counts();
   for (size_t reason = 1; reason < counts.size(); ++reason) {
     if (counts[reason] > 0) dropped[reason_names()[reason]] = counts[reason];
@@ -48,8 +46,8 @@ Json dropped_counts(const Ledger& ledger) {
 }
 
 /// How many images enter and leave each stage, and why they stay behind.
-Json funnel_stages(const Ledger& ledger) {
-  Json stages = Json::array();
+OrderedJson funnel_stages(const Ledger& ledger) {
+  OrderedJson stages = OrderedJson::array();
   int64_t entering = ledger.rows();
   for (const Stage stage : dropping_stages()) {
     std::map<Reason, int64_t> reasons;
@@ -59,7 +57,7 @@ Json funnel_stages(const Ledger& ledger) {
       ++reasons[v.reason];
       ++lost;
     }
-    Json dropped = Json::object();
+    OrderedJson dropped = OrderedJson::object();
     for (const auto& [reason, count] : reasons) dropped[name_of(reason)] = count;
     stages.push_back({{"stage", stage_names()[static_cast<size_t>(stage)]},
                       {"in", entering},
@@ -70,20 +68,20 @@ Json funnel_stages(const Ledger& ledger) {
   return stages;
 }
 
-Json sizes_histogram(const std::map<int64_t, int64_t>& count_of_size) {
-  Json rows = Json::array();
+OrderedJson sizes_histogram(const std::map<int64_t, int64_t>& count_of_size) {
+  OrderedJson rows = OrderedJson::array();
   for (const auto& [size, count] : count_of_size) rows.push_back({{"size", size}, {"count", count}});
   return rows;
 }
 
-Json group_sizes(const Groups& groups) {
+OrderedJson group_sizes(const Groups& groups) {
   std::map<int64_t, int64_t> count_of_size;
   for (const auto& [row, members] : groups) ++count_of_size[static_cast<int64_t>(members.size()) + 1];
   return sizes_histogram(count_of_size);
 }
 
-Json cluster_sizes(const Ledger& ledger) {
-  Json levels = Json::array();
+OrderedJson cluster_sizes(const Ledger& ledger) {
+  OrderedJson levels = OrderedJson::array();
   for (const std::vector<int64_t>& column : ledger.cluster) {
     std::map<int64_t, std::pair<int64_t, int64_t>> clusters;  // before, after balancing
     for (size_t row = 0; row < column.size(); ++row) {
@@ -105,7 +103,7 @@ Json cluster_sizes(const Ledger& ledger) {
 }
 
 /// Similarities of near-duplicates to their representatives, in bins of equal width from the threshold to 1.
-Json similarity_histogram(const Ledger& ledger, double threshold) {
+OrderedJson similarity_histogram(const Ledger& ledger, double threshold) {
   std::vector<int64_t> bins(kSimilarityBins, 0);
   for (const Verdict& v : ledger.verdict) {
     if (v.reason != Reason::near_duplicate) continue;
@@ -116,7 +114,7 @@ Json similarity_histogram(const Ledger& ledger, double threshold) {
   return {{"low", threshold}, {"high", 1.0}, {"counts", bins}};
 }
 
-Json picture(const Ledger& ledger, int64_t row) {
+OrderedJson picture(const Ledger& ledger, int64_t row) {
   const auto at = static_cast<size_t>(row);
   const Measured& m = ledger.measured[at];
   return {{"row", row},
@@ -131,14 +129,14 @@ Json picture(const Ledger& ledger, int64_t row) {
 }
 
 /// The largest groups, with where their pictures lie, so that a report can draw them.
-Json galleries(const Ledger& ledger, const Groups& groups) {
+OrderedJson galleries(const Ledger& ledger, const Groups& groups) {
   std::vector<std::pair<int64_t, int64_t>> order;  // -size, representative
   for (const auto& [row, members] : groups) order.emplace_back(-static_cast<int64_t>(members.size()), row);
   std::sort(order.begin(), order.end());
-  Json list = Json::array();
+  OrderedJson list = OrderedJson::array();
   for (size_t i = 0; i < std::min(order.size(), kGalleries); ++i) {
     const std::vector<int64_t>& members = groups.at(order[i].second);
-    Json pictures = Json::array();
+    OrderedJson pictures = OrderedJson::array();
     for (size_t j = 0; j < std::min(members.size(), kGalleryMembers); ++j) {
       pictures.push_back(picture(ledger, members[j]));
     }
@@ -146,11 +144,11 @@ Json galleries(const Ledger& ledger, const Groups& groups) {
                     {"size", members.size() + 1},
                     {"members", pictures}});
   }
-  Json leaks = Json::array();
+  OrderedJson leaks = OrderedJson::array();
   for (int64_t row = 0; row < ledger.rows() && leaks.size() < kGalleries; ++row) {
     const int64_t leak = ledger.leak[static_cast<size_t>(row)];
     if (leak < 0) continue;
-    Json entry = picture(ledger, row);
+    OrderedJson entry = picture(ledger, row);
     entry["excluded"] = ledger.excluded[static_cast<size_t>(leak)];
     leaks.push_back(entry);
   }
@@ -158,10 +156,10 @@ Json galleries(const Ledger& ledger, const Groups& groups) {
 }
 
 /// A JSON file of an earlier stage, compared with its checksum.
-Json stage_json(const Run& run, const std::string& name, const std::string& stage) {
+OrderedJson stage_json(const Run& run, const std::string& name, const std::string& stage) {
   const std::string path = run.stage_file(name), text = read_text(path);
   check_sealed_json(text, path, do_again(run.out, stage));
-  return Json::parse(text);
+  return OrderedJson::parse(text);
 }
 
 /// The same names as export gave: they follow from the keys of all rows.
@@ -171,19 +169,19 @@ void name_exported(Ledger& ledger) {
     if (!ledger.kept(static_cast<int64_t>(row))) ledger.exported[row].clear();
 }
 
-Json manifest(const Run& run, const Ledger& ledger) {
-  Json m;
+OrderedJson manifest(const Run& run, const Ledger& ledger) {
+  OrderedJson m;
   m["schema"] = 1;
   m["program"] = "dino-curate";
   m["version"] = version();
   m["config_hash"] = run.hash;
-  const Json inputs = stage_json(run, "inputs.json", "ingest");
+  const OrderedJson inputs = stage_json(run, "inputs.json", "ingest");
   m["inputs"] = inputs.at("inputs");
   if (!run.config.exclude.empty())
     m["exclude"] = stage_json(run, "excluded.json", "decontaminate").at("excluded");
-  m["filters"] = Json::object();
+  m["filters"] = OrderedJson::object();
   for (const auto& [option, limit] : filters_in_force(run.config)) m["filters"][option] = limit;
-  const Json dropped = dropped_counts(ledger);
+  const OrderedJson dropped = dropped_counts(ledger);
   const auto kept = ledger.counts()[0];
   int64_t lost = 0;
   for (const auto& [reason, count] : dropped.items()) lost += count.get<int64_t>();
@@ -204,7 +202,7 @@ bool report_stage(Run& run) {
     name_exported(ledger);
     const Groups groups = duplicate_groups(ledger);
     ledger.save(run.out + "/ledger.h5", run.hash);
-    Json funnel;
+    OrderedJson funnel;
     funnel["records"] = ledger.rows();
     funnel["kept"] = ledger.counts()[0];
     funnel["stages"] = funnel_stages(ledger);
@@ -215,8 +213,8 @@ bool report_stage(Run& run) {
     write_file_atomically(run.out + "/funnel.json", sealed_json(funnel.dump(1)));
     write_file_atomically(
         run.out + "/galleries.json",
-        sealed_json(galleries(ledger, groups).dump(1, ' ', false, Json::error_handler_t::replace)));
-    const Json m = manifest(run, ledger);
+        sealed_json(galleries(ledger, groups).dump(1, ' ', false, OrderedJson::error_handler_t::replace)));
+    const OrderedJson m = manifest(run, ledger);
     write_file_atomically(run.out + "/manifest.json", sealed_json(m.dump(1)));
     for (const char* file : {"ledger.h5", "funnel.json", "galleries.json", "manifest.json"})
       run.add_written(file);

@@ -14,8 +14,6 @@ namespace dino::eval {
 
 namespace {
 
-using Json = nlohmann::json;
-
 /// Seconds since 1970 of "2026-01-31T23:59:59Z", or -1.
 int64_t seconds_of(const std::string& time) {
   std::tm t{};

@@ -170,7 +170,7 @@ ExitCode run_report(CommandContext& context, const ReportConfig& config) {
 
 namespace {
 
-Schema<ReportConfig> options() {
+Schema<ReportConfig> report_options() {
   using C = ReportConfig;
   Schema<C> schema;
   schema.add("results", &C::results, "Results folders.").positional();
@@ -182,7 +182,7 @@ Schema<ReportConfig> options() {
   return schema;
 }
 
-ExitCode start(ReportConfig config, CommandContext& context) {
+ExitCode start_report(ReportConfig config, CommandContext& context) {
   if (config.results.empty() && config.curation.empty() && config.run.empty())
     throw UsageError(
         "making a report: --results, --curation, --run: all are missing; name at least one input");
@@ -206,7 +206,7 @@ Command report_command() {
   command.uses_mpi = false;
   command.output = "Page to write, ending in .html.";
   command.examples = {{"--results results --curation curated --run run --output report.html"}};
-  command.make = with_options(options(), start);
+  command.make = with_options(report_options(), start_report);
   return command;
 }
 

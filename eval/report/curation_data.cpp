@@ -17,8 +17,6 @@ namespace dino::eval {
 
 namespace {
 
-using Json = nlohmann::json;
-
 Json parse_file(const std::string& path) {
   const std::string text = read_text(path);
   if (has_json_seal(text))

@@ -16,8 +16,6 @@ namespace dino::eval {
 namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-using Json = nlohmann::json;
-
 void take_event(const Json& json, TrainingRun& run) {
   TrainingEvent event;
   event.name = json["event"].get<std::string>();

@@ -28,3 +28,10 @@ DINO_JSON_TEMPLATES(extern, json)
 DINO_JSON_TEMPLATES(extern, ordered_json)
 extern template class nlohmann::basic_json<>;
 extern template class nlohmann::basic_json<nlohmann::ordered_map>;
+
+namespace dino {
+
+using Json = nlohmann::json;                 ///< keys in alphabetical order
+using OrderedJson = nlohmann::ordered_json;  ///< keys as they were added
+
+}  // namespace dino

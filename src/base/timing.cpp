@@ -29,6 +29,12 @@ int64_t status_bytes(const char* key) {
 
 }  // namespace
 
+int64_t steady_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
 int64_t peak_rss_bytes() {
   return status_bytes("VmHWM");
 }

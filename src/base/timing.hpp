@@ -19,6 +19,7 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+[[nodiscard]] int64_t steady_ms();                        ///< of a clock that only runs forwards
 [[nodiscard]] int64_t peak_rss_bytes();                   ///< VmHWM of this process
 [[nodiscard]] int64_t current_rss_bytes();                ///< VmRSS of this process
 [[nodiscard]] int64_t page_faults();                      ///< of this process so far, without input or output

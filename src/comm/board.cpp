@@ -10,11 +10,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <mutex>
 
+#include "base/timing.hpp"
 #include "comm/mpi_check.hpp"
 
 namespace dino {
@@ -45,12 +45,6 @@ Board board() {
   return b == nullptr ? Board{} : *b;
 }
 
-int64_t now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 /// Containers may give every rank process ids of its own.
 uint64_t process_namespace() {
   struct stat status {};
@@ -73,7 +67,7 @@ Row* map_rows(MPI_Comm node, int rank, int count) {
   const size_t bytes = sizeof(Row) * static_cast<size_t>(count);
   int fd = -1;
   if (rank == 0) {
-    copy_text(name, sizeof name, fmt::format("/dino-{}-{:x}", ::getpid(), now_ms()));
+    copy_text(name, sizeof name, fmt::format("/dino-{}-{:x}", ::getpid(), steady_ms()));
     fd = ::shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd >= 0 && ::ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
       ::close(fd);
@@ -106,7 +100,7 @@ Whereabouts read_row(const Row& row, bool sees_processes) {
   w.phase.assign(copy.phase, ::strnlen(copy.phase, sizeof copy.phase));
   w.operation.assign(copy.operation, ::strnlen(copy.operation, sizeof copy.operation));
   w.detail.assign(copy.detail, ::strnlen(copy.detail, sizeof copy.detail));
-  const int64_t now = now_ms();
+  const int64_t now = steady_ms();
   w.operation_seconds = static_cast<double>(now - copy.since_ms) / 1000.0;
   w.silent_seconds = static_cast<double>(now - copy.beat_ms) / 1000.0;
   w.left = row.left.load() != 0;
@@ -130,7 +124,7 @@ void open_board(const Communicator& world) {
     row.rank = world.rank();
     row.pid = ::getpid();
     row.processes = process_namespace();
-    row.since_ms = row.beat_ms = now_ms();
+    row.since_ms = row.beat_ms = steady_ms();
   }
   mpi::check(MPI_Barrier(node), "barrier");
   if (fresh.rows != nullptr) {
@@ -150,7 +144,7 @@ void write_board(const char* phase, const char* operation, const std::string& de
   Row& row = b.rows[b.mine];
   row.version.fetch_add(1);
   row.since_ms = since_ms;
-  row.beat_ms = now_ms();
+  row.beat_ms = steady_ms();
   copy_text(row.phase, sizeof row.phase, phase);
   copy_text(row.operation, sizeof row.operation, operation == nullptr ? "" : operation);
   copy_text(row.detail, sizeof row.detail, detail);

@@ -19,32 +19,19 @@ namespace {
 
 using mpi::check;
 using mpi::in_chunks;
+using mpi::kSmallSumBytes;
+using mpi::kSumBufferBytes;
 using mpi::message_bytes;
+using mpi::operation_of;
 using mpi::sum_in_rank_order;
 
 int64_t message_limit = int64_t{1} << 30;
-/// Floating-point sums go through a buffer of this size.
-constexpr int64_t kSumBufferBytes = int64_t{1} << 26;
-/// Up to this size (all ranks together) a sum gathers everything: one collective instead of two.
-constexpr int64_t kSmallSumBytes = int64_t{1} << 16;
 bool mpi_running() {
   int initialised = 0;
   int finalised = 0;
   MPI_Initialized(&initialised);
   MPI_Finalized(&finalised);
   return initialised != 0 && finalised == 0;
-}
-
-MPI_Op mpi_op(ReduceOp op) {
-  switch (op) {
-    case ReduceOp::sum:
-      return MPI_SUM;
-    case ReduceOp::min:
-      return MPI_MIN;
-    case ReduceOp::max:
-      return MPI_MAX;
-  }
-  return MPI_OP_NULL;
 }
 
 template <class T>
@@ -124,6 +111,18 @@ int64_t message_bytes() {
   return message_limit;
 }
 
+MPI_Op operation_of(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::sum:
+      return MPI_SUM;
+    case ReduceOp::min:
+      return MPI_MIN;
+    case ReduceOp::max:
+      return MPI_MAX;
+  }
+  return MPI_OP_NULL;
+}
+
 }  // namespace mpi
 
 void set_message_bytes(int64_t bytes) {
@@ -184,7 +183,7 @@ void Communicator::all_reduce(std::span<float> values, ReduceOp op) const {
   if (op == ReduceOp::sum)
     ordered_sum(comm_, size_, values, MPI_FLOAT);
   else
-    plain_all_reduce(comm_, values, MPI_FLOAT, mpi_op(op));
+    plain_all_reduce(comm_, values, MPI_FLOAT, operation_of(op));
 }
 
 void Communicator::all_reduce(std::span<double> values, ReduceOp op) const {
@@ -192,12 +191,12 @@ void Communicator::all_reduce(std::span<double> values, ReduceOp op) const {
   if (op == ReduceOp::sum)
     ordered_sum(comm_, size_, values, MPI_DOUBLE);
   else
-    plain_all_reduce(comm_, values, MPI_DOUBLE, mpi_op(op));
+    plain_all_reduce(comm_, values, MPI_DOUBLE, operation_of(op));
 }
 
 void Communicator::all_reduce(std::span<int64_t> values, ReduceOp op) const {
   if (size_ == 1) return;
-  plain_all_reduce(comm_, values, MPI_INT64_T, mpi_op(op));
+  plain_all_reduce(comm_, values, MPI_INT64_T, operation_of(op));
 }
 
 int64_t Communicator::sum(int64_t value) const {

@@ -21,7 +21,7 @@ namespace {
 constexpr std::array kCrashes = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
 
 /// All that the signal handler needs, made beforehand: in a handler nothing may be allocated.
-struct State {
+struct LastWords {
   std::string folder;         ///< <output>/errors
   std::string output, path;   ///< path: <output>/errors/rank_N.txt of this rank
   std::string before, after;  ///< "dino-x: error: crashed: ", " [rank 1 of 2]\n"
@@ -29,8 +29,8 @@ struct State {
   std::array<struct sigaction, kCrashes.size()> previous{};
 };
 
-State& state() {
-  static auto* instance = new State;
+LastWords& last_words() {
+  static auto* instance = new LastWords;
   return *instance;
 }
 
@@ -77,7 +77,7 @@ int open_error_file(const char* folder, const char* name) {
 }
 
 void on_crash(int signal) {
-  const State& s = state();
+  const LastWords& s = last_words();
   Line line;
   line.add(s.before.c_str());
   line.add(crash_name(signal));
@@ -111,17 +111,17 @@ std::string name_of(int rank) {
 }  // namespace
 
 void set_error_folder(const std::string& output) {
-  State& s = state();
+  LastWords& s = last_words();
   s.output = output;
   s.folder = output + "/errors";
   s.path = output.empty() ? "" : s.folder + "/" + name_of(s.rank);
 }
 
 void write_error_file(int rank, const char* phase, const std::string& text) noexcept {
-  if (state().output.empty()) return;
+  if (last_words().output.empty()) return;
   try {
     // Only below a folder that is there: an --output that names a file, or a typing error, makes no folders.
-    const int fd = open_error_file(state().folder.c_str(), name_of(rank).c_str());
+    const int fd = open_error_file(last_words().folder.c_str(), name_of(rank).c_str());
     std::FILE* file = fd < 0 ? nullptr : ::fdopen(fd, "w");
     if (file == nullptr) return;
     std::fprintf(file, "time: %s\nrank: %d\nphase: %s\nerror: %s\n", utc_now().c_str(), rank, phase,
@@ -133,7 +133,7 @@ void write_error_file(int rank, const char* phase, const std::string& text) noex
 }
 
 void clear_error_files() noexcept {
-  const State& s = state();
+  const LastWords& s = last_words();
   if (s.output.empty()) return;
   const int fd = ::open(s.folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   DIR* folder = fd < 0 ? nullptr : ::fdopendir(fd);
@@ -147,7 +147,7 @@ void clear_error_files() noexcept {
 }
 
 void install_crash_handlers(const std::string& program, int rank, int ranks) {
-  State& s = state();
+  LastWords& s = last_words();
   s.before = program + ": error: crashed: ";
   s.after = ranks > 1 ? fmt::format(" [rank {} of {}]\n", rank, ranks) : "\n";
   s.rank = rank;

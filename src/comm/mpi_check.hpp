@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "comm/communicator.hpp"
+
 namespace dino::mpi {
 
 /// Throws MpiError with MPI's text for `code` unless it is MPI_SUCCESS.
@@ -14,6 +16,16 @@ void check(int code, const char* operation);
 
 /// No MPI call moves more bytes than this to or from one rank: MPI-3 counts are `int`.
 [[nodiscard]] int64_t message_bytes();
+
+/// Of a reduction of Communicator's.
+[[nodiscard]] MPI_Op operation_of(ReduceOp op);
+
+/// A sum or a gather of Communicator's and of collectives goes through buffers of this size.
+inline constexpr int64_t kSumBufferBytes = int64_t{1} << 26;
+/// Up to this size (all ranks together) a sum gathers everything: one call instead of two.
+inline constexpr int64_t kSmallSumBytes = int64_t{1} << 16;
+
+[[nodiscard]] MPI_Op operation_of(ReduceOp op);
 
 /// Calls transfer(begin, count) over [0, n) in pieces of at most message_bytes().
 template <class F>

@@ -17,12 +17,10 @@ namespace dino {
 namespace {
 
 using mpi::check;
+using mpi::kSmallSumBytes;
+using mpi::kSumBufferBytes;
 using mpi::message_bytes;
-
-/// Sums go through buffers of this size.
-constexpr int64_t kSumBufferBytes = int64_t{1} << 26;
-/// Up to this size (all ranks together) a sum gathers everything: one call instead of two.
-constexpr int64_t kSmallSumBytes = int64_t{1} << 16;
+using mpi::operation_of;
 
 class MpiCollective;
 
@@ -298,17 +296,13 @@ MPI_Datatype mpi_type(DType dtype) {
   }
 }
 
-MPI_Op mpi_op(ReduceOp op) {
-  return op == ReduceOp::sum ? MPI_SUM : op == ReduceOp::min ? MPI_MIN : MPI_MAX;
-}
-
 Event MpiCollective::all_reduce(Stream& stream, TensorView values, ReduceOp op) {
   const MPI_Datatype type = mpi_type(values.dtype);
   stream.synchronize();
   if (size() == 1 || values.numel() == 0) return {};
   DINO_CHECK(values.device.is_host(), "MPI reaches the host's memory only");
   if (op != ReduceOp::sum || values.dtype == DType::i64)
-    return start(std::make_shared<Unordered>(*this, values, type, mpi_op(op)));
+    return start(std::make_shared<Unordered>(*this, values, type, operation_of(op)));
   if (values.dtype == DType::f32) return start(std::make_shared<OrderedSum<float>>(*this, values, type));
   return start(std::make_shared<OrderedSum<double>>(*this, values, type));
 }

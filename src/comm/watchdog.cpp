@@ -35,14 +35,8 @@ constexpr double kSilentSeconds = 2;
 constexpr double kSlowIoSeconds = 0.5;
 constexpr std::string_view kRetrying = "retrying ";
 
-int64_t now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 /// What the main thread is doing, for the watching thread. `operation` is null outside of collectives.
-struct State {
+struct Watch {
   std::atomic<const char*> operation{nullptr};
   std::atomic<const char*> last_operation{"none"};
   std::atomic<int64_t> since_ms{0};  ///< when `operation` began, or the last one ended
@@ -54,8 +48,8 @@ struct State {
 };
 
 /// Never destroyed: the watching thread outlives static destruction.
-State& state() {
-  static State* instance = new State;
+Watch& watched() {
+  static Watch* instance = new Watch;
   return *instance;
 }
 
@@ -63,7 +57,7 @@ const char* shown(const char* phase) {
   return *phase == '\0' ? "start" : phase;
 }
 
-[[noreturn]] void end_job(const State& s, ExitCode code) {
+[[noreturn]] void end_job(const Watch& s, ExitCode code) {
   // Time for the other ranks, whose clocks started a little later, to report too.
   if (s.ranks > 1) std::this_thread::sleep_for(std::chrono::seconds(2));
   leave_board();
@@ -91,7 +85,7 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
   return text.empty() || w.detail.empty() ? text : text + " (" + w.detail + ")";
 }
 
-[[noreturn]] void report_stalled_collective(const State& s, const char* operation, double seconds) {
+[[noreturn]] void report_stalled_collective(const Watch& s, const char* operation, double seconds) {
   const char* phase = log::current_phase();
   std::string missing;
   ExitCode code = ExitCode::internal;
@@ -115,7 +109,7 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
   end_job(s, code);
 }
 
-[[noreturn]] void report_stalled_io(const State& s, const PendingIo& io) {
+[[noreturn]] void report_stalled_io(const Watch& s, const PendingIo& io) {
   const char* phase = log::current_phase();
   const std::string line =
       fmt::format("file system stalled: {} {}: no answer for {} in phase '{}'; look at the file system",
@@ -126,7 +120,7 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
 }
 
 /// A dead rank takes the launcher's word for it into the log, but not what it was doing.
-[[noreturn]] void report_dead(const State& s, const std::vector<Whereabouts>& dead) {
+[[noreturn]] void report_dead(const Watch& s, const std::vector<Whereabouts>& dead) {
   for (const Whereabouts& w : dead) {
     const std::string line = fmt::format(
         "rank died: rank {} of {}: its process ended in phase '{}' without a word (killed, out of memory, or "
@@ -140,7 +134,7 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
 
 /// Work that has no point of stopping, or none that comes in time. What is committed stays; MPI_Abort tells
 /// the launcher the code even where other ranks wait for this one.
-[[noreturn]] void end_stopped(const State& s) {
+[[noreturn]] void end_stopped(const Watch& s) {
   if (s.rank == 0)
     log::warning(
         fmt::format("stopped early in phase '{}', {} after the signal; start the same command again to go on",
@@ -151,14 +145,14 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
 }
 
 /// A signal may reach one rank only.
-void watch_stop_request(const State& s) {
+void watch_stop_request(const Watch& s) {
   if (share_stop_request(stop_requested())) request_stop();
   if (!s.left && stop_requested_seconds() > s.stop_seconds && !finishing()) end_stopped(s);
 }
 
 /// This rank's row on the board. A call on a file is worth a word when it takes long.
 void show_myself() {
-  const State& s = state();
+  const Watch& s = watched();
   const PendingIo io = oldest_pending_io();
   const std::string retried = retrying_now();
   std::string detail = io.seconds > kSlowIoSeconds ? io.action + " " + io.path : std::string();
@@ -174,13 +168,13 @@ bool another_retries() {
 }
 
 /// Ranks of other nodes cannot be seen while they try a file again.
-double collective_limit(const State& s) {
+double collective_limit(const Watch& s) {
   const bool all_here = static_cast<int>(read_board().size()) + 1 >= s.ranks;
   return s.limit_seconds + (all_here ? 0 : retry_seconds());
 }
 
 void watch() {
-  State& s = state();
+  Watch& s = watched();
   int64_t reported = -1;
   int64_t awake_since = 0;  // time in which the whole job was suspended counts for nothing
   while (true) {
@@ -188,19 +182,19 @@ void watch() {
     const char* operation = s.operation.load();
     const char* phase = log::current_phase();
     show_myself();
-    const int64_t before = now_ms();
+    const int64_t before = steady_ms();
     std::this_thread::sleep_for(kPause);
-    if (static_cast<double>(now_ms() - before) > 1000 * kSilentSeconds) awake_since = now_ms();
+    if (static_cast<double>(steady_ms() - before) > 1000 * kSilentSeconds) awake_since = steady_ms();
     watch_stop_request(s);
     if (std::isinf(s.limit_seconds)) continue;
-    const double awake = static_cast<double>(now_ms() - awake_since) / 1000.0;
+    const double awake = static_cast<double>(steady_ms() - awake_since) / 1000.0;
     if (const auto dead = dead_neighbours(); !dead.empty() && !s.left) report_dead(s, dead);
     if (const PendingIo still = oldest_pending_io(); std::min(still.seconds, awake) > s.limit_seconds)
       report_stalled_io(s, still);
-    const double seconds = std::min(static_cast<double>(now_ms() - since) / 1000.0, awake);
+    const double seconds = std::min(static_cast<double>(steady_ms() - since) / 1000.0, awake);
     if (seconds < s.limit_seconds || since != s.since_ms.load()) continue;
     if (operation != nullptr && another_retries()) {
-      s.since_ms = now_ms();
+      s.since_ms = steady_ms();
       continue;
     }
     if (operation != nullptr && seconds < collective_limit(s)) continue;
@@ -217,18 +211,18 @@ void watch() {
 }  // namespace
 
 void start_watchdog(double limit_seconds, int rank, bool stops) {
-  State& s = state();
+  Watch& s = watched();
   if (s.watching) return;
   s.limit_seconds = limit_seconds > 0 ? limit_seconds : std::numeric_limits<double>::infinity();
   s.stop_seconds = stops ? stop_seconds() : std::numeric_limits<double>::infinity();
   s.rank = rank;
-  s.since_ms = now_ms();
+  s.since_ms = steady_ms();
   s.watching = true;
   std::thread(watch).detach();
 }
 
 void introduce_to_watchdog(const Communicator& world) {
-  State& s = state();
+  Watch& s = watched();
   open_board(world);
   s.rank = world.rank();
   s.ranks = world.size();
@@ -238,25 +232,25 @@ void introduce_to_watchdog(const Communicator& world) {
 }
 
 void leave_watchdog() {
-  state().left = true;
+  watched().left = true;
   leave_board();
 }
 
 WatchdogScope::WatchdogScope(const char* operation) {
-  State& s = state();
-  s.since_ms = now_ms();
+  Watch& s = watched();
+  s.since_ms = steady_ms();
   s.last_operation = operation;
   s.operation = operation;
 }
 
 WatchdogScope::~WatchdogScope() {
-  State& s = state();
+  Watch& s = watched();
   s.operation = nullptr;
-  s.since_ms = now_ms();
+  s.since_ms = steady_ms();
 }
 
 void WatchdogScope::progress() {
-  state().since_ms = now_ms();
+  watched().since_ms = steady_ms();
 }
 
 }  // namespace dino

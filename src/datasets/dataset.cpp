@@ -21,10 +21,6 @@
 namespace dino {
 namespace {
 
-std::string base_name(std::string_view path) {
-  return std::string(path.substr(path.rfind('/') + 1));
-}
-
 /// Of a record's key: bytes before the extension of a tar.
 std::string tar_prefix(const std::string& path) {
   size_t stem = path.size();

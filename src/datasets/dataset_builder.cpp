@@ -28,10 +28,6 @@ constexpr int64_t kMaxClassNumber = 1'000'000;
 /// Lines about one tar; the rest is counted.
 constexpr size_t kMostFaults = 20;
 
-std::string base_name(std::string_view path) {
-  return std::string(path.substr(path.rfind('/') + 1));
-}
-
 /// The class number in `text`, or -1.
 int64_t class_number(const std::string& text) {
   int64_t value = -1;
@@ -90,6 +86,10 @@ std::string class_text(std::string_view text, std::string& fault) {
   const std::string label = trimmed_text(without_byte_order_mark(text));
   const int64_t number = class_number(label);
   return number >= 0 ? std::to_string(number) : printable_name(label);
+}
+
+std::string base_name(std::string_view path) {
+  return std::string(path.substr(path.rfind('/') + 1));
 }
 
 std::string lower_extension(std::string_view path) {

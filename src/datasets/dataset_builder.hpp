@@ -28,6 +28,7 @@ struct FolderFiles {
 [[nodiscard]] FolderFiles walk_folder(const std::string& root, std::vector<std::string>& faults,
                                       bool follow_links = true);
 
+[[nodiscard]] std::string base_name(std::string_view path);
 [[nodiscard]] std::string lower_extension(std::string_view path);  ///< without the dot
 [[nodiscard]] std::string without_extension(
     std::string_view path);  ///< cuts at the last dot of the base name

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "datasets/prepare.hpp"
 
-#include <archive.h>
 #include <archive_entry.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -25,6 +24,7 @@
 #include "base/log.hpp"
 #include "base/random.hpp"
 #include "base/working.hpp"
+#include "datasets/archive_reader.hpp"
 #include "datasets/mesh.hpp"
 #include "storage/files.hpp"
 #include "storage/tar.hpp"
@@ -36,24 +36,19 @@ namespace {
 constexpr size_t kMostBytes = size_t{1} << 30;  ///< unpacked, of one input file
 constexpr double kLeastCoverage = 0.03;         ///< a view that shows less of its object is left out
 
-struct FreeArchive {
-  void operator()(archive* handle) const { archive_read_free(handle); }
-};
-using Reader = std::unique_ptr<archive, FreeArchive>;
-
-[[noreturn]] void fail_unpack(const std::string& path, const Reader& reader) {
+[[noreturn]] void fail_unpack(const std::string& path, const ArchiveReader& reader) {
   const char* why = archive_error_string(reader.get());
   throw DataError(fmt::format("cannot unpack: {}: {}", path, why == nullptr ? "unknown format" : why));
 }
 
-void open_archive(const Reader& reader, const std::string& path) {
+void open_archive(const ArchiveReader& reader, const std::string& path) {
   static_cast<void>(read_bytes(path, 0, 0));  // a missing file as such
   if (archive_read_open_filename(reader.get(), path.c_str(), 1 << 16) != ARCHIVE_OK)
     fail_unpack(path, reader);
 }
 
 /// Data of the entry that the reader stands at; `total` counts over all entries of the file.
-std::vector<uint8_t> read_entry(const Reader& reader, const std::string& path, size_t& total) {
+std::vector<uint8_t> read_entry(const ArchiveReader& reader, const std::string& path, size_t& total) {
   std::vector<uint8_t> bytes, chunk(1 << 16);
   while (true) {
     const auto got = archive_read_data(reader.get(), chunk.data(), chunk.size());
@@ -67,7 +62,7 @@ std::vector<uint8_t> read_entry(const Reader& reader, const std::string& path, s
 }
 
 std::vector<uint8_t> gunzip(const std::string& path) {
-  const Reader reader(archive_read_new());
+  const ArchiveReader reader(archive_read_new());
   archive_read_support_filter_gzip(reader.get());
   archive_read_support_format_raw(reader.get());
   open_archive(reader, path);
@@ -79,7 +74,7 @@ std::vector<uint8_t> gunzip(const std::string& path) {
 
 /// The members of a zip that are text of models, by name.
 std::map<std::string, std::vector<uint8_t>> unzip_models(const std::string& path) {
-  const Reader reader(archive_read_new());
+  const ArchiveReader reader(archive_read_new());
   archive_read_support_format_zip(reader.get());
   open_archive(reader, path);
   std::map<std::string, std::vector<uint8_t>> files;

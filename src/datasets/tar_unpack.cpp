@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "datasets/tar_unpack.hpp"
 
-#include <archive.h>
 #include <archive_entry.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -16,6 +15,7 @@
 
 #include "base/error.hpp"
 #include "base/retry.hpp"
+#include "datasets/archive_reader.hpp"
 #include "datasets/dataset_builder.hpp"
 #include "datasets/prepare.hpp"
 #include "storage/files.hpp"
@@ -30,13 +30,9 @@ namespace {
 constexpr int64_t kAlwaysAllowed = int64_t{256} << 20;
 constexpr int64_t kMostExpansion = 100;
 
-struct FreeArchive {
-  void operator()(archive* handle) const { archive_read_free(handle); }
-};
-
 /// Copies until the end or the first damage, which it returns.
 std::string unpack(const std::string& path, const std::string& to, const std::string& shown) {
-  const std::unique_ptr<archive, FreeArchive> reader(archive_read_new());
+  const ArchiveReader reader(archive_read_new());
   archive_read_support_filter_gzip(reader.get());
   archive_read_support_filter_bzip2(reader.get());
   archive_read_support_filter_xz(reader.get());

@@ -183,7 +183,6 @@ class RunLengthReader {
   DecodeStatus status_ = DecodeStatus::ok;
 };
 
-constexpr const char* kEndsEarly = "the file ends early";
 constexpr const char* kNoColour = "a pixel is outside the palette";
 
 /// False, with the status set, when the pixels are cut off or leave the palette.

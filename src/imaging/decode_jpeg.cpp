@@ -198,8 +198,6 @@ bool read_pixels(JpegReader& reader, Image& image) {
   return true;
 }
 
-constexpr const char* kEndsEarly = "the file ends early";
-
 void report(const JpegReader& reader, Decoded& out) {
   const char* text = reader.warning[0] != 0 ? reader.warning : reader.message;
   if (reader.memory) {

@@ -30,6 +30,7 @@ bool accept_size(int64_t width, int64_t height, int64_t bytes_per_pixel, const D
 /// makes of it) are more than the limit. `turned`: the picture has an orientation to apply.
 bool accept_memory(double decoder, int64_t channels, bool turned, const DecodeOptions& options, Decoded& out);
 void fail(Decoded& out, DecodeStatus status, std::string message);
+inline constexpr const char* kEndsEarly = "the file ends early";
 
 /// The orientation tag (1..8) of a TIFF-structured EXIF block; 0 where it has none that parses.
 int exif_orientation(Bytes tiff);

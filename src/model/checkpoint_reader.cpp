@@ -18,8 +18,6 @@
 namespace dino {
 namespace {
 
-using Json = nlohmann::json;
-
 /// Shards kept open at once; a run of thousands of ranks would otherwise meet the limit on open files.
 constexpr size_t kOpenShards = 64;
 /// Unit sizes beyond this are nonsense in a manifest, not models.

@@ -16,8 +16,6 @@
 namespace dino {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 /// The whole number that makes transformers' rule give the hidden width; 0 when there is none.
 int64_t mlp_ratio_of(const VitConfig& config) {
   if (config.ffn == FfnKind::mlp) return config.hidden % config.width == 0 ? config.hidden / config.width : 0;
@@ -40,14 +38,14 @@ void check_writable(const VitConfig& config, const std::string& folder) {
                     folder, config.position_grid * config.patch));
 }
 
-Json hugging_face_config(const VitConfig& config) {
+OrderedJson hugging_face_config(const VitConfig& config) {
   const bool registers = config.registers > 0;
   const bool swiglu = config.ffn == FfnKind::swiglu;
   std::vector<std::string> stages{"stem"};
   for (int64_t i = 1; i <= config.depth; ++i) stages.push_back(fmt::format("stage{}", i));
-  Json json;
+  OrderedJson json;
   json["apply_layernorm"] = true;
-  json["architectures"] = Json::array({registers ? "Dinov2WithRegistersModel" : "Dinov2Model"});
+  json["architectures"] = OrderedJson::array({registers ? "Dinov2WithRegistersModel" : "Dinov2Model"});
   json["attention_probs_dropout_prob"] = 0.0;
   json["drop_path_rate"] = 0.0;
   json["hidden_act"] = "gelu";
@@ -63,8 +61,8 @@ Json hugging_face_config(const VitConfig& config) {
   json["num_channels"] = config.channels;
   json["num_hidden_layers"] = config.depth;
   if (registers) json["num_register_tokens"] = config.registers;
-  json["out_features"] = Json::array({stages.back()});
-  json["out_indices"] = Json::array({config.depth});
+  json["out_features"] = OrderedJson::array({stages.back()});
+  json["out_indices"] = OrderedJson::array({config.depth});
   json["patch_size"] = config.patch;
   json["qkv_bias"] = true;
   json["reshape_hidden_states"] = true;
@@ -76,17 +74,17 @@ Json hugging_face_config(const VitConfig& config) {
 }
 
 /// The processor of the published DINOv2 models, with this model's sizes and pixels.
-Json preprocessor_config(const VitConfig& config, const Preparation& pixels) {
+OrderedJson preprocessor_config(const VitConfig& config, const Preparation& pixels) {
   const int64_t usual = std::min(config.position_grid, std::max<int64_t>(1, 224 / config.patch));
   const int64_t crop = pixels.size > 0 ? pixels.size : usual * config.patch;
   const int64_t edge = pixels.resize > 0 ? pixels.resize : (crop * 256 + 112) / 224;
   // Shortest digits: 0.485, and not 0.48500001430511475.
   const auto numbers = [](const std::array<float, 3>& values) {
-    Json list = Json::array();
+    OrderedJson list = OrderedJson::array();
     for (const float value : values) list.push_back(std::stod(fmt::format("{}", value)));
     return list;
   };
-  Json json;
+  OrderedJson json;
   json["crop_size"] = {{"height", crop}, {"width", crop}};
   json["do_center_crop"] = true;
   json["do_convert_rgb"] = true;

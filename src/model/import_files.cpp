@@ -15,16 +15,10 @@
 namespace dino {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr size_t kShownName = 100;
 constexpr size_t kShownGroups = 8;
 constexpr int64_t kMaxIndex = int64_t{16} << 20;
 constexpr int64_t kMaxIndexValues = 1'000'000;
-
-[[noreturn]] void fail(const std::string& path, const std::string& why) {
-  throw DataError(fmt::format("bad weights: {}: {}", path, why));
-}
 
 /// "148 tensors: blocks.* (120), cls_token [1, 1, 64], ..."
 std::string summary(const TensorSource& source) {
@@ -60,24 +54,24 @@ std::string summary(const TensorSource& source) {
 
 /// Which file has which tensor. A key that is there twice is refused: JSON readers keep one of them silently.
 Json parse_index(const std::string& path) {
-  if (file_size(path) > kMaxIndex) fail(path, "an index of more than 16 MiB");
+  if (file_size(path) > kMaxIndex) fail_weights(path, "an index of more than 16 MiB");
   const std::string text = read_text(path);
   refuse_lfs_pointer(path, text);
   std::vector<std::set<std::string>> open;
   int64_t values = 0;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > 8) fail(path, "nested too deeply for an index");
-    if (++values > kMaxIndexValues) fail(path, "implausibly many values for an index");
+    if (depth > 8) fail_weights(path, "nested too deeply for an index");
+    if (++values > kMaxIndexValues) fail_weights(path, "implausibly many values for an index");
     if (event == Json::parse_event_t::object_start) open.emplace_back();
     if (event == Json::parse_event_t::object_end) open.pop_back();
     if (event == Json::parse_event_t::key && !open.back().insert(parsed.get<std::string>()).second)
-      fail(path, fmt::format("{} is listed twice", shown_name(parsed.get<std::string>())));
+      fail_weights(path, fmt::format("{} is listed twice", shown_name(parsed.get<std::string>())));
     return true;
   };
   Json json = Json::parse(text, watch, false);
-  if (json.is_discarded() || !json.is_object()) fail(path, "not a JSON object");
+  if (json.is_discarded() || !json.is_object()) fail_weights(path, "not a JSON object");
   if (!json.contains("weight_map") || !json.at("weight_map").is_object() || json.at("weight_map").empty())
-    fail(path, "no object \"weight_map\" that says which file has which tensor");
+    fail_weights(path, "no object \"weight_map\" that says which file has which tensor");
   return json.at("weight_map");
 }
 
@@ -115,13 +109,17 @@ std::string shown_name(const std::string& name) {
   return name.size() > kShownName ? text + "..." : text;
 }
 
+void fail_weights(const std::string& path, const std::string& why) {
+  throw DataError(fmt::format("bad weights: {}: {}", path, why));
+}
+
 void fail_weights(const TensorSource& source, const std::string& why) {
-  fail(source.path, why + "; it holds " + (source.held.empty() ? summary(source) : source.held));
+  fail_weights(source.path, why + "; it holds " + (source.held.empty() ? summary(source) : source.held));
 }
 
 void refuse_lfs_pointer(const std::string& path, std::string_view text) {
   if (text.starts_with("version https://git-lfs") || text.starts_with("version https://hawser"))
-    fail(path, "a Git LFS pointer in place of the file; fetch it with `git lfs pull`");
+    fail_weights(path, "a Git LFS pointer in place of the file; fetch it with `git lfs pull`");
 }
 
 TensorSource open_safetensors(const std::string& path) {
@@ -146,8 +144,8 @@ TensorSource open_index(const std::string& path) {
   for (const auto& [name, value] : weight_map.items()) {
     const std::string file = value.is_string() ? value.get<std::string>() : "";
     if (!is_plain_name(file))
-      fail(path, fmt::format("the file of {} is {}, not a name in its folder", shown_name(name),
-                             shown_name(value.dump(-1, ' ', true, Json::error_handler_t::replace))));
+      fail_weights(path, fmt::format("the file of {} is {}, not a name in its folder", shown_name(name),
+                                     shown_name(value.dump(-1, ' ', true, Json::error_handler_t::replace))));
     const std::string where = (folder / file).string();
     if (!shards.contains(file)) {
       if (!path_exists(where) || is_folder(where))
@@ -157,8 +155,8 @@ TensorSource open_index(const std::string& path) {
     }
     const auto found = shards.at(file).tensors.find(name);
     if (found == shards.at(file).tensors.end())
-      fail(path, fmt::format("it says that {} is in {}, which has none of that name", shown_name(name),
-                             shown_name(file)));
+      fail_weights(path, fmt::format("it says that {} is in {}, which has none of that name",
+                                     shown_name(name), shown_name(file)));
     source.tensors.emplace(name, found->second);
     place.emplace(name, file);
   }
@@ -166,11 +164,11 @@ TensorSource open_index(const std::string& path) {
     for (const auto& [name, info] : shard.tensors) {
       const auto listed = place.find(name);
       if (listed == place.end())
-        fail(path,
-             fmt::format("{} has a tensor {} that it does not list", shown_name(file), shown_name(name)));
+        fail_weights(path, fmt::format("{} has a tensor {} that it does not list", shown_name(file),
+                                       shown_name(name)));
       if (listed->second != file)
-        fail(path, fmt::format("{} is in {} and in {}", shown_name(name), shown_name(listed->second),
-                               shown_name(file)));
+        fail_weights(path, fmt::format("{} is in {} and in {}", shown_name(name), shown_name(listed->second),
+                                       shown_name(file)));
     }
     source.bytes += shard.bytes;
     source.facts.insert(shard.facts.begin(), shard.facts.end());
@@ -194,11 +192,11 @@ TensorSource open_tensors(const std::string& path) {
   } else if (head.starts_with("PK\x03\x04") || is_legacy_file(bytes)) {
     source = open_pth(path);
   } else if (const std::string stranger = known_stranger(head, path); !stranger.empty()) {
-    fail(path, stranger);
+    fail_weights(path, stranger);
   } else if (path.ends_with(".safetensors")) {
     source = open_safetensors(path);
   } else {
-    fail(path, "not a .safetensors or .pth file, nor a folder");
+    fail_weights(path, "not a .safetensors or .pth file, nor a folder");
   }
   source.held = summary(source);
   return source;

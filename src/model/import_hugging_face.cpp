@@ -15,14 +15,9 @@
 namespace dino {
 namespace {
 
-using Json = nlohmann::json;
 using NamePair = std::pair<const char*, const char*>;
 
 constexpr int64_t kMaxConfig = int64_t{4} << 20;
-
-[[noreturn]] void fail(const std::string& path, const std::string& why) {
-  throw DataError(fmt::format("bad weights: {}: {}", path, why));
-}
 
 constexpr NamePair kEmbeddingNames[] = {
     {"cls_token", "embeddings.cls_token"},
@@ -69,7 +64,7 @@ Tensor joined(const std::function<Tensor(const std::string&)>& read, const std::
   std::array<Tensor, 3> pieces{read(parts[0]), read(parts[1]), read(parts[2])};
   const Shape& shape = pieces[0].shape();
   if (shape.rank() < 1 || pieces[1].shape() != shape || pieces[2].shape() != shape)
-    fail(path, fmt::format("{} and its key and value differ in shape", parts[0]));
+    fail_weights(path, fmt::format("{} and its key and value differ in shape", parts[0]));
   Tensor result(shape.rank() == 1 ? Shape{3 * shape[0]}
                                   : Shape{3 * shape[0], shape.numel() / std::max<int64_t>(shape[0], 1)});
   float* out = result.as<float>();
@@ -85,7 +80,7 @@ struct Fields {
   [[nodiscard]] bool has(const char* key) const { return json.contains(key) && !json.at(key).is_null(); }
   [[nodiscard]] int64_t size(const char* key, std::optional<int64_t> fallback = {}) const {
     if (!has(key) && fallback) return *fallback;
-    if (!has(key)) fail(path, fmt::format("no field \"{}\"", key));
+    if (!has(key)) fail_weights(path, fmt::format("no field \"{}\"", key));
     return whole(json.at(key), key);
   }
   /// A size, or a list of two equal ones: the model's grid is square.
@@ -93,17 +88,17 @@ struct Fields {
     if (!has(key) || !json.at(key).is_array()) return size(key);
     const Json& list = json.at(key);
     if (list.empty() || list.size() > 2 || whole(list.front(), key) != whole(list.back(), key))
-      fail(path, fmt::format("\"{}\" is {}; only squares are read", key, shown_name(list.dump())));
+      fail_weights(path, fmt::format("\"{}\" is {}; only squares are read", key, shown_name(list.dump())));
     return whole(list.front(), key);
   }
   [[nodiscard]] double number(const char* key, double fallback) const {
     if (!has(key)) return fallback;
-    if (!json.at(key).is_number()) fail(path, fmt::format("\"{}\" is not a number", key));
+    if (!json.at(key).is_number()) fail_weights(path, fmt::format("\"{}\" is not a number", key));
     return json.at(key).get<double>();
   }
   [[nodiscard]] bool flag(const char* key, bool fallback) const {
     if (!has(key)) return fallback;
-    if (!json.at(key).is_boolean()) fail(path, fmt::format("\"{}\" is not true or false", key));
+    if (!json.at(key).is_boolean()) fail_weights(path, fmt::format("\"{}\" is not true or false", key));
     return json.at(key).get<bool>();
   }
   [[nodiscard]] std::string text(const char* key, const char* fallback) const {
@@ -112,7 +107,7 @@ struct Fields {
   [[nodiscard]] int64_t whole(const Json& value, const char* key) const {
     if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > 1'000'000) ||
         value.get<int64_t>() < 0 || value.get<int64_t>() > 1'000'000)
-      fail(path, fmt::format("\"{}\" is not a size", key));
+      fail_weights(path, fmt::format("\"{}\" is not a size", key));
     return value.get<int64_t>();
   }
 };
@@ -121,10 +116,10 @@ struct Fields {
 void add_timm_facts(const Fields& fields, TensorSource& source) {
   const std::string architecture = fields.text("architecture", "");
   if (architecture.find("quickgelu") != std::string::npos)
-    fail(fields.path, fmt::format("{} computes another GELU (QuickGELU)", shown_name(architecture)));
+    fail_weights(fields.path, fmt::format("{} computes another GELU (QuickGELU)", shown_name(architecture)));
   for (const char* later : {"dinov3", "siglip", "eva"})
     if (architecture.find(later) != std::string::npos)
-      fail(fields.path, fmt::format("a model {}, which is not read yet", shown_name(architecture)));
+      fail_weights(fields.path, fmt::format("a model {}, which is not read yet", shown_name(architecture)));
   source.facts.insert_or_assign("architecture", architecture);
   if (!fields.has("model_args") || !fields.json.at("model_args").is_object()) return;
   const Json& arguments = fields.json.at("model_args");
@@ -133,7 +128,8 @@ void add_timm_facts(const Fields& fields, TensorSource& source) {
     const std::string value = inner.text(key, "");
     if (!value.empty() && value != "gelu" && value != "layernorm" && value != "token" && value != "learn" &&
         std::string(key) != "global_pool")
-      fail(fields.path, fmt::format("\"{}\" is {}, which this model does not have", key, shown_name(value)));
+      fail_weights(fields.path,
+                   fmt::format("\"{}\" is {}, which this model does not have", key, shown_name(value)));
   }
   for (const auto& [key, value] : arguments.items())
     if (value.is_number_integer() || value.is_string())
@@ -146,7 +142,7 @@ VitConfig read_vit(const Fields& fields, const std::string& type) {
   // transformers' "gelu" and "gelu_python" are the exact one.
   const std::string activation = fields.text("hidden_act", "gelu");
   if (activation != "gelu" && activation != "gelu_python")
-    fail(path, fmt::format("hidden_act is {}, not gelu", shown_name(activation)));
+    fail_weights(path, fmt::format("hidden_act is {}, not gelu", shown_name(activation)));
   VitConfig config;
   config.width = fields.size("hidden_size");
   config.depth = fields.size("num_hidden_layers");
@@ -155,9 +151,9 @@ VitConfig read_vit(const Fields& fields, const std::string& type) {
   config.channels = fields.size("num_channels", 3);
   const int64_t image = fields.side("image_size");
   if (config.patch == 0 || image % config.patch != 0)
-    fail(path, "image_size is not a multiple of patch_size");
+    fail_weights(path, "image_size is not a multiple of patch_size");
   if (config.heads == 0 || config.width == 0 || config.width % config.heads != 0)
-    fail(path, "hidden_size is not a multiple of num_attention_heads");
+    fail_weights(path, "hidden_size is not a multiple of num_attention_heads");
   config.position_grid = image / config.patch;
   config.interpolate_offset = 0;
   config.position_kernel = PositionKernel::target_size;
@@ -337,15 +333,15 @@ TensorSource from_timm_names(TensorSource source) {
 }
 
 std::optional<VitConfig> read_hugging_face_config(const std::string& path, TensorSource& source) {
-  if (file_size(path) > kMaxConfig) fail(path, "a configuration of more than 4 MiB");
+  if (file_size(path) > kMaxConfig) fail_weights(path, "a configuration of more than 4 MiB");
   const std::string text = read_text(path);
   refuse_lfs_pointer(path, text);
   const auto shallow = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth > 64) fail(path, "nested too deeply for a configuration");
+    if (depth > 64) fail_weights(path, "nested too deeply for a configuration");
     return true;
   };
   const Json json = Json::parse(text, shallow, false);
-  if (json.is_discarded() || !json.is_object()) fail(path, "not a JSON object");
+  if (json.is_discarded() || !json.is_object()) fail_weights(path, "not a JSON object");
   const Fields fields{json, path};
   const std::string type = fields.text("model_type", "");
   if (type.empty() && fields.has("architecture")) {
@@ -354,13 +350,14 @@ std::optional<VitConfig> read_hugging_face_config(const std::string& path, Tenso
   }
   for (const char* later : {"dinov3", "clip", "siglip"})
     if (type.find(later) != std::string::npos)
-      fail(path, fmt::format("a model of type {}, which is not read yet", shown_name(type)));
+      fail_weights(path, fmt::format("a model of type {}, which is not read yet", shown_name(type)));
   constexpr const char* known[] = {"dinov2", "dinov2_with_registers", "vit", "vit_msn", "vit_mae"};
   if (std::find(std::begin(known), std::end(known), type) == std::end(known))
-    fail(path,
-         fmt::format("model_type is \"{}\"; only dinov2, dinov2_with_registers, vit, vit_msn and vit_mae "
-                     "are read",
-                     shown_name(type)));
+    fail_weights(
+        path,
+        fmt::format("model_type is \"{}\"; only dinov2, dinov2_with_registers, vit, vit_msn and vit_mae "
+                    "are read",
+                    shown_name(type)));
   source.facts.insert_or_assign("qkv_bias", fields.flag("qkv_bias", true) ? "true" : "false");
   return read_vit(fields, type);
 }

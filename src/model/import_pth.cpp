@@ -23,7 +23,7 @@ constexpr int64_t kMaxExpanded = int64_t{1} << 20;  ///< values that strides of 
 constexpr int64_t kMaxLegacyPickles = int64_t{64} << 20;
 constexpr uint64_t kNarrow = 0xffffffffu;  ///< a 32-bit field that says "see the zip64 record"
 
-[[noreturn]] void fail(const std::string& path, const std::string& why) {
+[[noreturn]] void fail_pth(const std::string& path, const std::string& why) {
   throw DataError(fmt::format("bad .pth file: {}: {}", path, why));
 }
 
@@ -45,8 +45,8 @@ class ZipArchive {
   /// Null when there is none of that name; DataError for one that is compressed.
   [[nodiscard]] const Member* find(const std::string& name) const {
     if (packed_.contains(name))
-      fail(path_, fmt::format("member {} is compressed or encrypted, which torch.save never does",
-                              shown_name(name)));
+      fail_pth(path_, fmt::format("member {} is compressed or encrypted, which torch.save never does",
+                                  shown_name(name)));
     const auto found = members_.find(name);
     return found == members_.end() ? nullptr : &found->second;
   }
@@ -62,16 +62,16 @@ class ZipArchive {
   /// Where a member's bytes start in the file.
   [[nodiscard]] int64_t data_offset(const Member& member) const {
     const std::vector<uint8_t> header = bytes(member.header, 30);
-    if (little(header, 0, 4) != 0x04034b50) fail(path_, "a member has no header; copy the file again");
+    if (little(header, 0, 4) != 0x04034b50) fail_pth(path_, "a member has no header; copy the file again");
     const auto offset =
         member.header + 30 + static_cast<int64_t>(little(header, 26, 2) + little(header, 28, 2));
     if (member.size > size_ - offset)
-      fail(path_, "a member ends past the end of the file; copy the file again");
+      fail_pth(path_, "a member ends past the end of the file; copy the file again");
     return offset;
   }
   [[nodiscard]] std::vector<uint8_t> bytes(int64_t offset, int64_t count) const {
     if (offset < 0 || count < 0 || offset > size_ || count > size_ - offset)
-      fail(path_, "the file is cut off; copy it again");
+      fail_pth(path_, "the file is cut off; copy it again");
     return read_bytes(path_, offset, count);
   }
 
@@ -89,22 +89,23 @@ class ZipArchive {
       Directory directory{little(tail, i + 16, 4), little(tail, i + 12, 4), little(tail, i + 10, 2)};
       if (at >= 20 && little(tail, i - 20, 4) == 0x07064b50) {
         const uint64_t place = little(tail, i - 12, 8);
-        if (place > static_cast<uint64_t>(size_)) fail(path_, "its zip64 record lies outside the file");
+        if (place > static_cast<uint64_t>(size_)) fail_pth(path_, "its zip64 record lies outside the file");
         const std::vector<uint8_t> wide = bytes(static_cast<int64_t>(place), 56);
-        if (little(wide, 0, 4) != 0x06064b50) fail(path_, "its zip64 record is damaged");
+        if (little(wide, 0, 4) != 0x06064b50) fail_pth(path_, "its zip64 record is damaged");
         directory = {little(wide, 48, 8), little(wide, 40, 8), little(wide, 32, 8)};
       }
       return directory;
     }
-    fail(path_,
-         "neither a zip archive nor the format of PyTorch 0.2 to 1.5; it must be saved again by a newer one");
+    fail_pth(
+        path_,
+        "neither a zip archive nor the format of PyTorch 0.2 to 1.5; it must be saved again by a newer one");
   }
 
   void read_directory(const Directory& directory) {
     const auto limit = static_cast<uint64_t>(size_);
     if (directory.offset > limit || directory.size > limit - directory.offset)
-      fail(path_, "its directory lies outside the file; copy it again");
-    if (directory.size > kMaxDirectory) fail(path_, "its directory is implausibly large");
+      fail_pth(path_, "its directory lies outside the file; copy it again");
+    if (directory.size > kMaxDirectory) fail_pth(path_, "its directory is implausibly large");
     const std::vector<uint8_t> all =
         bytes(static_cast<int64_t>(directory.offset), static_cast<int64_t>(directory.size));
     size_t at = 0;
@@ -112,12 +113,12 @@ class ZipArchive {
   }
 
   size_t read_entry(std::span<const uint8_t> all, size_t at) {
-    if (all.size() - at < 46 || little(all, at, 4) != 0x02014b50) fail(path_, "its directory is damaged");
+    if (all.size() - at < 46 || little(all, at, 4) != 0x02014b50) fail_pth(path_, "its directory is damaged");
     const auto name_size = static_cast<size_t>(little(all, at + 28, 2));
     const auto extra_size = static_cast<size_t>(little(all, at + 30, 2));
     const auto comment_size = static_cast<size_t>(little(all, at + 32, 2));
     const size_t end = at + 46 + name_size + extra_size + comment_size;
-    if (end > all.size()) fail(path_, "its directory is damaged");
+    if (end > all.size()) fail_pth(path_, "its directory is damaged");
     const std::string name(reinterpret_cast<const char*>(all.data()) + at + 46, name_size);
     // TorchScript compresses its code; tensors never.
     if (little(all, at + 10, 2) != 0 || (little(all, at + 8, 2) & 1) != 0) {
@@ -130,7 +131,7 @@ class ZipArchive {
     read_wide(all.subspan(at + 46 + name_size, extra_size), stored, packed, header);
     const auto limit = static_cast<uint64_t>(size_);
     if (stored != packed || header > limit || stored > limit - header)
-      fail(path_, fmt::format("member {} lies outside the file; copy it again", shown_name(name)));
+      fail_pth(path_, fmt::format("member {} lies outside the file; copy it again", shown_name(name)));
     members_[name] = {static_cast<int64_t>(header), static_cast<int64_t>(stored)};
     return end;
   }
@@ -238,23 +239,25 @@ struct PthFile {
     const PickledTensor& tensor = tensors.at(name);
     const ElementType* type = element_type(tensor.type);
     if (type == nullptr || type->convert == nullptr)
-      fail(path, fmt::format("{} is of {}, not floating point", shown_name(name), shown_name(tensor.type)));
+      fail_pth(path,
+               fmt::format("{} is of {}, not floating point", shown_name(name), shown_name(tensor.type)));
     const auto storage = storages.find(tensor.storage);
-    if (storage == storages.end()) fail(path, fmt::format("the data of {} are missing", shown_name(name)));
+    if (storage == storages.end())
+      fail_pth(path, fmt::format("the data of {} are missing", shown_name(name)));
     const int64_t count = elements(tensor.shape);
     const int64_t there = storage->second.size / type->bytes;
     if (tensor.shape.size() > Shape::kMaxRank || count < 0 || tensor.offset < 0)
-      fail(path, fmt::format("{} has impossible sizes", shown_name(name)));
+      fail_pth(path, fmt::format("{} has impossible sizes", shown_name(name)));
     if (count == 0) return Tensor{Shape(tensor.shape)};
     const int64_t last = extent(tensor);
     // A file may not ask for much more memory than it takes itself.
     if (last < 0 || tensor.offset >= there || last > there - 1 - tensor.offset ||
         count > std::max(there, kMaxExpanded))
-      fail(path, fmt::format("{} needs more values than its data hold", shown_name(name)));
+      fail_pth(path, fmt::format("{} needs more values than its data hold", shown_name(name)));
     const std::vector<uint8_t> raw =
         read_bytes(path, storage->second.offset + tensor.offset * type->bytes, (last + 1) * type->bytes);
     if (static_cast<int64_t>(raw.size()) != (last + 1) * type->bytes)
-      fail(path, "the file is cut off; copy it again");
+      fail_pth(path, "the file is cut off; copy it again");
     Tensor result{Shape(tensor.shape)};
     std::vector<int64_t> index(tensor.shape.size(), 0);
     float* out = result.as<float>();
@@ -299,13 +302,13 @@ TensorSource open_legacy(const std::string& path) {
   for (const LegacyStorage& storage : legacy.storages) {
     const ElementType* type = element_type(storage.type);
     if (type == nullptr)
-      fail(path, fmt::format("it has a {}; it must be saved again", shown_name(storage.type)));
-    if (at > size - 8) fail(path, "the file is cut off; copy it again");
+      fail_pth(path, fmt::format("it has a {}; it must be saved again", shown_name(storage.type)));
+    if (at > size - 8) fail_pth(path, "the file is cut off; copy it again");
     const std::vector<uint8_t> header = read_bytes(path, at, 8);
     const uint64_t count = little(header, 0, 8);
     at += 8;
     if (count > static_cast<uint64_t>(size - at) / static_cast<uint64_t>(type->bytes))
-      fail(path, "its data end past the end of the file; copy it again");
+      fail_pth(path, "its data end past the end of the file; copy it again");
     file.storages.emplace(storage.key, Place{at, static_cast<int64_t>(count) * type->bytes});
     at += static_cast<int64_t>(count) * type->bytes;
   }
@@ -316,12 +319,13 @@ TensorSource open_archive(const std::string& path) {
   const ZipArchive archive(path);
   const std::string top = archive.top();
   const Member* pickle = archive.find(top + "data.pkl");
-  if (pickle == nullptr) fail(path, "the archive has no data.pkl, so torch.save did not write it");
-  if (pickle->size > kMaxPickle) fail(path, "its pickle is implausibly large");
+  if (pickle == nullptr) fail_pth(path, "the archive has no data.pkl, so torch.save did not write it");
+  if (pickle->size > kMaxPickle) fail_pth(path, "its pickle is implausibly large");
   if (const Member* order = archive.find(top + "byteorder")) {
     const std::vector<uint8_t> text =
         archive.bytes(archive.data_offset(*order), std::min<int64_t>(order->size, 16));
-    if (std::string(text.begin(), text.end()) != "little") fail(path, "its numbers are not little endian");
+    if (std::string(text.begin(), text.end()) != "little")
+      fail_pth(path, "its numbers are not little endian");
   }
   const std::vector<uint8_t> bytes = archive.bytes(archive.data_offset(*pickle), pickle->size);
   PickledFile content = read_pickled_file(bytes, path);

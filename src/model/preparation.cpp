@@ -19,18 +19,12 @@
 namespace dino {
 namespace {
 
-using Json = nlohmann::json;
-
-[[noreturn]] void fail(const std::string& path, const std::string& why) {
-  throw DataError(fmt::format("bad weights: {}: {}", path, why));
-}
-
 Json parse(const std::string& path) {
-  if (file_size(path) > int64_t{4} << 20) fail(path, "a configuration of more than 4 MiB");
+  if (file_size(path) > int64_t{4} << 20) fail_weights(path, "a configuration of more than 4 MiB");
   const std::string text = read_text(path);
   refuse_lfs_pointer(path, text);
   Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded() || !json.is_object()) fail(path, "not a JSON object");
+  if (json.is_discarded() || !json.is_object()) fail_weights(path, "not a JSON object");
   return json;
 }
 
@@ -41,14 +35,14 @@ bool read_pair(const Json& json, const char* mean, const char* deviation, const 
   for (const auto& [key, to] : {std::pair(mean, &out.mean), std::pair(deviation, &out.std)}) {
     const Json& list = json.at(key);
     if (!list.is_array() || list.size() != 3)
-      fail(path, fmt::format("\"{}\" is not a list of 3 numbers", key));
+      fail_weights(path, fmt::format("\"{}\" is not a list of 3 numbers", key));
     for (size_t c = 0; c < 3; ++c) {
-      if (!list[c].is_number()) fail(path, fmt::format("\"{}\" is not a list of 3 numbers", key));
+      if (!list[c].is_number()) fail_weights(path, fmt::format("\"{}\" is not a list of 3 numbers", key));
       (*to)[c] = list[c].get<float>();
     }
   }
   for (const float deviation_of_channel : out.std)
-    if (!(deviation_of_channel > 0)) fail(path, fmt::format("\"{}\" is not positive", deviation));
+    if (!(deviation_of_channel > 0)) fail_weights(path, fmt::format("\"{}\" is not positive", deviation));
   return true;
 }
 
@@ -64,10 +58,11 @@ int64_t side_of(const Json& json, const char* key, std::initializer_list<const c
   if (side == nullptr) return 0;
   const auto pixels = side->get<double>();
   if (!(pixels >= 1 && pixels <= 8192) || pixels != std::floor(pixels))
-    fail(path, fmt::format("\"{}\" is {}, which is no side of an image in pixels", key, side->dump()));
+    fail_weights(path,
+                 fmt::format("\"{}\" is {}, which is no side of an image in pixels", key, side->dump()));
   if (value.is_object() && value.contains("height") && value.contains("width") &&
       value.at("height") != value.at("width"))
-    fail(path, fmt::format("\"{}\" is {}; only square inputs are read", key, value.dump()));
+    fail_weights(path, fmt::format("\"{}\" is {}; only square inputs are read", key, value.dump()));
   return static_cast<int64_t>(pixels);
 }
 
@@ -79,10 +74,11 @@ bool from_preprocessor(const std::string& path, Preparation& out) {
   const auto is = [&](const char* key, bool value) {
     return json.contains(key) && json.at(key).is_boolean() && json.at(key).get<bool>() == value;
   };
-  if (is("do_rescale", false)) fail(path, "do_rescale is false: pixels of 0 to 255 are not read");
+  if (is("do_rescale", false)) fail_weights(path, "do_rescale is false: pixels of 0 to 255 are not read");
   if (json.contains("rescale_factor") && json.at("rescale_factor").is_number() &&
       std::abs(json.at("rescale_factor").get<double>() * 255 - 1) > 1e-3)
-    fail(path, fmt::format("rescale_factor is {}; only 1/255 is read", json.at("rescale_factor").dump()));
+    fail_weights(path,
+                 fmt::format("rescale_factor is {}; only 1/255 is read", json.at("rescale_factor").dump()));
   const int64_t size = is("do_resize", false) ? 0 : side_of(json, "size", {"shortest_edge", "height"}, path);
   const int64_t crop = is("do_center_crop", false) ? 0 : side_of(json, "crop_size", {"height"}, path);
   out.size = crop > 0 ? crop : size;
@@ -113,14 +109,14 @@ bool from_timm(const std::string& path, Preparation& out) {
 void three_numbers(const IniLine& line, const std::string& path, std::array<float, 3>& out) {
   const std::string text = ini_word(line.value, path);
   if (std::sscanf(text.c_str(), " %f , %f , %f", &out[0], &out[1], &out[2]) != 3)
-    fail(path, fmt::format("{} = {} is not three numbers", line.key, text));
+    fail_weights(path, fmt::format("{} = {} is not three numbers", line.key, text));
 }
 
 Background background_of(const std::string& text, const std::string& path) {
   try {
     return Background::from_text(text);
   } catch (const std::invalid_argument& fault) {
-    fail(path, fmt::format("background = {}", fault.what()));
+    fail_weights(path, fmt::format("background = {}", fault.what()));
   }
 }
 
@@ -130,7 +126,7 @@ bool from_run(const std::string& path, Preparation& out) {
   try {
     lines = read_ini(read_text(path), path);
   } catch (const UsageError& error) {
-    fail(path, error.what());
+    fail_weights(path, error.what());
   }
   bool mean = false, deviation = false;
   for (const IniLine& line : lines) {
@@ -142,7 +138,7 @@ bool from_run(const std::string& path, Preparation& out) {
     const std::string text = ini_word(line.value, path);
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out.size);
     if (error != std::errc{} || end != text.data() + text.size() || out.size < 1 || out.size > 8192)
-      fail(path, fmt::format("global-size = {} is no side of an image in pixels", text));
+      fail_weights(path, fmt::format("global-size = {} is no side of an image in pixels", text));
   }
   return mean && deviation;
 }

@@ -37,6 +37,7 @@ struct TensorSource {
 [[nodiscard]] std::string shown_name(const std::string& name);
 /// "bad weights: PATH: WHY; it holds ...".
 [[noreturn]] void fail_weights(const TensorSource& source, const std::string& why);
+[[noreturn]] void fail_weights(const std::string& path, const std::string& why);  ///< the same without that
 
 // ---- files
 [[nodiscard]] TensorSource open_safetensors(const std::string& path);

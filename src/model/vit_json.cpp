@@ -12,40 +12,38 @@
 namespace dino {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
-[[noreturn]] void fail(const std::string& source, const std::string& why) {
+[[noreturn]] void fail_json(const std::string& source, const std::string& why) {
   throw DataError(fmt::format("bad model configuration: {}: {}", source, why));
 }
 
 struct Field {
-  const Json& json;
+  const OrderedJson& json;
   const std::string& source;
   std::set<std::string> known;
 
-  const Json& get(const char* key) {
+  const OrderedJson& get(const char* key) {
     known.insert(key);
-    if (!json.contains(key)) fail(source, fmt::format("no field \"{}\"", key));
+    if (!json.contains(key)) fail_json(source, fmt::format("no field \"{}\"", key));
     return json.at(key);
   }
   int64_t size(const char* key, int64_t least) {
-    const Json& value = get(key);
+    const OrderedJson& value = get(key);
     if (!value.is_number_integer() || value.get<int64_t>() < least || value.get<int64_t>() > 1'000'000)
-      fail(source, fmt::format("\"{}\" is not a size of at least {}", key, least));
+      fail_json(source, fmt::format("\"{}\" is not a size of at least {}", key, least));
     return value.get<int64_t>();
   }
   double number(const char* key, double low, double high) {
-    const Json& value = get(key);
+    const OrderedJson& value = get(key);
     if (!value.is_number() || !(value.get<double>() >= low && value.get<double>() <= high))
-      fail(source, fmt::format("\"{}\" is not a number from {} to {}", key, low, high));
+      fail_json(source, fmt::format("\"{}\" is not a number from {} to {}", key, low, high));
     return value.get<double>();
   }
   template <class T, size_t N>
   T choice(const char* key, const std::pair<const char*, T> (&table)[N]) {
-    const Json& value = get(key);
+    const OrderedJson& value = get(key);
     for (const auto& [name, chosen] : table)
       if (value.is_string() && value.get<std::string>() == name) return chosen;
-    fail(source, fmt::format("\"{}\" is {}, which this version does not know", key, value.dump()));
+    fail_json(source, fmt::format("\"{}\" is {}, which this version does not know", key, value.dump()));
   }
 };
 
@@ -64,7 +62,7 @@ const char* name_in(const std::pair<const char*, T> (&table)[N], T value) {
 }  // namespace
 
 std::string vit_config_to_json(const VitConfig& config) {
-  Json json;
+  OrderedJson json;
   json["patch"] = config.patch;
   json["width"] = config.width;
   json["depth"] = config.depth;
@@ -84,8 +82,8 @@ std::string vit_config_to_json(const VitConfig& config) {
 }
 
 VitConfig vit_config_from_json(const std::string& text, const std::string& source) {
-  const Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded() || !json.is_object()) fail(source, "not a JSON object");
+  const OrderedJson json = OrderedJson::parse(text, nullptr, false);
+  if (json.is_discarded() || !json.is_object()) fail_json(source, "not a JSON object");
   Field field{json, source, {}};
   VitConfig config;
   config.patch = field.size("patch", 1);
@@ -100,15 +98,15 @@ VitConfig vit_config_from_json(const std::string& text, const std::string& sourc
   config.interpolate_offset = field.number("interpolate_offset", 0, 1);
   config.layerscale = field.number("layerscale", 0, 1e6);
   config.drop_path = field.number("drop_path", 0, 1);
-  const Json& uniform = field.get("drop_path_uniform");
-  if (!uniform.is_boolean()) fail(source, "\"drop_path_uniform\" is not true or false");
+  const OrderedJson& uniform = field.get("drop_path_uniform");
+  if (!uniform.is_boolean()) fail_json(source, "\"drop_path_uniform\" is not true or false");
   config.drop_path_uniform = uniform.get<bool>();
   config.norm_eps = field.number("norm_eps", 0, 1);
   config.channels = field.size("channels", 1);
   for (const auto& [key, value] : json.items())
     if (!field.known.contains(key))
-      fail(source, fmt::format("unknown field \"{}\"; a newer version wrote it", key));
-  if (config.width % config.heads != 0) fail(source, "\"width\" is not a multiple of \"heads\"");
+      fail_json(source, fmt::format("unknown field \"{}\"; a newer version wrote it", key));
+  if (config.width % config.heads != 0) fail_json(source, "\"width\" is not a multiple of \"heads\"");
   return config;
 }
 

@@ -15,7 +15,7 @@ namespace dino::report {
 
 namespace {
 
-constexpr double kWidth = 520, kNames = 158, kRow = 24;
+constexpr double kBarsWidth = 520, kNames = 158, kRow = 24;
 
 /// At most `limit` characters (UTF-8 code points), the rest shown as an ellipsis; the full text goes into the
 /// element's title.
@@ -32,14 +32,14 @@ std::string open_figure(const std::string& title, double height) {
   return fmt::format(
       "<figure class=\"plot\"><figcaption><b>{}</b></figcaption><svg viewBox=\"0 0 {} {}\" role=\"img\" "
       "aria-label=\"{}\">",
-      escape(title), kWidth, px(height), escape(title));
+      escape(title), kBarsWidth, px(height), escape(title));
 }
 
 std::string no_values(std::string out) {
   return std::move(out) + fmt::format(
                               "<text class=\"empty\" x=\"{}\" y=\"20\" text-anchor=\"middle\">no "
                               "values</text></svg></figure>\n",
-                              kWidth / 2);
+                              kBarsWidth / 2);
 }
 
 std::string row_name(const std::string& name, double y, const char* css_class) {
@@ -59,7 +59,7 @@ std::string bar_plot(const std::string& title, const std::vector<Bar>& bars, boo
       low = std::min(low, bar.value);
     }
   if (bars.empty()) return no_values(std::move(out));
-  const double room = kWidth - kNames - 86;
+  const double room = kBarsWidth - kNames - 86;
   // On a log scale the smallest bar keeps a visible length: the axis starts at half of it.
   const double base = log_scale && high > 0 ? std::log10(low / 2) : 0;
   const double span = high > 0 ? (log_scale ? std::log10(high) - base : high) : 1;
@@ -95,15 +95,15 @@ std::string forest_plot(const std::string& title, const std::vector<Interval>& r
   if (!(low <= high)) return no_values(std::move(out));
   const double margin = std::max(0.06 * (high - low), 1e-9),
                bottom = static_cast<double>(rows.size()) * kRow + 4;
-  const Axis axis(low - margin, high + margin, kNames, kWidth - 56, false, 5);
+  const Axis axis(low - margin, high + margin, kNames, kBarsWidth - 56, false, 5);
   for (const double tick : axis.ticks()) {
     const std::string at = px(axis.pixel(tick));
     out += fmt::format("<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"0\" y2=\"{}\" />", at, at, px(bottom));
     out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>", at, px(bottom + 17),
                        axis.label(tick));
   }
-  out += fmt::format("<line class=\"axis\" x1=\"{}\" x2=\"{}\" y1=\"{}\" y2=\"{}\" />\n", kNames, kWidth - 56,
-                     px(bottom), px(bottom));
+  out += fmt::format("<line class=\"axis\" x1=\"{}\" x2=\"{}\" y1=\"{}\" y2=\"{}\" />\n", kNames,
+                     kBarsWidth - 56, px(bottom), px(bottom));
   for (size_t i = 0; i < rows.size(); ++i) {
     const Interval& row = rows[i];
     const double y = static_cast<double>(i) * kRow + 15;
@@ -123,7 +123,7 @@ std::string forest_plot(const std::string& title, const std::vector<Interval>& r
                              px(axis.pixel(row.value) - 3.5), px(y - 3.5))
                : fmt::format("<circle cx=\"{}\" cy=\"{}\" r=\"4.2\" />", px(axis.pixel(row.value)), px(y));
     out += fmt::format("</g><text class=\"value\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{:.3f}</text>\n",
-                       kWidth - 2, px(y + 4), row.value);
+                       kBarsWidth - 2, px(y + 4), row.value);
   }
   return out + "</svg></figure>\n";
 }
@@ -178,7 +178,7 @@ std::string funnel(const std::vector<FunnelStage>& stages) {
   if (stages.empty()) return no_values(std::move(out));
   int64_t all = 1;
   for (const FunnelStage& s : stages) all = std::max(all, s.remaining + s.dropped);
-  const double room = kWidth - kNames - 92;
+  const double room = kBarsWidth - kNames - 92;
   for (size_t i = 0; i < stages.size(); ++i) {
     const FunnelStage& s = stages[i];
     const double y = static_cast<double>(i) * row + 4;

@@ -15,10 +15,10 @@
 namespace dino {
 namespace {
 
-constexpr int64_t kMaxHeader = 1 << 20;
+constexpr int64_t kMaxNpyHeader = 1 << 20;
 constexpr size_t kMaxRank = 32;
 
-[[noreturn]] void fail(const std::string& path, const std::string& why) {
+[[noreturn]] void fail_npy(const std::string& path, const std::string& why) {
   throw DataError(fmt::format("bad .npy file: {}: {}", path, why));
 }
 
@@ -34,7 +34,7 @@ class HeaderParser {
       const std::string key = string();
       expect(':');
       if (key == "descr") {
-        if (peek() == '[') fail(path_, "it holds records (a structured dtype); save one plain array");
+        if (peek() == '[') fail_npy(path_, "it holds records (a structured dtype); save one plain array");
         info.dtype = string();
         has_descr = true;
       } else if (key == "fortran_order") {
@@ -44,15 +44,16 @@ class HeaderParser {
         info.shape = tuple();
         has_shape = true;
       } else {
-        fail(path_, "its header has an unknown key");
+        fail_npy(path_, "its header has an unknown key");
       }
       if (!accept(',') && peek() != '}') malformed();
     }
-    if (!has_descr || !has_order || !has_shape) fail(path_, "its header lacks descr, fortran_order or shape");
+    if (!has_descr || !has_order || !has_shape)
+      fail_npy(path_, "its header lacks descr, fortran_order or shape");
   }
 
  private:
-  [[noreturn]] void malformed() const { fail(path_, "its header is malformed"); }
+  [[noreturn]] void malformed() const { fail_npy(path_, "its header is malformed"); }
   char peek() {
     while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t')) ++at_;
     return at_ < text_.size() ? text_[at_] : '\0';
@@ -91,11 +92,11 @@ class HeaderParser {
       peek();
       const auto [end, error] = std::from_chars(text_.data() + at_, text_.data() + text_.size(), dim);
       if (error != std::errc()) malformed();
-      if (dim < 0) fail(path_, fmt::format("its shape has a negative dimension {}", dim));
+      if (dim < 0) fail_npy(path_, fmt::format("its shape has a negative dimension {}", dim));
       at_ = static_cast<size_t>(end - text_.data());
       if (text_.substr(at_).starts_with("L")) ++at_;  // Python 2
       dims.push_back(dim);
-      if (dims.size() > kMaxRank) fail(path_, "its shape has too many dimensions");
+      if (dims.size() > kMaxRank) fail_npy(path_, "its shape has too many dimensions");
       if (!accept(',') && peek() != ')') malformed();
     }
     return dims;
@@ -115,7 +116,7 @@ int64_t item_size(const std::string& dtype, const std::string& path) {
     if (parsed.ec == std::errc() && parsed.ptr == end && size > 0 && size <= (1 << 20))
       return dtype[1] == 'U' ? 4 * size : size;
   }
-  fail(path, "its dtype is unknown");
+  fail_npy(path, "its dtype is unknown");
 }
 
 }  // namespace
@@ -125,15 +126,16 @@ NpyInfo read_npy_info(const std::string& path) {
   unsigned char start[12] = {};
   const int64_t got = file.read_some(0, start, sizeof start);
   if (got < 6 || std::memcmp(start, "\x93NUMPY", 6) != 0)
-    fail(path, "it does not start with the NumPy magic");
-  if (got < 10) fail(path, "it is cut off in the header");
+    fail_npy(path, "it does not start with the NumPy magic");
+  if (got < 10) fail_npy(path, "it is cut off in the header");
   const int version = start[6];
-  if (version < 1 || version > 3) fail(path, fmt::format("its format version {} is unknown", version));
+  if (version < 1 || version > 3) fail_npy(path, fmt::format("its format version {} is unknown", version));
   const int64_t header_at = version == 1 ? 10 : 12;
   int64_t length = start[8] | start[9] << 8;
   if (version > 1) length |= static_cast<int64_t>(start[10]) << 16 | static_cast<int64_t>(start[11]) << 24;
-  if (length > kMaxHeader || header_at + length > file.size())
-    fail(path, fmt::format("its header of {} bytes does not fit into the file of {}", length, file.size()));
+  if (length > kMaxNpyHeader || header_at + length > file.size())
+    fail_npy(path,
+             fmt::format("its header of {} bytes does not fit into the file of {}", length, file.size()));
   std::string header(static_cast<size_t>(length), '\0');
   file.read_exactly(header_at, header.data(), length);
   NpyInfo info;
@@ -141,15 +143,15 @@ NpyInfo read_npy_info(const std::string& path) {
   bool fortran = false;
   HeaderParser(header, path).run(info, fortran);
   if (fortran && info.shape.size() > 1)
-    fail(path, "it is in Fortran order; save it with numpy.ascontiguousarray");
+    fail_npy(path, "it is in Fortran order; save it with numpy.ascontiguousarray");
   int64_t bytes = item_size(info.dtype, path);
   bool overflow = false;
   for (const int64_t dim : info.shape) overflow |= __builtin_mul_overflow(bytes, dim, &bytes);
   if (overflow || bytes > file.size() - info.data_offset)
-    fail(path,
-         fmt::format("its shape ({}) of {} needs {} bytes, the file has {} after the header; copy it again",
-                     fmt::join(info.shape, ", "), info.dtype, overflow ? "over 2^63" : std::to_string(bytes),
-                     file.size() - info.data_offset));
+    fail_npy(path, fmt::format(
+                       "its shape ({}) of {} needs {} bytes, the file has {} after the header; copy it again",
+                       fmt::join(info.shape, ", "), info.dtype,
+                       overflow ? "over 2^63" : std::to_string(bytes), file.size() - info.data_offset));
   return info;
 }
 
@@ -161,10 +163,10 @@ void read_npy_rows(const PosixFile& file, const NpyInfo& info, int64_t begin, in
   const std::string& path = file.path();
   const bool half = info.dtype == "<f2";
   if (info.shape.size() != 2 || (!half && info.dtype != "<f4"))
-    fail(path, fmt::format("shape ({}) of {}: an N x d array of float32 or float16 is needed",
-                           fmt::join(info.shape, ", "), info.dtype));
+    fail_npy(path, fmt::format("shape ({}) of {}: an N x d array of float32 or float16 is needed",
+                               fmt::join(info.shape, ", "), info.dtype));
   if (begin < 0 || count < 0 || begin > info.shape[0] || count > info.shape[0] - begin)
-    fail(path, fmt::format("rows {} to {} asked for, it has {}", begin, begin + count, info.shape[0]));
+    fail_npy(path, fmt::format("rows {} to {} asked for, it has {}", begin, begin + count, info.shape[0]));
   const int64_t width = info.shape[1];
   const int64_t item = half ? 2 : 4;
   const int64_t at = info.data_offset + begin * width * item;

@@ -21,7 +21,7 @@ using nlohmann::json;
 constexpr uint64_t kMaxHeader = uint64_t{16} << 20;
 constexpr int64_t kMaxValues = 1'500'000;
 
-[[noreturn]] void fail(const std::string& path, const std::string& why) {
+[[noreturn]] void fail_safetensors(const std::string& path, const std::string& why) {
   throw DataError(fmt::format("bad .safetensors file: {}: {}", path, why));
 }
 
@@ -45,7 +45,7 @@ int64_t integer(const json& value) {
 }
 
 /// Names come from outside and go into one-line messages.
-std::string shown(const std::string& name) {
+std::string shown_key(const std::string& name) {
   return json(name.substr(0, 200)).dump(-1, ' ', true, json::error_handler_t::replace);
 }
 
@@ -55,25 +55,28 @@ SafetensorsFile::Entry parse_entry(const std::string& path, const std::string& n
   if (!value.is_object() || !value.contains("dtype") || !value["dtype"].is_string() ||
       !value.contains("shape") || !value["shape"].is_array() || !value.contains("data_offsets") ||
       !value["data_offsets"].is_array() || value["data_offsets"].size() != 2)
-    fail(path, fmt::format("tensor {} lacks dtype, shape or data_offsets", shown(name)));
+    fail_safetensors(path, fmt::format("tensor {} lacks dtype, shape or data_offsets", shown_key(name)));
   entry.dtype = value["dtype"].get<std::string>();
   int64_t bytes = item_size(entry.dtype);
   if (bytes == 0)
-    fail(path, fmt::format("tensor {} has the unknown dtype {}", shown(name), shown(entry.dtype)));
+    fail_safetensors(
+        path, fmt::format("tensor {} has the unknown dtype {}", shown_key(name), shown_key(entry.dtype)));
   bool overflow = value["shape"].size() > 32;
   for (const json& dim : value["shape"]) {
     const int64_t n = integer(dim);
-    if (n < 0) fail(path, fmt::format("tensor {} has a dimension that is not a size", shown(name)));
+    if (n < 0)
+      fail_safetensors(path, fmt::format("tensor {} has a dimension that is not a size", shown_key(name)));
     overflow |= __builtin_mul_overflow(bytes, n, &bytes);
     entry.shape.push_back(n);
   }
   const int64_t begin = integer(value["data_offsets"][0]), end = integer(value["data_offsets"][1]);
   if (begin < 0 || end < begin || end > data_bytes)
-    fail(path, fmt::format("tensor {} lies outside the file (its {} bytes of data); copy it again",
-                           shown(name), data_bytes));
+    fail_safetensors(path,
+                     fmt::format("tensor {} lies outside the file (its {} bytes of data); copy it again",
+                                 shown_key(name), data_bytes));
   if (overflow || end - begin != bytes)
-    fail(path, fmt::format("tensor {} has {} bytes, its shape and dtype need {}", shown(name), end - begin,
-                           overflow ? "over 2^63" : std::to_string(bytes)));
+    fail_safetensors(path, fmt::format("tensor {} has {} bytes, its shape and dtype need {}", shown_key(name),
+                                       end - begin, overflow ? "over 2^63" : std::to_string(bytes)));
   entry.begin = data_at + begin;
   entry.end = data_at + end;
   return entry;
@@ -111,19 +114,19 @@ float to_float(const std::string& dtype, const unsigned char* p) {
 SafetensorsFile SafetensorsFile::open(const std::string& path) {
   const PosixFile file(path);
   unsigned char prefix[8] = {};
-  if (file.read_some(0, prefix, 8) < 8) fail(path, "it is shorter than its 8-byte prefix");
+  if (file.read_some(0, prefix, 8) < 8) fail_safetensors(path, "it is shorter than its 8-byte prefix");
   const auto length = load<uint64_t>(prefix);
   if (length > kMaxHeader || static_cast<int64_t>(length) > file.size() - 8)
-    fail(path, fmt::format("its header of {} bytes does not fit into the file of {}; is it one?", length,
-                           file.size()));
+    fail_safetensors(path, fmt::format("its header of {} bytes does not fit into the file of {}; is it one?",
+                                       length, file.size()));
   std::string text(length, '\0');
   file.read_exactly(8, text.data(), static_cast<int64_t>(length));
   // A repeated name would make two readers see two different tensors.
   std::vector<std::string> names;
   int64_t values = 0;
   const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (++values > kMaxValues) fail(path, "its header has implausibly many values");
-    if (depth > 8) fail(path, "its header is nested too deeply");
+    if (++values > kMaxValues) fail_safetensors(path, "its header has implausibly many values");
+    if (depth > 8) fail_safetensors(path, "its header is nested too deeply");
     if (depth == 1 && event == json::parse_event_t::key) names.push_back(parsed.get<std::string>());
     return true;
   };
@@ -131,12 +134,13 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   try {
     header = json::parse(text, watch);
   } catch (const json::exception&) {
-    fail(path, "its header is not JSON");
+    fail_safetensors(path, "its header is not JSON");
   }
-  if (!header.is_object()) fail(path, "its header is not a JSON object");
+  if (!header.is_object()) fail_safetensors(path, "its header is not a JSON object");
   std::sort(names.begin(), names.end());
   const auto twice = std::adjacent_find(names.begin(), names.end());
-  if (twice != names.end()) fail(path, fmt::format("tensor {} is listed twice", shown(*twice)));
+  if (twice != names.end())
+    fail_safetensors(path, fmt::format("tensor {} is listed twice", shown_key(*twice)));
   SafetensorsFile result;
   result.path_ = path;
   const int64_t data_at = 8 + static_cast<int64_t>(length);
@@ -153,20 +157,21 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   std::sort(order.begin(), order.end());
   for (size_t i = 1; i < order.size(); ++i)
     if (result.entries_[order[i - 1].second].end > order[i].first)
-      fail(path,
-           fmt::format("tensors {} and {} overlap", shown(order[i - 1].second), shown(order[i].second)));
+      fail_safetensors(path, fmt::format("tensors {} and {} overlap", shown_key(order[i - 1].second),
+                                         shown_key(order[i].second)));
   return result;
 }
 
 Tensor SafetensorsFile::read_f32(const std::string& name) const {
   const auto found = entries_.find(name);
-  if (found == entries_.end()) fail(path_, fmt::format("it has no tensor {}", shown(name)));
+  if (found == entries_.end()) fail_safetensors(path_, fmt::format("it has no tensor {}", shown_key(name)));
   const Entry& entry = found->second;
   bool known = false;
   for (const char* dtype : {"F32", "F16", "BF16", "F64", "I64", "I32", "U8", "BOOL"})
     known |= entry.dtype == dtype;
   if (!known)
-    fail(path_, fmt::format("tensor {} of {} cannot be converted to float32", shown(name), entry.dtype));
+    fail_safetensors(
+        path_, fmt::format("tensor {} of {} cannot be converted to float32", shown_key(name), entry.dtype));
   const PosixFile file(path_);
   Tensor tensor(folded_shape(entry.shape));
   if (entry.dtype == "F32") {

@@ -19,13 +19,13 @@
 namespace dino {
 namespace {
 
-constexpr std::string_view kMagic = "dinoCRC1";
+constexpr std::string_view kSealMagic = "dinoCRC1";
 constexpr size_t kSizeAt = 8, kCrcAt = 16, kOwnAt = 20;
 using SealBytes = std::array<std::byte, kSealBytes>;
 
 SealBytes encode(int64_t bytes, uint32_t crc) {
   SealBytes seal{};
-  std::memcpy(seal.data(), kMagic.data(), kMagic.size());
+  std::memcpy(seal.data(), kSealMagic.data(), kSealMagic.size());
   std::memcpy(seal.data() + kSizeAt, &bytes, sizeof bytes);
   std::memcpy(seal.data() + kCrcAt, &crc, sizeof crc);
   const uint32_t own = crc32c(std::span(seal).first(kOwnAt));

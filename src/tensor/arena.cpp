@@ -6,22 +6,18 @@
 namespace dino {
 namespace {
 
-constexpr int64_t kAlignment = 64;
 constexpr int64_t kMinBlock = int64_t{1} << 22;
-
-int64_t round_up(int64_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
 
 }  // namespace
 
 TensorView Arena::make(Shape shape, DType dtype) {
-  const int64_t bytes = round_up(std::max<int64_t>(shape.numel() * static_cast<int64_t>(size_of(dtype)), 1));
+  const int64_t bytes =
+      aligned_bytes(std::max<int64_t>(shape.numel() * static_cast<int64_t>(size_of(dtype)), 1));
   while (current_ < blocks_.size() && blocks_[current_].offset + bytes > blocks_[current_].memory.bytes())
     ++current_;
   if (current_ == blocks_.size()) {
     const int64_t size = std::max({bytes, kMinBlock, reserved_bytes() / 2});
-    blocks_.push_back({Tensor::uninitialised(Shape{round_up(size)}, DType::u8, memory_), 0});
+    blocks_.push_back({Tensor::uninitialised(Shape{aligned_bytes(size)}, DType::u8, memory_), 0});
   }
   Block& block = blocks_[current_];
   void* data = static_cast<std::byte*>(block.memory.view().data) + block.offset;
@@ -66,7 +62,7 @@ void Arena::reset() {
   if (blocks_.size() > 1) {
     const int64_t bytes = std::max(peak_ + peak_ / 8, kMinBlock);
     blocks_.clear();
-    blocks_.push_back({Tensor::uninitialised(Shape{round_up(bytes)}, DType::u8, memory_), 0});
+    blocks_.push_back({Tensor::uninitialised(Shape{aligned_bytes(bytes)}, DType::u8, memory_), 0});
   }
   for (Block& block : blocks_) block.offset = 0;
   current_ = 0;

@@ -10,13 +10,12 @@
 namespace dino {
 namespace {
 
-constexpr size_t kAlignment = 64;
-
 class HostMemory final : public Memory {
  public:
   [[nodiscard]] Device device() const override { return {}; }
   [[nodiscard]] void* allocate(size_t bytes) override {
-    return std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+    return std::aligned_alloc(static_cast<size_t>(kMemoryAlignment),
+                              static_cast<size_t>(aligned_bytes(static_cast<int64_t>(bytes))));
   }
   void release(void* data, size_t) noexcept override { std::free(data); }
   void zero(void* data, size_t bytes) override { std::memset(data, 0, bytes); }

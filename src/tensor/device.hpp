@@ -18,12 +18,18 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 
+/// Of what any memory allocates; whole cache lines.
+inline constexpr int64_t kMemoryAlignment = 64;
+[[nodiscard]] constexpr int64_t aligned_bytes(int64_t bytes) {
+  return (bytes + kMemoryAlignment - 1) / kMemoryAlignment * kMemoryAlignment;
+}
+
 /// The memory of one device. It outlives what is made in it.
 class Memory {
  public:
   virtual ~Memory() = default;
   [[nodiscard]] virtual Device device() const = 0;
-  /// 64-byte aligned, contents undefined, pages untouched; nullptr when there is no more.
+  /// Aligned to kMemoryAlignment, contents undefined, pages untouched; nullptr when there is no more.
   [[nodiscard]] virtual void* allocate(size_t bytes) = 0;
   /// No queued work may still use it.
   virtual void release(void* data, size_t bytes) noexcept = 0;

@@ -11,13 +11,7 @@
 namespace dino {
 namespace {
 
-constexpr int64_t kAlignment = 64;
-
 std::atomic<int64_t> total_bytes{0};
-
-int64_t round_up(int64_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
 
 void* offset_rows(void* data, const Shape& shape, DType dtype, int64_t begin, int64_t count) {
   DINO_CHECK(shape.rank() >= 1 && begin >= 0 && count >= 0 && begin + count <= shape[0],
@@ -148,8 +142,8 @@ Tensor Tensor::uninitialised(Shape shape, DType dtype, Memory& memory) {
   Tensor tensor;
   tensor.shape_ = shape;
   tensor.dtype_ = dtype;
-  const int64_t bytes =
-      std::max<int64_t>(round_up(shape.numel() * static_cast<int64_t>(size_of(dtype))), kAlignment);
+  const int64_t bytes = std::max<int64_t>(aligned_bytes(shape.numel() * static_cast<int64_t>(size_of(dtype))),
+                                          kMemoryAlignment);
   void* p = memory.allocate(static_cast<size_t>(bytes));
   if (p == nullptr)
     throw IoError(fmt::format("out of memory: tensor {} of {}: {} bytes; use a smaller batch or model",

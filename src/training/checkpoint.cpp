@@ -24,7 +24,6 @@
 namespace dino {
 namespace {
 
-using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
 std::string step_folder(const std::string& run, int64_t step) {
@@ -42,7 +41,7 @@ std::string write_shard(const std::string& folder, const CheckpointContent& cont
   const ParameterLayout& layout = layout_of(content);
   const std::string file = fmt::format("rank_{:04d}.h5", comm.rank());
   const std::string path = folder + "/" + file;
-  Json ranges = Json::array();
+  OrderedJson ranges = OrderedJson::array();
   const ShardedValues& any = *content.stores.begin()->second;
   {
     const IoScope scope("writing", path);
@@ -58,41 +57,41 @@ std::string write_shard(const std::string& folder, const CheckpointContent& cont
     out.close();
   }
   fsync_file(path);
-  return Json{
+  return OrderedJson{
       {"file", file}, {"bytes", file_size(path)}, {"crc32c", hex32(crc32c_file(path))}, {"ranges", ranges}}
-      .dump(-1, ' ', false, Json::error_handler_t::replace);
+      .dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 std::string manifest_text(const CheckpointContent& content, const std::vector<std::string>& shards) {
   const ParameterLayout& layout = layout_of(content);
-  Json json;
+  OrderedJson json;
   json["schema"] = 1;
   json["version"] = version();
   json["commit"] = commit();
   json["step"] = content.integers.at("step");
   json["samples"] = content.integers.at("samples");
   json["ranks"] = shards.size();
-  json["model"] = Json{{"vit", Json::parse(content.model_json)}};
+  json["model"] = OrderedJson{{"vit", OrderedJson::parse(content.model_json)}};
   json["integers"] = content.integers;
   json["vectors"] = content.vectors;
   json["config_ini"] = content.config_ini;
-  json["stores"] = Json::array();
+  json["stores"] = OrderedJson::array();
   for (const auto& [store, values] : content.stores) json["stores"].push_back(store);
-  json["units"] = Json::array();
+  json["units"] = OrderedJson::array();
   for (const UnitInfo& unit : layout.units())
-    json["units"].push_back(Json{{"name", unit.name},
-                                 {"module", unit.module},
-                                 {"padded", unit.padded},
-                                 {"parameters", Json::array()}});
+    json["units"].push_back(OrderedJson{{"name", unit.name},
+                                        {"module", unit.module},
+                                        {"padded", unit.padded},
+                                        {"parameters", OrderedJson::array()}});
   for (const ParameterInfo& info : layout.parameters()) {
-    Json shape = Json::array();
+    OrderedJson shape = OrderedJson::array();
     for (int i = 0; i < info.shape.rank(); ++i) shape.push_back(info.shape[i]);
     json["units"][static_cast<size_t>(info.unit)]["parameters"].push_back(
-        Json{{"name", info.name}, {"shape", shape}, {"offset", info.offset}});
+        OrderedJson{{"name", info.name}, {"shape", shape}, {"offset", info.offset}});
   }
-  json["shards"] = Json::array();
-  for (const std::string& shard : shards) json["shards"].push_back(Json::parse(shard));
-  return seal_manifest(json.dump(1, ' ', false, Json::error_handler_t::replace));
+  json["shards"] = OrderedJson::array();
+  for (const std::string& shard : shards) json["shards"].push_back(OrderedJson::parse(shard));
+  return seal_manifest(json.dump(1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 /// Renamed first, so that a kill in the middle of the removal leaves no folder that looks like a checkpoint.
@@ -203,20 +202,21 @@ void set_aside_checkpoints(const std::string& run, int64_t step) {
 
 namespace {
 
-std::map<std::string, std::vector<double>> read_vectors(const Json& manifest, const std::string& folder) {
+std::map<std::string, std::vector<double>> read_vectors(const OrderedJson& manifest,
+                                                        const std::string& folder) {
   std::map<std::string, std::vector<double>> vectors;
   if (!manifest.contains("vectors")) return vectors;
   try {
     for (const auto& [name, values] : manifest["vectors"].items())
       vectors[name] = values.get<std::vector<double>>();
-  } catch (const Json::exception&) {
+  } catch (const OrderedJson::exception&) {
     throw DataError("bad checkpoint: " + folder +
                     "/manifest.json: \"vectors\" are not lists of numbers; use another checkpoint");
   }
   return vectors;
 }
 
-std::string text_field(const Json& manifest, const char* name) {
+std::string text_field(const OrderedJson& manifest, const char* name) {
   return manifest.contains(name) && manifest[name].is_string() ? manifest[name].get<std::string>() : "";
 }
 
@@ -244,7 +244,7 @@ void read_own_parts(const std::string& folder, CheckpointContent& content) {
     values->zero(stream);
     read_own_part(reader, store, *values);
   }
-  const Json json = Json::parse(manifest.json);
+  const OrderedJson json = OrderedJson::parse(manifest.json);
   if (!json.contains("integers") || !json["integers"].is_object())
     throw DataError("bad checkpoint: " + folder +
                     "/manifest.json: no field \"integers\"; use another checkpoint");
@@ -272,7 +272,7 @@ void load_checkpoint(const std::string& folder, CheckpointContent& content, cons
 
 CheckpointHeader read_checkpoint_header(const std::string& folder) {
   const CheckpointManifest manifest = read_checkpoint_manifest(folder);
-  const Json json = Json::parse(manifest.json);
+  const OrderedJson json = OrderedJson::parse(manifest.json);
   CheckpointHeader header;
   header.step = manifest.step;
   header.samples = manifest.samples;

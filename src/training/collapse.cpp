@@ -14,8 +14,6 @@
 namespace dino {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 /// Below this share of what a batch allows, targets say nothing about the image and features are constant.
 constexpr double kNothing = 0.02;

@@ -16,9 +16,8 @@ namespace {
 
 constexpr int64_t kRowBlock = 128;
 constexpr int64_t kColumnBlock = 512;
-constexpr int64_t kParallelPays = 1 << 19;  // multiplications from which threads are worth waking
 constexpr int64_t kBoundPays = 64;          // clusters from which the bound is worth its set-up
-constexpr uint64_t kBasisSample = 1 << 8;   // index of the sampling stream
+constexpr uint64_t kAssignSample = 1 << 8;  // index of the sampling stream
 
 }  // namespace
 
@@ -56,7 +55,7 @@ Assigner::Assigner(const float* rows, int64_t n, int64_t width, int64_t total, i
   if (clusters < kBoundPays) return;
   const int64_t wanted = std::min(total, 4096 + 4 * width);
   std::vector<float> sample;
-  for (const int64_t chosen : stratified_rows(total, wanted, seed, kBasisSample)) {
+  for (const int64_t chosen : stratified_rows(total, wanted, seed, kAssignSample)) {
     if (chosen >= first_ && chosen < first_ + n)
       sample.insert(sample.end(), row(chosen - first_), row(chosen - first_) + width);
   }

@@ -84,6 +84,8 @@ bool all_finite(const float* row, int64_t width) {
   return bad == 0;
 }
 
+}  // namespace
+
 /// A file of a store, opened: an HDF5 file costs milliseconds (a process is forked), a row microseconds.
 class OpenPart {
  public:
@@ -105,8 +107,6 @@ class OpenPart {
   std::optional<PosixFile> npy_;
   NpyInfo info_;
 };
-
-}  // namespace
 
 /// The parts that were read last. A folder may hold thousands of files, so not all of them.
 class EmbeddingStore::OpenFiles {

@@ -15,8 +15,7 @@
 namespace dino {
 namespace {
 
-constexpr int64_t kParallelPays = 1 << 19;  // multiplications from which threads are worth waking
-constexpr int64_t kRowBlock = 128;
+constexpr int64_t kLeadingRows = 128;
 constexpr double kUnit = 0x1.0p-24;         // rounding unit of f32
 constexpr double kRestOfEnergy = 0.04;      // above it too many pairs survive the bound
 constexpr int64_t kPairSample = 2048;       // rows whose pairs tell how many survive
@@ -25,8 +24,8 @@ constexpr uint64_t kStartIndex = 1u << 31;  // of the random start, apart from t
 /// c[i, :] = a[i, :] b^T, rows in parallel. Each element is one ordered chain whatever the split.
 void parallel_gemm_nt(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
 #pragma omp parallel for schedule(dynamic) if (m * n * k > kParallelPays)
-  for (int64_t begin = 0; begin < m; begin += kRowBlock) {
-    const int64_t rows = std::min(kRowBlock, m - begin);
+  for (int64_t begin = 0; begin < m; begin += kLeadingRows) {
+    const int64_t rows = std::min(kLeadingRows, m - begin);
     exact::ordered_gemm_nt(rows, n, k, a + begin * k, k, b, k, c + begin * n, n);
   }
 }
@@ -153,8 +152,8 @@ double passing_in_vain(const LeadingBasis& basis, const float* sample, int64_t r
   const auto limit = static_cast<float>(threshold - basis.rounding());
   int64_t in_vain = 0;
 #pragma omp parallel for schedule(dynamic) reduction(+ : in_vain)
-  for (int64_t begin = 0; begin < n; begin += kRowBlock) {
-    const int64_t count = std::min(kRowBlock, n - begin), columns = begin + count;
+  for (int64_t begin = 0; begin < n; begin += kLeadingRows) {
+    const int64_t count = std::min(kLeadingRows, n - begin), columns = begin + count;
     std::vector<float> products(static_cast<size_t>(count * columns));
     exact::ordered_gemm_nt(count, columns, stride, keys.data() + begin * stride, stride, keys.data(), stride,
                            products.data(), columns);
@@ -199,8 +198,8 @@ void LeadingBasis::project(const float* rows, int64_t n, float* out, int64_t str
   DINO_CHECK(cuts() && stride > kept, "project needs a basis that cuts and room for the rest's norm");
   const double slack = 2.1 * row_error();
 #pragma omp parallel for schedule(dynamic) if (n * kept * width > kParallelPays)
-  for (int64_t begin = 0; begin < n; begin += kRowBlock) {
-    const int64_t count = std::min(kRowBlock, n - begin);
+  for (int64_t begin = 0; begin < n; begin += kLeadingRows) {
+    const int64_t count = std::min(kLeadingRows, n - begin);
     exact::ordered_gemm_nt(count, kept, width, rows + begin * width, width, axes.data(), width,
                            out + begin * stride, stride);
     for (int64_t i = begin; i < begin + count; ++i) {

@@ -17,8 +17,8 @@
 namespace dino {
 namespace {
 
-constexpr int64_t kRowBlock = 256;
-constexpr int64_t kColumnBlock = 256;
+constexpr int64_t kListRows = 256;
+constexpr int64_t kListColumns = 256;
 
 /// The assignment step of FAISS's Clustering. FAISS's own flat index takes the largest product from BLAS,
 /// whose rounding depends on the library, the CPU and the number of threads; here it is an ordered product,
@@ -96,25 +96,25 @@ NearestLists nearest_lists(const float* rows, int64_t n, int64_t stride, int64_t
   const int64_t slots = probes + 1;  // the runner-up tells whether the last probe is certain
 #pragma omp parallel if (n * lists * width > 1 << 19)
   {
-    std::vector<float> tile(static_cast<size_t>(kRowBlock * kColumnBlock));
-    std::vector<float> product(static_cast<size_t>(kRowBlock * slots));
+    std::vector<float> tile(static_cast<size_t>(kListRows * kListColumns));
+    std::vector<float> product(static_cast<size_t>(kListRows * slots));
     std::vector<int32_t> list(product.size());
     const auto best = [&](int64_t i) {
       return BestLists{product.data() + i * slots, list.data() + i * slots, slots};
     };
     const auto search = [&](int64_t first, int64_t count, auto&& gemm, int64_t slot) {
       for (int64_t i = 0; i < count; ++i) best(slot + i).reset();
-      for (int64_t column = 0; column < lists; column += kColumnBlock) {
-        const int64_t columns = std::min(kColumnBlock, lists - column);
+      for (int64_t column = 0; column < lists; column += kListColumns) {
+        const int64_t columns = std::min(kListColumns, lists - column);
         gemm(count, columns, width, rows + first * stride, stride, centroids.data() + column * width, width,
              tile.data(), columns);
         for (int64_t i = 0; i < count; ++i) best(slot + i).offer(tile.data() + i * columns, columns, column);
       }
     };
 #pragma omp for schedule(dynamic)
-    for (int64_t begin = 0; begin < n; begin += kRowBlock) {
+    for (int64_t begin = 0; begin < n; begin += kListRows) {
       if (stop_requested()) continue;
-      const int64_t count = std::min(kRowBlock, n - begin);
+      const int64_t count = std::min(kListRows, n - begin);
       search(begin, count, exact::bound_gemm_nt, 0);
       for (int64_t i = 0; i < count; ++i) {
         if (!best(i).certain(margin)) search(begin + i, 1, exact::ordered_gemm_nt, i);

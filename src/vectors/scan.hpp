@@ -10,6 +10,9 @@
 
 namespace dino {
 
+/// Multiplications from which threads are worth waking.
+inline constexpr int64_t kParallelPays = 1 << 19;
+
 /// Calls visit(j) for every j in ascending order with values[j] >= limit. `limit` is read again for every
 /// block of up to 64, and `visit` may raise it: a value below the raised limit may then still be reported.
 template <class Visit>

@@ -8,7 +8,7 @@
 namespace dino {
 namespace {
 
-struct Settings {
+struct RecipeSettings {
   bool bias = false;
   int64_t steps = 0;
   double lr = 0;
@@ -18,8 +18,8 @@ struct Settings {
   std::vector<std::string> input;
 };
 
-Schema<Settings> settings() {
-  using C = Settings;
+Schema<RecipeSettings> settings() {
+  using C = RecipeSettings;
   Schema<C> schema;
   schema.add("preset", &C::preset, "Size.").choices({"small", "large"});
   schema.add("steps", &C::steps, "Steps.").range(1, 1e6);
@@ -40,7 +40,7 @@ TEST(RecipeMutation, Ini) {
       "lr=0.5\nsteps=7\n; comment\n[x]\nbias=false\npreset=large\n"};
   plan.stream = 31;
   testing::run_mutations(plan, [](const std::string& bytes, int i) {
-    Settings s;
+    RecipeSettings s;
     OptionTable table;
     table.bind(settings(), s);
     try {

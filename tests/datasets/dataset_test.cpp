@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/retry.hpp"
+#include "datasets/samples.hpp"
 #include "storage/scratch.hpp"
 #include "storage/seal.hpp"
 #include "storage/tar.hpp"
@@ -16,6 +17,7 @@ namespace dino {
 namespace {
 
 using testing::expect_error;
+using testing::put_tar;
 using testing::Scratch;
 
 std::vector<std::string> keys(const Dataset& dataset) {
@@ -33,13 +35,6 @@ std::vector<int> labels(const Dataset& dataset) {
 std::string content(const Record& record) {
   const auto bytes = read_record(record);
   return {bytes.begin(), bytes.end()};
-}
-
-void put_tar(const std::string& path, const std::vector<std::pair<std::string, std::string>>& members) {
-  TarWriter tar(path);
-  for (const auto& [name, text] : members)
-    tar.add(name, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
-  tar.close();
 }
 
 TEST(Dataset, AFolderIsOrderedByPathAndLabelledByItsSubFolders) {

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "datasets/dataset.hpp"
+#include "datasets/samples.hpp"
 #include "storage/scratch.hpp"
 #include "storage/tar.hpp"
 
@@ -14,10 +15,10 @@ namespace dino {
 namespace {
 
 using testing::expect_error;
+using testing::kJpeg;
+using testing::kPng;
 using testing::Scratch;
 using Strings = std::vector<std::string>;
-
-const std::string kPng = "\x89PNG\r\n\x1a\nrest", kJpeg = "\xff\xd8\xff\xe0rest";
 
 Strings labels_of(const Dataset& dataset) {
   Strings out;

@@ -10,22 +10,17 @@
 #include <set>
 
 #include "datasets/dataset.hpp"
+#include "datasets/samples.hpp"
 #include "storage/scratch.hpp"
 
 namespace dino {
 namespace {
 
+using testing::kJpeg;
+using testing::kPng;
+using testing::Members;
+using testing::put_tar;
 using testing::Scratch;
-using Members = std::vector<std::pair<std::string, std::string>>;
-
-const std::string kPng = "\x89PNG\r\n\x1a\nrest", kJpeg = "\xff\xd8\xff\xe0rest";
-
-void put_tar(const std::string& path, const Members& members) {
-  TarWriter tar(path);
-  for (const auto& [name, text] : members)
-    tar.add(name, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
-  tar.close();
-}
 
 /// key -> "extension extension ..." of its sidecars, in order; label names behind '='.
 std::map<std::string, std::string> samples_of(const Dataset& dataset) {

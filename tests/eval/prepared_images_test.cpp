@@ -10,7 +10,7 @@
 namespace dino::eval {
 namespace {
 
-class PreparedImagesTest : public testing::Test {
+class PreparedImagesTest : public ::testing::Test {
  protected:
   PreparedImagesTest() {
     record_.path = folder_.path() + "/a.ppm";

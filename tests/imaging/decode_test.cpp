@@ -40,12 +40,6 @@ void expect_status(const Bytes& bytes, DecodeStatus status, const std::string& w
   }
 }
 
-Image decode_ok(const Bytes& bytes, const DecodeOptions& options = {}) {
-  Decoded decoded = decode_image(bytes, options);
-  EXPECT_STREQ(name_of(decoded.status), "ok") << decoded.message;
-  return std::move(decoded.image);
-}
-
 /// The format is one that this build can read, or the message says what to install.
 bool readable(const Decoded& decoded) {
   if (decoded.status != DecodeStatus::unsupported) return true;

@@ -19,7 +19,7 @@ namespace {
 
 using namespace test;
 
-Image decode_ok(const Bytes& bytes, const DecodeOptions& options = {}) {
+Image decode_jxl_ok(const Bytes& bytes, const DecodeOptions& options = {}) {
   Decoded decoded = decode_image(bytes, options);
   EXPECT_STREQ(name_of(decoded.status), "ok") << decoded.message;
   EXPECT_EQ(decoded.format, "jxl");
@@ -53,11 +53,11 @@ Image with_alpha(const Image& image, const std::function<unsigned(int64_t)>& alp
 TEST(JpegXl, ColourAndGray) {
   const Image image = picture(300, 280);  // more than one group of 256
   JxlSpec spec = spec_of(image);
-  EXPECT_EQ(decode_ok(make_jxl(spec, {image.pixels.data()})).pixels, image.pixels);
+  EXPECT_EQ(decode_jxl_ok(make_jxl(spec, {image.pixels.data()})).pixels, image.pixels);
   spec.container = true;
-  EXPECT_EQ(decode_ok(make_jxl(spec, {image.pixels.data()})).pixels, image.pixels);
+  EXPECT_EQ(decode_jxl_ok(make_jxl(spec, {image.pixels.data()})).pixels, image.pixels);
   spec.lossy = true;
-  EXPECT_LT(mean_difference(decode_ok(make_jxl(spec, {image.pixels.data()})), image), 3);
+  EXPECT_LT(mean_difference(decode_jxl_ok(make_jxl(spec, {image.pixels.data()})), image), 3);
 
   Bytes gray;
   Image expected{image.width, image.height, 3, {}};
@@ -66,9 +66,9 @@ TEST(JpegXl, ColourAndGray) {
     expected.pixels.insert(expected.pixels.end(), 3, image.pixels[i]);
   }
   spec.colours = 1;
-  EXPECT_LT(mean_difference(decode_ok(make_jxl(spec, {gray.data()})), expected), 3);
+  EXPECT_LT(mean_difference(decode_jxl_ok(make_jxl(spec, {gray.data()})), expected), 3);
   spec.lossy = false;
-  EXPECT_EQ(decode_ok(make_jxl(spec, {gray.data()})).pixels, expected.pixels);
+  EXPECT_EQ(decode_jxl_ok(make_jxl(spec, {gray.data()})).pixels, expected.pixels);
 }
 
 TEST(JpegXl, DeeperSamplesAndLinearLight) {
@@ -82,14 +82,14 @@ TEST(JpegXl, DeeperSamplesAndLinearLight) {
   }
   JxlSpec spec = spec_of(image);
   spec.type = JXL_TYPE_UINT16;
-  EXPECT_EQ(decode_ok(make_jxl(spec, {deep.data()})).pixels, image.pixels);
+  EXPECT_EQ(decode_jxl_ok(make_jxl(spec, {deep.data()})).pixels, image.pixels);
   spec.type = JXL_TYPE_FLOAT;
   spec.linear = true;
-  EXPECT_LE(mean_difference(decode_ok(make_jxl(spec, {light.data()})), image), 0.01);
+  EXPECT_LE(mean_difference(decode_jxl_ok(make_jxl(spec, {light.data()})), image), 0.01);
   spec.orientation = 6;
-  EXPECT_EQ(decode_ok(make_jxl(spec, {light.data()})).width, image.height);
+  EXPECT_EQ(decode_jxl_ok(make_jxl(spec, {light.data()})).width, image.height);
   spec.orientation = 1, spec.lossy = true;
-  EXPECT_LT(mean_difference(decode_ok(make_jxl(spec, {light.data()})), image), 6);
+  EXPECT_LT(mean_difference(decode_jxl_ok(make_jxl(spec, {light.data()})), image), 6);
 }
 
 TEST(JpegXl, AlphaLiesOnTheBackgroundOfAllFormats) {
@@ -97,13 +97,13 @@ TEST(JpegXl, AlphaLiesOnTheBackgroundOfAllFormats) {
   const Bytes file = make_jxl(spec_of(image), {image.pixels.data()});
   DecodeOptions keep;
   keep.keep_alpha = true;
-  EXPECT_EQ(decode_ok(file, keep).pixels, image.pixels);
+  EXPECT_EQ(decode_jxl_ok(file, keep).pixels, image.pixels);
   const Bytes png = encode_png(image);
   for (const std::optional<Colour>& background :
        {std::optional<Colour>(), std::optional<Colour>({9, 80, 200})}) {
     DecodeOptions options;
     options.background = background;
-    EXPECT_EQ(decode_ok(file, options).pixels, decode_image(png, options).image.pixels);
+    EXPECT_EQ(decode_jxl_ok(file, options).pixels, decode_image(png, options).image.pixels);
   }
   // A white sign shows on black alone, in this format too.
   Image sign = with_alpha(picture(16, 16), [](int64_t i) { return i % 16 < 8 ? 255 : 0; });
@@ -125,7 +125,7 @@ TEST(JpegXl, MultipliedColoursAreDividedAgain) {
   const Bytes file = make_jxl(spec, {multiplied.pixels.data()});
   DecodeOptions keep;
   keep.keep_alpha = true;
-  EXPECT_EQ(decode_ok(file, keep).pixels, multiplied.pixels);
+  EXPECT_EQ(decode_jxl_ok(file, keep).pixels, multiplied.pixels);
   const QuietLibrary quiet;
   int found = 0;
   for (size_t bit = 16; bit < 8 * 24; ++bit) {
@@ -149,7 +149,7 @@ TEST(JpegXl, OrientationIsApplied) {
     EXPECT_EQ(decoded.image.pixels, upright.pixels) << orientation;
     DecodeOptions stored;
     stored.apply_orientation = false;
-    EXPECT_EQ(decode_ok(file, stored).pixels, image.pixels) << orientation;
+    EXPECT_EQ(decode_jxl_ok(file, stored).pixels, image.pixels) << orientation;
   }
 }
 
@@ -158,7 +158,7 @@ TEST(JpegXl, AnimationsAreTheirFirstFrame) {
   JxlSpec spec = spec_of(first);
   spec.animated = true;
   const Bytes file = make_jxl(spec, {first.pixels.data(), second.pixels.data()});
-  EXPECT_EQ(decode_ok(file).pixels, first.pixels);
+  EXPECT_EQ(decode_jxl_ok(file).pixels, first.pixels);
 }
 
 TEST(JpegXl, OtherChannels) {
@@ -219,7 +219,7 @@ TEST(JpegXl, LimitsHoldForLargerLayers) {
   JxlSpec spec = spec_of(image);
   spec.animated = true, spec.layer = 1000;
   const Bytes file = make_jxl(spec, {image.pixels.data()});
-  EXPECT_EQ(decode_ok(file).pixels, image.pixels);
+  EXPECT_EQ(decode_jxl_ok(file).pixels, image.pixels);
   DecodeOptions options;
   options.limits.max_memory = 20'000'000;
   EXPECT_STREQ(name_of(decode_image(file, options).status), "decode_memory");

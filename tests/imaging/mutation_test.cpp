@@ -20,7 +20,7 @@ namespace {
 using testing::MutationPlan;
 
 /// A 16 x 16 picture from tests/imaging/seeds.
-std::string seed(const std::string& name) {
+std::string seed_text(const std::string& name) {
   std::ifstream file(dino::test::data_folder() + "/imaging/seeds/" + name, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
@@ -114,7 +114,7 @@ TEST(ImageMutation, Png) {
 }
 
 TEST(ImageMutation, Webp) {
-  run({{seed("lossy.webp"), seed("lossless.webp")}, 13, {}, 0.1});
+  run({{seed_text("lossy.webp"), seed_text("lossless.webp")}, 13, {}, 0.1});
 }
 
 TEST(ImageMutation, Pnm) {
@@ -156,7 +156,7 @@ void run_vips(const std::vector<std::string>& names, uint64_t stream) {
   MutationPlan plan;
   plan.stream = stream;
   for (const std::string& name : names) {
-    const std::string good = seed(name);
+    const std::string good = seed_text(name);
     ASSERT_FALSE(good.empty()) << name;
     const Decoded decoded = decode_image({reinterpret_cast<const uint8_t*>(good.data()), good.size()});
     if (decoded.status == DecodeStatus::unsupported)
@@ -217,7 +217,7 @@ TEST(ImageMutation, JpegXl) {
   layers.width = 24, layers.alpha = layers.animated = true, layers.orientation = 6, layers.layer = 70;
   gray.colours = 1, gray.linear = true, gray.more = {JXL_CHANNEL_DEPTH};
   const uint8_t* samples = image.pixels.data();
-  MutationPlan plan{{seed("rgb.jxl")}, 20, {}, 0.1};
+  MutationPlan plan{{seed_text("rgb.jxl")}, 20, {}, 0.1};
   for (const test::JxlSpec& spec : {plain, lossy, layers, gray})
     plan.good.push_back(
         text_of(test::make_jxl(spec, std::vector<const void*>(spec.animated ? 2 : 1, samples))));

@@ -11,12 +11,6 @@ namespace {
 using namespace test;
 using namespace std::string_view_literals;
 
-Image decode_ok(const Bytes& bytes, const DecodeOptions& options = {}) {
-  Decoded decoded = decode_image(bytes, options);
-  EXPECT_STREQ(name_of(decoded.status), "ok") << decoded.message;
-  return std::move(decoded.image);
-}
-
 Bytes cut(const Bytes& bytes, size_t keep) {
   return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(keep)};
 }

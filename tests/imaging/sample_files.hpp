@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 // jpeglib.h needs <cstdio> first.
+#include <gtest/gtest.h>
 #include <jpeglib.h>
 #include <png.h>
 #include <zlib.h>
@@ -23,6 +24,12 @@ using Bytes = std::vector<uint8_t>;
 
 inline Bytes bytes_of(std::string_view text) {
   return Bytes(text.begin(), text.end());
+}
+
+inline Image decode_ok(const Bytes& bytes, const DecodeOptions& options = {}) {
+  Decoded decoded = decode_image(bytes, options);
+  EXPECT_STREQ(name_of(decoded.status), "ok") << decoded.message;
+  return std::move(decoded.image);
 }
 
 /// A smooth colour picture with structure at several scales.

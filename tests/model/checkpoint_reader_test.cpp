@@ -16,8 +16,6 @@
 namespace dino {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 /// A student and a teacher of the smallest backbone with a head, written as by `ranks` ranks.
 struct Written {
   ParameterLayout layout;
@@ -39,9 +37,9 @@ struct Written {
     return rank == ranks ? padded : std::min<int64_t>(padded, (padded * rank * rank) / (ranks * ranks) + 0);
   }
 
-  Json shard(const std::string& folder, int rank, int ranks) const {
+  OrderedJson shard(const std::string& folder, int rank, int ranks) const {
     const std::string file = "rank_000" + std::to_string(rank) + ".h5";
-    Json ranges = Json::array();
+    OrderedJson ranges = OrderedJson::array();
     Hdf5File h5 = Hdf5File::create(folder + "/" + file);
     for (size_t u = 0; u < layout.units().size(); ++u) {
       const UnitInfo& unit = layout.units()[u];
@@ -61,13 +59,13 @@ struct Written {
             {"ranges", ranges}};
   }
 
-  Json manifest(const std::string& folder, int64_t step, int ranks) const {
-    Json units = Json::array();
+  OrderedJson manifest(const std::string& folder, int64_t step, int ranks) const {
+    OrderedJson units = OrderedJson::array();
     for (size_t u = 0; u < layout.units().size(); ++u) {
-      Json parameters = Json::array();
+      OrderedJson parameters = OrderedJson::array();
       for (const ParameterInfo& info : layout.parameters()) {
         if (info.unit != static_cast<int64_t>(u)) continue;
-        Json shape = Json::array();
+        OrderedJson shape = OrderedJson::array();
         for (int i = 0; i < info.shape.rank(); ++i) shape.push_back(info.shape[i]);
         parameters.push_back({{"name", info.name}, {"shape", shape}, {"offset", info.offset}});
       }
@@ -77,24 +75,24 @@ struct Written {
                        {"padded", unit.padded},
                        {"parameters", parameters}});
     }
-    Json shards = Json::array();
+    OrderedJson shards = OrderedJson::array();
     for (int rank = 0; rank < ranks; ++rank) shards.push_back(shard(folder, rank, ranks));
     return {{"schema", 1},
             {"step", step},
             {"samples", step * 64},
             {"ranks", ranks},
-            {"model", {{"vit", Json::parse(vit_config_to_json(config))}}},
+            {"model", {{"vit", OrderedJson::parse(vit_config_to_json(config))}}},
             {"stores", {"student", "teacher"}},
             {"units", units},
             {"shards", shards}};
   }
 
   std::string write(const std::string& run, int64_t step, int ranks,
-                    const std::function<void(Json&)>& change = {}) const {
+                    const std::function<void(OrderedJson&)>& change = {}) const {
     std::string number = std::to_string(step);
     const std::string folder = run + "/checkpoints/step_" + std::string(8 - number.size(), '0') + number;
     std::filesystem::create_directories(folder);
-    Json json = manifest(folder, step, ranks);
+    OrderedJson json = manifest(folder, step, ranks);
     if (change) change(json);
     write_file_atomically(folder + "/manifest.json", json.dump(1));
     return folder;
@@ -174,7 +172,7 @@ TEST(CheckpointReader, NewestSoundOne) {
 TEST(CheckpointReader, BrokenManifests) {
   const Written written;
   const TemporaryFolder run;
-  const auto refusal = [&](const std::function<void(Json&)>& change) {
+  const auto refusal = [&](const std::function<void(OrderedJson&)>& change) {
     const std::string folder = written.write(run.path(), 10, 2, change);
     try {
       (void)read_checkpoint_manifest(folder);
@@ -185,26 +183,28 @@ TEST(CheckpointReader, BrokenManifests) {
     ADD_FAILURE() << "the manifest was accepted";
     return std::string();
   };
-  const auto expect = [&](const std::string& part, const std::function<void(Json&)>& change) {
+  const auto expect = [&](const std::string& part, const std::function<void(OrderedJson&)>& change) {
     const std::string message = refusal(change);
     EXPECT_NE(message.find(part), std::string::npos) << message << "\n  lacks: " << part;
   };
-  expect("schema 2", [](Json& m) { m["schema"] = 2; });
-  expect("no field \"step\"", [](Json& m) { m.erase("step"); });
-  expect("the step is -3", [](Json& m) { m["step"] = -3; });
-  expect("not an integer", [](Json& m) { m["samples"] = "many"; });
-  expect("2 shards of 3 ranks", [](Json& m) { m["ranks"] = 3; });
-  expect("\"units\" is not a list", [](Json& m) { m["units"] = 1; });
-  expect("ends at", [](Json& m) { m["units"][0]["parameters"][0]["offset"] = 1'000'000; });
-  expect("is too large", [](Json& m) { m["units"][0]["parameters"][0]["shape"] = {1 << 30, 1 << 30}; });
-  expect("more than four dimensions", [](Json& m) {
+  expect("schema 2", [](OrderedJson& m) { m["schema"] = 2; });
+  expect("no field \"step\"", [](OrderedJson& m) { m.erase("step"); });
+  expect("the step is -3", [](OrderedJson& m) { m["step"] = -3; });
+  expect("not an integer", [](OrderedJson& m) { m["samples"] = "many"; });
+  expect("2 shards of 3 ranks", [](OrderedJson& m) { m["ranks"] = 3; });
+  expect("\"units\" is not a list", [](OrderedJson& m) { m["units"] = 1; });
+  expect("ends at", [](OrderedJson& m) { m["units"][0]["parameters"][0]["offset"] = 1'000'000; });
+  expect("is too large", [](OrderedJson& m) {
+    m["units"][0]["parameters"][0]["shape"] = {1 << 30, 1 << 30};
+  });
+  expect("more than four dimensions", [](OrderedJson& m) {
     m["units"][0]["parameters"][0]["shape"] = {1, 1, 1, 1, 1};
   });
-  expect("not a plain name", [](Json& m) { m["shards"][0]["file"] = "../rank_0000.h5"; });
-  expect("ranges for", [](Json& m) { m["shards"][0]["ranges"].erase(0); });
-  expect("do not cover", [](Json& m) { m["shards"][1]["ranges"][1][0] = 0; });
-  expect("is not a pair", [](Json& m) { m["shards"][1]["ranges"][1] = 7; });
-  expect("cover", [](Json& m) { m["shards"][1]["ranges"][1] = {0, 0}; });
+  expect("not a plain name", [](OrderedJson& m) { m["shards"][0]["file"] = "../rank_0000.h5"; });
+  expect("ranges for", [](OrderedJson& m) { m["shards"][0]["ranges"].erase(0); });
+  expect("do not cover", [](OrderedJson& m) { m["shards"][1]["ranges"][1][0] = 0; });
+  expect("is not a pair", [](OrderedJson& m) { m["shards"][1]["ranges"][1] = 7; });
+  expect("cover", [](OrderedJson& m) { m["shards"][1]["ranges"][1] = {0, 0}; });
   const std::string folder = written.write(run.path(), 10, 1);
   write_file_atomically(folder + "/manifest.json", read_text(folder + "/manifest.json").substr(0, 500));
   EXPECT_THROW((void)read_checkpoint_manifest(folder), DataError);

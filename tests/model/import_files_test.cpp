@@ -14,8 +14,6 @@
 namespace dino {
 namespace {
 
-using Json = nlohmann::json;
-
 VitConfig with_registers() {
   VitConfig config = vit_preset("vit_micro");
   config.registers = 4;

@@ -12,8 +12,8 @@ INSTANTIATE_TEST_SUITE_P(Backends, LinearTest, ::testing::ValuesIn(variants()), 
 struct Sizes {
   int64_t m, n, k;
 };
-const std::vector<Sizes> kSizes = {{1, 1, 1},   {1, 7, 5},     {3, 1, 17},
-                                   {5, 33, 24}, {67, 19, 130}, {130, 48, 64}};
+const std::vector<Sizes> kProducts = {{1, 1, 1},   {1, 7, 5},     {3, 1, 17},
+                                      {5, 33, 24}, {67, 19, 130}, {130, 48, 64}};
 
 double gelu(double x) {
   return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
@@ -33,7 +33,7 @@ Values linear(const Values& x, const Values& w, const Values& b, Sizes s) {
 }
 
 TEST_P(LinearTest, Forward) {
-  for (const Sizes& s : kSizes) {
+  for (const Sizes& s : kProducts) {
     const ConstTensorView x = random({s.m, s.k}, act(), 1);
     const ConstTensorView w = random({s.n, s.k}, DType::f32, 2);
     const ConstTensorView b = random({s.n}, DType::f32, 3);
@@ -58,7 +58,7 @@ TEST_P(LinearTest, Forward) {
 }
 
 TEST_P(LinearTest, BackwardIsTheDerivative) {
-  for (const Sizes& s : kSizes) {
+  for (const Sizes& s : kProducts) {
     if (s.m * s.n * s.k > 5000) continue;
     const ConstTensorView x = random({s.m, s.k}, act(), 4);
     const ConstTensorView w = random({s.n, s.k}, DType::f32, 5);

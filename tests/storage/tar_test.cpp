@@ -16,7 +16,7 @@ namespace {
 using testing::expect_error;
 using testing::Scratch;
 
-std::span<const uint8_t> bytes_of(const std::string& text) {
+std::span<const uint8_t> octets_of(const std::string& text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
@@ -32,8 +32,8 @@ std::vector<TarFault> faults_of(const Scratch& scratch, const std::string& conte
 
 std::string good_tar(const Scratch& scratch) {
   TarWriter tar(scratch / "good.tar");
-  tar.add("a/0.jpg", bytes_of(std::string(700, 'x')));
-  tar.add("a/0.json", bytes_of("{}"));
+  tar.add("a/0.jpg", octets_of(std::string(700, 'x')));
+  tar.add("a/0.json", octets_of("{}"));
   tar.close();
   return read_text(scratch / "good.tar");
 }
@@ -53,10 +53,10 @@ TEST(Tar, ReadsWhatItWrites) {
   const std::string deep = std::string(120, 'd') + "/" + std::string(90, 'n') + ".PNG";
   const std::string longest = std::string(300, 'l') + ".png";
   TarWriter tar(scratch / "t.tar");
-  tar.add("0001.jpg", bytes_of("abc"));
-  tar.add("0001.seg.png", bytes_of(""));
-  tar.add(deep, bytes_of(std::string(512, 'z')));
-  const int64_t at = tar.add(longest, bytes_of("end"));
+  tar.add("0001.jpg", octets_of("abc"));
+  tar.add("0001.seg.png", octets_of(""));
+  tar.add(deep, octets_of(std::string(512, 'z')));
+  const int64_t at = tar.add(longest, octets_of("end"));
   tar.close();
   EXPECT_EQ(file_size(scratch / "t.tar") % 512, 0);
   std::vector<TarFault> faults;
@@ -141,7 +141,7 @@ TEST(Tar, MalformedPaxRecordsAreFaults) {
   const Scratch scratch;
   for (const std::string record : {"999999999999 path=x\n", "5 pat", "12 size=-5\n\n", "0 path=x\n", "zz"}) {
     TarWriter tar(scratch / "p.tar");
-    tar.add("pax", bytes_of(record));
+    tar.add("pax", octets_of(record));
     tar.close();
     std::string content = read_text(scratch / "p.tar");
     content[156] = 'x';

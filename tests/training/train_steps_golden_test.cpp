@@ -14,9 +14,9 @@
 namespace dino::testing {
 namespace {
 
-constexpr double kLoss = 1e-5, kNorm = 2e-5, kGradient = 3e-5, kKeyBiasAbsolute = 5e-5;
+constexpr double kStepLoss = 1e-5, kNorm = 2e-5, kStepGradient = 3e-5, kKeyBiasAbsolute = 5e-5;
 constexpr double kWeightRms = 2e-6, kWeightOutlier = 2e-5, kOutlierFraction = 1e-3;
-constexpr double kTeacher = 5e-6, kCentre = 2e-6;
+constexpr double kTeacher = 5e-6, kStepCentre = 2e-6;
 
 /// Below this part of a tensor's largest gradient an element is rounding noise in f32. Adam's first step is
 /// lr g / (|g| + eps): for such an element any two implementations differ by up to 2 lr.
@@ -132,7 +132,7 @@ class TrainStepsGolden : public ::testing::Test {
           key = std::max(key, static_cast<double>(std::abs(a[static_cast<size_t>(i)])));
           a[static_cast<size_t>(i)] = want.as<float>()[i] = 0;
         }
-      report.check("gradients of the first step", relative_error(a, want.f32()), kGradient, name);
+      report.check("gradients of the first step", relative_error(a, want.f32()), kStepGradient, name);
       if (name.ends_with("qkv.bias"))
         report.check("gradients of the key biases, absolute", key, kKeyBiasAbsolute, name);
     }
@@ -246,7 +246,7 @@ class TrainStepsGolden : public ::testing::Test {
       if (mode == mode_of_weights()) check_weights(model, step + 1, gradients);
     }
     for (size_t c = 0; c < terms.size(); ++c)
-      check_column(report, losses.at(terms[c]), "/" + mode + "/losses", c, terms[c], kLoss);
+      check_column(report, losses.at(terms[c]), "/" + mode + "/losses", c, terms[c], kStepLoss);
     for (size_t c = 0; c < modules.size(); ++c)
       check_column(report, norms.at(modules[c]), "/" + mode + "/grad_norms_before_clip", c,
                    "gradient norm of " + modules[c], kNorm);
@@ -294,7 +294,7 @@ class TrainStepsGolden : public ::testing::Test {
       if (!name.ends_with("_centre")) continue;
       const std::string quantity = name.substr(0, name.find('_')) + "_center_end_unapplied_last";
       report.check_record(file_, quantity, std::span<const double>(values), "/" + mode + "/" + quantity,
-                          kCentre);
+                          kStepCentre);
     }
   }
 

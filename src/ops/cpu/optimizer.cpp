@@ -9,7 +9,7 @@
 namespace dino::ops {
 namespace {
 
-constexpr int64_t kBlock = 1 << 14;
+constexpr int64_t kUpdateBlock = 1 << 14;
 
 }  // namespace
 
@@ -42,7 +42,7 @@ void CpuBackend::adamw(Stream&, TensorView w, ConstTensorView gradient, TensorVi
   const float* gradients = gradient.as<float>();
   float* first = m.as<float>();
   float* second = v.as<float>();
-  for_blocks(w.numel(), kBlock, [&](int64_t i, int64_t n) {
+  for_blocks(w.numel(), kUpdateBlock, [&](int64_t i, int64_t n) {
     kernels().adamw(weights + i, gradients + i, first + i, second + i, factors, n);
   });
 }
@@ -54,7 +54,7 @@ void CpuBackend::ema(Stream&, TensorView average, ConstTensorView value, float m
   if (apply && *apply.as<float>() == 0) return;
   float* to = average.as<float>();
   const float* from = value.as<float>();
-  for_blocks(average.numel(), kBlock,
+  for_blocks(average.numel(), kUpdateBlock,
              [&](int64_t i, int64_t n) { kernels().ema(to + i, from + i, momentum, n); });
 }
 

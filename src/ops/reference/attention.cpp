@@ -10,7 +10,7 @@ namespace dino::ops {
 namespace {
 
 /// q, k and v as matrices of their own, f64.
-struct Operands {
+struct AttentionOperands {
   std::vector<double> q, k, v;  ///< [queries or keys, D]
   HostSequences queries, keys;
   int64_t heads, model;
@@ -27,7 +27,7 @@ std::vector<double> columns(ConstTensorView x, int64_t first, int64_t width) {
   return part;
 }
 
-Operands packed(ConstTensorView qkv, const HostSequences& sequences, int64_t heads, float scale) {
+AttentionOperands packed(ConstTensorView qkv, const HostSequences& sequences, int64_t heads, float scale) {
   const int64_t model = qkv.dim(1) / 3;
   return {columns(qkv, 0, model),
           columns(qkv, model, model),
@@ -39,8 +39,8 @@ Operands packed(ConstTensorView qkv, const HostSequences& sequences, int64_t hea
           scale};
 }
 
-Operands apart(ConstTensorView q, ConstTensorView kv, const HostSequences& queries, const HostSequences& keys,
-               int64_t heads, float scale) {
+AttentionOperands apart(ConstTensorView q, ConstTensorView kv, const HostSequences& queries,
+                        const HostSequences& keys, int64_t heads, float scale) {
   const int64_t model = q.dim(1);
   return {columns(q, 0, model),
           columns(kv, 0, model),
@@ -54,7 +54,7 @@ Operands apart(ConstTensorView q, ConstTensorView kv, const HostSequences& queri
 
 /// One head of one sequence.
 struct Head {
-  const Operands& of;
+  const AttentionOperands& of;
   int64_t first_query, queries, first_key, keys, head, width;
   [[nodiscard]] size_t query(int64_t i, int64_t c) const {
     return static_cast<size_t>((first_query + i) * of.model + head * width + c);
@@ -78,14 +78,14 @@ struct Head {
 };
 
 template <class Function>
-void for_each_head(const Operands& operands, Function&& function) {
+void for_each_head(const AttentionOperands& operands, Function&& function) {
   for (int64_t s = 0; s < operands.keys.count(); ++s)
     for (int64_t h = 0; h < operands.heads; ++h)
       function(s, Head{operands, operands.queries.begin(s), operands.queries.length(s),
                        operands.keys.begin(s), operands.keys.length(s), h, operands.model / operands.heads});
 }
 
-void forward(const Operands& operands, TensorView out, TensorView lse) {
+void forward(const AttentionOperands& operands, TensorView out, TensorView lse) {
   std::vector<double> p;
   for_each_head(operands, [&](int64_t, const Head& head) {
     for (int64_t i = 0; i < head.queries; ++i) {
@@ -101,10 +101,10 @@ void forward(const Operands& operands, TensorView out, TensorView lse) {
 }
 
 struct Gradients {
-  std::vector<double> q, k, v;  ///< as in Operands
+  std::vector<double> q, k, v;  ///< as in AttentionOperands
 };
 
-Gradients backward(const Operands& operands, ConstTensorView dout, ConstTensorView out) {
+Gradients backward(const AttentionOperands& operands, ConstTensorView dout, ConstTensorView out) {
   const Reader gradient(dout), result(out);
   Gradients d{std::vector<double>(operands.q.size()), std::vector<double>(operands.k.size()),
               std::vector<double>(operands.v.size())};
@@ -155,7 +155,7 @@ void ReferenceBackend::attention_backward(Stream&, ConstTensorView dout, ConstTe
                                           TensorView dqkv) {
   check::attention(qkv, sequences, heads, out, lse, false);
   check::attention(dqkv, sequences, heads, dout, {}, true);
-  const Operands operands = packed(qkv, HostSequences(sequences), heads, scale);
+  const AttentionOperands operands = packed(qkv, HostSequences(sequences), heads, scale);
   const Gradients d = backward(operands, dout, out);
   set_columns(dqkv, 0, d.q);
   set_columns(dqkv, operands.model, d.k);
@@ -179,7 +179,7 @@ void ReferenceBackend::query_attention_backward(Stream&, ConstTensorView dout, C
   check::query_attention(dq, dkv, queries, keys, heads, dout, {}, true);
   const HostSequences of_q(queries), of_kv(keys);
   check_keys(of_q, of_kv);
-  const Operands operands = apart(q, kv, of_q, of_kv, heads, scale);
+  const AttentionOperands operands = apart(q, kv, of_q, of_kv, heads, scale);
   const Gradients d = backward(operands, dout, out);
   set_columns(dq, 0, d.q);
   set_columns(dkv, 0, d.k);

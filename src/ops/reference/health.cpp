@@ -8,7 +8,7 @@
 namespace dino::ops {
 namespace {
 
-double plogp(double p) {
+double entropy_term(double p) {
   return p > 0 ? -p * std::log(p) : 0.0;
 }
 
@@ -24,7 +24,7 @@ void ReferenceBackend::target_statistics(Stream&, ConstTensorView targets, Tenso
     for (int64_t c = 0; c < k; ++c) {
       const double t = Reader(targets)[r * k + c];
       columns[static_cast<size_t>(c)] += t;
-      *entropy.as<double>() += plogp(t);
+      *entropy.as<double>() += entropy_term(t);
       if (!std::isnan(t) && (best < 0 || t > Reader(targets)[r * k + best])) best = c;
     }
     if (k > 0) Writer(sums).add(k + std::max<int64_t>(best, 0), 1);
@@ -37,7 +37,7 @@ void ReferenceBackend::mean_target_statistics(Stream&, ConstTensorView sums, dou
   const int64_t k = sums.numel() / 2;
   double entropy = 0, used = 0;
   for (int64_t c = 0; c < k; ++c) {
-    entropy += plogp(Reader(sums)[c] / rows);
+    entropy += entropy_term(Reader(sums)[c] / rows);
     used += Reader(sums)[k + c] > 0 ? 1 : 0;
   }
   out.as<double>()[0] = entropy;
