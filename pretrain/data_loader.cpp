@@ -9,6 +9,7 @@
 #include <span>
 #include <utility>
 
+#include "base/keyed_permutation.hpp"
 #include "base/log.hpp"
 #include "base/random.hpp"
 #include "base/timing.hpp"
@@ -152,14 +153,9 @@ std::shared_ptr<const Image> ImageCache::get(int64_t record) {
   return image;
 }
 
-int64_t SampleOrder::record(int64_t sample) {
-  const int64_t epoch = sample / records_;
-  if (epoch != epoch_) {
-    Random random(seed_, RandomStream::shuffle, static_cast<uint64_t>(epoch));
-    order_ = permutation(random, records_);
-    epoch_ = epoch;
-  }
-  return order_[static_cast<size_t>(sample % records_)];
+int64_t SampleOrder::record(int64_t sample) const {
+  const auto epoch = static_cast<uint64_t>(sample / records_);
+  return KeyedPermutation(records_, seed_, RandomStream::shuffle, epoch)(sample % records_);
 }
 
 DataLoader::DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step,

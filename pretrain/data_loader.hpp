@@ -63,13 +63,11 @@ class ImageCache {
 class SampleOrder {
  public:
   SampleOrder(int64_t records, uint64_t seed) : records_(records), seed_(seed) {}
-  [[nodiscard]] int64_t record(int64_t sample);
+  [[nodiscard]] int64_t record(int64_t sample) const;
 
  private:
   int64_t records_;
   uint64_t seed_;
-  int64_t epoch_ = -1;
-  std::vector<int64_t> order_;
 };
 
 /// This rank's crops of one step, in StepBatch's layout.

@@ -117,7 +117,7 @@ TEST_F(LoaderTest, ChecksumsAddUpOverTheRanks) {
 }
 
 TEST_F(LoaderTest, EveryRecordOncePerEpoch) {
-  SampleOrder order(static_cast<int64_t>(dataset_.records.size()), 9);
+  const SampleOrder order(static_cast<int64_t>(dataset_.records.size()), 9);
   std::vector<std::vector<int64_t>> epochs(3);
   for (int64_t sample = 0; sample < 21; ++sample)
     epochs[static_cast<size_t>(sample / 7)].push_back(order.record(sample));
@@ -143,7 +143,7 @@ TEST_F(LoaderTest, AFileThatVanishesIsNoReplacedSample) {
   set_retry_seconds(0);
   fs::remove(folder_ / "a" / "3.ppm");
   DataLoader loader(dataset_, config_, {0, 6}, 0);
-  SampleOrder order(7, config_.seed);
+  const SampleOrder order(7, config_.seed);
   int64_t complete = 0;  // steps before the one that needs it
   while (true) {
     bool needs = false;
