@@ -11,6 +11,7 @@
 #include "base/signals.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"
+#include "forecast.hpp"
 #include "ops/gemm_rate.hpp"
 #include "resources.hpp"
 #include "split_options.hpp"
@@ -34,6 +35,20 @@ Schema<BenchConfig> bench_options() {
   return schema;
 }
 
+/// What the timed steps had: the state and the arena as they are counted, the rest of the resident peak as
+/// the program's.
+MemoryPlan counted_bytes(const TrainingConfig& ssl, const Timings& timings, int ranks) {
+  const StateBytes state = planned_state(ssl, ranks);
+  MemoryPlan bytes;
+  bytes.parameters = state.parameters;
+  bytes.gradients = state.gradients;
+  bytes.optimizer = state.moments;
+  bytes.activations = timings.arena_bytes;
+  bytes.workspace = state.buffers;
+  bytes.process = std::max<int64_t>(0, peak_rss_bytes() - bytes.total());
+  return bytes;
+}
+
 ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   StepShape& shape = bench_config.shape;
   settle_groups(shape.split, context.world);
@@ -49,6 +64,8 @@ ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   const double median = timings.seconds[timings.seconds.size() / 2];
   const double flops =
       flops_per_image(ssl, config.global_size, config.local_size) * static_cast<double>(shape.batch);
+  const MemoryPlan bytes = counted_bytes(ssl, timings, context.world.size());
+  const int64_t most = context.world.max(bytes.total());
   const int64_t rss = context.world.sum(peak_rss_bytes());
   if (!context.world.root()) return ExitCode::done;
   nlohmann::ordered_json json;
@@ -64,6 +81,8 @@ ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   json["flops_per_step"] = flops;
   json["achieved_gflops"] = flops / median * 1e-9;
   json["gemm_peak_gflops"] = peak;
+  json["bytes"] = bytes_object(bytes);
+  json["bytes_max"] = most;
   json["peak_rss_bytes"] = rss;
   json["arena_bytes"] = timings.arena_bytes;
   json["allocated_bytes"] = timings.allocated_bytes;

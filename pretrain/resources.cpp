@@ -196,7 +196,9 @@ int64_t checkpoint_bytes(const TrainingConfig& ssl) {
 int64_t disk_bytes(const TrainConfig& config) {
   const int64_t written = (config.steps + config.checkpoint_every - 1) / config.checkpoint_every;
   const int64_t spaced = config.keep_every > 0 ? config.steps / config.keep_every : 0;
-  return checkpoint_bytes(make_training_config(config)) * std::min(written, config.keep + 1 + spaced);
+  const int64_t best = config.knn_every > 0 ? 1 : 0;
+  return checkpoint_bytes(make_training_config(config)) *
+         (std::min(written, config.keep + 1 + spaced) + best);
 }
 
 }  // namespace dino::pretrain

@@ -134,7 +134,13 @@ void RunLog::step(const StepLine& line) {
   json["feature_std"] = number(health.feature_std);
   json["effective_rank"] = number(health.effective_rank);
   json["images_per_second"] = line.images_per_second;
+  json["achieved_gflops"] = line.achieved_gflops;
+  json["step_seconds"] = line.step_seconds;
   json["data_wait_seconds"] = line.data_wait_seconds;
+  json["compute_seconds"] = line.compute_seconds;
+  json["communication_seconds"] = line.communication_seconds;
+  json["checkpoint_blocked_seconds"] = line.checkpoint_blocked_seconds;
+  json["phases"] = line.phases;
   json["replaced_samples"] = line.replaced_samples;
   json["batch_crc"] = line.batch_crc;
   append(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
@@ -201,16 +207,16 @@ void RunLog::rollback(int64_t step, const std::string& checkpoint) {
       -1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
-void RunLog::knn(int64_t step, const OnlineKnn::Score& score, int64_t k) {
-  append(OrderedJson{
-      {"event", "knn"},
-      {"step", step},
-      {"accuracy", score.cls},
-      {"accuracy_patches", score.patches},
-      {"accuracy_all", score.all},
-      {"n", score.n},
-      {"k",
-       k}}.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+void RunLog::knn(int64_t step, const OnlineKnn::Score& score, int64_t k, bool is_best) {
+  append(OrderedJson{{"event", "knn"},
+                     {"step", step},
+                     {"accuracy", score.cls},
+                     {"accuracy_patches", score.patches},
+                     {"accuracy_all", score.all},
+                     {"n", score.n},
+                     {"k", k},
+                     {"best", is_best}}
+             .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::stop(int64_t step, const std::string& reason) {

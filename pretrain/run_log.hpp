@@ -4,6 +4,7 @@
 // only.
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -20,7 +21,11 @@ struct StepLine {
   int64_t step = 0, samples = 0;
   StepSchedule schedule;
   StepResult result;
-  double images_per_second = 0, data_wait_seconds = 0;
+  double step_seconds = 0, data_wait_seconds = 0;  ///< the former contains the latter
+  double compute_seconds = 0, communication_seconds = 0;
+  double checkpoint_blocked_seconds = 0;  ///< since the line before
+  std::map<std::string, double> phases;
+  double images_per_second = 0, achieved_gflops = 0;
   int64_t replaced_samples = 0;  ///< of the run so far
   std::string batch_crc;         ///< of samples, crops and masks: the same for any number of ranks
 };
@@ -40,7 +45,7 @@ class RunLog {
   void checkpoint_failed(int64_t step, const std::string& why);
   void skip(int64_t step, const StepResult& result);
   void rollback(int64_t step, const std::string& checkpoint);
-  void knn(int64_t step, const OnlineKnn::Score& score, int64_t k);
+  void knn(int64_t step, const OnlineKnn::Score& score, int64_t k, bool is_best);
   /// A run that is done gets a line on its health (training/collapse.hpp).
   void stop(int64_t step, const std::string& reason);
   /// As the last line that was kept says.

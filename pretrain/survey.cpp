@@ -14,9 +14,12 @@
 
 #include "base/log.hpp"
 #include "base/text.hpp"
+#include "begin_from_weights.hpp"
 #include "comm/together.hpp"
 #include "imaging/image.hpp"
+#include "model/checkpoint_reader.hpp"
 #include "storage/files.hpp"
+#include "training/checkpoint.hpp"
 
 namespace dino::pretrain {
 namespace {
@@ -95,15 +98,15 @@ std::array<int64_t, 2> median_sides(const Dataset& dataset) {
 
 /// A setting's text in `settings`, put into `field` while that is auto.
 template <class T>
-void take(const std::map<std::string, std::string>& settings, const std::string& run, const char* name,
+void take(const std::map<std::string, std::string>& settings, const std::string& path, const char* name,
           Auto<T>& field) {
   const auto it = settings.find(name);
   if (!field.is_auto() || it == settings.end()) return;
   try {
     field = Auto<T>::from_text(it->second);
   } catch (const std::invalid_argument& fault) {
-    throw DataError(fmt::format("cannot go on: {}/config.ini: {}: {}; mend it, or give --{}", run, name,
-                                fault.what(), name));
+    throw DataError(
+        fmt::format("cannot go on: {}: {}: {}; mend it, or give --{}", path, name, fault.what(), name));
   }
 }
 
@@ -129,15 +132,24 @@ MachineFacts survey_machine(const CommandContext& context, Precision precision) 
 
 bool take_from_run(TrainConfig& config, const std::string& run, const Communicator& comm) {
   std::string text;
+  std::string path = run + "/config.ini";
   on_root(comm, [&] {
-    if (path_exists(run + "/config.ini")) text = read_text(run + "/config.ini");
+    const std::string& checkpoint = config.resume.folder;
+    if (!run.empty() && path_exists(path)) {
+      text = read_text(path);
+    } else if (config.resume.from == Resume::From::folder && is_checkpoint(checkpoint) &&
+               !holds_weights_only(checkpoint)) {
+      text = read_checkpoint_header(checkpoint).config_ini;
+      path = checkpoint;
+    }
   });
   comm.broadcast(text);
+  comm.broadcast(path);
   if (text.empty()) return false;
   std::map<std::string, std::string> settings;
-  for (const IniLine& line : read_ini(text, run + "/config.ini")) settings[line.key] = line.value;
+  for (const IniLine& line : read_ini(text, path)) settings[line.key] = line.value;
   for_each_auto(config, [&](const std::string& name, auto& field) {
-    if (name != "cache-gib") take(settings, run, name.c_str(), field);
+    if (name != "cache-gib") take(settings, path, name.c_str(), field);
   });
   return true;
 }

@@ -12,6 +12,7 @@
 #include "base/json_line.hpp"
 #include "base/log.hpp"
 #include "commands.hpp"
+#include "model/checkpoint_reader.hpp"
 #include "model/preparation.hpp"
 #include "model/weights.hpp"
 #include "storage/files.hpp"
@@ -27,7 +28,7 @@ std::string resolve(const std::string& path) {
   if (!path_exists(path))
     throw MissingInputError("no such checkpoint: " + path +
                             ": the folder does not exist; give a checkpoint or run folder");
-  if (path_exists(path + "/manifest.json")) return path;
+  if (is_checkpoint(path)) return path;
   const std::string newest = newest_valid_checkpoint(path);
   if (newest.empty())
     throw MissingInputError(
@@ -174,10 +175,10 @@ ExitCode import_weights(const ImportConfig& config, CommandContext& context) {
   return ExitCode::done;
 }
 
-/// hf: for transformers; hub: for the reference's code.
-enum class Layout : uint8_t { hf, hub };
+/// hf: for transformers; hub: for the reference's code; full: to go on with.
+enum class Layout : uint8_t { hf, hub, full };
 constexpr auto names_of(Layout) {
-  return std::to_array<Named<Layout>>({{"hf", Layout::hf}, {"hub", Layout::hub}});
+  return std::to_array<Named<Layout>>({{"hf", Layout::hf}, {"hub", Layout::hub}, {"full", Layout::full}});
 }
 
 struct ExportConfig {
@@ -186,7 +187,25 @@ struct ExportConfig {
   LoadOptions load;
 };
 
+/// All of a checkpoint: both networks, the optimizer, the step and the settings.
+ExitCode export_full(const std::string& reference, CommandContext& context) {
+  const std::string checkpoint = resolve(reference);
+  if (const std::string fault = verify_checkpoint(checkpoint); !fault.empty())
+    throw DataError(fmt::format("checkpoint is damaged: {}: {}", checkpoint, fault));
+  if (context.common.dry_run) {
+    log::info("would export " + checkpoint + "; nothing was written");
+    return ExitCode::done;
+  }
+  make_folders(context.common.output);
+  const std::string path = context.common.output + "/checkpoint.h5";
+  write_full_checkpoint(checkpoint, path);
+  log::info(fmt::format("exported {} to {}", checkpoint, path));
+  context.result = json_line({{"output", context.common.output}, {"format", "full"}, {"checkpoint", path}});
+  return ExitCode::done;
+}
+
 ExitCode export_weights(const ExportConfig& config, CommandContext& context) {
+  if (config.format == Layout::full) return export_full(config.checkpoint, context);
   const auto backbone = load_backbone(config.checkpoint, config.load);
   if (context.common.dry_run) {
     log::info("would export " + backbone->description + "; nothing was written");
@@ -268,13 +287,15 @@ Command export_command() {
   Command command;
   command.name = "export";
   command.summary = "write weights for other software";
-  command.usage = "--checkpoint WEIGHTS --format hf|hub --which teacher|student --output DIR";
+  command.usage = "--checkpoint WEIGHTS --format hf|hub|full --which teacher|student --output DIR";
   command.description =
       "hf: config.json, model.safetensors and preprocessor_config.json, which transformers loads "
       "(AutoModel, AutoImageProcessor, pipeline(\"image-feature-extraction\")), and "
       "timm.safetensors, which timm.create_model(NAME, checkpoint_path=...) loads: the call for "
       "this model's sizes is printed. hub: model.safetensors with the reference's names. All of "
-      "them are weights references here. The processor has the training's crop size, mean and "
+      "them are weights references here. full: checkpoint.h5, all of a checkpoint in one HDF5 file (both "
+      "networks, the optimizer, the step, the settings), with which train --resume goes on. The processor "
+      "has the training's crop size, mean and "
       "deviation.";
   command.uses_mpi = false;
   command.output = "Folder to write.";

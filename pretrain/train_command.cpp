@@ -17,13 +17,25 @@
 namespace dino::pretrain {
 namespace {
 
+void settle_batch(TrainConfig& config, int ranks) {
+  if (config.batch_per_rank == 0) return;
+  if (!config.batch.is_auto())
+    throw UsageError(fmt::format(
+        "contradictory options: --batch-per-rank {}: --batch is {} already; give one of them (--batch "
+        "auto sets aside a recipe's)",
+        config.batch_per_rank, config.batch.value()));
+  config.batch = config.batch_per_rank * ranks;
+  config.batch_per_rank = 0;
+}
+
 /// Chooses what was not given: as the run's earlier starts did, else from the images and the machine. Returns
 /// what to expect, nothing where a run goes on. Collective.
 std::optional<Forecast> settle_settings(TrainConfig& config, const Dataset& dataset,
                                         CommandContext& context) {
   const Communicator& comm = context.world;
   const std::string& run = context.common.output;
-  const bool goes_on = !run.empty() && take_from_run(config, run, comm);
+  settle_batch(config, comm.size());
+  const bool goes_on = take_from_run(config, run, comm);
   std::vector<std::string> open;
   for_each_auto(config, [&](const char* name, const auto& field) {
     if (field.is_auto()) open.emplace_back(name);

@@ -119,6 +119,10 @@ void declare_optimisation(Schema<C>& schema) {
       .add("batch", &C::batch, "Images per step over all ranks; auto: from the images that the run can see.")
       .range(1, 1e6);
   schema
+      .add("batch-per-rank", &C::batch_per_rank,
+           "The same for one rank, in place of --batch (0: by that). The run keeps the product.")
+      .range(0, 1e6);
+  schema
       .add("lr", &C::lr, "Peak learning rate before scaling by the batch; auto: 4e-3, less for large models.")
       .range(0, 10);
   schema.add("lr-scaling", &C::lr_scaling, "sqrt: times sqrt(batch/1024); none: as given.");
@@ -218,8 +222,8 @@ void declare_run(Schema<C>& schema) {
            "Images: data references (folder, tars, list, curated folder, or a named data set).")
       .required();
   schema.add("resume", &C::resume,
-             "auto: from the newest valid checkpoint of the run; none: the run must be new; or a checkpoint "
-             "folder.");
+             "auto: from the newest valid checkpoint of the run; none: the run must be new; or a checkpoint: "
+             "its folder, or the file of export --format full.");
   schema
       .add("checkpoint-every", &C::checkpoint_every,
            "Steps between checkpoints; auto: five in a run, at most 1000.")

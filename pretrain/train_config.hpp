@@ -75,6 +75,7 @@ struct TrainConfig {
   // 125,000 steps
   double minutes = 30;  ///< what the choices aim at
   Auto<int64_t> steps, batch;
+  int64_t batch_per_rank = 0;  ///< until `batch` is settled; 0 = not given
   Auto<double> lr;
   double min_lr = 1e-6;
   LrScaling lr_scaling = LrScaling::sqrt;

@@ -7,6 +7,7 @@
 #include <array>
 #include <exception>
 #include <span>
+#include <utility>
 
 #include "base/log.hpp"
 #include "base/progress.hpp"
@@ -73,6 +74,7 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       schedules_(config_),
       place_(ops::backend_named("cpu"), context.world, precision_here(config_.precision)),
       engine_(make_training_config(config_), place_.context(), context.world),
+      flops_per_image_(flops_per_image(engine_.config(), config_.global_size, config_.local_size)),
       replaced_(static_cast<int64_t>(dataset_.records.size()), config_.max_replaced) {
   for (const std::string& fault : dataset_.faults) log::warning(fault);
 }
@@ -120,7 +122,7 @@ ExitCode Trainer::run() {
     if (knn_ && (step_ % config_.knn_every == 0 || last)) evaluate_knn();
     const bool stop = !last && comm_.any(should_stop());
     if (stop) return stopped(progress);
-    if (last || step_ % config_.checkpoint_every == 0) save(last);
+    if (last || is_best_ || step_ % config_.checkpoint_every == 0) save(last);
   }
   progress.finish();
   if (comm_.root() && replaced_.replaced() > 0)
@@ -191,6 +193,7 @@ CheckpointContent Trainer::content() {
                     {"adam_m", &engine_.state().adam_m()},
                     {"adam_v", &engine_.state().adam_v()}};
   content.vectors = engine_.objective_state();
+  content.vectors["best_knn_accuracy"] = {best_accuracy_};
   content.integers = {{"step", step_},
                       {"samples", step_ * config_.batch},
                       {"updates", updates_},
@@ -206,6 +209,8 @@ void Trainer::load(const std::string& folder) {
   step_ = checkpoint.integers.at("step");
   updates_ = checkpoint.integers.at("updates");
   engine_.set_objective_state(checkpoint.vectors);
+  const auto best = checkpoint.vectors.find("best_knn_accuracy");
+  if (best != checkpoint.vectors.end() && best->second.size() == 1) best_accuracy_ = best->second[0];
 }
 
 void Trainer::restore() {
@@ -234,6 +239,7 @@ void Trainer::restore() {
 }
 
 void Trainer::save(bool must) {
+  const bool is_best = std::exchange(is_best_, false);
   if (last_saved_ == step_) return;
   const log::Phase phase("checkpoint");
   const Stopwatch watch;
@@ -241,6 +247,8 @@ void Trainer::save(bool must) {
     const std::string folder =
         save_checkpoint(context_.common.output, step_, content(), comm_, config_.keep, config_.keep_every);
     last_saved_ = step_;
+    blocked_seconds_ += watch.seconds();
+    if (is_best) mark_best(folder);
     if (log_) log_->checkpoint(step_, folder, watch.seconds());
   } catch (const IoError& error) {
     const std::string last =
@@ -252,6 +260,15 @@ void Trainer::save(bool must) {
     log::warning(fmt::format("checkpoint of step {} left out, {}: {}; it is tried again at the next interval",
                              step_, last, error.what()));
     log_->checkpoint_failed(step_, error.what());
+  }
+}
+
+void Trainer::mark_best(const std::string& folder) {
+  if (!comm_.root()) return;
+  try {
+    mark_best_checkpoint(context_.common.output, folder);
+  } catch (const IoError& error) {
+    log::warning(fmt::format("the best checkpoint is {}, but: {}", folder, error.what()));
   }
 }
 
@@ -293,6 +310,8 @@ bool Trainer::train_step(DataLoader& loader) {
       return draw_drop_path(training.vit, drop_path_entries(config_, of_batch), seed, step);
     };
 
+  const Stopwatch computing;
+  const double waited = place_.context().collective.wait_seconds();
   StepLine line;
   line.schedule = schedules_.at(step_, updates_);
   line.result = engine_.forward_backward(batch, line.schedule, drop_path);
@@ -307,10 +326,17 @@ bool Trainer::train_step(DataLoader& loader) {
   line.step = step_;
   line.samples = step_ * config_.batch;
   line.replaced_samples = replaced_before_ + replaced_.replaced();
+  line.communication_seconds = place_.context().collective.wait_seconds() - waited;
+  line.compute_seconds = computing.seconds() - line.communication_seconds;
+  line.phases = engine_.phase_seconds();
   line.data_wait_seconds = loader.wait_seconds();
-  line.images_per_second = static_cast<double>(config_.batch.value()) / watch.seconds();
+  line.step_seconds = watch.seconds() + line.data_wait_seconds;
+  const auto images_of_step = static_cast<double>(config_.batch.value());
+  line.images_per_second = images_of_step / line.step_seconds;
+  line.achieved_gflops = flops_per_image_ * line.images_per_second * 1e-9;
   if (step_ % config_.log_every == 0 || step_ == config_.steps) {
     line.batch_crc = batch_checksum(comm_.sum(crops.checksum), masks);
+    line.checkpoint_blocked_seconds = std::exchange(blocked_seconds_, 0.0);
     if (log_) log_->step(line);
   }
   return true;
@@ -342,7 +368,9 @@ void Trainer::on_skip(const StepResult& result) {
 void Trainer::evaluate_knn() {
   const log::Phase phase("online k-NN");
   const OnlineKnn::Score score = knn_->evaluate(*knn_vit_, engine_.state().teacher());
-  if (log_) log_->knn(step_, score, config_.knn_k);
+  is_best_ = step_ > 0 && score.cls > best_accuracy_;
+  if (is_best_) best_accuracy_ = score.cls;
+  if (log_) log_->knn(step_, score, config_.knn_k, is_best_);
   log::info(
       fmt::format("step {}: online k-NN {:.1f} % (class token), {:.1f} % (mean patch), {:.1f} % (both) of {}",
                   step_, 100 * score.cls, 100 * score.patches, 100 * score.all, score.n));

@@ -39,6 +39,8 @@ class Trainer {
   void restore();
   void load(const std::string& folder);
   [[nodiscard]] CheckpointContent content();
+  /// Where this step's k-NN is the best so far, RUN/checkpoints/best leads to its checkpoint.
+  void mark_best(const std::string& folder);
   /// A checkpoint that cannot be written (a full disk) is left out, said and tried again at the next
   /// interval; IoError when there must be one.
   void save(bool must);
@@ -50,6 +52,7 @@ class Trainer {
   /// One optimizer step; false when it was skipped for non-finite values.
   bool train_step(DataLoader& loader);
   void on_skip(const StepResult& result);
+  /// Sets is_best_.
   void evaluate_knn();
   /// The result and the note of the live line.
   void show(Progress& progress);
@@ -74,6 +77,10 @@ class Trainer {
   int64_t first_step_ = 0;     ///< where this process began
   int64_t skips_ = 0, rollbacks_ = 0;
   int64_t last_saved_ = -1;
+  double best_accuracy_ = -1;  ///< of the online k-NN by class tokens, at a step with a checkpoint
+  bool is_best_ = false;       ///< this step's is it
+  double flops_per_image_;
+  double blocked_seconds_ = 0;  ///< by checkpoints, since the last line of the log
   ReplacedSamples replaced_;
   int64_t replaced_before_ = 0;  ///< by earlier starts of the run
   double loss_ = 0;              ///< of the last step

@@ -29,6 +29,8 @@ class Collective {
   /// Among the ranks of one colour, in the order of their keys. Collective; nothing may be under way.
   [[nodiscard]] virtual std::unique_ptr<Collective> split(int colour, int key) const = 0;
   virtual void poll() = 0;
+  /// For which callers have waited for this collective's operations, and those of what was split off it.
+  [[nodiscard]] virtual double wait_seconds() const = 0;
 };
 
 /// Over MPI, for tensors of the host, on a communicator of its own. Collective.

@@ -5,9 +5,11 @@
 #include <cstring>
 #include <deque>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/timing.hpp"
 #include "comm/collective.hpp"
 #include "comm/mpi_check.hpp"
 #include "comm/ordered_sum.hpp"
@@ -42,7 +44,8 @@ class Operation : public Event::State {
 class MpiCollective final : public Collective {
  public:
   /// A communicator of its own: its calls lie between the owner's blocking ones as it happens to be polled.
-  explicit MpiCollective(const Communicator& comm) : comm_(comm.split(0, comm.rank())) {}
+  explicit MpiCollective(const Communicator& comm, std::shared_ptr<double> waited = {})
+      : comm_(comm.split(0, comm.rank())), waited_(waited ? waited : std::make_shared<double>(0)) {}
   ~MpiCollective() override {
     DINO_CHECK(queue_.empty() || std::uncaught_exceptions() > 0, "a collective is still under way");
   }
@@ -52,7 +55,7 @@ class MpiCollective final : public Collective {
   [[nodiscard]] Event all_gather(Stream& stream, TensorView all) override;
   [[nodiscard]] Event reduce_scatter(Stream& stream, TensorView all) override;
   [[nodiscard]] std::unique_ptr<Collective> split(int colour, int key) const override {
-    return std::make_unique<MpiCollective>(comm_.split(colour, key));
+    return std::make_unique<MpiCollective>(comm_.split(colour, key), waited_);
   }
   void poll() override {
     while (!queue_.empty()) {
@@ -64,12 +67,16 @@ class MpiCollective final : public Collective {
       advance();
     }
   }
+  [[nodiscard]] double wait_seconds() const override { return *waited_; }
   void wait_for(const Operation& operation) {
+    if (operation.finished) return;
+    const Stopwatch watch;
     while (!operation.finished) {
       const WatchdogScope scope(queue_.front()->name());
       check(MPI_Wait(&request_, MPI_STATUS_IGNORE), queue_.front()->name());
       advance();
     }
+    *waited_ += watch.seconds();
   }
   [[nodiscard]] MPI_Comm handle() const { return comm_.handle(); }
   /// Of the operation whose turn it is.
@@ -89,6 +96,7 @@ class MpiCollective final : public Collective {
   Communicator comm_;
   std::deque<std::shared_ptr<Operation>> queue_;
   MPI_Request request_ = MPI_REQUEST_NULL;
+  std::shared_ptr<double> waited_;  ///< of all that come from one
 };
 
 bool Operation::done() {

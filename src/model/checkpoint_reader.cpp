@@ -14,6 +14,7 @@
 #include "base/retry.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/seal.hpp"
 
 namespace dino {
 namespace {
@@ -139,14 +140,16 @@ void check_seal(const std::string& content, const std::string& path) {
   if (sum != there) bad(path, fmt::format("CRC32C {}, it says {} of itself", sum, there));
 }
 
-CheckpointManifest parse_manifest(const std::string& folder, const std::string& path, std::string content) {
+/// `path` is what messages name.
+CheckpointManifest parse_manifest(const std::string& checkpoint, const std::string& path,
+                                  std::string content) {
   const Json json = Json::parse(content, nullptr, false);
   if (json.is_discarded() || !json.is_object()) bad(path, "not a JSON object");
   check_seal(content, path);
   if (const int64_t schema = whole(member(json, "schema", path), path, "the schema"); schema != 1)
     bad(path, fmt::format("schema {} is not known to this version", schema));
   CheckpointManifest manifest;
-  manifest.folder = folder;
+  manifest.path = checkpoint;
   manifest.step = whole(member(json, "step", path), path, "the step");
   manifest.samples =
       whole(member(json, "samples", path), path, "the sample count", std::numeric_limits<int64_t>::max());
@@ -181,12 +184,34 @@ bool CheckpointManifest::has_store(const std::string& name) const {
   return std::find(stores.begin(), stores.end(), name) != stores.end();
 }
 
-CheckpointManifest read_checkpoint_manifest(const std::string& folder) {
-  const std::string path = folder + "/manifest.json";
-  if (!path_exists(path))
+std::string CheckpointManifest::shard_path(size_t shard) const {
+  return is_folder(path) ? path + "/" + shards[shard].file : path;
+}
+
+std::string CheckpointManifest::text_path() const {
+  return is_folder(path) ? path + "/manifest.json" : path;
+}
+
+bool is_checkpoint(const std::string& path) {
+  if (is_folder(path)) return path_exists(path + "/manifest.json");
+  return Hdf5File::is_hdf5(path) && Hdf5File::open(path).exists(kManifestDataset);
+}
+
+CheckpointManifest read_checkpoint_manifest(const std::string& path) {
+  if (!is_folder(path) && path_exists(path)) {
+    const Hdf5File file = Hdf5File::open(path);
+    if (!file.exists(kManifestDataset)) bad(path, fmt::format("no dataset {}", kManifestDataset));
+    const std::vector<std::string> texts = file.read_strings(kManifestDataset);
+    if (texts.size() != 1) bad(path, fmt::format("{} is not one string", kManifestDataset));
+    CheckpointManifest manifest = parse_manifest(path, path, texts.front());
+    if (manifest.shards.size() != 1) bad(path, fmt::format("{} shards in one file", manifest.shards.size()));
+    return manifest;
+  }
+  const std::string text = path + "/manifest.json";
+  if (!path_exists(text))
     throw MissingInputError(fmt::format(
-        "no checkpoint: {}: no manifest.json, so it was never finished; use another checkpoint", folder));
-  return parse_manifest(folder, path, read_text(path));
+        "no checkpoint: {}: no manifest.json, so it was never finished; use another checkpoint", path));
+  return parse_manifest(path, text, read_text(text));
 }
 
 std::string seal_manifest(std::string json) {
@@ -197,8 +222,11 @@ std::string seal_manifest(std::string json) {
 }
 
 std::string find_shard_fault(const CheckpointManifest& manifest) {
-  for (const auto& shard : manifest.shards) {
-    const std::string path = manifest.folder + "/" + shard.file;
+  if (!is_folder(manifest.path))
+    return seal_holds(manifest.path) ? "" : manifest.path + ": not the bytes that were sealed";
+  for (size_t s = 0; s < manifest.shards.size(); ++s) {
+    const auto& shard = manifest.shards[s];
+    const std::string path = manifest.shard_path(s);
     if (!path_exists(path)) return fmt::format("{}: missing", path);
     if (const int64_t size = file_size(path); size != shard.bytes)
       return fmt::format("{}: {} bytes, the manifest says {}", path, size, shard.bytes);
@@ -256,7 +284,7 @@ CheckpointReader::~CheckpointReader() = default;
 
 CheckpointReader::Place CheckpointReader::find(const std::string& name) const {
   const auto found = places_.find(name);
-  if (found == places_.end()) bad(manifest_.folder, "no parameter " + name);
+  if (found == places_.end()) bad(manifest_.path, "no parameter " + name);
   return found->second;
 }
 
@@ -264,15 +292,16 @@ Hdf5File& CheckpointReader::shard_file(size_t shard) {
   auto found = open_.find(shard);
   if (found == open_.end()) {
     if (open_.size() >= kOpenShards) open_.clear();
-    const std::string path = manifest_.folder + "/" + manifest_.shards[shard].file;
-    found = open_.emplace(shard, std::make_unique<Hdf5File>(Hdf5File::open_verified(path))).first;
+    found =
+        open_.emplace(shard, std::make_unique<Hdf5File>(Hdf5File::open_verified(manifest_.shard_path(shard))))
+            .first;
   }
   return *found->second;
 }
 
 void CheckpointReader::read_range(const std::string& store, int64_t unit, int64_t begin,
                                   std::span<float> out) {
-  if (!manifest_.has_store(store)) bad(manifest_.folder, fmt::format("no store \"{}\"", store));
+  if (!manifest_.has_store(store)) bad(manifest_.path, fmt::format("no store \"{}\"", store));
   const auto u = static_cast<size_t>(unit);
   const int64_t end = begin + static_cast<int64_t>(out.size());
   DINO_CHECK(u < manifest_.units.size() && begin >= 0 && end <= manifest_.units[u].padded, "range of a unit");
@@ -302,8 +331,8 @@ void CheckpointReader::read_part(const std::string& store, const ParameterInfo& 
                                  std::span<float> out) {
   const Place place = find(parameter.name);
   if (place.parameter->shape != parameter.shape)
-    bad(manifest_.folder, fmt::format("{} is {}, the model wants {}", parameter.name,
-                                      place.parameter->shape.str(), parameter.shape.str()));
+    bad(manifest_.path, fmt::format("{} is {}, the model wants {}", parameter.name,
+                                    place.parameter->shape.str(), parameter.shape.str()));
   read_range(store, place.unit, place.parameter->offset + begin, out);
 }
 

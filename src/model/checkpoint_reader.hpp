@@ -39,7 +39,7 @@ struct CheckpointManifest {
     std::string crc32c;                          ///< 8 hex digits
     std::vector<std::array<int64_t, 2>> ranges;  ///< per unit [begin, end)
   };
-  std::string folder;
+  std::string path;  ///< of the checkpoint: a folder, or a file that holds all of it
   int64_t step = 0, samples = 0;
   int ranks = 0;
   std::string model_json;  ///< the "model" object as text
@@ -49,13 +49,21 @@ struct CheckpointManifest {
   std::string json;  ///< the whole manifest, for fields that only the writer knows
 
   [[nodiscard]] bool has_store(const std::string& name) const;
+  [[nodiscard]] std::string shard_path(size_t shard) const;
+  [[nodiscard]] std::string text_path() const;  ///< of the file that holds the manifest, for messages
 };
 
+/// A file that holds a whole checkpoint has the manifest as this dataset (a string), the values as those of a
+/// single shard, and a seal (storage/seal.hpp).
+inline constexpr const char* kManifestDataset = "/manifest";
+/// A folder with a manifest.json, or such a file.
+[[nodiscard]] bool is_checkpoint(const std::string& path);
 /// Throws MissingInputError (no manifest.json: not a complete checkpoint) or DataError (file, cause).
-[[nodiscard]] CheckpointManifest read_checkpoint_manifest(const std::string& folder);
+[[nodiscard]] CheckpointManifest read_checkpoint_manifest(const std::string& path);
 /// The text of a manifest (a JSON object) with a checksum of itself as its last member.
 [[nodiscard]] std::string seal_manifest(std::string json);
-/// Size and CRC32C of every shard against the manifest: "" when all agree, else the first fault in one line.
+/// Size and CRC32C of every shard against the manifest (of a single file against its seal): "" when all
+/// agree, else the first fault in one line.
 [[nodiscard]] std::string find_shard_fault(const CheckpointManifest& manifest);
 
 /// Folders RUN/checkpoints/step_* that hold a manifest.json, newest (largest step) first; one without is an

@@ -13,6 +13,7 @@
 
 #include "base/json.hpp"
 #include "base/text.hpp"
+#include "model/checkpoint_reader.hpp"
 #include "model/tensor_source.hpp"
 #include "storage/files.hpp"
 
@@ -121,10 +122,10 @@ Background background_of(const std::string& text, const std::string& path) {
 }
 
 /// The settings of a run.
-bool from_run(const std::string& path, Preparation& out) {
+bool from_settings(const std::string& text, const std::string& path, Preparation& out) {
   std::vector<IniLine> lines;
   try {
-    lines = read_ini(read_text(path), path);
+    lines = read_ini(text, path);
   } catch (const UsageError& error) {
     fail_weights(path, error.what());
   }
@@ -135,10 +136,10 @@ bool from_run(const std::string& path, Preparation& out) {
     if (line.key == "background") out.background = background_of(ini_word(line.value, path), path);
     if (line.key == "pad") out.pad = ini_word(line.value, path) == "true";
     if (line.key != "global-size") continue;
-    const std::string text = ini_word(line.value, path);
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out.size);
-    if (error != std::errc{} || end != text.data() + text.size() || out.size < 1 || out.size > 8192)
-      fail_weights(path, fmt::format("global-size = {} is no side of an image in pixels", text));
+    const std::string side = ini_word(line.value, path);
+    const auto [end, error] = std::from_chars(side.data(), side.data() + side.size(), out.size);
+    if (error != std::errc{} || end != side.data() + side.size() || out.size < 1 || out.size > 8192)
+      fail_weights(path, fmt::format("global-size = {} is no side of an image in pixels", side));
   }
   return mean && deviation;
 }
@@ -150,10 +151,18 @@ Preparation preparation_of(const std::string& weights) {
   for (const char* place : {"/config.ini", "/../config.ini", "/../../config.ini"}) {
     if (!is_folder(weights) || !path_exists(weights + place)) continue;
     read.source = std::filesystem::path(weights + place).lexically_normal().string();
-    if (from_run(read.source, read)) return read;
+    if (from_settings(read_text(read.source), read.source, read)) return read;
     break;
   }
   read = {};
+  // A checkpoint without its run around it.
+  if (is_checkpoint(weights)) {
+    const CheckpointManifest manifest = read_checkpoint_manifest(weights);
+    read.source = manifest.text_path();
+    const Json settings = Json::parse(manifest.json).value("config_ini", Json());
+    if (settings.is_string() && from_settings(settings.get<std::string>(), read.source, read)) return read;
+    return {};
+  }
   std::string folder = weights;
   if (!is_folder(weights)) {
     // The tensors of a hub's folder, given by their own name, are prepared as the folder is.

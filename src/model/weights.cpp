@@ -34,7 +34,7 @@ std::unique_ptr<Backbone> from_checkpoint(const std::string& folder, const LoadO
   const std::string which = name_of(options.which);
   CheckpointReader reader(read_checkpoint_manifest(folder));
   const CheckpointManifest& manifest = reader.manifest();
-  const std::string path = folder + "/manifest.json";
+  const std::string path = manifest.text_path();
   if (!manifest.has_store(which))
     throw DataError(fmt::format("bad weights: {}: it holds no {}", folder, which));
   const auto model = nlohmann::ordered_json::parse(manifest.model_json, nullptr, false);
@@ -112,13 +112,13 @@ std::unique_ptr<Backbone> from_file(const std::string& path, const LoadOptions& 
   return from_tensors(std::move(source), options, hub_file ? config_beside(path) : "", format);
 }
 
-/// A checkpoint given by its folder is verified here; a run's newest sound one has been already.
+std::unique_ptr<Backbone> from_given_checkpoint(const std::string& path, const LoadOptions& options) {
+  if (const std::string fault = find_shard_fault(read_checkpoint_manifest(path)); !fault.empty())
+    throw DataError(fmt::format("bad checkpoint: {}; use another checkpoint", fault));
+  return from_checkpoint(path, options);
+}
+
 std::unique_ptr<Backbone> from_folder(const std::string& folder, const LoadOptions& options) {
-  if (path_exists(folder + "/manifest.json")) {
-    if (const std::string fault = find_shard_fault(read_checkpoint_manifest(folder)); !fault.empty())
-      throw DataError(fmt::format("bad checkpoint: {}; use another checkpoint", fault));
-    return from_checkpoint(folder, options);
-  }
   if (is_folder(folder + "/checkpoints")) {
     const std::string newest = newest_sound_checkpoint(folder);
     if (newest.empty())
@@ -158,7 +158,9 @@ std::map<std::string, Tensor> head_of_checkpoint(const std::string& folder, Netw
 std::unique_ptr<Backbone> load_backbone(const std::string& reference, const LoadOptions& options) {
   if (!path_exists(reference))
     throw MissingInputError(fmt::format("no weights: {}: no such file or folder", reference));
-  auto backbone = is_folder(reference) ? from_folder(reference, options) : from_file(reference, options);
+  auto backbone = is_checkpoint(reference) ? from_given_checkpoint(reference, options)
+                  : is_folder(reference)   ? from_folder(reference, options)
+                                           : from_file(reference, options);
   backbone->source = reference;
   backbone->sha256 = digest(*backbone);
   return backbone;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <string_view>
 
 #include "base/error.hpp"
 #include "base/retry.hpp"
@@ -257,6 +258,15 @@ void check_is_hdf5(const std::string& path) {
 }
 
 }  // namespace
+
+bool Hdf5File::is_hdf5(const std::string& path) {
+  constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
+  if (!path_exists(path) || is_folder(path)) return false;
+  const std::vector<uint8_t> head =
+      read_bytes(path, 0, std::min<int64_t>(file_size(path), static_cast<int64_t>(kSignature.size())));
+  return std::equal(head.begin(), head.end(), kSignature.begin(), kSignature.end(),
+                    [](uint8_t a, char b) { return a == static_cast<uint8_t>(b); });
+}
 
 Hdf5File Hdf5File::open(const std::string& path) {
   return retrying(path, [&] {

@@ -22,6 +22,8 @@ class RemoteFile;
 
 class Hdf5File {
  public:
+  /// Begins as an HDF5 file does.
+  [[nodiscard]] static bool is_hdf5(const std::string& path);
   static Hdf5File open(const std::string& path);  ///< read-only; MissingInputError, DataError
   /// For a file whose checksum has just been compared: in this process.
   static Hdf5File open_verified(const std::string& path);

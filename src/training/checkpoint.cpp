@@ -19,6 +19,7 @@
 #include "model/checkpoint_reader.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/seal.hpp"
 #include "storage/temporary.hpp"
 
 namespace dino {
@@ -108,9 +109,21 @@ int64_t step_of(const std::string& folder) {
   return std::stoll(fs::path(folder).filename().string().substr(5));
 }
 
+std::string best_link(const std::string& run) {
+  return run + "/checkpoints/best";
+}
+
+/// The name that the link holds, "" where there is none.
+std::string best_name(const std::string& run) {
+  std::error_code error;
+  return fs::read_symlink(best_link(run), error).filename().string();
+}
+
 void apply_retention(const std::string& run, int64_t keep, int64_t keep_every) {
   const std::vector<std::string> folders = complete_checkpoints(run);
+  const std::string best = best_name(run);
   for (size_t i = static_cast<size_t>(keep); i < folders.size(); ++i) {
+    if (fs::path(folders[i]).filename() == best) continue;
     const int64_t step = step_of(folders[i]);
     if (keep_every == 0 || step % keep_every != 0) remove_durably(folders[i]);
   }
@@ -160,12 +173,44 @@ std::string save_checkpoint(const std::string& run, int64_t step, const Checkpoi
   return folder;
 }
 
+void write_full_checkpoint(const std::string& checkpoint, const std::string& path) {
+  CheckpointReader reader(read_checkpoint_manifest(checkpoint));
+  const CheckpointManifest& manifest = reader.manifest();
+  OrderedJson json = OrderedJson::parse(manifest.json), ranges = OrderedJson::array();
+  for (const auto& unit : manifest.units) ranges.push_back({0, unit.padded});
+  json["ranks"] = 1;
+  // The seal stands for size and checksum, which a file cannot hold of itself otherwise.
+  json["shards"] = OrderedJson::array();
+  json["shards"].push_back(OrderedJson{
+      {"file", fs::path(path).filename().string()}, {"bytes", 0}, {"crc32c", ""}, {"ranges", ranges}});
+  json.erase("manifest_crc32c");
+  commit_hdf5(path, [&](Hdf5File& out) {
+    for (const std::string& store : manifest.stores)
+      for (size_t u = 0; u < manifest.units.size(); ++u) {
+        Tensor values(Shape{manifest.units[u].padded});
+        reader.read_range(store, static_cast<int64_t>(u), 0, values.f32());
+        out.write(fmt::format("/{}/{}", store, manifest.units[u].name), values);
+      }
+    out.write_strings(kManifestDataset,
+                      {seal_manifest(json.dump(1, ' ', false, OrderedJson::error_handler_t::replace))});
+  });
+}
+
+void mark_best_checkpoint(const std::string& run, const std::string& folder) {
+  const std::string temporary = fmt::format("{}.{}.tmp", best_link(run), random_hex(12));
+  std::error_code error;
+  fs::create_symlink(fs::path(folder).filename(), temporary, error);
+  if (error) throw IoError(fmt::format("cannot make a link: {}: {}", temporary, error.message()));
+  rename_durably(temporary, best_link(run));
+}
+
 void remove_unfinished_checkpoints(const std::string& run) {
   std::error_code error;
   for (fs::directory_iterator it(run + "/checkpoints", error), end; !error && it != end;
        it.increment(error)) {
     const std::string name = it->path().filename().string();
-    if (name.starts_with("step_") && (name.ends_with(".tmp") || name.ends_with(".trash"))) {
+    if ((name.starts_with("step_") || name.starts_with("best.")) &&
+        (name.ends_with(".tmp") || name.ends_with(".trash"))) {
       std::error_code ignored;
       fs::remove_all(it->path(), ignored);
     }
@@ -195,6 +240,9 @@ void set_aside_checkpoints(const std::string& run, int64_t step) {
     if (step_of(folder) <= step) continue;
     std::string aside = folder + ".abandoned";
     for (int copy = 2; path_exists(aside); ++copy) aside = fmt::format("{}.abandoned.{}", folder, copy);
+    // The best one of a history that is left is no longer this run's.
+    std::error_code ignored;
+    if (fs::path(folder).filename() == best_name(run)) fs::remove(best_link(run), ignored);
     rename_durably(folder, aside);
     log::info(fmt::format("{} is newer than what this run goes on from; kept as {}", folder, aside));
   }
@@ -203,15 +251,15 @@ void set_aside_checkpoints(const std::string& run, int64_t step) {
 namespace {
 
 std::map<std::string, std::vector<double>> read_vectors(const OrderedJson& manifest,
-                                                        const std::string& folder) {
+                                                        const std::string& path) {
   std::map<std::string, std::vector<double>> vectors;
   if (!manifest.contains("vectors")) return vectors;
   try {
     for (const auto& [name, values] : manifest["vectors"].items())
       vectors[name] = values.get<std::vector<double>>();
   } catch (const OrderedJson::exception&) {
-    throw DataError("bad checkpoint: " + folder +
-                    "/manifest.json: \"vectors\" are not lists of numbers; use another checkpoint");
+    throw DataError("bad checkpoint: " + path +
+                    ": \"vectors\" are not lists of numbers; use another checkpoint");
   }
   return vectors;
 }
@@ -235,6 +283,7 @@ void read_own_part(CheckpointReader& reader, const std::string& store, ShardedVa
 void read_own_parts(const std::string& folder, CheckpointContent& content) {
   CheckpointReader reader(read_checkpoint_manifest(folder));
   const CheckpointManifest& manifest = reader.manifest();
+  const std::string path = manifest.text_path();
   HostStream stream;
   for (auto& [store, values] : content.stores) {
     if (!manifest.has_store(store))
@@ -246,19 +295,17 @@ void read_own_parts(const std::string& folder, CheckpointContent& content) {
   }
   const OrderedJson json = OrderedJson::parse(manifest.json);
   if (!json.contains("integers") || !json["integers"].is_object())
-    throw DataError("bad checkpoint: " + folder +
-                    "/manifest.json: no field \"integers\"; use another checkpoint");
+    throw DataError("bad checkpoint: " + path + ": no field \"integers\"; use another checkpoint");
   for (auto& [name, value] : content.integers) {
     if (!json["integers"].contains(name))
-      throw DataError(fmt::format(
-          "bad checkpoint: {}/manifest.json: no integer \"{}\"; use another checkpoint", folder, name));
+      throw DataError(
+          fmt::format("bad checkpoint: {}: no integer \"{}\"; use another checkpoint", path, name));
     if (!json["integers"][name].is_number_integer())
       throw DataError(
-          fmt::format("bad checkpoint: {}/manifest.json: \"{}\" is not an integer; use another checkpoint",
-                      folder, name));
+          fmt::format("bad checkpoint: {}: \"{}\" is not an integer; use another checkpoint", path, name));
     value = json["integers"][name].get<int64_t>();
   }
-  content.vectors = read_vectors(json, folder);
+  content.vectors = read_vectors(json, path);
   content.model_json = manifest.model_json;
 }
 

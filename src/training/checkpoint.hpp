@@ -26,9 +26,16 @@ struct CheckpointContent {
 };
 
 /// Collective. Leaves step_N complete or absent, and nothing else: IoError on all ranks when one cannot
-/// write. Keeps the newest `keep` (>= 2) and every `keep_every`-th step (0 = none). Returns the folder.
+/// write. Keeps the newest `keep` (>= 2), every `keep_every`-th step (0 = none) and the best one. Returns the
+/// folder.
 std::string save_checkpoint(const std::string& run, int64_t step, const CheckpointContent& content,
                             const Communicator& comm, int64_t keep, int64_t keep_every);
+
+/// RUN/checkpoints/best leads to a checkpoint of the run from now on. Rank 0.
+void mark_best_checkpoint(const std::string& run, const std::string& folder);
+
+/// The checkpoint as one file, from which a run goes on as from the folder. Needs memory for one unit.
+void write_full_checkpoint(const std::string& checkpoint, const std::string& path);
 
 /// What killed writers left. Rank 0, holding the run's lock.
 void remove_unfinished_checkpoints(const std::string& run);

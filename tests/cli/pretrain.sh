@@ -8,8 +8,11 @@ train() { dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress 
 train2() { ranks 2 dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress off --seed 3 --drop-path 0.3 "$@"; }
 
 # An uninterrupted run at 2 ranks is the truth.
-train2 --output full --steps 30 --checkpoint-every 10 --knn-train "$WORK/data" --knn-test "$WORK/data" --knn-every 15 --knn-limit 40 --knn-test-limit 20 --knn-k 1 >log.txt 2>&1 || { fail "uninterrupted run"; tail -n 20 log.txt; finish; }
+train2 --output full --steps 30 --checkpoint-every 10 --knn-train "$WORK/data" --knn-test "$WORK/data" --knn-every 15 --knn-limit 40 --knn-test-limit 20 --knn-k 1 --keep 2 >log.txt 2>&1 || { fail "uninterrupted run"; tail -n 20 log.txt; finish; }
 [ -f full/checkpoints/step_00000030/manifest.json ] || fail "no final checkpoint"
+# The first of equally good ones, between two intervals, stays beside the newest two.
+[ "$(readlink full/checkpoints/best)" = step_00000015 ] && dino-pretrain inspect full/checkpoints/best >/dev/null || fail "the best checkpoint by the online k-NN is $(readlink full/checkpoints/best)"
+[ "$(ls full/checkpoints | tr '\n' ' ')" = "best step_00000015 step_00000020 step_00000030 " ] || fail "checkpoints that are kept: $(ls full/checkpoints)"
 for file in config.ini run.json metrics.jsonl; do [ -s "full/$file" ] || fail "no $file"; done
 "$DINO_PYTHON" - <<'PY' || fail "metrics.jsonl"
 import json, math
@@ -17,13 +20,16 @@ lines = [json.loads(l) for l in open("full/metrics.jsonl")]
 steps = [l for l in lines if "event" not in l]
 assert [l["step"] for l in steps] == list(range(1, 31)), [l["step"] for l in steps]
 for name in ("samples loss loss_dino_local loss_dino_global loss_ibot loss_koleo lr weight_decay momentum teacher_temperature grad_norm "
-             "images_per_second data_wait_seconds information teacher_entropy prototype_usage").split():
+             "images_per_second achieved_gflops step_seconds compute_seconds data_wait_seconds communication_seconds checkpoint_blocked_seconds information teacher_entropy prototype_usage").split():
     assert all(isinstance(l[name], (int, float)) and math.isfinite(l[name]) for l in steps), name
 assert steps[-1]["samples"] == 30 * 16
+assert all(0 < l["compute_seconds"] + l["communication_seconds"] <= l["step_seconds"] for l in steps) and sum(l["communication_seconds"] for l in steps) > 0
+assert [l["step"] for l in steps if l["checkpoint_blocked_seconds"] > 0] == [11, 16, 21], "steps after a checkpoint"
+assert all(abs(sum(l["phases"].values()) / l["compute_seconds"] - 1) < 0.5 for l in steps[5:]), "phases make up the step"
 assert [l["event"] for l in lines if "event" in l][0] == "start"
 # The 20 images that are classified are among the 40 that vote: the nearest one is the image itself.
 knn = [l for l in lines if l.get("event") == "knn"]
-assert [l["step"] for l in knn] == [0, 15, 30] and all(l["n"] == 20 for l in knn), knn
+assert [(l["step"], l["best"]) for l in knn] == [(0, False), (15, True), (30, False)] and all(l["n"] == 20 for l in knn), knn
 assert all(l[name] == 1 for l in knn for name in ("accuracy", "accuracy_patches", "accuracy_all")), knn
 PY
 
@@ -46,6 +52,11 @@ for x, y in zip(a, b):
     assert x["batch_crc"] == y["batch_crc"]
 assert abs(a[0]["loss"] - b[0]["loss"]) <= 1e-6 * a[0]["loss"], (a[0]["loss"], b[0]["loss"])
 PY
+
+# The batch by rank is the batch.
+ranks 2 dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress off --seed 3 --drop-path 0.3 --output per_rank --batch auto --batch-per-rank 8 --steps 4 --warmup 0 >log.txt 2>&1 || fail "--batch-per-rank"
+grep -q '^batch = 16$' per_rank/config.ini && grep -q '^batch-per-rank = 0$' per_rank/config.ini || fail "what --batch-per-rank leaves: $(grep batch per_rank/config.ini)"
+expect 64 "--batch is 16 already" train --output x --batch-per-rank 8
 
 # A verdict of collapse: not where the batch alone keeps the usage of prototypes low, but for a teacher without contrast.
 level() { dino-pretrain inspect "$1" --json | "$DINO_PYTHON" -c 'import json,sys; print(json.load(sys.stdin)["health"]["level"])'; }

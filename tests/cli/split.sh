@@ -56,6 +56,24 @@ kill_all
 ranks 2 "${SHARDED[@]}" --output killed >killed.log 2>&1 || { fail "resume after SIGKILL"; tail -n 5 killed.log; }
 dino-pretrain diff whole killed && ok "a killed and resumed run in parts has the bits of the whole one" || fail "a killed and resumed run differs"
 
+# -- one file that holds all of it: the same run at the same ranks, the same to rounding at others
+dino-pretrain export --checkpoint whole/checkpoints/step_00000012 --format full --output file >export.log 2>&1 || { fail "export --format full"; tail -n 5 export.log; }
+ranks 2 "${SHARDED[@]}" --output from_file --resume file/checkpoint.h5 >from_file.log 2>&1 || { fail "resume from a file"; tail -n 5 from_file.log; }
+dino-pretrain diff whole from_file && ok "a run that goes on from one file has the bits of the whole one" || fail "a run that goes on from one file differs"
+ranks 3 "${TRAIN[@]}" --output from_file3 --resume file/checkpoint.h5 --strategy hybrid --shard-group 3 >from_file.log 2>&1 || { fail "resume from a file at 3 ranks"; tail -n 5 from_file.log; }
+grep -q "resumed from file/checkpoint.h5 at step 12" from_file.log && ok "at three ranks too" || fail "no resume from the file"
+dino-pretrain inspect file/checkpoint.h5 --json | "$DINO_PYTHON" -c 'import json,sys; j=json.load(sys.stdin); assert j["valid"] and j["step"]==12 and j["ranks"]==1 and len({t["store"] for t in j["tensors"]})==4' || fail "inspect of the file"
+dino-pretrain diff file/checkpoint.h5 whole/checkpoints/step_00000012 || fail "the file and the folder differ"
+expect 0 "" dino-pretrain export --checkpoint file/checkpoint.h5 --format hf --output file_hf
+expect 0 "" dino-pretrain export --checkpoint whole/checkpoints/step_00000012 --format hf --output folder_hf
+diff -r file_hf folder_hf >/dev/null && ok "the file is a weights reference as its folder is" || fail "other weights in the file than in its folder"
+cp file/checkpoint.h5 flipped.h5; printf '\x7f' | dd of=flipped.h5 bs=1 seek=60000 conv=notrunc 2>/dev/null
+cp file/checkpoint.h5 short.h5; truncate -s 60000 short.h5
+for file in flipped short; do
+  expect 65 "$file.h5" dino-pretrain train "${TRAIN[@]:2}" --output bad_file --resume $file.h5
+  expect 65 "$file.h5" dino-pretrain export --checkpoint $file.h5 --format hf --output bad_file
+done
+
 # -- a part that is gone or damaged: the checkpoint before it
 for damage in gone cut; do
   rm -rf damaged; cp -r whole damaged

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <functional>
 
 #include "base/json.hpp"
@@ -12,6 +13,7 @@
 #include "model/weights.hpp"
 #include "storage/files.hpp"
 #include "storage/hdf5.hpp"
+#include "storage/seal.hpp"
 
 namespace dino {
 namespace {
@@ -210,6 +212,61 @@ TEST(CheckpointReader, BrokenManifests) {
   EXPECT_THROW((void)read_checkpoint_manifest(folder), DataError);
   std::filesystem::remove(folder + "/manifest.json");
   EXPECT_THROW((void)read_checkpoint_manifest(folder), MissingInputError);
+}
+
+TEST(CheckpointReader, AFileHoldsAWholeCheckpoint) {
+  const Written written;
+  const TemporaryFolder run;
+  const std::string folder = written.write(run.path(), 10, 1), path = run.path() + "/checkpoint.h5";
+  const OrderedJson whole = written.manifest(folder, 10, 1);
+  const auto put = [&](const std::vector<std::string>& manifest) {
+    commit_hdf5(path, [&](Hdf5File& out) {
+      for (size_t u = 0; u < written.layout.units().size(); ++u)
+        for (const auto& [name, store] :
+             {std::pair("student", &written.student), std::pair("teacher", &written.teacher)})
+          out.write(std::string("/") + name + "/" + written.layout.units()[u].name,
+                    store->unit(static_cast<int64_t>(u)));
+      if (!manifest.empty()) out.write_strings(kManifestDataset, manifest);
+    });
+  };
+  put({whole.dump(1)});
+  EXPECT_TRUE(is_checkpoint(path));
+  CheckpointReader reader(read_checkpoint_manifest(path));
+  EXPECT_EQ(find_shard_fault(reader.manifest()), "");
+  for (const ParameterInfo& info : written.layout.parameters())
+    EXPECT_TRUE(equal(reader.read_tensor("student", info.name).f32(), written.student.view(info).f32()));
+  EXPECT_EQ(load_backbone(path, {})->config, written.config);
+
+  const auto expect = [&](const std::string& what, const std::vector<std::string>& manifest) {
+    put(manifest);
+    try {
+      (void)read_checkpoint_manifest(path);
+      ADD_FAILURE() << "accepted: " << what;
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(path), std::string::npos) << error.what();
+    }
+  };
+  expect("no dataset /manifest", {});
+  EXPECT_FALSE(is_checkpoint(path));
+  EXPECT_THROW((void)load_backbone(path, {}), DataError);
+  expect("not one string", {whole.dump(1), whole.dump(1)});
+  expect("not a JSON object", {"{"});
+  OrderedJson two = whole;
+  two["shards"].push_back(two["shards"][0]);
+  two["ranks"] = 2;
+  two["shards"][1]["ranges"] = OrderedJson::array();
+  for (const UnitInfo& unit : written.layout.units())
+    two["shards"][1]["ranges"].push_back({unit.padded, unit.padded});
+  expect("2 shards in one file", {two.dump(1)});
+
+  put({whole.dump(1)});
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(5000);
+  file.put('\x5a');
+  file.close();
+  EXPECT_NE(find_shard_fault(read_checkpoint_manifest(path)), "");
+  EXPECT_THROW((void)load_backbone(path, {}), DataError);
 }
 
 TEST(CheckpointReader, WrongContents) {
