@@ -35,8 +35,8 @@ Schema<BenchConfig> bench_options() {
   return schema;
 }
 
-/// What the timed steps had: the state and the arena as they are counted, the rest of the resident peak as
-/// the program's.
+/// What the timed steps had: the state by its plan, which is exact, the arena as it is counted, and the rest
+/// of the resident peak as the program's.
 MemoryPlan counted_bytes(const TrainingConfig& ssl, const Timings& timings, int ranks) {
   const StateBytes state = planned_state(ssl, ranks);
   MemoryPlan bytes;

@@ -17,9 +17,6 @@ void check(int code, const char* operation);
 /// No MPI call moves more bytes than this to or from one rank: MPI-3 counts are `int`.
 [[nodiscard]] int64_t message_bytes();
 
-/// Of a reduction of Communicator's.
-[[nodiscard]] MPI_Op operation_of(ReduceOp op);
-
 /// A sum or a gather of Communicator's and of collectives goes through buffers of this size.
 inline constexpr int64_t kSumBufferBytes = int64_t{1} << 26;
 /// Up to this size (all ranks together) a sum gathers everything: one call instead of two.
