@@ -55,7 +55,7 @@ test: test-release test-dev
 test-release: all
 	ctest --preset release -j2
 
-test-dev: test-deps ## the same tests under the address and undefined-behaviour sanitizers
+test-dev: test-deps ## the same tests, but for those labelled release, under the address and undefined-behaviour sanitizers
 	cmake --preset dev -DDINO_TESTS=ON
 	cmake --build --preset dev
 	ctest --preset dev -j2

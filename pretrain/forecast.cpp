@@ -101,13 +101,13 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nomina
     const double fixed = std::min(timings.phases["optimizer"], seconds);
     return fixed + (seconds - fixed) * static_cast<double>(whole) / static_cast<double>(config_.batch);
   };
-  // One step of a few images may fall into a busy moment: it must not keep a whole one from being timed.
-  cost.seconds = std::min(comm_.max(scaled(median(timings.seconds))), kBelievedFactor * nominal_seconds);
+  cost.seconds = comm_.max(scaled(median(timings.seconds)));
   loaded_bytes_ = crop_bytes(few);
-  if (whole > few && cost.seconds <= kWholeStepSeconds) {
+  // One step of a few images may fall into a busy moment: it must not keep a whole one from being timed.
+  const double likely = comm_.max(std::min(cost.seconds, kBelievedFactor * nominal_seconds));
+  if (whole > few && likely <= kWholeStepSeconds) {
     config_.batch = whole;
-    const auto steps =
-        static_cast<int64_t>(std::clamp(kTimedSeconds / std::max(cost.seconds, 1e-3), 1.0, 15.0));
+    const auto steps = static_cast<int64_t>(std::clamp(kTimedSeconds / std::max(likely, 1e-3), 1.0, 15.0));
     timings = time_steps(config_, comm_, 1, steps);
     cost.seconds = comm_.max(median(timings.seconds));
     loaded_bytes_ = crop_bytes(whole);

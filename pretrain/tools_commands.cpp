@@ -294,7 +294,8 @@ Command export_command() {
       "timm.safetensors, which timm.create_model(NAME, checkpoint_path=...) loads: the call for "
       "this model's sizes is printed. hub: model.safetensors with the reference's names. All of "
       "them are weights references here. full: checkpoint.h5, all of a checkpoint in one HDF5 file (both "
-      "networks, the optimizer, the step, the settings), with which train --resume goes on. The processor "
+      "networks, whatever --which says, the optimizer, the step, the settings), with which train --resume "
+      "goes on. The processor "
       "has the training's crop size, mean and "
       "deviation.";
   command.uses_mpi = false;

@@ -251,6 +251,7 @@ void Trainer::save(bool must) {
     if (is_best) mark_best(folder);
     if (log_) log_->checkpoint(step_, folder, watch.seconds());
   } catch (const IoError& error) {
+    blocked_seconds_ += watch.seconds();
     const std::string last =
         last_saved_ < 0 ? "there is none" : fmt::format("the last one is of step {}", last_saved_);
     if (must)

@@ -77,7 +77,7 @@ class Trainer {
   int64_t first_step_ = 0;     ///< where this process began
   int64_t skips_ = 0, rollbacks_ = 0;
   int64_t last_saved_ = -1;
-  double best_accuracy_ = -1;  ///< of the online k-NN by class tokens, at a step with a checkpoint
+  double best_accuracy_ = -1;  ///< of the online k-NN by class tokens, after the first step
   bool is_best_ = false;       ///< this step's is it
   double flops_per_image_;
   double blocked_seconds_ = 0;  ///< by checkpoints, since the last line of the log

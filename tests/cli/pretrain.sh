@@ -8,7 +8,8 @@ train() { dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress 
 train2() { ranks 2 dino-pretrain train --config "$RECIPE" --data "$WORK/data" --progress off --seed 3 --drop-path 0.3 "$@"; }
 
 # An uninterrupted run at 2 ranks is the truth.
-train2 --output full --steps 30 --checkpoint-every 10 --knn-train "$WORK/data" --knn-test "$WORK/data" --knn-every 15 --knn-limit 40 --knn-test-limit 20 --knn-k 1 --keep 2 >log.txt 2>&1 || { fail "uninterrupted run"; tail -n 20 log.txt; finish; }
+WATCHED=(--checkpoint-every 10 --keep 2 --knn-train "$WORK/data" --knn-test "$WORK/data" --knn-every 15 --knn-limit 40 --knn-test-limit 20 --knn-k 1)
+train2 --output full --steps 30 "${WATCHED[@]}" >log.txt 2>&1 || { fail "uninterrupted run"; tail -n 20 log.txt; finish; }
 [ -f full/checkpoints/step_00000030/manifest.json ] || fail "no final checkpoint"
 # The first of equally good ones, between two intervals, stays beside the newest two.
 [ "$(readlink full/checkpoints/best)" = step_00000015 ] && dino-pretrain inspect full/checkpoints/best >/dev/null || fail "the best checkpoint by the online k-NN is $(readlink full/checkpoints/best)"
@@ -34,9 +35,17 @@ assert all(l[name] == 1 for l in knn for name in ("accuracy", "accuracy_patches"
 PY
 
 # Stopped by request (75) and started again: the same bits.
-train2 --output stopped --steps 30 --checkpoint-every 10 --stop-after 13 >log.txt 2>&1; [ $? = 75 ] || fail "stop-after does not exit with 75"
-train2 --output stopped --steps 30 --checkpoint-every 10 >log.txt 2>&1 || fail "resume after a stop"
+train2 --output stopped --steps 30 "${WATCHED[@]}" --stop-after 18 >log.txt 2>&1; [ $? = 75 ] || fail "stop-after does not exit with 75"
+train2 --output stopped --steps 30 "${WATCHED[@]}" >log.txt 2>&1 || fail "resume after a stop"
 dino-pretrain diff full stopped || fail "a stopped and resumed run differs"
+# What was best is known after a restart: equally good is not better.
+[ "$(readlink stopped/checkpoints/best)" = step_00000015 ] || fail "the best checkpoint after a restart is $(readlink stopped/checkpoints/best)"
+# Who goes back before the best one leaves it.
+for best in 15 30; do
+  rm -rf back; cp -r full back; ln -sfn step_000000$best back/checkpoints/best
+  train2 --output back --steps 30 "${WATCHED[@]}" --resume back/checkpoints/step_00000020 --stop-after 1 >log.txt 2>&1; [ $? = 75 ] || { fail "going back to step 20"; tail -n 3 log.txt; }
+  [ "$(readlink back/checkpoints/best)" = "$([ $best = 15 ] && echo step_00000015)" ] || fail "back at step 20 the best checkpoint is '$(readlink back/checkpoints/best)', it was of step $best"
+done
 cut -d, -f1-6 full/metrics.jsonl | grep -v event >a.txt; cut -d, -f1-6 stopped/metrics.jsonl | grep -v event >b.txt
 cmp -s a.txt b.txt || fail "metrics of the resumed run differ"
 

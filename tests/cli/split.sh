@@ -67,6 +67,23 @@ dino-pretrain diff file/checkpoint.h5 whole/checkpoints/step_00000012 || fail "t
 expect 0 "" dino-pretrain export --checkpoint file/checkpoint.h5 --format hf --output file_hf
 expect 0 "" dino-pretrain export --checkpoint whole/checkpoints/step_00000012 --format hf --output folder_hf
 diff -r file_hf folder_hf >/dev/null && ok "the file is a weights reference as its folder is" || fail "other weights in the file than in its folder"
+expect 0 "" dino-pretrain train "${TRAIN[@]:2}" --output begun --weights file/checkpoint.h5 --steps 5
+grep -q "dino_head of the weights, ibot_head of the weights" "$WORK/err.txt" || fail "heads of the file: $(grep 'begins with' "$WORK/err.txt")"
+for from in file/checkpoint.h5 whole/checkpoints/step_00000012; do dino-eval features --weights $from --data "$WORK/data" --output "features_${from%%/*}.h5" --progress off >features.log 2>&1 || { fail "features of $from"; tail -n 3 features.log; }; done
+"$DINO_PYTHON" - <<'PY' && ok "features of the file are those of the folder" || fail "features of the file"
+import h5py, numpy as np
+a, b = (h5py.File(f"features_{n}.h5") for n in ("file", "whole"))
+assert a["features"].shape[0] == 64 and np.array_equal(a["features"], b["features"])
+PY
+# What was chosen for the run comes with it.
+dino-pretrain train --data "$WORK/data" --output chosen --steps 10 --batch 8 --progress off >chosen.log 2>&1 || { fail "chosen settings"; tail -n 3 chosen.log; }
+dino-pretrain export --checkpoint chosen/checkpoints/step_00000008 --format full --output chosen_file >>chosen.log 2>&1
+dino-pretrain train --data "$WORK/data" --output chosen2 --resume chosen_file/checkpoint.h5 --progress off >chosen2.log 2>&1 || { fail "going on with what was chosen"; tail -n 3 chosen2.log; }
+cmp -s <(grep -v '^resume' chosen/config.ini) <(grep -v '^resume' chosen2/config.ini) && dino-pretrain diff chosen chosen2 && ok "a file brings the settings that were chosen" || { fail "settings of a file"; diff chosen/config.ini chosen2/config.ini; }
+# A backbone alone makes a file too, and begins a run.
+dino-pretrain import --weights file_hf --output imported >import.log 2>&1 && dino-pretrain export --checkpoint imported --format full --output imported_file >>import.log 2>&1 || { fail "a file of imported weights"; tail -n 3 import.log; }
+expect 0 "" dino-pretrain train "${TRAIN[@]:2}" --output begun2 --resume imported_file/checkpoint.h5 --steps 5
+expect 66 "holds neither manifest.json nor a complete checkpoint" dino-pretrain export --checkpoint file_hf/model.safetensors --format full --output bad_file
 cp file/checkpoint.h5 flipped.h5; printf '\x7f' | dd of=flipped.h5 bs=1 seek=60000 conv=notrunc 2>/dev/null
 cp file/checkpoint.h5 short.h5; truncate -s 60000 short.h5
 for file in flipped short; do
