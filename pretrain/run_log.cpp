@@ -72,6 +72,23 @@ const std::set<std::string>& free_settings() {
   return names;
 }
 
+struct Changed {
+  std::string name, before, now;
+};
+
+/// Settings that shape the result and are not what they were.
+std::vector<Changed> changed_settings(const std::string& before, const std::string& source,
+                                      const std::string& ini) {
+  std::vector<Changed> changed;
+  const auto old = settings_of(before, source);
+  for (const auto& [name, value] : settings_of(ini, source)) {
+    const auto it = old.find(name);
+    if (!free_settings().contains(name) && it != old.end() && it->second != value)
+      changed.push_back({name, it->second, value});
+  }
+  return changed;
+}
+
 /// RUN/run.json, or an empty object where there is none that can be read.
 OrderedJson read_run_json(const std::string& run) {
   const std::string path = run + "/run.json";
@@ -240,18 +257,23 @@ void RunLog::stop(int64_t step, const std::string& reason) {
 void check_or_write_config(const std::string& run, const std::string& ini) {
   const std::string path = run + "/config.ini";
   if (path_exists(path)) {
-    const auto before = settings_of(read_text(path), path);
-    const auto now = settings_of(ini, path);
-    for (const auto& [name, value] : now) {
-      const auto old = before.find(name);
-      if (free_settings().contains(name) || old == before.end() || old->second == value) continue;
+    for (const Changed& setting : changed_settings(read_text(path), path, ini))
       throw UsageError(
           fmt::format("cannot go on with other settings: --{}: the run in {} has {}, now {}; use the same "
                       "value, or another --output",
-                      name, run, old->second, value));
-    }
+                      setting.name, run, setting.before, setting.now));
   }
   write_file_atomically(path, ini);
+}
+
+void say_other_settings(const std::string& checkpoint, const std::string& before, const std::string& ini) {
+  std::string text;
+  for (const Changed& setting : changed_settings(before, checkpoint, ini))
+    text += fmt::format("{}--{} {} (was {})", text.empty() ? "" : ", ", setting.name, setting.now,
+                        setting.before);
+  if (!text.empty())
+    log::warning(
+        fmt::format("goes on from {} with other settings than it was made with: {}", checkpoint, text));
 }
 
 void check_data(const std::string& run, const Dataset& dataset) {

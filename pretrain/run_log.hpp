@@ -65,6 +65,9 @@ class RunLog {
 /// that shape the result must be equal: UsageError names the first that differs. `ini` is
 /// OptionTable::to_ini().
 void check_or_write_config(const std::string& run, const std::string& ini);
+/// A run may go on from another's checkpoint with settings of its own; what differs is said. `before` is the
+/// checkpoint's INI.
+void say_other_settings(const std::string& checkpoint, const std::string& before, const std::string& ini);
 /// RUN/run.json remembers which images the run began with: DataError when `dataset` holds others. Where they
 /// lie does not matter.
 void check_data(const std::string& run, const Dataset& dataset);

@@ -234,6 +234,8 @@ void Trainer::restore() {
   if (comm_.root()) {
     set_aside_checkpoints(run, step_);
     log::info(fmt::format("resumed from {} at step {}", folder, step_));
+    if (config_.resume.from == Resume::From::folder)
+      say_other_settings(folder, read_checkpoint_header(folder).config_ini, context_.config_ini);
     RunLog(run, step_).resume(step_, folder, comm_.size());
   }
 }

@@ -79,7 +79,9 @@ PY
 dino-pretrain train --data "$WORK/data" --output chosen --steps 10 --batch 8 --progress off >chosen.log 2>&1 || { fail "chosen settings"; tail -n 3 chosen.log; }
 dino-pretrain export --checkpoint chosen/checkpoints/step_00000008 --format full --output chosen_file >>chosen.log 2>&1
 dino-pretrain train --data "$WORK/data" --output chosen2 --resume chosen_file/checkpoint.h5 --progress off >chosen2.log 2>&1 || { fail "going on with what was chosen"; tail -n 3 chosen2.log; }
-cmp -s <(grep -v '^resume' chosen/config.ini) <(grep -v '^resume' chosen2/config.ini) && dino-pretrain diff chosen chosen2 && ok "a file brings the settings that were chosen" || { fail "settings of a file"; diff chosen/config.ini chosen2/config.ini; }
+cmp -s <(grep -vE '^(resume|output) ' chosen/config.ini) <(grep -vE '^(resume|output) ' chosen2/config.ini) && ! grep -q "other settings" chosen2.log && dino-pretrain diff chosen chosen2 && ok "a file brings the settings that were chosen" || { fail "settings of a file"; diff chosen/config.ini chosen2/config.ini; }
+dino-pretrain train --data "$WORK/data" --output chosen3 --resume chosen_file/checkpoint.h5 --progress off --ibot-weight 0.5 >chosen3.log 2>&1 || { fail "going on with another setting"; tail -n 3 chosen3.log; }
+grep -q "other settings than it was made with: --ibot-weight 0.5 (was 1)" chosen3.log && ok "settings that are not the file's are said" || fail "other settings: $(grep -i settings chosen3.log)"
 # A backbone alone makes a file too, and begins a run.
 dino-pretrain import --weights file_hf --output imported >import.log 2>&1 && dino-pretrain export --checkpoint imported --format full --output imported_file >>import.log 2>&1 || { fail "a file of imported weights"; tail -n 3 import.log; }
 expect 0 "" dino-pretrain train "${TRAIN[@]:2}" --output begun2 --resume imported_file/checkpoint.h5 --steps 5
