@@ -80,8 +80,10 @@ class StepTrial {
            (2 * config_.global_size * config_.global_size +
             config_.local_count * config_.local_size * config_.local_size);
   }
-  /// The loader works beside the steps, on images of noise that its cache holds: no file has a part in it.
-  void measure_beside_loader(StepCost& cost, const LoadingCost& alone, int threads);
+  /// The loader works beside steps of `batch` images, which take `step_seconds` alone; on images of noise
+  /// that its cache holds, so that no file has a part in it. False where that would last too long.
+  bool measure_beside_loader(StepCost& cost, const LoadingCost& alone, int threads, int64_t batch,
+                             double step_seconds);
 
   TrainConfig config_;
   const LoaderConfig& loading_;
@@ -101,7 +103,8 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nomina
     const double fixed = std::min(timings.phases["optimizer"], seconds);
     return fixed + (seconds - fixed) * static_cast<double>(whole) / static_cast<double>(config_.batch);
   };
-  cost.seconds = comm_.max(scaled(median(timings.seconds)));
+  const double few_seconds = median(timings.seconds);
+  cost.seconds = comm_.max(scaled(few_seconds));
   loaded_bytes_ = crop_bytes(few);
   // One step of a few images may fall into a busy moment: it must not keep a whole one from being timed.
   const double likely = comm_.max(std::min(cost.seconds, kBelievedFactor * nominal_seconds));
@@ -115,7 +118,9 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nomina
   const double alone_seconds = median(timings.seconds);
   const double backward = std::min(comm_.max(timings.phases["backward"]), alone_seconds) *
                           comm_.max(cost.seconds) / std::max(1e-9, alone_seconds);
-  if (config_.batch == whole) measure_beside_loader(cost, alone, threads);
+  // Where steps are long, those of a few images tell as well how loader and steps slow each other down.
+  if (config_.batch == few || !measure_beside_loader(cost, alone, threads, whole, alone_seconds))
+    measure_beside_loader(cost, alone, threads, few, few_seconds);
   // A frozen backbone has no backward pass; the loader's work stays.
   cost.frozen_seconds = std::max(0.1 * cost.seconds, cost.seconds - cost.contention * backward);
   const double ratio =
@@ -132,23 +137,35 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nomina
   return cost;
 }
 
-void StepTrial::measure_beside_loader(StepCost& cost, const LoadingCost& alone, int threads) {
+bool StepTrial::measure_beside_loader(StepCost& cost, const LoadingCost& alone, int threads, int64_t batch,
+                                      double step_seconds) {
   // Until what was prepared ahead is used up.
   const int64_t warmup = loading_.prefetch + 2;
-  const double one = cost.seconds + alone.augment_seconds * static_cast<double>(own(config_.batch)) / threads;
-  if (comm_.any(alone.bytes == 0 || static_cast<double>(warmup + 3) * one > kTrialSeconds)) return;
+  const auto augmenting = [&](int64_t images) {
+    return alone.augment_seconds * static_cast<double>(own(images)) / threads;
+  };
+  const double one = comm_.max(step_seconds) + augmenting(batch);
+  if (comm_.any(alone.bytes == 0 || static_cast<double>(warmup + 3) * one > kTrialSeconds)) return false;
   const auto steps = static_cast<int64_t>(std::clamp(kTimedSeconds / std::max(one, 1e-3), 3.0, 30.0));
   Dataset noise;
   noise.records.resize(static_cast<size_t>(kTrialImages));
-  DataLoader loader(noise, loading_, even_range(config_.batch, comm_.rank(), comm_.size()), 0,
+  TrainConfig trial = config_;
+  trial.batch = batch;
+  LoaderConfig loading = loading_;
+  loading.batch = batch;
+  DataLoader loader(noise, loading, even_range(batch, comm_.rank(), comm_.size()), 0,
                     noise_images(kTrialImages, alone.bytes));
-  const Timings timings = time_steps(config_, comm_, warmup, steps, &loader);
+  const Timings timings = time_steps(trial, comm_, warmup, steps, &loader);
   // The mean: beside the loader some steps take much longer, and they count.
-  cost.seconds = comm_.max(std::accumulate(timings.seconds.begin(), timings.seconds.end(), 0.0) /
-                           static_cast<double>(timings.seconds.size()));
-  cost.contention = std::max(1.0, cost.seconds / one);
+  const double mean = comm_.max(std::accumulate(timings.seconds.begin(), timings.seconds.end(), 0.0) /
+                                static_cast<double>(timings.seconds.size()));
+  cost.seconds = (cost.seconds + augmenting(loading_.batch)) * mean / one;
+  cost.contention = std::max(1.0, mean / one);
   cost.is_loaded = true;
-  loaded_bytes_ = (loading_.prefetch + 1) * crop_bytes(config_.batch) + kTrialImages * alone.bytes;
+  // Else the peak is that of the whole step, which was timed without the loader.
+  if (batch == config_.batch)
+    loaded_bytes_ = (loading.prefetch + 1) * crop_bytes(batch) + kTrialImages * alone.bytes;
+  return true;
 }
 
 /// Images that a rank decodes in the run: each once where the cache holds them all.
