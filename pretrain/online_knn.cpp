@@ -39,10 +39,7 @@ Tensor unit_columns(const Tensor& features, int64_t begin, int64_t width) {
 
 }  // namespace
 
-OnlineKnn::OnlineKnn(const TrainConfig& config, const Communicator& comm)
-    : config_(config),
-      comm_(comm),
-      place_(ops::backend_named("cpu"), Communicator::self(), precision_here(config.precision)) {
+OnlineKnn::OnlineKnn(const TrainConfig& config, const Communicator& comm) : config_(config), comm_(comm) {
   train_ = load(config.knn_train, config.knn_limit, classes_);
   test_ =
       load(config.knn_test, config.knn_test_limit > 0 ? config.knn_test_limit : config.knn_limit, classes_);
@@ -108,7 +105,7 @@ OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
   return set;
 }
 
-Tensor OnlineKnn::features(const Vit& vit, const UnitWeights& teacher, const Set& set) {
+Tensor OnlineKnn::features(const Context& c, const Vit& vit, const UnitWeights& teacher, const Set& set) {
   const int64_t n = set.images.shape()[0];
   const int64_t width = vit.config().width;
   Tensor features(Shape{n, 2 * width});
@@ -117,16 +114,16 @@ Tensor OnlineKnn::features(const Vit& vit, const UnitWeights& teacher, const Set
   const Tensor blank(Shape{1, 3, set.images.shape()[2], set.images.shape()[3]});
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t begin = pass * kBatch, count = std::clamp<int64_t>(n - begin, 0, kBatch);
-    const Context& c = place_.context();
     c.arena.reset();
     const CropBatch crop{count > 0 ? set.images.view().rows(begin, count) : blank.view(), {}};
     const VitOutput output = vit.forward(c, teacher, {&crop, 1}, {});
+    const float* const tokens = host_view(c, output.norm, tokens_).as<float>();
     const TokenEntry& entry = output.entries[0];
     const int64_t patches = entry.grid_h * entry.grid_w;
     for (int64_t i = 0; i < count; ++i) {
       float* out = features.as<float>() + (begin + i) * 2 * width;
-      std::copy_n(output.norm.as<float>() + entry.cls_row(i) * width, width, out);
-      const float* token = output.norm.as<float>() + entry.patch_row(i, 0, vit.config().registers) * width;
+      std::copy_n(tokens + entry.cls_row(i) * width, width, out);
+      const float* token = tokens + entry.patch_row(i, 0, vit.config().registers) * width;
       for (int64_t d = 0; d < width; ++d) {
         double sum = 0;
         for (int64_t patch = 0; patch < patches; ++patch)
@@ -153,10 +150,12 @@ int64_t OnlineKnn::right(const Tensor& bank, std::span<const int32_t> labels, co
   return count;
 }
 
-OnlineKnn::Score OnlineKnn::evaluate(const Vit& vit, const UnitWeights& teacher) {
+OnlineKnn::Score OnlineKnn::evaluate(const Context& c, const Vit& vit, const UnitWeights& teacher) {
   const int64_t width = vit.config().width;
-  const Tensor local_bank = features(vit, teacher, train_);
-  const Tensor queries = features(vit, teacher, test_);
+  if (!arena_) arena_ = std::make_unique<Arena>(c.ops.memory());
+  const Context own = c.with(*arena_);
+  const Tensor local_bank = features(own, vit, teacher, train_);
+  const Tensor queries = features(own, vit, teacher, test_);
   const std::vector<float> rows = comm_.all_gather_values<float>(local_bank.f32());
   const std::vector<int32_t> labels =
       comm_.all_gather_values<int32_t>(std::span<const int32_t>(train_.labels));

@@ -3,6 +3,7 @@
 // k-NN accuracy of the teacher on a labelled validation part while it trains: what tells learning from
 // collapse.
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,8 +24,9 @@ class OnlineKnn {
     double cls = 0, patches = 0, all = 0;
     int64_t n = 0;
   };
+  /// Computes with the streams of `c`, which the teacher's units are gathered by, in an arena of its own.
   /// Collective; the same on all ranks.
-  [[nodiscard]] Score evaluate(const Vit& vit, const UnitWeights& teacher);
+  [[nodiscard]] Score evaluate(const Context& c, const Vit& vit, const UnitWeights& teacher);
 
  private:
   struct Set {
@@ -34,7 +36,7 @@ class OnlineKnn {
   [[nodiscard]] Set load(const std::string& reference, int64_t limit,
                          std::vector<std::string>& classes) const;
   /// f32 [n, 2D]: class token | mean of the patch tokens.
-  [[nodiscard]] Tensor features(const Vit& vit, const UnitWeights& teacher, const Set& set);
+  [[nodiscard]] Tensor features(const Context& c, const Vit& vit, const UnitWeights& teacher, const Set& set);
   /// Test images of this rank that `width` columns from `begin` on classify right.
   [[nodiscard]] int64_t right(const Tensor& bank, std::span<const int32_t> labels, const Tensor& queries,
                               int64_t begin, int64_t width) const;
@@ -43,7 +45,8 @@ class OnlineKnn {
   const Communicator& comm_;
   std::vector<std::string> classes_;
   Set train_, test_;
-  Workplace place_;
+  std::unique_ptr<Arena> arena_;  ///< of the device of the first evaluation
+  Tensor tokens_;                 ///< of one pass, where the device is not the host
 };
 
 }  // namespace dino::pretrain

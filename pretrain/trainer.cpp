@@ -370,7 +370,7 @@ void Trainer::on_skip(const StepResult& result) {
 
 void Trainer::evaluate_knn() {
   const log::Phase phase("online k-NN");
-  const OnlineKnn::Score score = knn_->evaluate(*knn_vit_, engine_.state().teacher());
+  const OnlineKnn::Score score = knn_->evaluate(place_.context(), *knn_vit_, engine_.state().teacher());
   is_best_ = step_ > 0 && score.cls > best_accuracy_;
   if (is_best_) best_accuracy_ = score.cls;
   if (log_) log_->knn(step_, score, config_.knn_k, is_best_);
