@@ -230,7 +230,7 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
     forecast.is_timed = true;
     cost = StepTrial(config, loader, comm).measure(loading, threads, seconds);
     plan.activations = cost.activations;
-    plan.workspace = cost.workspace;
+    plan.workspace = cost.workspace + snapshot_bytes(make_training_config(config), comm.size());
     plan.process = cost.process;
   }
   const double images = static_cast<double>(config.batch.value()) / comm.size();
@@ -241,13 +241,16 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
   forecast.disk = disk_bytes(config);
   const TrainingConfig ssl = make_training_config(config);
   forecast.parameters = parameter_count(ssl);
+  // The last one is waited for; the others are written beside the steps up to the next.
   const int64_t checkpoints = (config.steps + config.checkpoint_every - 1) / config.checkpoint_every;
+  const double writing = static_cast<double>(checkpoint_bytes(ssl)) / kDiskBytesPerSecond;
+  const double interval = static_cast<double>(config.checkpoint_every.value()) * forecast.step_seconds;
   const auto frozen = static_cast<double>(config.freeze_backbone_steps.of(config.steps));
   const double decoding = loading.decode_seconds * cost.contention / threads;
   forecast.seconds = (static_cast<double>(config.steps.value()) - frozen) * forecast.step_seconds +
                      frozen * (cost.frozen_seconds + augmenting) +
-                     decoded_by_rank(config, loaded, comm.size()) * decoding +
-                     static_cast<double>(checkpoints * checkpoint_bytes(ssl)) / kDiskBytesPerSecond +
+                     decoded_by_rank(config, loaded, comm.size()) * decoding + writing +
+                     static_cast<double>(checkpoints - 1) * std::max(0.0, writing - interval) +
                      knn_seconds(config, forecast.step_seconds, loading, comm.size(), threads);
   return forecast;
 }

@@ -173,7 +173,7 @@ MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, in
   plan.gradients = state.gradients;
   plan.optimizer = state.moments;
   plan.activations = activation_bytes(config, ssl, images);
-  plan.workspace = kWorkspaceBytes + state.buffers;
+  plan.workspace = kWorkspaceBytes + state.buffers + snapshot_bytes(ssl, ranks);
   const int64_t crops = 3 * kFloat * images *
                         (2 * config.global_size * config.global_size +
                          config.local_count * config.local_size * config.local_size);
@@ -191,6 +191,10 @@ MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, in
 
 int64_t checkpoint_bytes(const TrainingConfig& ssl) {
   return 4 * parameter_count(ssl) * kFloat;
+}
+
+int64_t snapshot_bytes(const TrainingConfig& ssl, int ranks) {
+  return (checkpoint_bytes(ssl) + ranks - 1) / ranks;
 }
 
 int64_t disk_bytes(const TrainConfig& config) {

@@ -29,7 +29,7 @@ struct MemoryPlan {
   int64_t gradients = 0;
   int64_t optimizer = 0;    ///< AdamW's moments
   int64_t activations = 0;  ///< the arena of a step: activations, targets, prototypes
-  int64_t workspace = 0;    ///< of the matrix products
+  int64_t workspace = 0;    ///< of the matrix products, and the copy from which a checkpoint is written
   int64_t loader = 0;       ///< crops prepared ahead, images kept decoded, images being decoded
   int64_t process = 0;      ///< program, MPI, the list of the images
   [[nodiscard]] int64_t total() const {
@@ -52,6 +52,8 @@ struct LoadedImages {
                                      int threads);
 /// One checkpoint: student, teacher and moments.
 [[nodiscard]] int64_t checkpoint_bytes(const TrainingConfig& ssl);
+/// Of it, what one of `ranks` ranks copies and writes.
+[[nodiscard]] int64_t snapshot_bytes(const TrainingConfig& ssl, int ranks);
 /// Most that lies in RUN/checkpoints at once: those that are kept and the one being written.
 [[nodiscard]] int64_t disk_bytes(const TrainConfig& config);
 [[nodiscard]] int64_t parameter_count(const TrainingConfig& ssl);

@@ -200,10 +200,13 @@ void RunLog::resume(int64_t step, const std::string& checkpoint, int ranks) {
                     .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
-void RunLog::checkpoint(int64_t step, const std::string& folder, double seconds) {
-  append(
-      OrderedJson{{"event", "checkpoint"}, {"step", step}, {"checkpoint", folder}, {"seconds", seconds}}.dump(
-          -1, ' ', false, OrderedJson::error_handler_t::replace));
+void RunLog::checkpoint(int64_t step, const std::string& folder, double seconds, double blocked_seconds) {
+  append(OrderedJson{{"event", "checkpoint"},
+                     {"step", step},
+                     {"checkpoint", folder},
+                     {"seconds", seconds},
+                     {"blocked_seconds", blocked_seconds}}
+             .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::checkpoint_failed(int64_t step, const std::string& why) {

@@ -41,7 +41,8 @@ class RunLog {
   void start(const TrainConfig& config, const CommandContext& context, int64_t records, int64_t parameters,
              const Forecast* forecast);
   void resume(int64_t step, const std::string& checkpoint, int ranks);
-  void checkpoint(int64_t step, const std::string& folder, double seconds);
+  /// `seconds` from the copy to the commit, of which the steps waited for `blocked_seconds`.
+  void checkpoint(int64_t step, const std::string& folder, double seconds, double blocked_seconds);
   void checkpoint_failed(int64_t step, const std::string& why);
   void skip(int64_t step, const StepResult& result);
   void rollback(int64_t step, const std::string& checkpoint);

@@ -17,7 +17,7 @@
 #include "model/weights.hpp"
 #include "storage/files.hpp"
 #include "storage/output_kind.hpp"
-#include "training/checkpoint.hpp"
+#include "training/checkpoint_writer.hpp"
 #include "training/collapse.hpp"
 
 namespace dino::pretrain {
@@ -169,7 +169,7 @@ ExitCode import_weights(const ImportConfig& config, CommandContext& context) {
                   fmt::join(pixels.normalisation.mean, ","), fmt::join(pixels.normalisation.std, ","));
   // Where evaluation and training look for the mean and deviation of the pixels.
   write_file_atomically(output + "/config.ini", content.config_ini);
-  const std::string folder = save_checkpoint(output, 0, content, self, 2, 0);
+  const std::string folder = save_checkpoint(output, 0, content, self);
   log::info(fmt::format("imported {} into {}", backbone->description, folder));
   context.result = json_line({{"checkpoint", folder}, {"model", backbone->description}});
   return ExitCode::done;

@@ -100,6 +100,8 @@ ExitCode Trainer::run() {
     log::info(fmt::format("{}: already trained for {} steps", run, step_));
     return ExitCode::done;
   }
+  checkpoints_ =
+      std::make_unique<RunCheckpoints>(run, config_, content().stores, comm_, log_.get(), restored_);
   if (config_.knn_every > 0) {
     knn_ = std::make_unique<OnlineKnn>(config_, comm_);
     knn_vit_ = std::make_unique<Vit>(engine_.config().vit);
@@ -120,9 +122,16 @@ ExitCode Trainer::run() {
     show(progress);
     const bool last = step_ == config_.steps;
     if (knn_ && (step_ % config_.knn_every == 0 || last)) evaluate_knn();
-    const bool stop = !last && comm_.any(should_stop());
-    if (stop) return stopped(progress);
-    if (last || is_best_ || step_ % config_.checkpoint_every == 0) save(last);
+    if (last) {
+      save(true);
+      break;
+    }
+    std::array<int64_t, 2> votes = {should_stop() ? 1 : 0, checkpoints_->writing() ? 1 : 0};
+    comm_.all_reduce(std::span(votes), ReduceOp::max);
+    if (votes[0] > 0) return stopped(progress);
+    if (votes[1] == 0) checkpoints_->finish();
+    if (is_best_ || step_ % config_.checkpoint_every == 0)
+      checkpoints_->begin(content(), std::exchange(is_best_, false));
   }
   progress.finish();
   if (comm_.root() && replaced_.replaced() > 0)
@@ -173,6 +182,7 @@ bool Trainer::data_ready(DataLoader& loader) {
   std::string examples;
   for (const std::string& text : comm_.all_gather_strings(loader.bad_examples()))
     if (!text.empty()) examples += (examples.empty() ? "" : ", ") + text;
+  checkpoints_->finish();
   throw DataError(fmt::format(
       "too many broken images: {}: {} of the first {} samples cannot be decoded, more than --max-replaced "
       "{}: "
@@ -230,7 +240,7 @@ void Trainer::restore() {
   }
   load(folder);
   first_step_ = step_;
-  last_saved_ = step_;
+  restored_ = step_;
   if (comm_.root()) {
     set_aside_checkpoints(run, step_);
     log::info(fmt::format("resumed from {} at step {}", folder, step_));
@@ -241,38 +251,7 @@ void Trainer::restore() {
 }
 
 void Trainer::save(bool must) {
-  const bool is_best = std::exchange(is_best_, false);
-  if (last_saved_ == step_) return;
-  const log::Phase phase("checkpoint");
-  const Stopwatch watch;
-  try {
-    const std::string folder =
-        save_checkpoint(context_.common.output, step_, content(), comm_, config_.keep, config_.keep_every);
-    last_saved_ = step_;
-    blocked_seconds_ += watch.seconds();
-    if (is_best) mark_best(folder);
-    if (log_) log_->checkpoint(step_, folder, watch.seconds());
-  } catch (const IoError& error) {
-    blocked_seconds_ += watch.seconds();
-    const std::string last =
-        last_saved_ < 0 ? "there is none" : fmt::format("the last one is of step {}", last_saved_);
-    if (must)
-      throw IoError(fmt::format("{}; without this checkpoint {}: make space or mend it, then start again",
-                                error.what(), last));
-    if (!log_) return;
-    log::warning(fmt::format("checkpoint of step {} left out, {}: {}; it is tried again at the next interval",
-                             step_, last, error.what()));
-    log_->checkpoint_failed(step_, error.what());
-  }
-}
-
-void Trainer::mark_best(const std::string& folder) {
-  if (!comm_.root()) return;
-  try {
-    mark_best_checkpoint(context_.common.output, folder);
-  } catch (const IoError& error) {
-    log::warning(fmt::format("the best checkpoint is {}, but: {}", folder, error.what()));
-  }
+  checkpoints_->save(content(), std::exchange(is_best_, false), must);
 }
 
 bool Trainer::train_step(DataLoader& loader) {
@@ -339,7 +318,7 @@ bool Trainer::train_step(DataLoader& loader) {
   line.achieved_gflops = flops_per_image_ * line.images_per_second * 1e-9;
   if (step_ % config_.log_every == 0 || step_ == config_.steps) {
     line.batch_crc = batch_checksum(comm_.sum(crops.checksum), masks);
-    line.checkpoint_blocked_seconds = std::exchange(blocked_seconds_, 0.0);
+    line.checkpoint_blocked_seconds = checkpoints_->take_blocked_seconds();
     if (log_) log_->step(line);
   }
   return true;
@@ -349,6 +328,7 @@ void Trainer::on_skip(const StepResult& result) {
   if (log_) log_->skip(step_, result);
   log::warning(fmt::format("step {} skipped: its loss or gradient is not finite", step_));
   if (++skips_ < config_.max_skips) return;
+  checkpoints_->finish();  // one from before, which may be the newest
   std::string folder;
   if (comm_.root()) folder = newest_valid_checkpoint(context_.common.output);
   comm_.broadcast(folder);

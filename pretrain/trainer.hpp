@@ -15,6 +15,7 @@
 #include "forecast.hpp"
 #include "online_knn.hpp"
 #include "replaced_samples.hpp"
+#include "run_checkpoints.hpp"
 #include "run_log.hpp"
 #include "storage/files.hpp"
 #include "train_config.hpp"
@@ -39,10 +40,8 @@ class Trainer {
   void restore();
   void load(const std::string& folder);
   [[nodiscard]] CheckpointContent content();
-  /// Where this step's k-NN is the best so far, RUN/checkpoints/best leads to its checkpoint.
-  void mark_best(const std::string& folder);
-  /// A checkpoint that cannot be written (a full disk) is left out, said and tried again at the next
-  /// interval; IoError when there must be one.
+  /// This step's checkpoint is there when it returns; where it cannot be written it is left out, or with
+  /// `must` an IoError.
   void save(bool must);
   /// Waits for the next step's crops on all ranks; false when a stop ended the wait. Files that one rank
   /// cannot read end the training on all of them, after a checkpoint; so do too many broken images, without
@@ -69,6 +68,7 @@ class Trainer {
   Engine engine_;
   std::unique_ptr<FolderLock> lock_;
   std::unique_ptr<RunLog> log_;  ///< rank 0 only
+  std::unique_ptr<RunCheckpoints> checkpoints_;
   std::unique_ptr<OnlineKnn> knn_;
   std::unique_ptr<Vit> knn_vit_;
   int64_t step_ = 0;           ///< steps finished
@@ -76,11 +76,10 @@ class Trainer {
   double waited_seconds_ = 0;  ///< for the data of the step
   int64_t first_step_ = 0;     ///< where this process began
   int64_t skips_ = 0, rollbacks_ = 0;
-  int64_t last_saved_ = -1;
+  int64_t restored_ = -1;      ///< step of the checkpoint that this process goes on from
   double best_accuracy_ = -1;  ///< of the online k-NN by class tokens, after the first step
   bool is_best_ = false;       ///< this step's is it
   double flops_per_image_;
-  double blocked_seconds_ = 0;  ///< by checkpoints, since the last line of the log
   ReplacedSamples replaced_;
   int64_t replaced_before_ = 0;  ///< by earlier starts of the run
   double loss_ = 0;              ///< of the last step

@@ -2,19 +2,13 @@
 #include "training/checkpoint.hpp"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <filesystem>
 #include <system_error>
 
 #include "base/json.hpp"
 #include "base/log.hpp"
-#include "base/pending_io.hpp"
-#include "base/version.hpp"
 #include "comm/together.hpp"
 #include "model/checkpoint_reader.hpp"
 #include "storage/files.hpp"
@@ -26,84 +20,6 @@ namespace dino {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string step_folder(const std::string& run, int64_t step) {
-  return fmt::format("{}/checkpoints/step_{:08d}", run, step);
-}
-
-const ParameterLayout& layout_of(const CheckpointContent& content) {
-  DINO_CHECK(!content.stores.empty(), "a checkpoint holds at least one store");
-  return content.stores.begin()->second->layout();
-}
-
-/// Writes this rank's shard and returns its entry of the manifest.
-std::string write_shard(const std::string& folder, const CheckpointContent& content,
-                        const Communicator& comm) {
-  const ParameterLayout& layout = layout_of(content);
-  const std::string file = fmt::format("rank_{:04d}.h5", comm.rank());
-  const std::string path = folder + "/" + file;
-  OrderedJson ranges = OrderedJson::array();
-  const ShardedValues& any = *content.stores.begin()->second;
-  {
-    const IoScope scope("writing", path);
-    Hdf5File out = Hdf5File::create(path);
-    for (size_t u = 0; u < layout.units().size(); ++u) {
-      const UnitInfo& unit = layout.units()[u];
-      const Range range = any.own_range(static_cast<int64_t>(u));
-      ranges.push_back({range.begin, range.end});
-      if (range.size() == 0) continue;
-      for (const auto& [store, values] : content.stores)
-        out.write(fmt::format("/{}/{}", store, unit.name), values->own(static_cast<int64_t>(u)));
-    }
-    out.close();
-  }
-  fsync_file(path);
-  return OrderedJson{
-      {"file", file}, {"bytes", file_size(path)}, {"crc32c", hex32(crc32c_file(path))}, {"ranges", ranges}}
-      .dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
-}
-
-std::string manifest_text(const CheckpointContent& content, const std::vector<std::string>& shards) {
-  const ParameterLayout& layout = layout_of(content);
-  OrderedJson json;
-  json["schema"] = 1;
-  json["version"] = version();
-  json["commit"] = commit();
-  json["step"] = content.integers.at("step");
-  json["samples"] = content.integers.at("samples");
-  json["ranks"] = shards.size();
-  json["model"] = OrderedJson{{"vit", OrderedJson::parse(content.model_json)}};
-  json["integers"] = content.integers;
-  json["vectors"] = content.vectors;
-  json["config_ini"] = content.config_ini;
-  json["stores"] = OrderedJson::array();
-  for (const auto& [store, values] : content.stores) json["stores"].push_back(store);
-  json["units"] = OrderedJson::array();
-  for (const UnitInfo& unit : layout.units())
-    json["units"].push_back(OrderedJson{{"name", unit.name},
-                                        {"module", unit.module},
-                                        {"padded", unit.padded},
-                                        {"parameters", OrderedJson::array()}});
-  for (const ParameterInfo& info : layout.parameters()) {
-    OrderedJson shape = OrderedJson::array();
-    for (int i = 0; i < info.shape.rank(); ++i) shape.push_back(info.shape[i]);
-    json["units"][static_cast<size_t>(info.unit)]["parameters"].push_back(
-        OrderedJson{{"name", info.name}, {"shape", shape}, {"offset", info.offset}});
-  }
-  json["shards"] = OrderedJson::array();
-  for (const std::string& shard : shards) json["shards"].push_back(OrderedJson::parse(shard));
-  return seal_manifest(json.dump(1, ' ', false, OrderedJson::error_handler_t::replace));
-}
-
-/// Renamed first, so that a kill in the middle of the removal leaves no folder that looks like a checkpoint.
-void remove_durably(const std::string& folder) {
-  const std::string trash = folder + ".trash";
-  std::error_code error;
-  fs::remove_all(trash, error);
-  fs::rename(folder, trash, error);
-  fs::remove_all(trash, error);
-  if (error) log::warning(fmt::format("old checkpoint not removed: {}: {}", folder, error.message()));
-}
 
 int64_t step_of(const std::string& folder) {
   return std::stoll(fs::path(folder).filename().string().substr(5));
@@ -119,58 +35,25 @@ std::string best_name(const std::string& run) {
   return fs::read_symlink(best_link(run), error).filename().string();
 }
 
-void apply_retention(const std::string& run, int64_t keep, int64_t keep_every) {
-  const std::vector<std::string> folders = complete_checkpoints(run);
-  const std::string best = best_name(run);
-  for (size_t i = static_cast<size_t>(keep); i < folders.size(); ++i) {
-    if (fs::path(folders[i]).filename() == best) continue;
-    const int64_t step = step_of(folders[i]);
-    if (keep_every == 0 || step % keep_every != 0) remove_durably(folders[i]);
-  }
-}
-
-/// A folder of a name that nobody can foresee, so that no link planted there leads the shards elsewhere.
-std::string make_temporary_folder(const std::string& folder) {
-  std::string temporary = fmt::format("{}.{}.tmp", folder, random_hex(12));
-  if (::mkdir(temporary.c_str(), 0777) != 0)
-    throw IoError(
-        fmt::format("cannot make folder: {}: {}", temporary, std::system_category().message(errno)));
-  return temporary;
-}
-
 }  // namespace
 
-std::string save_checkpoint(const std::string& run, int64_t step, const CheckpointContent& content,
-                            const Communicator& comm, int64_t keep, int64_t keep_every) {
-  const std::string folder = step_folder(run, step);
-  std::string temporary;
-  try {
-    together(comm, [&] {
-      if (!comm.root()) return;
-      make_folders(run + "/checkpoints");
-      remove_unfinished_checkpoints(run);
-      temporary = make_temporary_folder(folder);
-    });
-    comm.broadcast(temporary);
-    std::string entry;
-    together(comm, [&] { entry = write_shard(temporary, content, comm); });
-    std::vector<std::string> shards = comm.all_gather_strings(entry);
-    together(comm, [&] {
-      if (!comm.root()) return;
-      write_file_atomically(temporary + "/manifest.json", manifest_text(content, shards));
-      if (path_exists(folder)) remove_durably(folder);
-      rename_durably(temporary, folder);
-      apply_retention(run, keep, keep_every);
-    });
-  } catch (const Error&) {
-    // All ranks have failed together, so nobody writes there any more.
-    if (comm.root() && !temporary.empty()) {
-      std::error_code ignored;
-      fs::remove_all(temporary, ignored);
-    }
-    throw;
+void remove_checkpoint(const std::string& folder) {
+  // Renamed first, so that a kill in the middle of the removal leaves no folder that looks like a checkpoint.
+  const std::string trash = folder + ".trash";
+  std::error_code error;
+  fs::remove_all(trash, error);
+  fs::rename(folder, trash, error);
+  fs::remove_all(trash, error);
+  if (error) log::warning(fmt::format("old checkpoint not removed: {}: {}", folder, error.message()));
+}
+
+void remove_old_checkpoints(const std::string& run, const Retention& keep) {
+  const std::vector<std::string> folders = complete_checkpoints(run);
+  const std::string best = best_name(run);
+  for (size_t i = static_cast<size_t>(keep.newest); i < folders.size(); ++i) {
+    if (fs::path(folders[i]).filename() == best) continue;
+    if (keep.every == 0 || step_of(folders[i]) % keep.every != 0) remove_checkpoint(folders[i]);
   }
-  return folder;
 }
 
 void write_full_checkpoint(const std::string& checkpoint, const std::string& path) {

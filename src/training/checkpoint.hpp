@@ -15,21 +15,27 @@
 
 namespace dino {
 
-/// What a checkpoint holds: named values on the host, of one plan ("student", "teacher", "adam_m", "adam_v")
-/// and scalars and small vectors by name.
+/// Named values on the host, of one plan: "student", "teacher", "adam_m", "adam_v".
+using CheckpointStores = std::map<std::string, ShardedValues*>;
+
+/// What a checkpoint holds: values, and scalars and small vectors by name.
 struct CheckpointContent {
-  std::map<std::string, ShardedValues*> stores;
+  CheckpointStores stores;
   std::map<std::string, std::vector<double>> vectors;  ///< e.g. softmax centres
   std::map<std::string, int64_t> integers;             ///< step, samples_consumed, seed, ...
   std::string model_json;                              ///< configuration of the model (backbone and heads)
   std::string config_ini;                              ///< all settings in force
 };
 
-/// Collective. Leaves step_N complete or absent, and nothing else: IoError on all ranks when one cannot
-/// write. Keeps the newest `keep` (>= 2), every `keep_every`-th step (0 = none) and the best one. Returns the
-/// folder.
-std::string save_checkpoint(const std::string& run, int64_t step, const CheckpointContent& content,
-                            const Communicator& comm, int64_t keep, int64_t keep_every);
+/// Which checkpoints stay: the newest `newest` (>= 2), every `every`-th step (0 = none), and the best one.
+struct Retention {
+  int64_t newest = 2, every = 0;
+};
+/// Removes the complete checkpoints that do not stay. Rank 0.
+void remove_old_checkpoints(const std::string& run, const Retention& keep);
+/// Removes a folder whole; a kill in the middle of it leaves none that looks like a checkpoint. Warns where
+/// it cannot.
+void remove_checkpoint(const std::string& folder);
 
 /// RUN/checkpoints/best leads to a checkpoint of the run from now on. Rank 0.
 void mark_best_checkpoint(const std::string& run, const std::string& folder);
