@@ -5,6 +5,7 @@
 namespace dino::pretrain {
 
 [[nodiscard]] Command train_command();
+[[nodiscard]] Command replay_command();
 [[nodiscard]] Command plan_command();
 [[nodiscard]] Command bench_command();
 [[nodiscard]] Command inspect_command();

@@ -14,12 +14,14 @@ int main(int argc, char** argv) {
   const dino::ProgramSpec spec{
       "dino-pretrain",
       "pretrain a vision transformer by self-distillation (DINOv2)",
-      {train_command(), plan_command(), bench_command(), inspect_command(), diff_command(), import_command(),
-       export_command()},
+      {train_command(), replay_command(), plan_command(), bench_command(), inspect_command(), diff_command(),
+       import_command(), export_command()},
       {{"RUN/checkpoints/step_N/", "Checkpoints: manifest.json and one HDF5 shard a rank."},
+       {"RUN/captures/step_N.h5", "Steps that were not finite, or outliers, for replay."},
        {"RUN/config.ini", "All settings in force, those that were chosen too."},
        {"RUN/metrics.jsonl", "One JSON object a logged step or event."},
-       {"RUN/run.json", "Where and when the run began and went on, and over which images."}},
+       {"RUN/run.json", "Where and when the run began and went on, and over which images."},
+       {"RUN/trace/rank_N.json", "Where the time of steps went (train --trace)."}},
       {},
       {"mpirun(1)"}};
   return dino::run_program(spec, argc, argv);

@@ -68,7 +68,8 @@ const std::set<std::string>& free_settings() {
       "prefetch",   "cache-gib",      "knn-train",    "knn-test",         "knn-every",
       "knn-limit",  "knn-test-limit", "knn-k",        "max-skips",        "watchdog-seconds",
       "data",       "retry-seconds",  "max-replaced", "weights",          "which",
-      "minutes",    "strategy",       "shard-group",  "accumulate",       "recompute"};
+      "minutes",    "strategy",       "shard-group",  "accumulate",       "recompute",
+      "outlier-z",  "captures",       "trace"};
   return names;
 }
 
@@ -138,9 +139,7 @@ void RunLog::step(const StepLine& line) {
   json["weight_decay"] = line.schedule.weight_decay;
   json["momentum"] = line.schedule.momentum;
   json["teacher_temperature"] = line.schedule.teacher_temperature;
-  double norm = 0;
-  for (const double part : line.result.grad_norms) norm += part * part;
-  json["grad_norm"] = number(std::sqrt(norm));
+  json["grad_norm"] = number(line.result.grad_norm());
   json["grad_norm_backbone"] = number(line.result.grad_norms[0]);
   json["grad_norm_dino_head"] = number(line.result.grad_norms[1]);
   json["grad_norm_ibot_head"] = number(line.result.grad_norms[2]);
@@ -152,19 +151,23 @@ void RunLog::step(const StepLine& line) {
   json["effective_rank"] = number(health.effective_rank);
   json["images_per_second"] = line.images_per_second;
   json["achieved_gflops"] = line.achieved_gflops;
+  json["mfu"] = line.mfu;
   json["step_seconds"] = line.step_seconds;
   json["data_wait_seconds"] = line.data_wait_seconds;
   json["compute_seconds"] = line.compute_seconds;
   json["communication_seconds"] = line.communication_seconds;
   json["checkpoint_blocked_seconds"] = line.checkpoint_blocked_seconds;
   json["phases"] = line.phases;
+  json["collectives"] = OrderedJson::object();
+  for (const auto& [name, use] : line.collectives)
+    json["collectives"][name] = {
+        {"count", use.count}, {"bytes", use.bytes}, {"wait_seconds", use.wait_seconds}};
   json["replaced_samples"] = line.replaced_samples;
   json["batch_crc"] = line.batch_crc;
   append(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
-void RunLog::start(const TrainConfig& config, const CommandContext& context, int64_t records,
-                   int64_t parameters, const Forecast* forecast) {
+void RunLog::start(const TrainConfig& config, const CommandContext& context, const Beginning& beginning) {
   OrderedJson json;
   json["event"] = "start";
   json["step"] = 0;
@@ -182,9 +185,10 @@ void RunLog::start(const TrainConfig& config, const CommandContext& context, int
   json["ln_k"] = std::log(static_cast<double>(config.prototypes.value()));
   json["ibot_prototypes"] = config.ibot_prototypes > 0 ? config.ibot_prototypes : config.prototypes.value();
   json["local_crops"] = config.local_count.value();
-  json["records"] = records;
-  json["parameters"] = parameters;
-  if (forecast != nullptr) {
+  json["records"] = beginning.records;
+  json["parameters"] = beginning.parameters;
+  json["gemm_gflops"] = beginning.gemm_gflops;
+  if (const Forecast* forecast = beginning.forecast; forecast != nullptr) {
     json["bytes"] = bytes_object(forecast->memory);
     json["bytes_max"] = forecast->memory.total();
     json["expected_seconds"] = forecast->seconds;
@@ -220,6 +224,22 @@ void RunLog::skip(int64_t step, const StepResult& result) {
                      {"loss", number(result.losses.total)},
                      {"grad_norm_backbone", number(result.grad_norms[0])}}
              .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+}
+
+void RunLog::outlier(int64_t step, const Outlier& outlier, bool skipped) {
+  append(OrderedJson{{"event", "outlier"},
+                     {"step", step},
+                     {"quantity", outlier.quantity},
+                     {"value", outlier.value},
+                     {"mean", outlier.mean},
+                     {"z", outlier.z},
+                     {"skipped", skipped}}
+             .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+}
+
+void RunLog::capture(int64_t step, const std::string& file, double seconds) {
+  append(OrderedJson{{"event", "capture"}, {"step", step}, {"file", file}, {"seconds", seconds}}.dump(
+      -1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::rollback(int64_t step, const std::string& checkpoint) {

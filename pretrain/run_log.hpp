@@ -12,6 +12,7 @@
 #include "datasets/dataset.hpp"
 #include "forecast.hpp"
 #include "online_knn.hpp"
+#include "outliers.hpp"
 #include "storage/files.hpp"
 #include "train_config.hpp"
 
@@ -26,8 +27,10 @@ struct StepLine {
   double checkpoint_blocked_seconds = 0;  ///< since the line before
   std::map<std::string, double> phases;
   double images_per_second = 0, achieved_gflops = 0;
-  int64_t replaced_samples = 0;  ///< of the run so far
-  std::string batch_crc;         ///< of samples, crops and masks: the same for any number of ranks
+  double mfu = 0;  ///< achieved_gflops as a share of the rate of large products
+  std::map<std::string, OperationUse> collectives;  ///< since the line before
+  int64_t replaced_samples = 0;                     ///< of the run so far
+  std::string batch_crc;  ///< of samples, crops and masks: the same for any number of ranks
 };
 
 /// The fields of metrics.jsonl are a contract with users' scripts.
@@ -37,14 +40,19 @@ class RunLog {
   /// after its last checkpoint: they are removed, since those steps are run again.
   RunLog(const std::string& run, int64_t step);
   void step(const StepLine& line);
-  /// `forecast`: what was expected of the run, or null.
-  void start(const TrainConfig& config, const CommandContext& context, int64_t records, int64_t parameters,
-             const Forecast* forecast);
+  struct Beginning {
+    int64_t records = 0, parameters = 0;
+    double gemm_gflops = 0;              ///< of all ranks
+    const Forecast* forecast = nullptr;  ///< what was expected of the run, or null
+  };
+  void start(const TrainConfig& config, const CommandContext& context, const Beginning& beginning);
   void resume(int64_t step, const std::string& checkpoint, int ranks);
   /// `seconds` from the copy to the commit, of which the steps waited for `blocked_seconds`.
   void checkpoint(int64_t step, const std::string& folder, double seconds, double blocked_seconds);
   void checkpoint_failed(int64_t step, const std::string& why);
   void skip(int64_t step, const StepResult& result);
+  void outlier(int64_t step, const Outlier& outlier, bool skipped);
+  void capture(int64_t step, const std::string& file, double seconds);
   void rollback(int64_t step, const std::string& checkpoint);
   void knn(int64_t step, const OnlineKnn::Score& score, int64_t k, bool is_best);
   /// A run that is done gets a line on its health (training/collapse.hpp).

@@ -215,6 +215,25 @@ void declare_crops(Schema<C>& schema) {
   schema.add("std", &C::std, "Per-channel standard deviation that pixels are normalised with.");
 }
 
+void declare_health(Schema<C>& schema) {
+  schema
+      .add("outlier-z", &C::outlier_z,
+           "A step whose loss or gradient norm lies so many standard deviations above the last 128 steps is "
+           "an outlier: captured and logged (0: none is).")
+      .range(0, 1e6);
+  schema.add("skip-outliers", &C::skip_outliers,
+             "Leave outliers out as steps that are not finite are, --max-skips included.");
+  schema
+      .add("captures", &C::captures,
+           "Steps of the run that are kept in RUN/captures for replay: the first ones that are not finite, "
+           "or outliers. Each holds both networks and a batch of crops.")
+      .range(0, 1e6);
+  schema
+      .add("trace", &C::trace,
+           "Steps of this start, the first ones, of which every rank writes a trace to RUN/trace (0: none).")
+      .range(0, 10000);
+}
+
 void declare_run(Schema<C>& schema) {
   schema.section("run");
   schema
@@ -250,6 +269,7 @@ void declare_run(Schema<C>& schema) {
            "this "
            "the training ends (exit 65).")
       .range(0, 1);
+  declare_health(schema);
   schema.add("workers", &C::workers, "Loader threads per rank (0: as many as compute threads).")
       .range(0, 1024);
   schema.add("prefetch", &C::prefetch, "Batches prepared ahead.").range(1, 64);

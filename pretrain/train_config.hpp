@@ -103,6 +103,10 @@ struct TrainConfig {
   int64_t stop_after = 0;
   int64_t max_skips = 5;
   double max_replaced = 0.05;
+  // health of the steps
+  double outlier_z = 8;
+  bool skip_outliers = false;
+  int64_t captures = 3, trace = 0;
   int64_t workers = 0, prefetch = 3;
   Auto<double> cache_gib;
   // online k-NN

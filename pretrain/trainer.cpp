@@ -15,6 +15,7 @@
 #include "comm/together.hpp"
 #include "datasets/on_all_ranks.hpp"
 #include "model/weights.hpp"
+#include "ops/gemm_rate.hpp"
 #include "storage/output_folder.hpp"
 #include "training/masks.hpp"
 
@@ -75,6 +76,8 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       place_(ops::backend_named("cpu"), context.world, precision_here(config_.precision)),
       engine_(make_training_config(config_), place_.context(), context.world),
       flops_per_image_(flops_per_image(engine_.config(), config_.global_size, config_.local_size)),
+      captures_(context.common.output, config_.captures),
+      outliers_(config_.outlier_z),
       replaced_(static_cast<int64_t>(dataset_.records.size()), config_.max_replaced) {
   for (const std::string& fault : dataset_.faults) log::warning(fault);
 }
@@ -88,13 +91,17 @@ ExitCode Trainer::run() {
     check_or_write_config(run, context_.config_ini);
   });
   restore();
+  // Few rows: the rate is near that of larger products, and the start of a run does not wait for it.
+  if (step_ < config_.steps)
+    gemm_gflops_ = comm_.sum(ops::gemm_rate(place_.context().ops, engine_.config().precision, 512, 3));
   if (comm_.root()) {
     log_ = std::make_unique<RunLog>(run, step_);
     replaced_before_ = log_->replaced_before();
     write_run_json(run, context_, dataset_, config_.split, step_);
     if (step_ == 0)
-      log_->start(config_, context_, static_cast<int64_t>(dataset_.records.size()), engine_.layout().count(),
-                  forecast_ ? &*forecast_ : nullptr);
+      log_->start(config_, context_,
+                  {static_cast<int64_t>(dataset_.records.size()), engine_.layout().count(), gemm_gflops_,
+                   forecast_ ? &*forecast_ : nullptr});
   }
   if (step_ >= config_.steps) {
     log::info(fmt::format("{}: already trained for {} steps", run, step_));
@@ -114,7 +121,11 @@ ExitCode Trainer::run() {
   const log::Phase phase("training");
   Progress progress("pretrain", config_.steps * config_.batch, "images");
   progress.start_at(step_ * config_.batch);
+  static_cast<void>(collectives_since());
+  if (config_.trace > 0) trace_ = std::make_unique<StepTrace>(comm_.rank(), config_.trace);
   while (step_ < config_.steps) {
+    write_trace(false);
+    const Span span(StepTrace::kStep);
     if (!data_ready(loader)) return stopped(progress);
     // A step that has begun and its checkpoint are worth the time they take.
     const FinishingScope finishing;
@@ -133,6 +144,7 @@ ExitCode Trainer::run() {
     if (is_best_ || step_ % config_.checkpoint_every == 0)
       checkpoints_->begin(content(), std::exchange(is_best_, false));
   }
+  write_trace(true);
   progress.finish();
   if (comm_.root() && replaced_.replaced() > 0)
     log::warning(fmt::format("{} of {} samples were replaced: their images cannot be decoded",
@@ -155,6 +167,7 @@ void Trainer::show(Progress& progress) {
 ExitCode Trainer::stopped(Progress& progress) {
   const FinishingScope finishing;
   if (step_ > 0) save(true);
+  write_trace(true);
   if (log_) log_->stop(step_, stop_requested() ? "signal" : "limit");
   progress.finish();
   log::info(fmt::format("stopped at step {} of {}; run the same command again to go on", step_,
@@ -293,22 +306,21 @@ bool Trainer::train_step(DataLoader& loader) {
     };
 
   const Stopwatch computing;
-  const double waited = place_.context().collective.wait_seconds();
+  const double waited = place_.context().collective.use().wait_seconds();
   StepLine line;
   line.schedule = schedules_.at(step_, updates_);
   line.result = engine_.forward_backward(batch, line.schedule, drop_path);
-  ++step_;
-  if (!line.result.finite) {
+  line.step = ++step_;
+  if (is_left_out(line, crops, masks)) {
     on_skip(line.result);
     return false;
   }
   skips_ = 0;
   loss_ = line.result.losses.total;
   engine_.update(line.schedule, ++updates_);
-  line.step = step_;
   line.samples = step_ * config_.batch;
   line.replaced_samples = replaced_before_ + replaced_.replaced();
-  line.communication_seconds = place_.context().collective.wait_seconds() - waited;
+  line.communication_seconds = place_.context().collective.use().wait_seconds() - waited;
   line.compute_seconds = computing.seconds() - line.communication_seconds;
   line.phases = engine_.phase_seconds();
   line.data_wait_seconds = loader.wait_seconds();
@@ -316,8 +328,10 @@ bool Trainer::train_step(DataLoader& loader) {
   const auto images_of_step = static_cast<double>(config_.batch.value());
   line.images_per_second = images_of_step / line.step_seconds;
   line.achieved_gflops = flops_per_image_ * line.images_per_second * 1e-9;
+  line.mfu = line.achieved_gflops / gemm_gflops_;
   if (step_ % config_.log_every == 0 || step_ == config_.steps) {
     line.batch_crc = batch_checksum(comm_.sum(crops.checksum), masks);
+    line.collectives = collectives_since();
     line.checkpoint_blocked_seconds = checkpoints_->take_blocked_seconds();
     if (log_) log_->step(line);
   }
@@ -326,7 +340,8 @@ bool Trainer::train_step(DataLoader& loader) {
 
 void Trainer::on_skip(const StepResult& result) {
   if (log_) log_->skip(step_, result);
-  log::warning(fmt::format("step {} skipped: its loss or gradient is not finite", step_));
+  log::warning(fmt::format("step {} skipped: {}", step_,
+                           result.finite ? "it is an outlier" : "its loss or gradient is not finite"));
   if (++skips_ < config_.max_skips) return;
   checkpoints_->finish();  // one from before, which may be the newest
   std::string folder;
@@ -334,7 +349,7 @@ void Trainer::on_skip(const StepResult& result) {
   comm_.broadcast(folder);
   if (folder.empty() || rollbacks_ > 0) {
     throw DivergedError(
-        fmt::format("training diverged: {}: {} non-finite steps in a row before step {}; lower --lr, raise "
+        fmt::format("training diverged: {}: {} steps in a row before step {} were skipped; lower --lr, raise "
                     "--warmup, or use --precision fp32",
                     context_.common.output, skips_, step_));
   }

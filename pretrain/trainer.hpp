@@ -10,13 +10,16 @@
 #include "base/progress.hpp"
 #include "base/timing.hpp"
 #include "begin_from_weights.hpp"
+#include "capture.hpp"
 #include "comm/program.hpp"
 #include "data_loader.hpp"
 #include "forecast.hpp"
 #include "online_knn.hpp"
+#include "outliers.hpp"
 #include "replaced_samples.hpp"
 #include "run_checkpoints.hpp"
 #include "run_log.hpp"
+#include "step_trace.hpp"
 #include "storage/files.hpp"
 #include "train_config.hpp"
 #include "training/checkpoint.hpp"
@@ -50,7 +53,15 @@ class Trainer {
   [[nodiscard]] ExitCode stopped(Progress& progress);
   /// One optimizer step; false when it was skipped for non-finite values.
   bool train_step(DataLoader& loader);
+  /// Logs and captures a step that is not finite, or an outlier, before anything of it is applied; whether it
+  /// is to be left out.
+  [[nodiscard]] bool is_left_out(const StepLine& line, const CropSet& crops, const BatchMasks& masks);
+  void capture(const std::string& kind, const StepLine& line, const CropSet& crops, const BatchMasks& masks);
   void on_skip(const StepResult& result);
+  /// Of the Collective's operations, and of votes and texts (control), since the last call.
+  [[nodiscard]] std::map<std::string, OperationUse> collectives_since();
+  /// Ends the trace when all its steps are done; `now`: whatever is left of them.
+  void write_trace(bool now);
   /// Sets is_best_.
   void evaluate_knn();
   /// The result and the note of the live line.
@@ -80,6 +91,11 @@ class Trainer {
   double best_accuracy_ = -1;  ///< of the online k-NN by class tokens, after the first step
   bool is_best_ = false;       ///< this step's is it
   double flops_per_image_;
+  double gemm_gflops_ = 0;                           ///< of large products on all ranks
+  std::map<std::string, OperationUse> collectives_;  ///< up to the last line of the log
+  Captures captures_;
+  OutlierDetector outliers_;
+  std::unique_ptr<StepTrace> trace_;
   ReplacedSamples replaced_;
   int64_t replaced_before_ = 0;  ///< by earlier starts of the run
   double loss_ = 0;              ///< of the last step

@@ -127,7 +127,7 @@ std::string event_table(const TrainingRun& run) {
   }
   if (rows.size() > 60) rows.resize(60);
   return rows.empty() ? ""
-                      : "<details><summary>Starts, resumes, skipped steps and rollbacks</summary>" +
+                      : "<details><summary>Starts, resumes, skipped steps, outliers and rollbacks</summary>" +
                             report::table({{"step", true}, {"event"}, {"what"}}, rows) + "</details>\n";
 }
 
@@ -155,6 +155,12 @@ HealthHistory health_history(const TrainingRun& run) {
   history.prototypes = setting("prototypes");
   history.width = setting("width");
   history.warmup = static_cast<double>(setting("warmup"));
+  for (const TrainingEvent& e : run.events)
+    if (e.name == "knn" && e.numbers.count("accuracy") > 0 && e.numbers.count("n") > 0) {
+      history.knn_step.push_back(e.step);
+      history.knn_accuracy.push_back(e.numbers.at("accuracy"));
+      history.knn_images.push_back(e.numbers.at("n"));
+    }
   return history;
 }
 

@@ -85,7 +85,8 @@ void error(std::string_view line) {
   put("error: ", line, true);
 }
 
-Phase::Phase(const char* name) : outer_(phase.exchange(name)), exceptions_(std::uncaught_exceptions()) {
+Phase::Phase(const char* name)
+    : span_(name), outer_(phase.exchange(name)), exceptions_(std::uncaught_exceptions()) {
   left_phase.store(nullptr);
   tell_phase();
 }

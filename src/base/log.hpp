@@ -4,6 +4,8 @@
 
 #include <string_view>
 
+#include "base/span.hpp"
+
 namespace dino::log {
 
 /// Called once by run_program: the program's name and this process's rank.
@@ -16,7 +18,7 @@ void warning(std::string_view line);
 void error(std::string_view line);
 
 /// The phase that this rank is in, for the watchdog and for errors/rank_N.txt. Nested: restores the outer
-/// phase when destroyed.
+/// phase when destroyed. A span of its thread.
 class Phase {
  public:
   explicit Phase(const char* name);
@@ -25,6 +27,7 @@ class Phase {
   Phase& operator=(const Phase&) = delete;
 
  private:
+  Span span_;
   const char* outer_;
   int exceptions_;
 };

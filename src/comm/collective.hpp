@@ -6,9 +6,18 @@
 #include <memory>
 
 #include "comm/communicator.hpp"
+#include "comm/operation_use.hpp"
 #include "tensor/tensor.hpp"
 
 namespace dino {
+
+/// Of one collective and what was split off it.
+struct CollectiveUse {
+  OperationUse all_gather, reduce_scatter, all_reduce;
+  [[nodiscard]] double wait_seconds() const {
+    return all_gather.wait_seconds + reduce_scatter.wait_seconds + all_reduce.wait_seconds;
+  }
+};
 
 /// Every rank calls the same operations in the same order. An operation begins after what its stream holds;
 /// its tensor belongs to it until the event, which the stream (or the host) waits for. MPI moves data only
@@ -29,8 +38,8 @@ class Collective {
   /// Among the ranks of one colour, in the order of their keys. Collective; nothing may be under way.
   [[nodiscard]] virtual std::unique_ptr<Collective> split(int colour, int key) const = 0;
   virtual void poll() = 0;
-  /// For which callers have waited for this collective's operations, and those of what was split off it.
-  [[nodiscard]] virtual double wait_seconds() const = 0;
+  /// So far. Nothing is counted where one rank is alone.
+  [[nodiscard]] virtual const CollectiveUse& use() const = 0;
 };
 
 /// Over MPI, for tensors of the host, on a communicator of its own. Collective.

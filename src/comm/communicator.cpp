@@ -18,6 +18,7 @@ namespace dino {
 namespace {
 
 using mpi::check;
+using mpi::ControlScope;
 using mpi::in_chunks;
 using mpi::kSmallSumBytes;
 using mpi::kSumBufferBytes;
@@ -26,6 +27,9 @@ using mpi::operation_of;
 using mpi::sum_in_rank_order;
 
 int64_t message_limit = int64_t{1} << 30;
+/// Of the main thread, the only one that calls MPI.
+OperationUse control;
+
 bool mpi_running() {
   int initialised = 0;
   int finalised = 0;
@@ -37,7 +41,7 @@ bool mpi_running() {
 template <class T>
 void plain_all_reduce(MPI_Comm comm, std::span<T> values, MPI_Datatype type, MPI_Op op) {
   in_chunks(static_cast<int64_t>(values.size()), sizeof(T), [&](int64_t begin, int count) {
-    const WatchdogScope scope("all_reduce");
+    const ControlScope scope("all_reduce", count * static_cast<int64_t>(sizeof(T)));
     check(MPI_Allreduce(MPI_IN_PLACE, values.data() + begin, count, type, op, comm), "all_reduce");
   });
 }
@@ -47,7 +51,7 @@ template <class T>
 void exchange_and_sum(MPI_Comm comm, int ranks, const T* values, int64_t piece, std::vector<T>& receive,
                       MPI_Datatype type, T* out) {
   receive.resize(static_cast<size_t>(piece * ranks));
-  const WatchdogScope scope("all_reduce");
+  const ControlScope scope("all_reduce", piece * ranks * static_cast<int64_t>(sizeof(T)));
   check(MPI_Alltoall(values, static_cast<int>(piece), type, receive.data(), static_cast<int>(piece), type,
                      comm),
         "all_reduce");
@@ -61,7 +65,7 @@ void ordered_sum(MPI_Comm comm, int ranks, std::span<T> values, MPI_Datatype typ
   std::vector<T> receive;
   if (n * width * ranks <= std::min(kSmallSumBytes, message_bytes())) {
     receive.resize(static_cast<size_t>(n * ranks));
-    const WatchdogScope scope("all_reduce");
+    const ControlScope scope("all_reduce", n * width);
     check(MPI_Allgather(values.data(), static_cast<int>(n), type, receive.data(), static_cast<int>(n), type,
                         comm),
           "all_reduce");
@@ -85,7 +89,7 @@ void ordered_sum(MPI_Comm comm, int ranks, std::span<T> values, MPI_Datatype typ
     }
     mine.resize(static_cast<size_t>(piece));
     exchange_and_sum(comm, ranks, data, piece, receive, type, mine.data());
-    const WatchdogScope scope("all_reduce");
+    const ControlScope scope("all_reduce", piece * width);
     check(
         MPI_Allgather(mine.data(), static_cast<int>(piece), type, data, static_cast<int>(piece), type, comm),
         "all_reduce");
@@ -107,6 +111,10 @@ void check(int code, const char* operation) {
                              std::string_view(text, static_cast<size_t>(length))));
 }
 
+void ControlScope::count(int64_t calls, int64_t bytes, double seconds) {
+  control += {calls, bytes, seconds};
+}
+
 int64_t message_bytes() {
   return message_limit;
 }
@@ -124,6 +132,10 @@ MPI_Op operation_of(ReduceOp op) {
 }
 
 }  // namespace mpi
+
+const OperationUse& control_use() {
+  return control;
+}
 
 void set_message_bytes(int64_t bytes) {
   DINO_CHECK(bytes >= 64 && bytes <= INT_MAX, "message size");
@@ -174,7 +186,7 @@ Communicator::~Communicator() {
 
 void Communicator::barrier() const {
   if (size_ == 1) return;
-  const WatchdogScope scope("barrier");
+  const ControlScope scope("barrier", 0);
   check(MPI_Barrier(comm_), "barrier");
 }
 
@@ -225,7 +237,7 @@ bool Communicator::any(bool value) const {
 
 int64_t Communicator::exclusive_scan(int64_t value) const {
   if (size_ == 1) return 0;
-  const WatchdogScope scope("exclusive_scan");
+  const ControlScope scope("exclusive_scan", sizeof(int64_t));
   int64_t below = 0;
   check(MPI_Exscan(&value, &below, 1, MPI_INT64_T, MPI_SUM, comm_), "exclusive_scan");
   return rank_ == 0 ? 0 : below;  // MPI leaves rank 0's result undefined
@@ -234,7 +246,7 @@ int64_t Communicator::exclusive_scan(int64_t value) const {
 void Communicator::broadcast(std::span<std::byte> bytes, int root) const {
   if (size_ == 1) return;
   in_chunks(static_cast<int64_t>(bytes.size()), 1, [&](int64_t begin, int count) {
-    const WatchdogScope scope("broadcast");
+    const ControlScope scope("broadcast", count);
     check(MPI_Bcast(bytes.data() + begin, count, MPI_BYTE, root, comm_), "broadcast");
   });
 }

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "comm/operation_use.hpp"
+
 namespace dino {
 
 enum class ReduceOp { sum, min, max };
@@ -91,6 +93,9 @@ class Communicator {
   int rank_ = 0;
   int size_ = 1;
 };
+
+/// Of all blocking collectives of this process's communicators: votes, texts, exchanges.
+[[nodiscard]] const OperationUse& control_use();
 
 /// Ranks on this rank's node. Collective.
 [[nodiscard]] int ranks_of_node(const Communicator& comm);

@@ -6,12 +6,12 @@
 #include "base/error.hpp"
 #include "comm/communicator.hpp"
 #include "comm/mpi_check.hpp"
-#include "comm/watchdog.hpp"
 
 namespace dino {
 namespace {
 
 using mpi::check;
+using mpi::ControlScope;
 using mpi::in_chunks;
 
 constexpr int kTag = 7001;
@@ -20,7 +20,7 @@ constexpr int kTag = 7001;
 std::vector<int64_t> gather_counts(MPI_Comm comm, int ranks, size_t bytes) {
   const auto mine = static_cast<int64_t>(bytes);
   std::vector<int64_t> counts(static_cast<size_t>(ranks));
-  const WatchdogScope scope("all_gather");
+  const ControlScope scope("all_gather", sizeof(int64_t));
   check(MPI_Allgather(&mine, 1, MPI_INT64_T, counts.data(), 1, MPI_INT64_T, comm), "all_gather");
   return counts;
 }
@@ -53,7 +53,7 @@ std::vector<std::byte> Communicator::all_gather(std::span<const std::byte> bytes
     all.resize(static_cast<size_t>(total));
     if (total <= mpi::message_bytes()) {
       const Layout layout = layout_of(sizes);
-      const WatchdogScope scope("all_gather");
+      const ControlScope scope("all_gather", total);
       check(MPI_Allgatherv(bytes.data(), static_cast<int>(bytes.size()), MPI_BYTE, all.data(),
                            layout.counts.data(), layout.offsets.data(), MPI_BYTE, comm_),
             "all_gather");
@@ -80,7 +80,7 @@ std::vector<std::byte> Communicator::gather(std::span<const std::byte> bytes, in
   const std::vector<int64_t> sizes = gather_counts(comm_, size_, bytes.size());
   const int64_t total = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
   std::vector<std::byte> all(rank_ == root ? static_cast<size_t>(total) : 0);
-  const WatchdogScope scope("gather");
+  const ControlScope scope("gather", static_cast<int64_t>(bytes.size()));
   if (total <= mpi::message_bytes()) {
     const Layout layout = layout_of(sizes);
     check(MPI_Gatherv(bytes.data(), static_cast<int>(bytes.size()), MPI_BYTE, all.data(),
@@ -111,9 +111,9 @@ std::vector<std::vector<std::byte>> Communicator::all_to_all(
     const std::vector<std::vector<std::byte>>& send) const {
   DINO_CHECK(static_cast<int>(send.size()) == size_, "one part per rank");
   if (size_ == 1) return send;
-  const WatchdogScope scope("all_to_all");
   std::vector<int64_t> sizes(send.size()), incoming(send.size());
   for (size_t r = 0; r < send.size(); ++r) sizes[r] = static_cast<int64_t>(send[r].size());
+  const ControlScope scope("all_to_all", std::accumulate(sizes.begin(), sizes.end(), int64_t{0}));
   check(MPI_Alltoall(sizes.data(), 1, MPI_INT64_T, incoming.data(), 1, MPI_INT64_T, comm_), "all_to_all");
 
   std::vector<std::vector<std::byte>> received(send.size());

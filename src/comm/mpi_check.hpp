@@ -7,12 +7,33 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/span.hpp"
+#include "base/timing.hpp"
 #include "comm/communicator.hpp"
+#include "comm/watchdog.hpp"
 
 namespace dino::mpi {
 
 /// Throws MpiError with MPI's text for `code` unless it is MPI_SUCCESS.
 void check(int code, const char* operation);
+
+/// Around a blocking collective of a Communicator: watched, and counted in control_use().
+class ControlScope {
+ public:
+  ControlScope(const char* operation, int64_t bytes)
+      : watched_(operation), span_(operation, "control", bytes) {
+    count(1, bytes, 0);
+  }
+  ~ControlScope() { count(0, 0, watch_.seconds()); }
+  ControlScope(const ControlScope&) = delete;
+  ControlScope& operator=(const ControlScope&) = delete;
+
+ private:
+  static void count(int64_t calls, int64_t bytes, double seconds);
+  WatchdogScope watched_;
+  Span span_;
+  Stopwatch watch_;
+};
 
 /// No MPI call moves more bytes than this to or from one rank: MPI-3 counts are `int`.
 [[nodiscard]] int64_t message_bytes();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/span.hpp"
 #include "base/timing.hpp"
 #include "comm/collective.hpp"
 #include "comm/mpi_check.hpp"
@@ -29,6 +30,20 @@ class MpiCollective;
 class Operation : public Event::State {
  public:
   Operation(MpiCollective& owner, const char* name) : owner_(owner), name_(name) {}
+  /// What it is counted in.
+  void count_in(OperationUse& use, int64_t bytes) {
+    use_ = &use;
+    bytes_ = bytes;
+    use += {1, bytes, 0};
+  }
+  /// Before each of its calls: the first one counts.
+  void begin() {
+    if (spans_are_heard() && begin_ == SpanClock::time_point{}) begin_ = SpanClock::now();
+  }
+  void finish() {
+    finished = true;
+    if (begin_ != SpanClock::time_point{}) tell_span({"transfer", name_, begin_, SpanClock::now(), bytes_});
+  }
   [[nodiscard]] bool done() override;
   void wait() override;
   /// Does what the last call made possible and starts the next one; false when there is none left.
@@ -37,15 +52,19 @@ class Operation : public Event::State {
   bool finished = false;
 
  private:
+  friend class MpiCollective;
   MpiCollective& owner_;
   const char* name_;
+  OperationUse* use_ = nullptr;
+  int64_t bytes_ = 0;
+  SpanClock::time_point begin_{};  ///< of its first call
 };
 
 class MpiCollective final : public Collective {
  public:
   /// A communicator of its own: its calls lie between the owner's blocking ones as it happens to be polled.
-  explicit MpiCollective(const Communicator& comm, std::shared_ptr<double> waited = {})
-      : comm_(comm.split(0, comm.rank())), waited_(waited ? waited : std::make_shared<double>(0)) {}
+  explicit MpiCollective(const Communicator& comm, std::shared_ptr<CollectiveUse> use = {})
+      : comm_(comm.split(0, comm.rank())), use_(use ? use : std::make_shared<CollectiveUse>()) {}
   ~MpiCollective() override {
     DINO_CHECK(queue_.empty() || std::uncaught_exceptions() > 0, "a collective is still under way");
   }
@@ -55,7 +74,7 @@ class MpiCollective final : public Collective {
   [[nodiscard]] Event all_gather(Stream& stream, TensorView all) override;
   [[nodiscard]] Event reduce_scatter(Stream& stream, TensorView all) override;
   [[nodiscard]] std::unique_ptr<Collective> split(int colour, int key) const override {
-    return std::make_unique<MpiCollective>(comm_.split(colour, key), waited_);
+    return std::make_unique<MpiCollective>(comm_.split(colour, key), use_);
   }
   void poll() override {
     while (!queue_.empty()) {
@@ -67,16 +86,17 @@ class MpiCollective final : public Collective {
       advance();
     }
   }
-  [[nodiscard]] double wait_seconds() const override { return *waited_; }
+  [[nodiscard]] const CollectiveUse& use() const override { return *use_; }
   void wait_for(const Operation& operation) {
     if (operation.finished) return;
+    const Span span(operation.name(), "wait", operation.bytes_);
     const Stopwatch watch;
     while (!operation.finished) {
       const WatchdogScope scope(queue_.front()->name());
       check(MPI_Wait(&request_, MPI_STATUS_IGNORE), queue_.front()->name());
       advance();
     }
-    *waited_ += watch.seconds();
+    operation.use_->wait_seconds += watch.seconds();
   }
   [[nodiscard]] MPI_Comm handle() const { return comm_.handle(); }
   /// Of the operation whose turn it is.
@@ -84,11 +104,14 @@ class MpiCollective final : public Collective {
 
  private:
   void advance() {
-    if (queue_.front()->advance(request_)) return;
-    queue_.front()->finished = true;
+    Operation& operation = *queue_.front();
+    operation.begin();
+    if (operation.advance(request_)) return;
+    operation.finish();
     queue_.pop_front();
   }
-  Event start(std::shared_ptr<Operation> operation) {
+  Event start(std::shared_ptr<Operation> operation, OperationUse& use, TensorView values) {
+    operation->count_in(use, values.numel() * static_cast<int64_t>(size_of(values.dtype)));
     queue_.push_back(operation);
     poll();
     return Event(std::move(operation));
@@ -96,7 +119,7 @@ class MpiCollective final : public Collective {
   Communicator comm_;
   std::deque<std::shared_ptr<Operation>> queue_;
   MPI_Request request_ = MPI_REQUEST_NULL;
-  std::shared_ptr<double> waited_;  ///< of all that come from one
+  std::shared_ptr<CollectiveUse> use_;  ///< of all that come from one
 };
 
 bool Operation::done() {
@@ -310,9 +333,11 @@ Event MpiCollective::all_reduce(Stream& stream, TensorView values, ReduceOp op) 
   if (size() == 1 || values.numel() == 0) return {};
   DINO_CHECK(values.device.is_host(), "MPI reaches the host's memory only");
   if (op != ReduceOp::sum || values.dtype == DType::i64)
-    return start(std::make_shared<Unordered>(*this, values, type, operation_of(op)));
-  if (values.dtype == DType::f32) return start(std::make_shared<OrderedSum<float>>(*this, values, type));
-  return start(std::make_shared<OrderedSum<double>>(*this, values, type));
+    return start(std::make_shared<Unordered>(*this, values, type, operation_of(op)), use_->all_reduce,
+                 values);
+  if (values.dtype == DType::f32)
+    return start(std::make_shared<OrderedSum<float>>(*this, values, type), use_->all_reduce, values);
+  return start(std::make_shared<OrderedSum<double>>(*this, values, type), use_->all_reduce, values);
 }
 
 Event MpiCollective::reduce_scatter(Stream& stream, TensorView all) {
@@ -323,8 +348,9 @@ Event MpiCollective::reduce_scatter(Stream& stream, TensorView all) {
   stream.synchronize();
   if (size() == 1 || all.numel() == 0) return {};
   DINO_CHECK(all.device.is_host(), "MPI reaches the host's memory only");
-  if (all.dtype == DType::f32) return start(std::make_shared<OrderedScatter<float>>(*this, all, type));
-  return start(std::make_shared<OrderedScatter<double>>(*this, all, type));
+  if (all.dtype == DType::f32)
+    return start(std::make_shared<OrderedScatter<float>>(*this, all, type), use_->reduce_scatter, all);
+  return start(std::make_shared<OrderedScatter<double>>(*this, all, type), use_->reduce_scatter, all);
 }
 
 Event MpiCollective::all_gather(Stream& stream, TensorView all) {
@@ -332,7 +358,7 @@ Event MpiCollective::all_gather(Stream& stream, TensorView all) {
   stream.synchronize();
   if (size() == 1 || all.numel() == 0) return {};
   DINO_CHECK(all.device.is_host(), "MPI reaches the host's memory only");
-  return start(std::make_shared<AllGather>(*this, all));
+  return start(std::make_shared<AllGather>(*this, all), use_->all_gather, all);
 }
 
 }  // namespace

@@ -81,6 +81,8 @@ class UnitWeights {
 class UnitGradient {
  public:
   explicit UnitGradient(TensorView values) : values_(values) {}
+  /// Of all parameters of the unit.
+  [[nodiscard]] ConstTensorView values() const { return values_; }
   /// f32; empty for a parameter that the model does not have.
   [[nodiscard]] TensorView operator()(const ParameterPlace& place) const {
     if (!place.present()) return {};

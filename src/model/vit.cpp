@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/vit.hpp"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <map>
 #include <mutex>
@@ -87,6 +89,12 @@ struct Vit::Impl {
                                   options.attention_query, output.last_attention);
   }
 
+  /// All tokens after a branch of a block, or their gradients.
+  void observe(const Context& c, int64_t block, const char* tensor, ConstTensorView x) const {
+    if (c.observer == nullptr) return;
+    c.observe(fmt::format("{}.blocks.{}", context.module, block), tensor, x, ObservedRows::packed);
+  }
+
   /// What a block's pass is told, and leaves behind.
   struct BlockPass {
     int64_t block = 0;
@@ -99,16 +107,18 @@ struct Vit::Impl {
                      VitSaved::Block& state) const {
     if (pass.read.empty()) {
       attention_forward(context, c, w, x, pass.rows[0], state.attention, pass.keep);
-      return;
+    } else {
+      query_attention_forward(context, c, w, x, pass.rows[0], read_rows(c, *pass.rows[0], pass.read),
+                              state.few_queries.emplace(), pass.keep);
     }
-    query_attention_forward(context, c, w, x, pass.rows[0], read_rows(c, *pass.rows[0], pass.read),
-                            state.few_queries.emplace(), pass.keep);
+    observe(c, pass.block, "after attention", x);
   }
 
   void run_ffn(const Context& c, const UnitView& w, const BlockPass& pass, TensorView x,
                VitSaved::Block& state) const {
     ffn_forward(context, c, w, x, pass.read.empty() ? pass.rows[1] : read_rows(c, *pass.rows[1], pass.read),
                 state.ffn, pass.keep, pass.keep_products);
+    observe(c, pass.block, "after feed-forward", x);
   }
 
   /// A block of a pass that nothing is kept of: each branch gives its memory back before the next.
@@ -161,12 +171,22 @@ struct Vit::Impl {
     }
     const VitSaved::Block& state = kept.input ? again : kept;
     ffn_backward(context, c, w, state.ffn, dx, d);
+    observe(c, block, "gradient before feed-forward", dx);
     if (state.few_queries)
       query_attention_backward(context, c, w, *state.few_queries, dx, d);
     else
       attention_backward(context, c, w, state.attention, dx, d);
+    observe(c, block, "gradient before attention", dx);
   }
 };
+
+namespace {
+
+const std::string& unit_name(const UnitWeights& weights, int64_t unit) {
+  return weights.layout().units()[static_cast<size_t>(unit)].name;
+}
+
+}  // namespace
 
 Vit::Vit(VitConfig config, std::string module)
     : config_(config), impl_(std::make_unique<Impl>(config, std::move(module))) {
@@ -194,6 +214,7 @@ VitOutput Vit::forward(const Context& c, const UnitWeights& weights, std::span<c
     const UnitView w = weights.acquire(context.embed_unit(weights.layout()));
     weights.prefetch(first_block);
     embed_forward(context, c, w, crops, *plan, output.prenorm, keep ? keep->embed : scratch, keep != nullptr);
+    c.observe(unit_name(weights, first_block - 1), "tokens", output.prenorm, ObservedRows::packed);
   }
   if (keep) keep->blocks.resize(static_cast<size_t>(config_.depth));
   for (int64_t block = 0; block < config_.depth; ++block) {
@@ -219,6 +240,7 @@ VitOutput Vit::forward(const Context& c, const UnitWeights& weights, std::span<c
   }
   impl_->final_norm(c, weights.acquire(norm_unit), output.prenorm, output.norm,
                     keep ? keep->mean : TensorView{}, keep ? keep->rstd : TensorView{});
+  c.observe(unit_name(weights, norm_unit), "tokens", output.norm, ObservedRows::packed);
   if (saved != nullptr) *saved = keep;
   return output;
 }
@@ -244,6 +266,8 @@ void Vit::backward(const Context& c, const UnitWeights& weights, const VitSaved&
     if (d_norm)
       c.ops.layer_norm_backward(c.stream, d_norm, saved.prenorm, w(context.norm.weight), saved.mean,
                                 saved.rstd, dx, d(context.norm.weight), d(context.norm.bias));
+    c.observe(unit_name(weights, unit), "gradient before the norm", dx, ObservedRows::packed);
+    c.observe(unit_name(weights, unit), "gradient of parameters", d.values(), ObservedRows::parameters);
     gradients.finish_gradient(unit);
   }
   for (int64_t block = config_.depth - 1; block >= 0; --block) {
@@ -252,11 +276,14 @@ void Vit::backward(const Context& c, const UnitWeights& weights, const VitSaved&
     weights.prefetch(unit - 1);  // before the first block, the embedding
     const UnitGradient d = gradients.gradient(unit);
     impl_->block_backward(c, w, d, block, saved.blocks[static_cast<size_t>(block)], dx);
+    c.observe(unit_name(weights, unit), "gradient of parameters", d.values(), ObservedRows::parameters);
     gradients.finish_gradient(unit);
   }
   const int64_t unit = context.embed_unit(layout);
   const UnitView w = weights.acquire(unit);
-  embed_backward(context, c, w, saved.embed, *saved.plan, dx, gradients.gradient(unit), d_images);
+  const UnitGradient d = gradients.gradient(unit);
+  embed_backward(context, c, w, saved.embed, *saved.plan, dx, d, d_images);
+  c.observe(unit_name(weights, unit), "gradient of parameters", d.values(), ObservedRows::parameters);
   gradients.finish_gradient(unit);
 }
 

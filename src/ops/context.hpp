@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "comm/collective.hpp"
+#include "ops/observer.hpp"
 #include "ops/ops.hpp"
 #include "ops/precision.hpp"
 #include "tensor/arena.hpp"
@@ -18,12 +19,17 @@ struct Context {
   Collective& collective;
   Arena& arena;  ///< of `stream`
   Precision precision = Precision::f32;
+  Observer* observer = nullptr;  ///< null: nobody looks
 
   /// Of activations and products.
   [[nodiscard]] DType act() const { return precision == Precision::bf16 ? DType::bf16 : DType::f32; }
   /// The same with another arena, for tensors of another life time.
   [[nodiscard]] Context with(Arena& other) const {
-    return {ops, stream, transfer, collective, other, precision};
+    return {ops, stream, transfer, collective, other, precision, observer};
+  }
+  void observe(const std::string& module, const char* tensor, ConstTensorView values,
+               ObservedRows rows) const {
+    if (observer != nullptr && values) observer->saw(stream, module, tensor, values, rows);
   }
 };
 

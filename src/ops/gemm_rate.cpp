@@ -8,8 +8,8 @@
 
 namespace dino::ops {
 
-double gemm_rate(Backend& backend, Precision precision) {
-  constexpr int64_t kM = 2048, kN = 1536, kK = 1536;
+double gemm_rate(Backend& backend, Precision precision, int64_t rows, int times) {
+  constexpr int64_t kN = 1536, kK = 1536;
   const DType act = precision == Precision::bf16 ? DType::bf16 : DType::f32;
   const std::unique_ptr<Stream> stream = backend.new_stream();
   const auto drawn = [&](Shape shape, uint64_t index) {
@@ -19,16 +19,16 @@ double gemm_rate(Backend& backend, Precision precision) {
     copy(*stream, there, host);
     return there;
   };
-  const Tensor x32 = drawn(Shape{kM, kK}, 1), w = drawn(Shape{kN, kK}, 2);
-  Tensor x(Shape{kM, kK}, act, backend.memory()), y(Shape{kM, kN}, act, backend.memory());
+  const Tensor x32 = drawn(Shape{rows, kK}, 1), w = drawn(Shape{kN, kK}, 2);
+  Tensor x(Shape{rows, kK}, act, backend.memory()), y(Shape{rows, kN}, act, backend.memory());
   backend.convert(*stream, x32, x);
   double best = 0;
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i < times; ++i) {
     stream->synchronize();
     const Stopwatch watch;
     backend.linear(*stream, x, w, {}, Activation::none, y, {});
     stream->synchronize();
-    best = std::max(best, 2e-9 * static_cast<double>(kM * kN * kK) / watch.seconds());
+    best = std::max(best, 2e-9 * static_cast<double>(rows * kN * kK) / watch.seconds());
   }
   return best;
 }

@@ -6,8 +6,8 @@
 
 namespace dino::ops {
 
-/// GFLOP/s of a large matrix product [2048, 1536] x [1536, 1536] through the backend's own operator, the best
-/// of six: the ceiling that steps and forward passes are measured against.
-[[nodiscard]] double gemm_rate(Backend& backend, Precision precision);
+/// GFLOP/s of a large matrix product [rows, 1536] x [1536, 1536] through the backend's own operator, the best
+/// of some: the ceiling that steps and forward passes are measured against.
+[[nodiscard]] double gemm_rate(Backend& backend, Precision precision, int64_t rows = 2048, int times = 6);
 
 }  // namespace dino::ops

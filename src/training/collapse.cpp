@@ -160,6 +160,11 @@ HealthHistory read_health_history(const std::string& path, double last_step) {
       return static_cast<int64_t>(std::clamp(number(name), 0.0, 1e12));
     };
     if (json.contains("event")) {
+      if (json["event"] == "knn" && number("step") <= last_step) {
+        history.knn_step.push_back(number("step"));
+        history.knn_accuracy.push_back(number("accuracy"));
+        history.knn_images.push_back(number("n"));
+      }
       if (json["event"] != "start") continue;
       history.batch = setting("batch");
       history.prototypes = setting("prototypes");
@@ -185,7 +190,28 @@ const char* name_of(CollapseVerdict::Level level) {
   return names[static_cast<size_t>(level)];
 }
 
-CollapseVerdict judge_collapse(const HealthHistory& history) {
+namespace {
+
+/// Empty where downstream has not fallen.
+struct Peak {
+  std::string title, why;
+};
+
+Peak downstream_peak(const HealthHistory& history) {
+  const std::vector<double>& accuracy = history.knn_accuracy;
+  if (accuracy.size() < 2) return {};
+  const auto best = std::max_element(accuracy.begin(), accuracy.end());
+  const double last = accuracy.back(), images = std::max(1.0, history.knn_images.back());
+  // Of a difference of two shares; that the images are the same ones makes it smaller.
+  const double error = std::sqrt((*best * (1 - *best) + last * (1 - last)) / images);
+  if (*best - last <= 2 * error) return {};
+  const double step = history.knn_step[static_cast<size_t>(best - accuracy.begin())];
+  const std::string title = fmt::format("Downstream peaked at step {:.0f}", step);
+  return {title, fmt::format(" {}: the online k-NN had {:.1f} % then, and {:.1f} % at step {:.0f}.", title,
+                             100 * *best, 100 * last, history.knn_step.back())};
+}
+
+CollapseVerdict judge_course(const HealthHistory& history) {
   using Level = CollapseVerdict::Level;
   const Signs s = signs_of(history);
   if (!s.information.known() && !s.rank.known())
@@ -219,6 +245,18 @@ CollapseVerdict judge_collapse(const HealthHistory& history) {
   return {Level::attention,
           s.information_fell ? "Teacher information has fallen" : "The effective rank has fallen",
           seen + " In a collapse both fall: see the curves."};
+}
+
+}  // namespace
+
+CollapseVerdict judge_collapse(const HealthHistory& history) {
+  CollapseVerdict verdict = judge_course(history);
+  const Peak peak = downstream_peak(history);
+  if (peak.title.empty()) return verdict;
+  verdict.why += peak.why;
+  if (verdict.level == CollapseVerdict::Level::good)
+    verdict = {CollapseVerdict::Level::attention, peak.title, verdict.why};
+  return verdict;
 }
 
 }  // namespace dino

@@ -25,6 +25,8 @@ struct HealthHistory {
   std::vector<double> step, information, teacher_entropy, prototype_usage, effective_rank;
   int64_t batch = 0, prototypes = 0, width = 0;  ///< 0 = not known
   double warmup = 0;                             ///< steps of the learning-rate warm-up
+  /// One value per online k-NN: accuracy by class tokens, of so many images.
+  std::vector<double> knn_step{}, knn_accuracy{}, knn_images{};
 };
 /// From RUN/metrics.jsonl up to a step; lines that are no JSON (one may be cut by a kill) are passed over.
 [[nodiscard]] HealthHistory read_health_history(const std::string& path, double last_step);
@@ -34,6 +36,8 @@ struct CollapseVerdict {
   std::string title, why;
 };
 [[nodiscard]] const char* name_of(CollapseVerdict::Level level);
+/// A run whose online k-NN has fallen below its best by more than two standard errors of a difference between
+/// shares of so many images is told where downstream peaked; where nothing else is wrong, that is the title.
 [[nodiscard]] CollapseVerdict judge_collapse(const HealthHistory& history);
 
 }  // namespace dino

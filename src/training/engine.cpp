@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.hpp"
+#include "base/span.hpp"
 #include "base/timing.hpp"
 #include "training/health.hpp"
 
@@ -15,13 +16,14 @@ namespace {
 /// Adds the time until its end to a phase, but for what is spent on reductions.
 class PhaseTimer {
  public:
-  PhaseTimer(double& seconds, const ParameterState& state)
-      : seconds_(seconds), state_(state), waited_(state.wait_seconds()) {}
+  PhaseTimer(std::map<std::string, double>& phases, const char* name, const ParameterState& state)
+      : span_(name), seconds_(phases[name]), state_(state), waited_(state.wait_seconds()) {}
   ~PhaseTimer() { seconds_ += watch_.seconds() - (state_.wait_seconds() - waited_); }
   PhaseTimer(const PhaseTimer&) = delete;
   PhaseTimer& operator=(const PhaseTimer&) = delete;
 
  private:
+  Span span_;
   double& seconds_;
   const ParameterState& state_;
   double waited_;
@@ -91,6 +93,7 @@ void Engine::set_objective_state(const std::map<std::string, std::vector<double>
 }
 
 void Engine::begin_step(const StepBatch& batch) {
+  const PhaseTimer timer(seconds_, "prepare", state_);
   const int64_t b = batch.images, crops = local_crops();
   masked_ = objective_->needs().masked_patches ? masked_patches(batch) : MaskedPatches{};
   const std::array<int64_t, 2> own{b, masked_.masked};
@@ -121,16 +124,21 @@ BatchTokens Engine::make_tokens(int64_t images, int64_t local_crops) {
   return {images, local_crops, c_.arena.make({rows, config_.vit.width})};
 }
 
+void Engine::observe_pass(const char* pass, Range images) const {
+  if (c_.observer != nullptr) c_.observer->begin_pass(pass, images.begin, images.size());
+}
+
 Range Engine::micro_images(int64_t images, int64_t micro) const {
   return even_range(images, static_cast<int>(micro), static_cast<int>(config_.split.accumulate));
 }
 
 void Engine::teacher_tokens(const StepBatch& batch, const BatchTokens& tokens) {
-  const PhaseTimer timer(seconds_["teacher"], state_);
+  const PhaseTimer timer(seconds_, "teacher", state_);
   for (int64_t i = 0; i < config_.split.accumulate; ++i) {
     const Arena::Scope scope(c_.arena);
     const MicroBatch micro = micro_batch(c_, batch, micro_images(batch.images, i), false, false);
     const TokenRows rows(c_, config_.vit, micro, batch.images, 0, masked_);
+    observe_pass("teacher", micro.images);
     VitForwardOptions options;
     options.read_rows = rows.read();
     rows.take(c_, teacher_.forward(c_, state_.teacher(), micro.crops, options).norm, tokens);
@@ -139,7 +147,8 @@ void Engine::teacher_tokens(const StepBatch& batch, const BatchTokens& tokens) {
 
 VitOutput Engine::student_forward(const MicroBatch& micro, const TokenRows& rows, const DropPathPlan& plan,
                                   std::shared_ptr<VitSaved>* saved) {
-  const PhaseTimer timer(seconds_["student_forward"], state_);
+  const PhaseTimer timer(seconds_, "student_forward", state_);
+  observe_pass("student", micro.images);
   VitForwardOptions options;
   if (!plan.empty()) options.drop_path = &plan;
   options.read_rows = rows.read();
@@ -147,8 +156,10 @@ VitOutput Engine::student_forward(const MicroBatch& micro, const TokenRows& rows
   return student_.forward(c_, state_.student(), micro.crops, options, saved);
 }
 
-void Engine::student_backward(const TokenRows& rows, const VitOutput& output, const BatchTokens& gradient) {
-  const PhaseTimer timer(seconds_["backward"], state_);
+void Engine::student_backward(const MicroBatch& micro, const TokenRows& rows, const VitOutput& output,
+                              const BatchTokens& gradient) {
+  const PhaseTimer timer(seconds_, "backward", state_);
+  observe_pass("backward", micro.images);
   const TensorView d_norm = c_.arena.zeros(c_.stream, output.norm.shape);
   rows.put(c_, gradient, d_norm);
   student_.backward(c_, state_.student(), *saved_, d_norm, {}, state_.gradients());
@@ -156,7 +167,8 @@ void Engine::student_backward(const TokenRows& rows, const VitOutput& output, co
 
 TensorView Engine::run_objective(const StepContext& step, const BatchTokens& student,
                                  const BatchTokens& teacher, const BatchTokens& gradient) {
-  const PhaseTimer timer(seconds_["losses"], state_);
+  const PhaseTimer timer(seconds_, "losses", state_);
+  observe_pass("losses", {0, step.split.own()});
   state_.begin_pass(true);
   // Targets and logits give their memory back to the backward pass.
   const Arena::Scope scope(c_.arena);
@@ -177,7 +189,7 @@ TensorView Engine::whole_step(const StepBatch& batch, const StepSchedule& schedu
   const VitOutput output = student_forward(micro, rows, plan, &saved_);
   rows.take(c_, output.norm, student);
   const TensorView matrix = run_objective(step, student, teacher, gradient);
-  if (!schedule.backbone_frozen) student_backward(rows, output, gradient);
+  if (!schedule.backbone_frozen) student_backward(micro, rows, output, gradient);
   return matrix;
 }
 
@@ -201,7 +213,7 @@ TensorView Engine::split_step(const StepBatch& batch, const StepSchedule& schedu
   if (schedule.backbone_frozen) return matrix;
   each([&](int64_t i, const MicroBatch& micro, const TokenRows& rows, const DropPathPlan& plan) {
     state_.begin_pass(i == config_.split.accumulate - 1);
-    student_backward(rows, student_forward(micro, rows, plan, &saved_), gradient);
+    student_backward(micro, rows, student_forward(micro, rows, plan, &saved_), gradient);
   });
   return matrix;
 }
@@ -231,8 +243,12 @@ StepResult Engine::forward_backward(const StepBatch& batch, const StepSchedule& 
   const TensorView matrix = config_.split.accumulate == 1
                                 ? whole_step(batch, schedule, drop_path, step, student, teacher, gradient)
                                 : split_step(batch, schedule, drop_path, step, student, teacher, gradient);
-  state_.finish_step();
+  {
+    const Span span("reduce");
+    state_.finish_step();
+  }
   seconds_["reduce"] = state_.wait_seconds();
+  const PhaseTimer timer(seconds_, "settle", state_);
   settle_update();
   return read_back(matrix);
 }
@@ -263,7 +279,7 @@ StepResult Engine::read_back(TensorView matrix) {
 }
 
 void Engine::update(const StepSchedule& schedule, int64_t step) {
-  const PhaseTimer timer(seconds_["optimizer"], state_);
+  const PhaseTimer timer(seconds_, "optimizer", state_);
   optimizer_.update(c_, state_, schedule, step, factors_, finite_);
 }
 

@@ -45,8 +45,8 @@ class Engine {
   /// nothing. Collective.
   void update(const StepSchedule& schedule, int64_t step);
 
-  /// Seconds per phase of the last step ("teacher", "student_forward", "losses", "backward", "reduce",
-  /// "optimizer"), and arena bytes.
+  /// Seconds per phase of the last step ("prepare", "teacher", "student_forward", "losses", "backward",
+  /// "reduce", "settle", "optimizer"), and arena bytes.
   [[nodiscard]] const std::map<std::string, double>& phase_seconds() const { return seconds_; }
   [[nodiscard]] int64_t arena_bytes() const { return c_.arena.peak_bytes(); }
 
@@ -54,13 +54,15 @@ class Engine {
   /// Checks the batch, learns the other ranks' sizes, clears what the step adds to. Collective.
   void begin_step(const StepBatch& batch);
   [[nodiscard]] BatchTokens make_tokens(int64_t images, int64_t local_crops);
+  void observe_pass(const char* pass, Range images) const;
   [[nodiscard]] Range micro_images(int64_t images, int64_t micro) const;
   void teacher_tokens(const StepBatch& batch, const BatchTokens& tokens);
   /// Runs the student on a micro-batch; `saved` as Vit::forward takes it.
   [[nodiscard]] VitOutput student_forward(const MicroBatch& micro, const TokenRows& rows,
                                           const DropPathPlan& plan, std::shared_ptr<VitSaved>* saved);
   /// A pass whose activations are kept, and the gradients of its tokens taken back through it.
-  void student_backward(const TokenRows& rows, const VitOutput& output, const BatchTokens& gradient);
+  void student_backward(const MicroBatch& micro, const TokenRows& rows, const VitOutput& output,
+                        const BatchTokens& gradient);
   /// All micro-batches at once.
   [[nodiscard]] TensorView whole_step(const StepBatch& batch, const StepSchedule& schedule,
                                       const DropPathDraw& drop_path, const StepContext& step,

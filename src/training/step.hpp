@@ -2,6 +2,7 @@
 #pragma once
 // What goes into a training step, and what comes out.
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -63,7 +64,13 @@ struct StepResult {
   LossTerms losses;
   StepHealth health;
   std::vector<double> grad_norms;  ///< before clipping: backbone, then the objective's modules
-  bool finite = true;              ///< false on all ranks when any rank's loss or gradient is not finite
+  /// Of all modules.
+  [[nodiscard]] double grad_norm() const {
+    double squares = 0;
+    for (const double norm : grad_norms) squares += norm * norm;
+    return std::sqrt(squares);
+  }
+  bool finite = true;  ///< false on all ranks when any rank's loss or gradient is not finite
 };
 
 }  // namespace dino

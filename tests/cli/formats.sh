@@ -13,6 +13,7 @@ must() { "$@" >>log.txt 2>&1 || { tail -n 5 log.txt; fail "$*"; finish; }; }
 
 must dino-curate run --input pool --exclude lab/test --target 20 --levels 6,3 --shard-records 8 --output curated
 must dino-pretrain train --config tiny --data curated --output run --steps 4 --batch 8 --warmup 1 --checkpoint-every 2 --knn-train lab/train --knn-test lab/test --knn-every 2
+must dino-pretrain train --config tiny --data curated --output broken --steps 1 --batch 8 --warmup 0 --std 1e-42,1e-42,1e-42 --trace 1
 must dino-pretrain export --checkpoint run --output hf
 must dino-eval features --weights run --data lab/train --store-patches --output train.h5
 must dino-eval features --weights run --data lab/test --store-patches --output test.h5

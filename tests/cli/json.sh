@@ -36,6 +36,8 @@ one 0 dino-curate list --output c --reason too_small --columns key,bytes
 one 0 dino-curate lint c/shards/000000.tar
 one 0 dino-pretrain train --config tiny --data photos --output run --steps 2 --batch 4 --warmup 0 --progress off
 one 0 dino-pretrain train --config tiny --data photos --output dry --steps 2 --batch 4 --warmup 0 --dry-run
+dino-pretrain train --config tiny --data photos --output broken --steps 1 --batch 4 --warmup 0 --std 1e-42,1e-42,1e-42 --progress off 2>err.txt || fail "a step that is not finite"
+one 0 dino-pretrain replay broken/captures/step_00000001.h5
 one 0 dino-pretrain bench --preset vit_micro --batch 2 --steps 1 --crops 2x32,2x16
 one 0 dino-pretrain plan --preset vits14 --ranks 8 --batch 64 --strategy full --gflops 1000
 one 0 dino-pretrain inspect run

@@ -64,7 +64,7 @@ class MappedCollective final : public Collective {
     return std::make_unique<MappedCollective>(memory_, host_->split(colour, key));
   }
   void poll() override { host_->poll(); }
-  [[nodiscard]] double wait_seconds() const override { return host_->wait_seconds(); }
+  [[nodiscard]] const CollectiveUse& use() const override { return host_->use(); }
 
  private:
   template <class Operation>

@@ -129,6 +129,30 @@ TEST_P(CollectiveTest, GathersPartsInPlace) {
   }
 }
 
+TEST_P(CollectiveTest, CountsWhatItDoes) {
+  const bool alone = world.size() == 1;
+  const std::unique_ptr<Collective> part = collective->split(0, world.rank());
+  const CollectiveUse before = part->use();
+  Tensor values(Shape{world.size() * int64_t{8}});
+  stream.wait(part->all_reduce(stream, values));
+  stream.wait(part->all_gather(stream, values));
+  stream.wait(collective->reduce_scatter(stream, values));
+  const CollectiveUse& use = collective->use();
+  const int64_t bytes = alone ? 0 : values.bytes();
+  for (const auto& [now, then] :
+       {std::pair{use.all_reduce, before.all_reduce}, std::pair{use.all_gather, before.all_gather},
+        std::pair{use.reduce_scatter, before.reduce_scatter}}) {
+    const OperationUse since = now.since(then);
+    EXPECT_EQ(since.count, alone ? 0 : 1);
+    EXPECT_EQ(since.bytes, bytes);
+    EXPECT_GE(since.wait_seconds, 0);
+  }
+  const OperationUse control = control_use();
+  EXPECT_EQ(world.sum(int64_t{1}), world.size());
+  EXPECT_EQ(control_use().since(control).count, alone ? 0 : 1);
+  EXPECT_EQ(control_use().since(control).bytes, alone ? 0 : 8);
+}
+
 INSTANTIATE_TEST_SUITE_P(MessageBytes, CollectiveTest, testing::Values(int64_t{1} << 30, 64));
 
 }  // namespace

@@ -122,7 +122,7 @@ class CountingCollective final : public Collective {
     return std::make_unique<CountingCollective>(inner_->split(colour, key), received_, true);
   }
   void poll() override { inner_->poll(); }
-  [[nodiscard]] double wait_seconds() const override { return inner_->wait_seconds(); }
+  [[nodiscard]] const CollectiveUse& use() const override { return inner_->use(); }
 
  private:
   void count(int64_t times, TensorView values) {

@@ -181,7 +181,7 @@ TEST(Collapse, ReadsTheLogUpToAStep) {
   std::ofstream(path)
       << "{\"event\":\"start\",\"step\":0,\"batch\":8,\"prototypes\":64,\"width\":48,\"warmup\":7}\n"
          "{\"step\":1,\"information\":0.5,\"effective_rank\":2.5}\nnot json\n"
-         "{\"event\":\"knn\",\"step\":1,\"information\":9}\n"
+         "{\"event\":\"knn\",\"step\":1,\"accuracy\":0.5,\"n\":20,\"information\":9}\n"
          "{\"step\":2,\"information\":null,\"teacher_entropy\":3}\n"
          "{\"step\":3,\"information\":0.75}\n{\"step\":4,\"inf";
   HealthHistory history = read_health_history(path, 3);
@@ -193,8 +193,48 @@ TEST(Collapse, ReadsTheLogUpToAStep) {
   EXPECT_EQ(history.prototypes, 64);
   EXPECT_EQ(history.width, 48);
   EXPECT_EQ(history.warmup, 7);
+  EXPECT_EQ(history.knn_step, std::vector<double>{1});
+  EXPECT_EQ(history.knn_accuracy, std::vector<double>{0.5});
+  EXPECT_EQ(history.knn_images, std::vector<double>{20});
+  EXPECT_TRUE(read_health_history(path, 0).knn_step.empty());
   EXPECT_EQ(read_health_history(path, 2).step.size(), 2U);
   EXPECT_TRUE(read_health_history(folder.path() + "/none", 2).step.empty());
+}
+
+/// A course in which nothing else is wrong, with these k-NN accuracies at steps 0, 100, 200...
+CollapseVerdict with_downstream(const std::vector<double>& accuracy, double images) {
+  HealthHistory history = Log{}.history();
+  for (const double a : accuracy) {
+    history.knn_step.push_back(100 * static_cast<double>(history.knn_step.size()));
+    history.knn_accuracy.push_back(a);
+    history.knn_images.push_back(images);
+  }
+  return judge_collapse(history);
+}
+
+TEST(Collapse, TellsWhereDownstreamPeaked) {
+  const CollapseVerdict fallen = with_downstream({0.1, 0.5, 0.62, 0.6, 0.4}, 500);
+  EXPECT_EQ(fallen.level, Level::attention);
+  EXPECT_EQ(fallen.title, "Downstream peaked at step 200");
+  EXPECT_NE(fallen.why.find("62.0 % then, and 40.0 % at step 400"), std::string::npos) << fallen.why;
+  // A network that learns what its random beginning knew better.
+  EXPECT_EQ(with_downstream({0.5, 0.3}, 500).title, "Downstream peaked at step 0");
+  // Two standard errors of a difference of so few images are some 0.14.
+  EXPECT_EQ(with_downstream({0.1, 0.55, 0.5}, 100).level, Level::good);
+  EXPECT_EQ(with_downstream({0.1, 0.55, 0.5}, 10000).level, Level::attention);
+  EXPECT_EQ(with_downstream({0.1, 0.5, 0.6}, 500).level, Level::good);
+  EXPECT_EQ(with_downstream({0.6}, 500).level, Level::good);
+  // A collapse stays one, and tells of the peak too.
+  Log log;
+  log.information = {1.5, 0.0};
+  log.rank = {8, 1.0};
+  HealthHistory history = log.history();
+  history.knn_step = {100, 200};
+  history.knn_accuracy = {0.6, 0.1};
+  history.knn_images = {500, 500};
+  const CollapseVerdict collapse = judge_collapse(history);
+  EXPECT_EQ(collapse.level, Level::problem);
+  EXPECT_NE(collapse.why.find("Downstream peaked at step 100"), std::string::npos) << collapse.why;
 }
 
 /// From targets and features themselves: a batch of two images and 65,536 prototypes.

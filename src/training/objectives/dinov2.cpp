@@ -97,6 +97,8 @@ Dinov2::Targets Dinov2::targets(const StepContext& step, const BatchTokens& teac
   logits(patch_head(), patches, targets.patches);
   const TensorView patch_targets = targets.patches.rows(0, masked);
   fill(c.stream, targets.patches.rows(masked, patches.dim(0) - masked), 0);
+  c.observe(dino_.module(), "teacher logits", targets.cls, ObservedRows::views);
+  c.observe(patch_head().module(), "teacher logits of patches", patch_targets, ObservedRows::masked);
   if (config_.centering == Centering::sinkhorn) {
     const std::array<TensorView, 2> problems{targets.cls, patch_targets};
     sinkhorn(c, problems, step.teacher_temperature, config_.sinkhorn_iterations);
@@ -104,6 +106,8 @@ Dinov2::Targets Dinov2::targets(const StepContext& step, const BatchTokens& teac
     dino_centre_.targets(c, targets.cls, 2 * step.split.total(), step.teacher_temperature);
     ibot_centre_.targets(c, patch_targets, step.masked_total, step.teacher_temperature);
   }
+  c.observe(dino_.module(), "targets", targets.cls, ObservedRows::views);
+  c.observe(patch_head().module(), "targets of patches", patch_targets, ObservedRows::masked);
   if (local_crops_ > 0) {
     // CE(s, t1) + CE(s, t2) = CE(s, t1 + t2): one row per image serves both teacher views.
     targets.local = c.arena.make({b, k});
@@ -123,15 +127,21 @@ void Dinov2::head_losses(const StepContext& step, const Head& head, const HeadRo
     const Arena::Scope scope(c.arena);
     const HeadConfig& shape = head.config();
     HeadSaved saved;
+    const ObservedRows kind = ibot_ && &head == &*ibot_ ? ObservedRows::masked : ObservedRows::batch;
     const TensorView unit = head.forward(c, w, rows.tokens, &saved);
+    c.observe(head.module(), "unit vectors", unit, kind);
     const TensorView prototypes = head.prototypes(c, w);
     const TensorView d_prototypes = c.arena.zeros(c.stream, {shape.prototypes, shape.bottleneck});
     const TensorView d_unit = c.arena.make({rows.tokens.dim(0), shape.bottleneck});
     prototype_cross_entropy(c, unit, prototypes, rows.segments, config_.student_temperature,
                             c.arena.upload(c.stream, std::span<const float>(rows.weight)), loss, d_unit,
                             d_prototypes);
+    c.observe(head.module(), "losses", loss, kind);
+    c.observe(head.module(), "gradient of unit vectors", d_unit, kind);
     head.prototypes_backward(c, w, d_prototypes, d);
     copy(c.stream, rows.gradient, head.backward(c, w, saved, d_unit, d));
+    c.observe(head.module(), "gradient of tokens", rows.gradient, kind);
+    c.observe(head.module(), "gradient of parameters", d.values(), ObservedRows::parameters);
   }
   step.gradients.finish_gradient(unit_index);
 }
@@ -191,6 +201,8 @@ TensorView Dinov2::features(const StepContext& step, const BatchTokens& student,
         c.arena.make({2, total}, DType::i64));
   const TensorView dx = c.arena.make({2 * b, width_});
   c.ops.l2_normalize_backward(c.stream, d_unit.reshaped({2 * b, width_}), unit, norm, kKoleoNormEps, dx);
+  c.observe("koleo", "sum of losses", step.scalar(scalar::koleo), ObservedRows::scalar);
+  c.observe("koleo", "gradient of tokens", dx, ObservedRows::views);
   c.ops.axpy(c.stream, 1.0F, dx, gradient.global_class());
   return products;
 }
