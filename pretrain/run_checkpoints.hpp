@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // The checkpoints of a run as its steps see them: written beside them (training/checkpoint_writer.hpp),
-// committed between two of them, logged, and left out where the disk does not take them. All calls but
-// writing() are collective.
+// committed between two of them, logged, and left out where the disk does not take them. begin(), finish()
+// and save() are collective.
 
 #include <functional>
 #include <string>

@@ -136,6 +136,23 @@ for how in TERM:1 USR2:0 USR2:mpirun; do
   [ $rc = 75 ] && ls "$run"/checkpoints/*/manifest.json >/dev/null 2>&1 && ok "SIG${how%:*} to ${how#*:}: a checkpoint and exit 75" || { fail "SIG$how: exit $rc"; tail -n 5 "$run.log"; }
 done
 
+# A signal while a checkpoint is being written: that one is finished, and then the stop's own; before, steps went on beside the writing until the next was due.
+launch slow 2 -x "LD_PRELOAD=$DINO_FAULTS" -x FAULT_KIND=slow -x FAULT_CALL=fsync -x FAULT_PATH=.tmp/rank_0001.h5 "${TRAIN[@]}" --output slow --steps 1000000 --checkpoint-every 3
+until_true 60 at_least slow 4 || fail "slow does not train"
+kill -TERM "$(rank_pid 1)"; wait "$LAUNCHED"; rc=$?
+cat >beside.py <<'PY'
+import json, os
+lines = [json.loads(l) for l in open("slow/metrics.jsonl")]
+what = [l.get("event", "step") + str(l["step"]) for l in lines]
+written = [l for l in lines if l.get("event") == "checkpoint"]
+assert what.index("step4") < what.index("checkpoint3"), what
+assert written[0]["seconds"] > 1 and written[0]["blocked_seconds"] <= written[0]["seconds"], written
+assert written[-1]["step"] == lines[-1]["step"] and lines[-1]["event"] == "stop", what
+assert all(os.path.exists(f"{l['checkpoint']}/manifest.json") for l in written), written
+assert not [name for name in os.listdir("slow/checkpoints") if not name[-8:].isdigit()], os.listdir("slow/checkpoints")
+PY
+[ $rc = 75 ] && [ "$(grep -c 'is due while that of step' slow.log)" -le 1 ] && "$DINO_PYTHON" beside.py && ok "a stop while a checkpoint is written" || { fail "a stop while a checkpoint is written: exit $rc"; tail -n 5 slow.log; }
+
 # -- two jobs in one folder
 heading "second job in a folder" "exit" "it says"
 refused() { # NAME TEXT command...

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Preloaded under a program (LD_PRELOAD), it makes the file system or the process fail at a chosen file: what
 // dead network mounts, broken disks and the out-of-memory killer do, without a word of it in the programs.
-//   FAULT_PATH   the fault comes at a file whose path contains this
+//   FAULT_PATH   the fault comes at a file whose path contains this; of A*B both, in this order
 //   FAULT_CALL   open (the default), read, stat, list (of a folder), write, fsync, rename (to it), flock
-//   FAULT_KIND   hang (the call never returns), kill, segv, stop (the process; a test goes on from there),
-//   eio,
-//                an errno's number, or short (reads end in the middle of the file)
+//   FAULT_KIND   hang (the call never returns), slow (it takes a second more), kill, segv, stop (the
+//                process; a test goes on from there), eio, an errno's number, or short (reads end in the
+//                middle of the file)
 //   FAULT_RANK   only on this rank
 //   FAULT_AFTER  lets so many calls pass first
 //   FAULT_COUNT  then strikes so many times
@@ -39,11 +39,19 @@ int number_of(const char* name, int otherwise) {
   return text == nullptr ? otherwise : std::atoi(text);
 }
 
+bool contains(const char* path, const char* wanted) {
+  const char* star = std::strchr(wanted, '*');
+  if (star == nullptr) return std::strstr(path, wanted) != nullptr;
+  const auto length = static_cast<size_t>(star - wanted);
+  const void* first = ::memmem(path, std::strlen(path), wanted, length);
+  return first != nullptr && contains(static_cast<const char*>(first) + length, star + 1);
+}
+
 bool chosen(const char* call, const char* path) {
   const char* wanted = std::getenv("FAULT_PATH");
   const char* at = std::getenv("FAULT_CALL");
   if (wanted == nullptr || std::strcmp(at == nullptr ? "open" : at, call) != 0) return false;
-  if (std::strstr(path, wanted) == nullptr) return false;
+  if (!contains(path, wanted)) return false;
   const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
   const char* only = std::getenv("FAULT_RANK");
   if (only != nullptr && (rank == nullptr || std::strcmp(rank, only) != 0)) return false;
@@ -65,6 +73,7 @@ bool strike(const char* call, const char* path) {
   if (kind == nullptr || is_short() || !chosen(call, path)) return false;
   if (std::strcmp(kind, "hang") == 0)
     while (true) ::pause();
+  if (std::strcmp(kind, "slow") == 0) ::sleep(1);
   if (std::strcmp(kind, "kill") == 0) ::kill(::getpid(), SIGKILL);
   if (std::strcmp(kind, "segv") == 0) std::raise(SIGSEGV);
   if (std::strcmp(kind, "stop") == 0) ::kill(::getpid(), SIGSTOP);
