@@ -46,7 +46,7 @@ class RunLog {
     const Forecast* forecast = nullptr;  ///< what was expected of the run, or null
   };
   void start(const TrainConfig& config, const CommandContext& context, const Beginning& beginning);
-  void resume(int64_t step, const std::string& checkpoint, int ranks);
+  void resume(int64_t step, const std::string& checkpoint, int ranks, double gemm_gflops);
   void checkpoint(int64_t step, const std::string& folder, double seconds);
   void checkpoint_failed(int64_t step, const std::string& why);
   void skip(int64_t step, const StepResult& result);
