@@ -198,10 +198,15 @@ void RunLog::start(const TrainConfig& config, const CommandContext& context, con
   writer_.write(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
-void RunLog::resume(int64_t step, const std::string& checkpoint, int ranks) {
+void RunLog::resume(int64_t step, const std::string& checkpoint, int ranks, double gemm_gflops) {
   writer_.write(OrderedJson{
-      {"event", "resume"}, {"step", step}, {"time", utc_now()}, {"checkpoint", checkpoint}, {"ranks", ranks}}
-                    .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+      {"event", "resume"},
+      {"step", step},
+      {"time", utc_now()},
+      {"checkpoint", checkpoint},
+      {"ranks", ranks},
+      {"gemm_gflops",
+       gemm_gflops}}.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void RunLog::checkpoint(int64_t step, const std::string& folder, double seconds, double blocked_seconds) {

@@ -46,7 +46,7 @@ class RunLog {
     const Forecast* forecast = nullptr;  ///< what was expected of the run, or null
   };
   void start(const TrainConfig& config, const CommandContext& context, const Beginning& beginning);
-  void resume(int64_t step, const std::string& checkpoint, int ranks);
+  void resume(int64_t step, const std::string& checkpoint, int ranks, double gemm_gflops);
   /// `seconds` from the copy to the commit, of which the steps waited for `blocked_seconds`.
   void checkpoint(int64_t step, const std::string& folder, double seconds, double blocked_seconds);
   void checkpoint_failed(int64_t step, const std::string& why);

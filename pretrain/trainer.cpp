@@ -90,10 +90,9 @@ ExitCode Trainer::run() {
     check_data(run, dataset_);
     check_or_write_config(run, context_.config_ini);
   });
-  restore();
   // Few rows: the rate is near that of larger products, and the start of a run does not wait for it.
-  if (step_ < config_.steps)
-    gemm_gflops_ = comm_.sum(ops::gemm_rate(place_.context().ops, engine_.config().precision, 512, 3));
+  gemm_gflops_ = comm_.sum(ops::gemm_rate(place_.context().ops, engine_.config().precision, 512, 3));
+  restore();
   if (comm_.root()) {
     log_ = std::make_unique<RunLog>(run, step_);
     replaced_before_ = log_->replaced_before();
@@ -259,7 +258,7 @@ void Trainer::restore() {
     log::info(fmt::format("resumed from {} at step {}", folder, step_));
     if (config_.resume.from == Resume::From::folder)
       say_other_settings(folder, read_checkpoint_header(folder).config_ini, context_.config_ini);
-    RunLog(run, step_).resume(step_, folder, comm_.size());
+    RunLog(run, step_).resume(step_, folder, comm_.size(), gemm_gflops_);
   }
 }
 
@@ -281,7 +280,10 @@ bool Trainer::train_step(DataLoader& loader) {
   blocks.grid_h = blocks.grid_w = grid;
   blocks.min_patches = std::min(config_.mask_min_patches, grid * grid);
   blocks.max_patches = default_max_mask_patches(config_.global_size, training.vit.patch);
-  const BatchMasks masks = batch_masks(make_mask_config(config_), blocks, 2 * config_.batch, seed, step);
+  const BatchMasks masks = [&] {
+    const Span span("masks");
+    return batch_masks(make_mask_config(config_), blocks, 2 * config_.batch, seed, step);
+  }();
   // Views are laid out as the global batch is: view 1 of all images, then view 2.
   const int64_t patches = grid * grid;
   std::vector<uint8_t> own;
@@ -330,6 +332,7 @@ bool Trainer::train_step(DataLoader& loader) {
   line.achieved_gflops = flops_per_image_ * line.images_per_second * 1e-9;
   line.mfu = line.achieved_gflops / gemm_gflops_;
   if (step_ % config_.log_every == 0 || step_ == config_.steps) {
+    const Span span("log");
     line.batch_crc = batch_checksum(comm_.sum(crops.checksum), masks);
     line.collectives = collectives_since();
     line.checkpoint_blocked_seconds = checkpoints_->take_blocked_seconds();
