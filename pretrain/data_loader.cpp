@@ -22,6 +22,8 @@ namespace dino::pretrain {
 namespace {
 
 constexpr int64_t kBadExamples = 3;
+/// What the cache keeps of an image beside its pixels.
+constexpr int64_t kEntryBytes = 128;
 
 /// What is done to every image before it is cut into crops.
 Image prepare(Decoded decoded, const LoaderConfig& config) {
@@ -52,9 +54,9 @@ LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int th
   return loader;
 }
 
-LoadingCost measure_loading(const Dataset& dataset, const LoaderConfig& config, int64_t count) {
+LoadingCost measure_loading(const RecordList& list, const LoaderConfig& config, int64_t count) {
   constexpr double kMostSeconds = 3;
-  const auto records = static_cast<int64_t>(dataset.records.size());
+  const int64_t records = list.count();
   count = std::min(count, records);
   DecodeOptions options;
   options.background = config.background;
@@ -65,8 +67,7 @@ LoadingCost measure_loading(const Dataset& dataset, const LoaderConfig& config, 
   for (int64_t i = 0; i < count && (loaded < 2 || all.seconds() < kMostSeconds); ++i) {
     Stopwatch watch;
     try {
-      Decoded decoded =
-          decode_image(read_record(dataset.records[static_cast<size_t>(i * records / count)]), options);
+      Decoded decoded = decode_image(read_record(list.at(i * records / count)), options);
       if (decoded.status != DecodeStatus::ok) continue;
       const auto whole = static_cast<int64_t>(decoded.image.pixels.size());
       const Image image = prepare(std::move(decoded), config);
@@ -97,10 +98,12 @@ LoadingCost measure_loading(const Dataset& dataset, const LoaderConfig& config, 
   return cost;
 }
 
-ImageCache::ImageCache(const Dataset& dataset, const LoaderConfig& config,
+ImageCache::ImageCache(const RecordList& list, const LoaderConfig& config,
                        std::vector<std::shared_ptr<const Image>> decoded)
-    : dataset_(dataset), config_(config), images_(std::move(decoded)), bad_(dataset.records.size(), 0) {
-  images_.resize(dataset.records.size());
+    : list_(list),
+      config_(config),
+      records_(decoded.empty() ? list.count() : static_cast<int64_t>(decoded.size())) {
+  for (size_t i = 0; i < decoded.size(); ++i) images_.emplace(static_cast<int64_t>(i), std::move(decoded[i]));
 }
 
 int64_t ImageCache::bad_records() const {
@@ -113,44 +116,54 @@ std::string ImageCache::bad_examples() const {
   return bad_examples_;
 }
 
-std::shared_ptr<const Image> ImageCache::get(int64_t record) {
-  const auto index = static_cast<size_t>(record);
+ImageCache::Loaded ImageCache::get(int64_t record) {
   {
     const std::lock_guard lock(mutex_);
-    if (images_[index]) return images_[index];
-    if (bad_[index] != 0) return nullptr;
+    if (const auto held = images_.find(record); held != images_.end()) return {held->second};
+    if (const auto bad = bad_.find(record); bad != bad_.end()) return {nullptr, bad->second};
   }
-  const Record& source = dataset_.records[index];
+  const Record source = list_.at(record);
   DecodeOptions options;
   options.background = config_.background;
   options.limits.max_memory = config_.decode_memory;
+  Loaded loaded;
   std::string fault;
-  std::shared_ptr<const Image> image;
   try {
     Decoded decoded = decode_image(read_record(source), options);
+    loaded.status = decoded.status;
     if (decoded.status == DecodeStatus::ok)
-      image = std::make_shared<const Image>(prepare(std::move(decoded), config_));
+      loaded.image = std::make_shared<const Image>(prepare(std::move(decoded), config_));
     else
-      fault = std::string(name_of(decoded.status)) + ": " + decoded.message;
+      fault = decoded.message;
   } catch (const std::bad_alloc&) {
-    fault = std::string(name_of(DecodeStatus::memory)) + ": the machine has not enough memory for it";
+    loaded = {nullptr, DecodeStatus::memory};
+    fault = "the machine has not enough memory for it";
   }
   const std::lock_guard lock(mutex_);
-  if (!fault.empty()) {
-    if (bad_[index] == 0) {
-      bad_[index] = 1;
-      if (++bad_count_ <= kBadExamples)
-        bad_examples_ += fmt::format("{}{} ({})", bad_examples_.empty() ? "" : ", ", source.path, fault);
-      log::warning(fmt::format("image left out: {} ({}): {}", source.key, source.path, fault));
-    }
-    return nullptr;
+  if (!loaded.image) {
+    remember_fault(record, source, loaded.status, fault);
+    return loaded;
   }
-  const auto bytes = static_cast<int64_t>(image->pixels.size());
-  if (!images_[index] && bytes_ + bytes <= config_.cache_bytes) {
-    images_[index] = image;
+  const int64_t bytes = static_cast<int64_t>(loaded.image->pixels.size()) + kEntryBytes;
+  if (bytes_ + bytes <= config_.cache_bytes && images_.try_emplace(record, loaded.image).second)
     bytes_ += bytes;
+  return loaded;
+}
+
+/// Under the lock.
+void ImageCache::remember_fault(int64_t record, const Record& source, DecodeStatus status,
+                                const std::string& why) {
+  if (bad_.size() < kRememberedFaults) {
+    if (!bad_.try_emplace(record, status).second) return;
+    const std::string fault = fmt::format("{}: {}", name_of(status), why);
+    if (bad_count_ < kBadExamples)
+      bad_examples_ += fmt::format("{}{} ({})", bad_examples_.empty() ? "" : ", ", source.path, fault);
+    log::warning(fmt::format("image left out: {} ({}): {}", source.key, source.path, fault));
+    if (bad_.size() == kRememberedFaults)
+      log::warning(
+          fmt::format("{} images were left out: further ones are counted and not named", bad_.size()));
   }
-  return image;
+  ++bad_count_;
 }
 
 int64_t SampleOrder::record(int64_t sample) const {
@@ -158,13 +171,13 @@ int64_t SampleOrder::record(int64_t sample) const {
   return KeyedPermutation(records_, seed_, RandomStream::shuffle, epoch)(sample % records_);
 }
 
-DataLoader::DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step,
+DataLoader::DataLoader(const RecordList& list, LoaderConfig config, Range images_of_rank, int64_t first_step,
                        std::vector<std::shared_ptr<const Image>> decoded)
-    : dataset_(dataset),
+    : list_(list),
       config_(std::move(config)),
       range_(images_of_rank),
-      cache_(dataset, config_, std::move(decoded)),
-      order_(static_cast<int64_t>(dataset.records.size()), config_.seed),
+      cache_(list, config_, std::move(decoded)),
+      order_(cache_.records(), config_.seed),
       slots_(static_cast<size_t>(config_.prefetch) + 1),
       next_step_(first_step),
       fill_step_(first_step) {
@@ -175,7 +188,7 @@ DataLoader::DataLoader(const Dataset& dataset, LoaderConfig config, Range images
     slot.crops.global_crops = Tensor(Shape{2 * range_.size(), 3, global, global});
     slot.crops.local_crops = Tensor(Shape{config_.augment.local_count * range_.size(), 3, local, local});
     slot.checksums.resize(static_cast<size_t>(range_.size()));
-    slot.replaced.resize(static_cast<size_t>(range_.size()));
+    slot.status.resize(static_cast<size_t>(range_.size()));
   }
   for (int64_t i = 0; i < config_.workers; ++i) threads_.emplace_back([this] { work(); });
 }
@@ -201,8 +214,10 @@ DataLoader::Awaited DataLoader::await() {
   batch_ready_.wait(lock, [&] { return is_complete() || failure_; });
   waited_ += watch.seconds();
   const Slot& slot = slots_[static_cast<size_t>(next_step_) % slots_.size()];
-  if (!is_complete()) return {failure_, 0};  // a failure in a later step can wait
-  return {nullptr, std::accumulate(slot.replaced.begin(), slot.replaced.end(), int64_t{0})};
+  if (!is_complete()) return {failure_, {}};  // a failure in a later step can wait
+  Awaited awaited;
+  for (const DecodeStatus status : slot.status) count_replaced(awaited.replaced, status);
+  return awaited;
 }
 
 const CropSet& DataLoader::next() {
@@ -251,20 +266,20 @@ void DataLoader::work() {
   }
 }
 
-std::shared_ptr<const Image> DataLoader::load(int64_t record, bool& replaced) {
-  const auto records = static_cast<int64_t>(dataset_.records.size());
+ImageCache::Loaded DataLoader::load(int64_t record) {
+  const int64_t records = cache_.records();
+  ImageCache::Loaded loaded = cache_.get(record);
   // An undecodable image is replaced by the next one that decodes: the same on any rank.
-  for (int64_t i = 0; i < records; ++i) {
-    replaced = i > 0;
-    if (auto image = cache_.get((record + i) % records)) return image;
-  }
-  throw DataError("no image of the training data can be decoded: " + dataset_.reference +
-                  ": see the warnings above; check the data reference");
+  for (int64_t i = 1; i < records && !loaded.image; ++i)
+    loaded.image = cache_.get((record + i) % records).image;
+  if (!loaded.image)
+    throw DataError("no image of the training data can be decoded: " + list_.reference() +
+                    ": see the warnings above; check the data reference");
+  return loaded;
 }
 
 void DataLoader::fill(Slot& slot, int64_t image, int64_t record) {
-  bool replaced = false;
-  const auto pixels = load(record, replaced);
+  const auto [pixels, status] = load(record);
   const AugmentConfig& augment = config_.augment;
   const auto sample = static_cast<uint64_t>(slot.crops.step * config_.batch + range_.begin + image);
   const int64_t count = range_.size();
@@ -290,7 +305,7 @@ void DataLoader::fill(Slot& slot, int64_t image, int64_t record) {
     checksum = crc32c(std::as_bytes(std::span(out, static_cast<size_t>(local_values))), checksum);
   }
   slot.checksums[static_cast<size_t>(image)] = checksum;
-  slot.replaced[static_cast<size_t>(image)] = replaced ? 1 : 0;
+  slot.status[static_cast<size_t>(image)] = status;
 }
 
 }  // namespace dino::pretrain

@@ -12,11 +12,13 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "comm/communicator.hpp"
-#include "datasets/dataset.hpp"
+#include "datasets/record_list.hpp"
 #include "imaging/augment.hpp"
+#include "replaced_samples.hpp"
 #include "tensor/tensor.hpp"
 #include "train_config.hpp"
 
@@ -37,24 +39,35 @@ struct LoaderConfig {
 /// Of settings that are complete.
 [[nodiscard]] LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int threads);
 
-/// Decodes records on demand and keeps the decoded images up to a budget. Thread-safe.
+/// Decodes records on demand and keeps the decoded images up to a budget of bytes, and of the records that
+/// cannot be decoded up to kRememberedFaults: its memory does not grow with their number. Thread-safe.
 class ImageCache {
  public:
-  ImageCache(const Dataset& dataset, const LoaderConfig& config,
+  /// Where `decoded` is not empty, these are the images of records 0, 1, ..., and `list` is not read.
+  ImageCache(const RecordList& list, const LoaderConfig& config,
              std::vector<std::shared_ptr<const Image>> decoded = {});
-  /// Empty pointer when the record was read whole and cannot be decoded; the fault is logged once. IoError
-  /// when the file system fails: to leave the image out here, while another rank or a later start can read
-  /// it, would change the samples.
-  [[nodiscard]] std::shared_ptr<const Image> get(int64_t record);
+  struct Loaded {
+    std::shared_ptr<const Image> image;  ///< empty: the record was read whole and cannot be decoded
+    DecodeStatus status = DecodeStatus::ok;
+  };
+  /// A record's fault is logged once, as long as it is remembered. IoError when the file system fails: to
+  /// leave the image out here, while another rank or a later start can read it, would change the samples.
+  [[nodiscard]] Loaded get(int64_t record);
+  [[nodiscard]] int64_t records() const { return records_; }
+  /// Records that could not be decoded; one that is forgotten counts again.
   [[nodiscard]] int64_t bad_records() const;
   [[nodiscard]] std::string bad_examples() const;
+  static constexpr size_t kRememberedFaults = 65'536;
 
  private:
-  const Dataset& dataset_;
+  void remember_fault(int64_t record, const Record& source, DecodeStatus status, const std::string& why);
+
+  const RecordList& list_;
   const LoaderConfig& config_;
+  int64_t records_;
   mutable std::mutex mutex_;
-  std::vector<std::shared_ptr<const Image>> images_;
-  std::vector<uint8_t> bad_;
+  std::unordered_map<int64_t, std::shared_ptr<const Image>> images_;
+  std::unordered_map<int64_t, DecodeStatus> bad_;
   int64_t bytes_ = 0, bad_count_ = 0;
   std::string bad_examples_;
 };
@@ -90,13 +103,13 @@ struct LoadingCost {
 };
 /// Loads up to `count` images, evenly spread, for no longer than a few seconds. Images that do not decode are
 /// left out (all zero where none does).
-[[nodiscard]] LoadingCost measure_loading(const Dataset& dataset, const LoaderConfig& config, int64_t count);
+[[nodiscard]] LoadingCost measure_loading(const RecordList& list, const LoaderConfig& config, int64_t count);
 
 class DataLoader {
  public:
   /// Prepares steps first_step, first_step + 1, ... until it is destroyed. Where `decoded` is not empty, the
   /// records' images are these, one each, and no file is read.
-  DataLoader(const Dataset& dataset, LoaderConfig config, Range images_of_rank, int64_t first_step,
+  DataLoader(const RecordList& list, LoaderConfig config, Range images_of_rank, int64_t first_step,
              std::vector<std::shared_ptr<const Image>> decoded = {});
   ~DataLoader();
   DataLoader(const DataLoader&) = delete;
@@ -104,7 +117,7 @@ class DataLoader {
 
   struct Awaited {
     std::exception_ptr failure;  ///< what next() would throw
-    int64_t replaced = 0;        ///< samples of this rank in the step
+    ReplacedCounts replaced{};   ///< samples of this rank in the step
   };
   /// Waits until next() has its crops or its exception.
   [[nodiscard]] Awaited await();
@@ -120,14 +133,15 @@ class DataLoader {
     CropSet crops;
     int64_t started = 0, finished = 0;  ///< images handed out / done
     std::vector<int64_t> checksums;     ///< of each image
-    std::vector<int64_t> replaced;      ///< 1 for each whose own image cannot be decoded
+    std::vector<DecodeStatus> status;   ///< of each sample's own image: not ok where another stands for it
   };
   void work();
   void fill(Slot& slot, int64_t image, int64_t record);
-  [[nodiscard]] std::shared_ptr<const Image> load(int64_t record, bool& replaced);
+  /// The record's image, or the next one's that decodes, with the status of the record itself.
+  [[nodiscard]] ImageCache::Loaded load(int64_t record);
   [[nodiscard]] bool is_complete() const;  ///< the next step's slot; under the lock
 
-  const Dataset& dataset_;
+  const RecordList& list_;
   LoaderConfig config_;
   Range range_;
   ImageCache cache_;

@@ -147,13 +147,12 @@ bool StepTrial::measure_beside_loader(StepCost& cost, const LoadingCost& alone, 
   const double one = comm_.max(step_seconds) + augmenting(batch);
   if (comm_.any(alone.bytes == 0 || static_cast<double>(warmup + 3) * one > kTrialSeconds)) return false;
   const auto steps = static_cast<int64_t>(std::clamp(kTimedSeconds / std::max(one, 1e-3), 3.0, 30.0));
-  Dataset noise;
-  noise.records.resize(static_cast<size_t>(kTrialImages));
+  const RecordList no_list;
   TrainConfig trial = config_;
   trial.batch = batch;
   LoaderConfig loading = loading_;
   loading.batch = batch;
-  DataLoader loader(noise, loading, even_range(batch, comm_.rank(), comm_.size()), 0,
+  DataLoader loader(no_list, loading, even_range(batch, comm_.rank(), comm_.size()), 0,
                     noise_images(kTrialImages, alone.bytes));
   const Timings timings = time_steps(trial, comm_, warmup, steps, &loader);
   // The mean: beside the loader some steps take much longer, and they count.
@@ -216,7 +215,7 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
   const LoaderConfig loader =
       make_loader_config(complete_config, static_cast<uint64_t>(context.common.seed), threads);
   LoadingCost loading;
-  if (comm.root()) loading = measure_loading(question.dataset, loader, kLoadedImages);
+  if (comm.root()) loading = measure_loading(question.list, loader, kLoadedImages);
   comm.broadcast_span<LoadingCost>({&loading, 1});
   const LoadedImages loaded{question.images.count, loading.bytes, loading.decode_bytes};
 

@@ -25,7 +25,7 @@ struct Forecast {
 };
 
 struct ForecastQuestion {
-  const Dataset& dataset;
+  const RecordList& list;  ///< read on rank 0 alone
   const ImageFacts& images;
   const MachineFacts& machine;
   bool only_quickly = false;  ///< a dry run: nothing is timed that takes minutes

@@ -39,16 +39,17 @@ Tensor unit_columns(const Tensor& features, int64_t begin, int64_t width) {
 
 }  // namespace
 
-OnlineKnn::OnlineKnn(const TrainConfig& config, const Communicator& comm) : config_(config), comm_(comm) {
-  train_ = load(config.knn_train, config.knn_limit, classes_);
-  test_ =
-      load(config.knn_test, config.knn_test_limit > 0 ? config.knn_test_limit : config.knn_limit, classes_);
+OnlineKnn::OnlineKnn(const TrainConfig& config, const std::string& run, const Communicator& comm)
+    : config_(config), comm_(comm) {
+  train_ = load(config.knn_train, run + "/knn-train.index", config.knn_limit, classes_);
+  test_ = load(config.knn_test, run + "/knn-test.index",
+               config.knn_test_limit > 0 ? config.knn_test_limit : config.knn_limit, classes_);
 }
 
-OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
+OnlineKnn::Set OnlineKnn::load(const std::string& reference, const std::string& index, int64_t limit,
                                std::vector<std::string>& classes) const {
-  const Dataset dataset = open_on_all_ranks(reference, comm_);
-  const auto records = static_cast<int64_t>(dataset.records.size());
+  const RecordList list = share_list(list_images({reference}, nearest_folder(index), comm_), index, comm_);
+  const int64_t records = list.count();
   const int64_t count = std::min(records, limit);
   const Range range = even_range(count, comm_.rank(), comm_.size());
   const int64_t side = config_.augment.global_size;
@@ -62,7 +63,7 @@ OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
 #pragma omp parallel for schedule(dynamic)
   for (int64_t i = range.begin; i < range.end; ++i) {
     failure.guard([&] {
-      const Record& record = dataset.records[static_cast<size_t>(i * records / count)];
+      const Record record = list.at(i * records / count);
       if (record.label < 0) return;
       Decoded decoded;
       try {
@@ -81,8 +82,9 @@ OnlineKnn::Set OnlineKnn::load(const std::string& reference, int64_t limit,
   }
   failure.rethrow();
   Set set;
-  if (classes.empty()) classes = dataset.classes;
-  if (classes != dataset.classes) {
+  const std::vector<std::string> own = list.classes();
+  if (classes.empty()) classes = own;
+  if (classes != own) {
     throw DataError(fmt::format(
         "k-NN sets differ: {}: its classes are not those of {}; give two parts of one labelled set",
         reference, config_.knn_train));

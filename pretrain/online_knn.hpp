@@ -16,8 +16,8 @@ namespace dino::pretrain {
 class OnlineKnn {
  public:
   /// Decodes at most knn_limit (knn_test_limit) images of the sets, evenly spread, this rank's part only.
-  /// DataError when a set has no labels.
-  OnlineKnn(const TrainConfig& config, const Communicator& comm);
+  /// Lists them in RUN/knn-train.index and RUN/knn-test.index. DataError when a set has no labels.
+  OnlineKnn(const TrainConfig& config, const std::string& run, const Communicator& comm);
   /// Accuracies by the feature compared: the class token, the mean of the patch tokens, or both side by side
   /// (what dino-eval compares).
   struct Score {
@@ -33,7 +33,7 @@ class OnlineKnn {
     Tensor images;  ///< f32 [n, 3, S, S], this rank's
     std::vector<int32_t> labels;
   };
-  [[nodiscard]] Set load(const std::string& reference, int64_t limit,
+  [[nodiscard]] Set load(const std::string& reference, const std::string& index, int64_t limit,
                          std::vector<std::string>& classes) const;
   /// f32 [n, 2D]: class token | mean of the patch tokens.
   [[nodiscard]] Tensor features(const Context& c, const Vit& vit, const UnitWeights& teacher, const Set& set);

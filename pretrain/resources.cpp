@@ -11,8 +11,6 @@ constexpr int64_t kFloat = 4;
 constexpr int64_t kMebi = int64_t{1} << 20;
 /// Program, libraries and MPI, and what oneDNN keeps of packed weights, where nobody has measured them.
 constexpr int64_t kProcessBytes = 64 * kMebi, kWorkspaceBytes = 32 * kMebi;
-/// A record of the list: its key, path and bookkeeping.
-constexpr int64_t kRecordBytes = 320;
 
 int64_t tokens(const VitConfig& vit, int64_t side) {
   return (side / vit.patch) * (side / vit.patch) + 1 + vit.registers;
@@ -185,7 +183,7 @@ MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, in
                           : std::min(loaded.count, (config.steps + config.prefetch) * images);
   plan.loader = (config.prefetch + 1) * crops + std::min(cache, met * loaded.bytes) +
                 workers * (loaded.bytes + loaded.decode_bytes);
-  plan.process = kProcessBytes + loaded.count * kRecordBytes;
+  plan.process = kProcessBytes;
   return plan;
 }
 

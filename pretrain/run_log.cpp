@@ -23,8 +23,23 @@
 namespace dino::pretrain {
 namespace {
 
+void read_replaced(const OrderedJson& json, Replaced& replaced) {
+  if (json.contains("replaced_samples") && json["replaced_samples"].is_number_integer())
+    replaced.samples = json["replaced_samples"].get<int64_t>();
+  if (!json.contains("replaced_by_cause") || !json["replaced_by_cause"].is_object()) return;
+  for (size_t i = 0; i < replaced.by_cause.size(); ++i)
+    replaced.by_cause[i] = json["replaced_by_cause"].value(cause_name(i), int64_t{0});
+}
+
+OrderedJson causes_object(const ReplacedCounts& counts) {
+  OrderedJson json = OrderedJson::object();
+  for (size_t i = 0; i < counts.size(); ++i)
+    if (counts[i] > 0) json[cause_name(i)] = counts[i];
+  return json;
+}
+
 /// Drops the lines of steps above `step`; a line that is not JSON (cut by a kill) goes too.
-void drop_lines_after(const std::string& path, int64_t step, int64_t& replaced) {
+void drop_lines_after(const std::string& path, int64_t step, Replaced& replaced) {
   if (!path_exists(path)) return;
   std::istringstream lines(read_text(path));
   std::string kept, line;
@@ -36,14 +51,13 @@ void drop_lines_after(const std::string& path, int64_t step, int64_t& replaced) 
       changed = true;
     } else {
       kept += line + "\n";
-      if (json.contains("replaced_samples") && json["replaced_samples"].is_number_integer())
-        replaced = json["replaced_samples"].get<int64_t>();
+      read_replaced(json, replaced);
     }
   }
   if (changed) write_file_atomically(path, kept);
 }
 
-const std::string& prepare(const std::string& path, int64_t step, int64_t& replaced) {
+const std::string& prepare(const std::string& path, int64_t step, Replaced& replaced) {
   drop_lines_after(path, step, replaced);
   return path;
 }
@@ -99,10 +113,8 @@ OrderedJson read_run_json(const std::string& run) {
 }
 
 /// Of the images' names in their order, and of their sizes where the listing knows them.
-std::string data_hash(const Dataset& dataset) {
-  std::string text;
-  for (const Record& record : dataset.records) text += fmt::format("{}\t{}\n", record.key, record.size);
-  return fmt::format("{:016x}", xxh3(std::as_bytes(std::span(text))));
+std::string data_hash(const RecordList& list) {
+  return fmt::format("{:016x}", list.hash());
 }
 
 }  // namespace
@@ -162,7 +174,8 @@ void RunLog::step(const StepLine& line) {
   for (const auto& [name, use] : line.collectives)
     json["collectives"][name] = {
         {"count", use.count}, {"bytes", use.bytes}, {"wait_seconds", use.wait_seconds}};
-  json["replaced_samples"] = line.replaced_samples;
+  json["replaced_samples"] = line.replaced.samples;
+  json["replaced_by_cause"] = causes_object(line.replaced.by_cause);
   json["batch_crc"] = line.batch_crc;
   append(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
 }
@@ -304,18 +317,18 @@ void say_other_settings(const std::string& checkpoint, const std::string& before
         fmt::format("goes on from {} with other settings than it was made with: {}", checkpoint, text));
 }
 
-void check_data(const std::string& run, const Dataset& dataset) {
+void check_data(const std::string& run, const RecordList& list) {
   const OrderedJson data = read_run_json(run).value("data", OrderedJson::object());
   if (!data.contains("hash")) return;
-  if (data["hash"] == data_hash(dataset)) {
-    if (data.value("reference", "") != dataset.reference)
-      log::info(fmt::format("the run's images are now read from {}", dataset.reference));
+  if (data["hash"] == data_hash(list)) {
+    if (data.value("reference", "") != list.reference())
+      log::info(fmt::format("the run's images are now read from {}", list.reference()));
     return;
   }
   throw DataError(fmt::format(
       "data changed: --data {}: the run in {} began with {} images, these are {}, or their names or sizes "
       "differ; give the same images, or another --output",
-      dataset.reference, run, data.value("records", int64_t{0}), dataset.records.size()));
+      list.reference(), run, data.value("records", int64_t{0}), list.count()));
 }
 
 void refuse_lost_checkpoints(const std::string& run) {
@@ -356,11 +369,10 @@ void say_what_changed(const OrderedJson& before, const OrderedJson& now) {
 
 }  // namespace
 
-void write_run_json(const std::string& run, const CommandContext& context, const Dataset& dataset,
+void write_run_json(const std::string& run, const CommandContext& context, const RecordList& list,
                     const SplitConfig& split, int64_t start_step) {
   OrderedJson json = read_run_json(run);
-  json["data"] = {
-      {"reference", dataset.reference}, {"records", dataset.records.size()}, {"hash", data_hash(dataset)}};
+  json["data"] = {{"reference", list.reference()}, {"records", list.count()}, {"hash", data_hash(list)}};
   std::array<char, 256> host{};
   gethostname(host.data(), host.size() - 1);
   OrderedJson start;

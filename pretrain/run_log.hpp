@@ -9,10 +9,11 @@
 #include <string>
 
 #include "comm/program.hpp"
-#include "datasets/dataset.hpp"
+#include "datasets/record_list.hpp"
 #include "forecast.hpp"
 #include "online_knn.hpp"
 #include "outliers.hpp"
+#include "replaced_samples.hpp"
 #include "storage/files.hpp"
 #include "train_config.hpp"
 
@@ -29,7 +30,7 @@ struct StepLine {
   double images_per_second = 0, achieved_gflops = 0;
   double mfu = 0;  ///< achieved_gflops as a share of the rate of large products
   std::map<std::string, OperationUse> collectives;  ///< since the line before
-  int64_t replaced_samples = 0;                     ///< of the run so far
+  Replaced replaced;                                ///< in the run so far
   std::string batch_crc;  ///< of samples, crops and masks: the same for any number of ranks
 };
 
@@ -58,14 +59,14 @@ class RunLog {
   /// A run that is done gets a line on its health (training/collapse.hpp).
   void stop(int64_t step, const std::string& reason);
   /// As the last line that was kept says.
-  [[nodiscard]] int64_t replaced_before() const { return replaced_before_; }
+  [[nodiscard]] const Replaced& replaced_before() const { return replaced_before_; }
 
  private:
   /// A line that cannot be written (a full disk) does not end the training: it is counted, said once, and
   /// told by an event as soon as there is space.
   void append(const std::string& line);
   std::string path_;
-  int64_t replaced_before_ = 0;  ///< set while writer_ is made
+  Replaced replaced_before_;  ///< set while writer_ is made
   LineWriter writer_;
   int64_t lost_ = 0;
 };
@@ -77,10 +78,10 @@ void check_or_write_config(const std::string& run, const std::string& ini);
 /// A run may go on from another's checkpoint with settings of its own; what differs is said. `before` is the
 /// checkpoint's INI.
 void say_other_settings(const std::string& checkpoint, const std::string& before, const std::string& ini);
-/// RUN/run.json remembers which images the run began with: DataError when `dataset` holds others. Where they
+/// RUN/run.json remembers which images the run began with: DataError when `list` holds others. Where they
 /// lie does not matter.
-void check_data(const std::string& run, const Dataset& dataset);
-void write_run_json(const std::string& run, const CommandContext& context, const Dataset& dataset,
+void check_data(const std::string& run, const RecordList& list);
+void write_run_json(const std::string& run, const CommandContext& context, const RecordList& list,
                     const SplitConfig& split, int64_t start_step);
 /// For a run without any valid checkpoint: DataError unless it never had one. To begin anew in silence would
 /// throw away its history.

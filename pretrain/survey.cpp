@@ -74,17 +74,16 @@ int64_t median(std::vector<int64_t> values) {
 }
 
 /// Sizes as the headers of the sampled images have them.
-std::array<int64_t, 2> median_sides(const Dataset& dataset) {
+std::array<int64_t, 2> median_sides(const RecordList& list) {
   // No picture has so few pixels: every decoder stops at the header.
   DecodeOptions header_only;
   header_only.limits.max_pixels = 0;
-  const auto records = static_cast<int64_t>(dataset.records.size());
+  const int64_t records = list.count();
   const int64_t count = std::min(records, kSampled);
   std::vector<int64_t> shorter, longer;
   for (int64_t i = 0; i < count; ++i) {
     try {
-      const Decoded decoded =
-          decode_image(read_record(dataset.records[static_cast<size_t>(i * records / count)]), header_only);
+      const Decoded decoded = decode_image(read_record(list.at(i * records / count)), header_only);
       if (decoded.file_width <= 0 || decoded.file_height <= 0) continue;
       shorter.push_back(std::min(decoded.file_width, decoded.file_height));
       longer.push_back(std::max(decoded.file_width, decoded.file_height));
@@ -112,12 +111,15 @@ void take(const std::map<std::string, std::string>& settings, const std::string&
 
 }  // namespace
 
-ImageFacts survey_images(const Dataset& dataset, const Communicator& comm) {
+ImageFacts survey_images(const RecordList& list, const Communicator& comm) {
   const log::Phase phase("survey of the images");
-  std::array<int64_t, 2> sides{};
-  on_root(comm, [&] { sides = median_sides(dataset); });
-  comm.broadcast_span<int64_t>(sides);
-  return {static_cast<int64_t>(dataset.records.size()), sides[0], sides[1]};
+  std::array<int64_t, 3> facts{};
+  on_root(comm, [&] {
+    const auto [shorter, longer] = median_sides(list);
+    facts = {list.count(), shorter, longer};
+  });
+  comm.broadcast_span<int64_t>(facts);
+  return {facts[0], facts[1], facts[2]};
 }
 
 MachineFacts survey_machine(const CommandContext& context, Precision precision) {

@@ -6,13 +6,13 @@
 
 #include "auto_settings.hpp"
 #include "comm/program.hpp"
-#include "datasets/dataset.hpp"
+#include "datasets/record_list.hpp"
 
 namespace dino::pretrain {
 
-/// Medians over up to 64 images that are evenly spread over the data, from their headers. Collective; the
-/// same on all ranks.
-[[nodiscard]] ImageFacts survey_images(const Dataset& dataset, const Communicator& comm);
+/// Medians over up to 64 images that are evenly spread over the data, from their headers. `list` is
+/// read on rank 0 alone. Collective; the same on all ranks.
+[[nodiscard]] ImageFacts survey_images(const RecordList& list, const Communicator& comm);
 /// Cores of all ranks, and the memory that is free on the fullest node (cgroup limits count), by rank.
 /// Collective; the same on all ranks.
 [[nodiscard]] MachineFacts survey_machine(const CommandContext& context, Precision precision);

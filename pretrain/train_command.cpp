@@ -10,6 +10,7 @@
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "commands.hpp"
+#include "datasets/on_all_ranks.hpp"
 #include "split_options.hpp"
 #include "survey.hpp"
 #include "trainer.hpp"
@@ -30,7 +31,7 @@ void settle_batch(TrainConfig& config, int ranks) {
 
 /// Chooses what was not given: as the run's earlier starts did, else from the images and the machine. Returns
 /// what to expect, nothing where a run goes on. Collective.
-std::optional<Forecast> settle_settings(TrainConfig& config, const Dataset& dataset,
+std::optional<Forecast> settle_settings(TrainConfig& config, const RecordList& list,
                                         CommandContext& context) {
   const Communicator& comm = context.world;
   const std::string& run = context.common.output;
@@ -40,7 +41,7 @@ std::optional<Forecast> settle_settings(TrainConfig& config, const Dataset& data
   for_each_auto(config, [&](const char* name, const auto& field) {
     if (field.is_auto()) open.emplace_back(name);
   });
-  const ImageFacts images = survey_images(dataset, comm);
+  const ImageFacts images = survey_images(list, comm);
   const MachineFacts machine = survey_machine(context, precision_here(config.precision));
   settle_groups(config.split, comm);
   choose_settings(config, images, machine);
@@ -52,7 +53,7 @@ std::optional<Forecast> settle_settings(TrainConfig& config, const Dataset& data
   if (goes_on && !config.steps.is_auto() && !context.common.dry_run) {
     choose_steps(config, images, 1);
   } else {
-    const ForecastQuestion question{dataset, images, machine, context.common.dry_run};
+    const ForecastQuestion question{list, images, machine, context.common.dry_run};
     forecast = make_forecast(config, question, context);
     for_each_auto(config, [&](const std::string& name, const auto& field) {
       // Weights may be of no preset.
@@ -93,17 +94,19 @@ ExitCode train(TrainConfig& config, const OptionTable& table, CommandContext& co
   if (context.common.output.empty() && !context.common.dry_run)
     throw UsageError("missing option: --output: the run folder is needed; give --output RUN");
   log::info(fmt::format("reading the list of images: {}", fmt::join(config.data, ", ")));
-  Dataset dataset = open_all(config.data, context.world);
+  // A dry run writes nothing: its list lies in memory.
+  RecordList list = list_images(
+      config.data, context.common.dry_run ? "" : nearest_folder(context.common.output), context.world);
   Beginning beginning = settle_beginning(config, table, context);
-  std::optional<Forecast> forecast = settle_settings(config, dataset, context);
+  std::optional<Forecast> forecast = settle_settings(config, list, context);
   context.config_ini = table.to_ini();
   if (context.common.dry_run) {
     log::info("a dry run: nothing was written");
-    context.result = dry_run_json(config, *forecast, static_cast<int64_t>(dataset.records.size()));
+    context.result = dry_run_json(config, *forecast, list.count());
     return ExitCode::done;
   }
   install_stop_handlers();
-  Trainer trainer(context, config, {std::move(dataset), std::move(forecast), std::move(beginning)});
+  Trainer trainer(context, config, {std::move(list), std::move(forecast), std::move(beginning)});
   const ExitCode code = trainer.run();
   if (context.world.root()) {
     const auto checkpoints = list_checkpoints(context.common.output);
@@ -129,8 +132,9 @@ Command train_command() {
       "recipe, and what is given constrains the rest. A step is timed, and the settings, the expected time, "
       "memory and disk are printed before the first step. --dry-run prints the same and writes nothing. What "
       "was chosen stands in RUN/config.ini, where later starts of the run find it.\n"
-      "Trains student and teacher on the images of --data and writes checkpoints, metrics.jsonl, config.ini "
-      "and run.json into RUN. Started again with the same command it goes on "
+      "Trains student and teacher on the images of --data and writes checkpoints, metrics.jsonl, config.ini, "
+      "run.json and the list of the images, which all ranks map, into RUN. Started again with the same "
+      "command it goes on "
       "from the newest valid checkpoint, on any number of ranks; damaged ones are passed over with a "
       "warning, "
       "and when none is left it fails with 65 rather than begin anew. Other settings are refused (64), and "

@@ -7,6 +7,7 @@
 #include <array>
 #include <exception>
 #include <span>
+#include <tuple>
 #include <utility>
 
 #include "base/log.hpp"
@@ -54,23 +55,12 @@ std::string checkpoint_to_resume(const std::string& run, const Resume& resume) {
 
 }  // namespace
 
-Dataset open_all(const std::vector<std::string>& references, const Communicator& world) {
-  Dataset all;
-  for (const std::string& reference : references) {
-    Dataset part = open_on_all_ranks(reference, world);
-    all.reference += (all.reference.empty() ? "" : ", ") + reference;
-    std::move(part.records.begin(), part.records.end(), std::back_inserter(all.records));
-    std::move(part.faults.begin(), part.faults.end(), std::back_inserter(all.faults));
-  }
-  return all;
-}
-
 Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
     : context_(context),
       config_(std::move(config)),
       beginning_(std::move(start.beginning)),
       comm_(context.world),
-      dataset_(std::move(start.dataset)),
+      list_(std::move(start.list)),
       forecast_(std::move(start.forecast)),
       schedules_(config_),
       place_(ops::backend_named("cpu"), context.world, precision_here(config_.precision)),
@@ -78,8 +68,8 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       flops_per_image_(flops_per_image(engine_.config(), config_.global_size, config_.local_size)),
       captures_(context.common.output, config_.captures),
       outliers_(config_.outlier_z),
-      replaced_(static_cast<int64_t>(dataset_.records.size()), config_.max_replaced) {
-  for (const std::string& fault : dataset_.faults) log::warning(fault);
+      replaced_(0, config_.max_replaced) {
+  for (const std::string& fault : list_.faults()) log::warning(fault);
 }
 
 ExitCode Trainer::run() {
@@ -87,20 +77,21 @@ ExitCode Trainer::run() {
   lock_ = lock_output_folder(context_, output_kind::training);
   on_root(comm_, [&] {
     make_folders(run + "/checkpoints");
-    check_data(run, dataset_);
+    check_data(run, list_);
     check_or_write_config(run, context_.config_ini);
   });
   // Few rows: the rate is near that of larger products, and the start of a run does not wait for it.
   gemm_gflops_ = comm_.sum(ops::gemm_rate(place_.context().ops, engine_.config().precision, 512, 3));
+  list_ = share_list(std::move(list_), run + "/images.index", comm_);
+  replaced_ = ReplacedSamples(list_.count(), config_.max_replaced);
   restore();
   if (comm_.root()) {
     log_ = std::make_unique<RunLog>(run, step_);
     replaced_before_ = log_->replaced_before();
-    write_run_json(run, context_, dataset_, config_.split, step_);
+    write_run_json(run, context_, list_, config_.split, step_);
     if (step_ == 0)
       log_->start(config_, context_,
-                  {static_cast<int64_t>(dataset_.records.size()), engine_.layout().count(), gemm_gflops_,
-                   forecast_ ? &*forecast_ : nullptr});
+                  {list_.count(), engine_.layout().count(), gemm_gflops_, forecast_ ? &*forecast_ : nullptr});
   }
   if (step_ >= config_.steps) {
     log::info(fmt::format("{}: already trained for {} steps", run, step_));
@@ -109,14 +100,14 @@ ExitCode Trainer::run() {
   checkpoints_ =
       std::make_unique<RunCheckpoints>(run, config_, content().stores, comm_, log_.get(), restored_);
   if (config_.knn_every > 0) {
-    knn_ = std::make_unique<OnlineKnn>(config_, comm_);
+    knn_ = std::make_unique<OnlineKnn>(config_, run, comm_);
     knn_vit_ = std::make_unique<Vit>(engine_.config().vit);
     if (step_ == 0) evaluate_knn();
   }
 
   const LoaderConfig loader_config =
       make_loader_config(config_, static_cast<uint64_t>(context_.common.seed), resolve_threads(context_));
-  DataLoader loader(dataset_, loader_config, even_range(config_.batch, comm_.rank(), comm_.size()), step_);
+  DataLoader loader(list_, loader_config, even_range(config_.batch, comm_.rank(), comm_.size()), step_);
   const log::Phase phase("training");
   Progress progress("pretrain", config_.steps * config_.batch, "images");
   progress.start_at(step_ * config_.batch);
@@ -146,15 +137,16 @@ ExitCode Trainer::run() {
   write_trace(true);
   progress.finish();
   if (comm_.root() && replaced_.replaced() > 0)
-    log::warning(fmt::format("{} of {} samples were replaced: their images cannot be decoded",
-                             replaced_.replaced(), replaced_.samples()));
+    log::warning(fmt::format("{} of {} samples were replaced: their images cannot be decoded ({})",
+                             replaced_.replaced(), replaced_.samples(), text_of(replaced_.by_cause())));
   if (log_) log_->stop(step_, "done");
-  log::info(fmt::format("trained {} steps in {} with {} of memory{}", step_ - first_step_,
-                        human_seconds(watch_.seconds()), human_bytes(peak_rss_bytes()),
-                        forecast_
-                            ? fmt::format(" ({} and {} were expected)", human_seconds(forecast_->seconds),
-                                          human_bytes(forecast_->memory.total()))
-                            : ""));
+  log::info(fmt::format(
+      "trained {} steps in {} with {} of memory{}; {:.1f} % of their time went into waiting for images",
+      step_ - first_step_, human_seconds(watch_.seconds()), human_bytes(peak_rss_bytes()),
+      forecast_ ? fmt::format(" ({} and {} were expected)", human_seconds(forecast_->seconds),
+                              human_bytes(forecast_->memory.total()))
+                : "",
+      100 * waited_seconds_ / std::max(1e-9, stepped_seconds_)));
   return ExitCode::done;
 }
 
@@ -182,24 +174,28 @@ bool Trainer::data_ready(DataLoader& loader) {
   });
   // Asked to stop while a file was tried again: all ranks stop before the step.
   const bool stop = failure.code == static_cast<int>(ExitCode::stopped);
-  std::array<int64_t, 3> votes = {!failure.message.empty() && !stop ? 1 : 0, stop ? 1 : 0, awaited.replaced};
+  ReplacedCounts replaced = awaited.replaced;
+  std::array<int64_t, 2 + std::tuple_size_v<ReplacedCounts>> votes = {!failure.message.empty() && !stop,
+                                                                      stop};
+  std::copy(replaced.begin(), replaced.end(), votes.begin() + 2);
   comm_.all_reduce(std::span(votes));
+  std::copy(votes.begin() + 2, votes.end(), replaced.begin());
   if (votes[0] > 0) {
     if (step_ > 0) save(false);
     settle(comm_, stop ? RankFailure{} : failure);
   }
   if (votes[1] > 0) return false;
-  replaced_.add(step_ * config_.batch, config_.batch, votes[2]);
+  replaced_.add(step_ * config_.batch, config_.batch, replaced);
   if (!replaced_.too_many()) return true;
   std::string examples;
   for (const std::string& text : comm_.all_gather_strings(loader.bad_examples()))
     if (!text.empty()) examples += (examples.empty() ? "" : ", ") + text;
   checkpoints_->finish();
-  throw DataError(fmt::format(
-      "too many broken images: {}: {} of the first {} samples cannot be decoded, more than --max-replaced "
-      "{}: "
-      "{}; mend or remove them, or raise it",
-      dataset_.reference, replaced_.replaced(), replaced_.samples(), config_.max_replaced, examples));
+  throw DataError(
+      fmt::format("too many broken images: {}: {} of the first {} samples cannot be decoded ({}), more than "
+                  "--max-replaced {}: {}; mend or remove them, or raise it",
+                  list_.reference(), replaced_.replaced(), replaced_.samples(), text_of(replaced_.by_cause()),
+                  config_.max_replaced, examples));
 }
 
 bool Trainer::should_stop() const {
@@ -321,12 +317,15 @@ bool Trainer::train_step(DataLoader& loader) {
   loss_ = line.result.losses.total;
   engine_.update(line.schedule, ++updates_);
   line.samples = step_ * config_.batch;
-  line.replaced_samples = replaced_before_ + replaced_.replaced();
+  line.replaced = replaced_before_;
+  line.replaced += replaced_.by_cause();
   line.communication_seconds = place_.context().collective.use().wait_seconds() - waited;
   line.compute_seconds = computing.seconds() - line.communication_seconds;
   line.phases = engine_.phase_seconds();
   line.data_wait_seconds = loader.wait_seconds();
   line.step_seconds = watch.seconds() + line.data_wait_seconds;
+  waited_seconds_ += line.data_wait_seconds;
+  stepped_seconds_ += line.step_seconds;
   const auto images_of_step = static_cast<double>(config_.batch.value());
   line.images_per_second = images_of_step / line.step_seconds;
   line.achieved_gflops = flops_per_image_ * line.images_per_second * 1e-9;

@@ -30,7 +30,7 @@ class Trainer {
  public:
   /// What train has settled before.
   struct Start {
-    Dataset dataset;
+    RecordList list;                   ///< of rank 0; empty on the others
     std::optional<Forecast> forecast;  ///< empty where a run goes on
     Beginning beginning;
   };
@@ -72,7 +72,7 @@ class Trainer {
   TrainConfig config_;
   Beginning beginning_;
   Communicator& comm_;
-  Dataset dataset_;
+  RecordList list_;
   std::optional<Forecast> forecast_;
   Schedules schedules_;
   Workplace place_;
@@ -82,10 +82,10 @@ class Trainer {
   std::unique_ptr<RunCheckpoints> checkpoints_;
   std::unique_ptr<OnlineKnn> knn_;
   std::unique_ptr<Vit> knn_vit_;
-  int64_t step_ = 0;           ///< steps finished
-  int64_t updates_ = 0;        ///< optimizer updates (skipped steps do not count)
-  double waited_seconds_ = 0;  ///< for the data of the step
-  int64_t first_step_ = 0;     ///< where this process began
+  int64_t step_ = 0;                                 ///< steps finished
+  int64_t updates_ = 0;                              ///< optimizer updates (skipped steps do not count)
+  double waited_seconds_ = 0, stepped_seconds_ = 0;  ///< for data; of all steps of this process
+  int64_t first_step_ = 0;                           ///< where this process began
   int64_t skips_ = 0, rollbacks_ = 0;
   int64_t restored_ = -1;      ///< step of the checkpoint that this process goes on from
   double best_accuracy_ = -1;  ///< of the online k-NN by class tokens, after the first step
@@ -97,12 +97,9 @@ class Trainer {
   OutlierDetector outliers_;
   std::unique_ptr<StepTrace> trace_;
   ReplacedSamples replaced_;
-  int64_t replaced_before_ = 0;  ///< by earlier starts of the run
-  double loss_ = 0;              ///< of the last step
+  Replaced replaced_before_;  ///< by earlier starts of the run
+  double loss_ = 0;           ///< of the last step
   Stopwatch watch_;
 };
-
-/// The data references as one set, in the order given; keys and classes are the references' own. Collective.
-[[nodiscard]] Dataset open_all(const std::vector<std::string>& references, const Communicator& world);
 
 }  // namespace dino::pretrain

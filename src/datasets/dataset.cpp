@@ -13,6 +13,7 @@
 #include "base/text.hpp"
 #include "base/working.hpp"
 #include "datasets/dataset_builder.hpp"
+#include "datasets/record_list_writer.hpp"
 #include "datasets/tar_unpack.hpp"
 #include "storage/files.hpp"
 #include "storage/seal.hpp"
@@ -55,8 +56,8 @@ void name_classes_beside(DatasetBuilder& builder, const std::string& folder) {
   if (path_exists(names.string())) builder.name_classes(read_class_names(names.string()));
 }
 
-Dataset open_folder(const std::string& reference) {
-  DatasetBuilder builder(reference);
+Dataset open_folder(const std::string& reference, RecordListWriter* list) {
+  DatasetBuilder builder(reference, list);
   const FolderFiles found = walk_folder(reference, builder.dataset().faults);
   builder.pass_over_hidden(found.hidden);
   const bool has_tars = std::any_of(found.files.begin(), found.files.end(),
@@ -142,8 +143,8 @@ std::string refuse_listed(Record& record) {
 }
 
 /// One path a line (an image or a tar), relative to the list's folder; after a tab, optionally, the label.
-Dataset open_list(const std::string& reference) {
-  DatasetBuilder builder(reference);
+Dataset open_list(const std::string& reference, RecordListWriter* list) {
+  DatasetBuilder builder(reference, list);
   const std::string folder = reference.substr(0, reference.rfind('/') + 1);
   const std::string whole = read_text(reference);
   if (is_wide_text(whole))
@@ -205,14 +206,14 @@ Shard check_shard(const nlohmann::json& shard, const std::string& reference, int
 }
 
 /// The shards that manifest.json lists, or nothing when it is not the manifest of a curation.
-std::optional<Dataset> open_curated(const std::string& reference) {
+std::optional<Dataset> open_curated(const std::string& reference, RecordListWriter* list) {
   const std::string path = reference + "/manifest.json", text = read_text(path);
   const auto manifest = nlohmann::json::parse(text, nullptr, false);
   if (manifest.is_discarded()) throw DataError(fmt::format("bad manifest: {}: it is not JSON", path));
   if (!manifest.is_object() || !manifest.contains("shards") || !manifest["shards"].is_array())
     return std::nullopt;
   if (has_json_seal(text)) check_sealed_json(text, path, "copy it again, or run `dino-curate run` there");
-  DatasetBuilder builder(reference);
+  DatasetBuilder builder(reference, list);
   name_classes_beside(builder, reference);
   int64_t total = 0;
   std::vector<Shard> shards;
@@ -230,9 +231,8 @@ std::optional<Dataset> open_curated(const std::string& reference) {
   return builder.finish();
 }
 
-}  // namespace
-
-Dataset open_dataset(const std::string& given) {
+/// The reference's data set; its records are in `list` where one is given, but for a set with a name.
+Dataset open_reference(const std::string& given, RecordListWriter* list) {
   std::string reference = given;
   while (reference.size() > 1 && reference.back() == '/') reference.pop_back();
   if (!path_exists(reference)) {
@@ -243,16 +243,16 @@ Dataset open_dataset(const std::string& given) {
   }
   if (is_folder(reference)) {
     if (path_exists(reference + "/manifest.json"))
-      if (auto curated = open_curated(reference)) return std::move(*curated);
+      if (auto curated = open_curated(reference, list)) return std::move(*curated);
     // Its shards, if any, are those of some ranks: a part that looks like the whole.
     if (path_exists(reference + "/curate.ini") && !path_exists(reference + "/manifest.json"))
       throw UpstreamError(fmt::format(
           "curation not complete: {}: it has no manifest.json yet; run `dino-curate run` again", given));
-    return open_folder(reference);
+    return open_folder(reference, list);
   }
-  if (lower_extension(reference) == "txt") return open_list(reference);
+  if (lower_extension(reference) == "txt") return open_list(reference, list);
   if (is_tar_name(reference)) {
-    DatasetBuilder builder(reference);
+    DatasetBuilder builder(reference, list);
     name_classes_beside(builder, std::filesystem::path(reference).parent_path().string());
     builder.add_tar(reference, tar_prefix(base_name(reference)));
     return builder.finish();
@@ -261,6 +261,20 @@ Dataset open_dataset(const std::string& given) {
       fmt::format("cannot use as data: {}: neither a folder, a .tar (.tar.gz, .tgz, .tar.zst, .tar.xz, "
                   ".tar.bz2), a .txt list nor a name; give one of those",
                   given));
+}
+
+}  // namespace
+
+Dataset open_dataset(const std::string& given) {
+  return open_reference(given, nullptr);
+}
+
+Dataset list_dataset(const std::string& reference, RecordListWriter& list) {
+  Dataset dataset = open_reference(reference, &list);
+  for (const Record& record : dataset.records) list.add(record);
+  dataset.records = {};
+  dataset.sidecars = {};
+  return dataset;
 }
 
 std::vector<uint8_t> read_record(const Record& record) {

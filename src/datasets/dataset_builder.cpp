@@ -135,20 +135,44 @@ bool is_image_extension(std::string_view extension) {
   return false;
 }
 
+DatasetBuilder::DatasetBuilder(std::string reference, RecordListWriter* list) : list_(list) {
+  dataset_.reference = std::move(reference);
+  if (list_ != nullptr) first_ = list_->records();
+}
+
 void DatasetBuilder::add(Record record, std::string label) {
-  dataset_.records.push_back(std::move(record));
   const LabelKind kind = class_number(label) >= 0 ? LabelKind::number : LabelKind::name;
-  add_label(std::move(label), kind);
+  add_with_label(std::move(record), std::move(label), kind);
 }
 
 void DatasetBuilder::add_in_folder(Record record, std::string_view folder) {
-  dataset_.records.push_back(std::move(record));
-  add_label(printable_name(folder), LabelKind::folder);
+  add_with_label(std::move(record), printable_name(folder), LabelKind::folder);
 }
 
-void DatasetBuilder::add_label(std::string label, LabelKind kind) {
-  labels_.push_back(std::move(label));
-  kinds_.push_back(kind);
+void DatasetBuilder::add_with_label(Record record, std::string text, LabelKind kind) {
+  record.label = label_number(std::move(text), kind);
+  dataset_.records.push_back(std::move(record));
+}
+
+int32_t DatasetBuilder::label_number(std::string text, LabelKind kind) {
+  const auto [it, is_new] = label_numbers_.try_emplace(static_cast<char>('0' + static_cast<int>(kind)) + text,
+                                                       static_cast<int32_t>(labels_.size()));
+  if (is_new) labels_.push_back({std::move(text), kind});
+  return it->second;
+}
+
+const std::string& DatasetBuilder::label(size_t record) const {
+  return labels_[static_cast<size_t>(dataset_.records[record].label)].text;
+}
+
+/// Gives the records that are here to the list. Keys are made unique among them; the list tells whether they
+/// are among all.
+void DatasetBuilder::pass_on() {
+  make_keys_unique();
+  for (const Record& record : dataset_.records) list_->add(record);
+  passed_on_ += static_cast<int64_t>(dataset_.records.size());
+  dataset_.records.clear();
+  dataset_.sidecars.clear();
 }
 
 void DatasetBuilder::pass_over(std::string_view name) {
@@ -163,6 +187,7 @@ void DatasetBuilder::add_tar(const std::string& path, const std::string& prefix,
     const std::string tar = unpacked_tar(path, fault_of_copy);
     if (!fault_of_copy.empty()) fault(fmt::format("{}: {}", path, fault_of_copy));
     add_tar_members(tar, path, prefix, folders_are_labels);
+    if (list_ != nullptr) pass_on();
   } catch (const DataError& error) {
     fault(error.what());
   }
@@ -222,8 +247,8 @@ void DatasetBuilder::read_classes(const PosixFile& file, const std::string& show
       continue;
     }
     const size_t at = first + sidecar.image;
-    labels_[at] = text;
-    kinds_[at] = class_number(text) >= 0 ? LabelKind::number : LabelKind::name;
+    const LabelKind kind = class_number(text) >= 0 ? LabelKind::number : LabelKind::name;
+    dataset_.records[at].label = label_number(std::move(text), kind);
     dataset_.records[at].key_label = false;
   }
 }
@@ -293,18 +318,17 @@ void DatasetBuilder::make_keys_unique() {
 /// which are parts and not classes, the part below.
 void DatasetBuilder::settle_folders() {
   std::set<std::string> parts, others;
-  for (size_t i = 0; i < labels_.size(); ++i) {
-    if (kinds_[i] != LabelKind::folder || labels_[i].empty()) continue;
-    const std::string top = labels_[i].substr(0, labels_[i].find('/'));
+  for (const Label& label : labels_) {
+    if (label.kind != LabelKind::folder || label.text.empty()) continue;
+    const std::string top = label.text.substr(0, label.text.find('/'));
     (names_a_part(top) ? parts : others).insert(top);
   }
   const bool split = !parts.empty() && others.empty();
-  for (size_t i = 0; i < labels_.size(); ++i) {
-    if (kinds_[i] != LabelKind::folder) continue;
-    std::string& label = labels_[i];
-    if (split) label = label.find('/') == std::string::npos ? "" : label.substr(label.find('/') + 1);
-    label = label.substr(0, label.find('/'));
-    kinds_[i] = LabelKind::name;
+  for (auto& [text, kind] : labels_) {
+    if (kind != LabelKind::folder) continue;
+    if (split) text = text.find('/') == std::string::npos ? "" : text.substr(text.find('/') + 1);
+    text = text.substr(0, text.find('/'));
+    kind = LabelKind::name;
   }
   const std::string names = fmt::format("{}/", fmt::join(parts, "/, "));
   if (split)
@@ -318,18 +342,19 @@ void DatasetBuilder::settle_folders() {
         dataset_.reference, names, others.size(), dataset_.reference, *parts.begin()));
 }
 
-void DatasetBuilder::number_labels() {
+std::vector<int32_t> DatasetBuilder::number_labels() {
   int64_t highest = -1;
   bool numbers = true;
   std::vector<std::string> names;
-  for (size_t i = 0; i < labels_.size(); ++i) {
-    if (labels_[i].empty()) continue;
+  for (const auto& [text, kind] : labels_) {
+    if (text.empty()) continue;
     // A folder named 7 is a class of that name: 007 is another one.
-    const int64_t number = kinds_[i] == LabelKind::number ? class_number(labels_[i]) : -1;
+    const int64_t number = kind == LabelKind::number ? class_number(text) : -1;
     numbers = numbers && number >= 0;
     highest = std::max(highest, number);
-    names.push_back(labels_[i]);
+    names.push_back(text);
   }
+  std::vector<int32_t> classes(labels_.size(), -1);
   if (numbers) {
     // Numbers keep their value even when some do not occur, so that two parts of a data set agree.
     for (int64_t i = 0; i <= highest; ++i) dataset_.classes.push_back(std::to_string(i));
@@ -339,29 +364,38 @@ void DatasetBuilder::number_labels() {
       fault(fmt::format("{}: classes.txt names {} classes, and there are numbers up to {}: they stay numbers",
                         dataset_.reference, named, highest));
     for (size_t i = 0; i < labels_.size(); ++i)
-      dataset_.records[i].label = labels_[i].empty() ? -1 : static_cast<int32_t>(class_number(labels_[i]));
-    return;
+      if (!labels_[i].text.empty()) classes[i] = static_cast<int32_t>(class_number(labels_[i].text));
+    return classes;
   }
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
   dataset_.classes = std::move(names);
-  const auto& classes = dataset_.classes;
+  const auto& all = dataset_.classes;
   for (size_t i = 0; i < labels_.size(); ++i)
-    if (!labels_[i].empty())
-      dataset_.records[i].label = static_cast<int32_t>(
-          std::lower_bound(classes.begin(), classes.end(), labels_[i]) - classes.begin());
+    if (!labels_[i].text.empty())
+      classes[i] =
+          static_cast<int32_t>(std::lower_bound(all.begin(), all.end(), labels_[i].text) - all.begin());
+  return classes;
 }
 
 Dataset DatasetBuilder::finish() {
   say_passed_over();
   dataset_.passed_over += hidden_;
-  if (dataset_.records.empty())
+  if (dataset_.records.empty() && passed_on_ == 0)
     throw DataError(
         fmt::format("no image found: {}: {}; give a folder of images or tars, a tar, a .txt list or a name",
                     dataset_.reference, dataset_.faults.empty() ? "it holds no file" : dataset_.faults[0]));
-  make_keys_unique();
   settle_folders();
-  number_labels();
+  const std::vector<int32_t> classes = number_labels();
+  if (list_ == nullptr) {
+    make_keys_unique();
+    for (Record& record : dataset_.records) record.label = classes[static_cast<size_t>(record.label)];
+    return std::move(dataset_);
+  }
+  const bool in_parts = passed_on_ > 0;
+  pass_on();
+  if (in_parts && list_->has_repeated_keys(first_)) throw RepeatedKeys();
+  list_->relabel(first_, classes);
   return std::move(dataset_);
 }
 

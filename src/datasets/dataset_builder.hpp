@@ -6,9 +6,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "datasets/dataset.hpp"
+#include "datasets/record_list_writer.hpp"
 #include "datasets/tar_samples.hpp"
 
 namespace dino {
@@ -41,7 +43,9 @@ struct FolderFiles {
 
 class DatasetBuilder {
  public:
-  explicit DatasetBuilder(std::string reference) { dataset_.reference = std::move(reference); }
+  /// With a `list`, the records of every tar go to it as soon as they are known, and finish() leaves none
+  /// here: what is kept does not grow with the number of tars' members.
+  explicit DatasetBuilder(std::string reference, RecordListWriter* list = nullptr);
   /// `label` is empty when unknown.
   void add(Record record, std::string label);
   /// A record whose label is its folder: the first part of `folder`, or the one below a train/ or val/.
@@ -56,14 +60,20 @@ class DatasetBuilder {
   /// The names of labels that are given as numbers, 0, 1, ...
   void name_classes(std::vector<std::string> names) { names_ = std::move(names); }
   [[nodiscard]] Dataset& dataset() { return dataset_; }
-  /// One a record: names, or the folders of records added by add_in_folder.
-  [[nodiscard]] std::vector<std::string>& labels() { return labels_; }
-  /// Makes keys unique and labels into indices. DataError when there is no record.
+  /// Of a record that is here: a name, or the folder of one added by add_in_folder.
+  [[nodiscard]] const std::string& label(size_t record) const;
+  /// Makes keys unique and labels into indices. DataError when there is no record; RepeatedKeys.
   [[nodiscard]] Dataset finish();
 
  private:
   enum class LabelKind : uint8_t { name, number, folder };
-  void add_label(std::string label, LabelKind kind);
+  struct Label {
+    std::string text;
+    LabelKind kind = LabelKind::name;
+  };
+  void add_with_label(Record record, std::string text, LabelKind kind);
+  [[nodiscard]] int32_t label_number(std::string text, LabelKind kind);
+  void pass_on();
   void add_tar_members(const std::string& tar, const std::string& shown, const std::string& prefix,
                        bool folders_are_labels);
   void say_tar_faults(const std::string& shown, const std::vector<TarMember>& members,
@@ -73,11 +83,14 @@ class DatasetBuilder {
   void say_passed_over();
   void make_keys_unique();
   void settle_folders();
-  void number_labels();
+  /// The class of each of labels_.
+  [[nodiscard]] std::vector<int32_t> number_labels();
 
-  Dataset dataset_;
-  std::vector<std::string> labels_;  ///< one per record
-  std::vector<LabelKind> kinds_;     ///< of each
+  Dataset dataset_;  ///< until finish(), Record::label is a place in labels_
+  RecordListWriter* list_;
+  int64_t first_ = 0, passed_on_ = 0;  ///< records of the list before this reference, and of it there
+  std::vector<Label> labels_;          ///< those that occur
+  std::unordered_map<std::string, int32_t> label_numbers_;  ///< by kind and text
   std::vector<std::string> names_;
   std::map<std::string, int64_t> passed_;  ///< by extension
   std::string first_passed_;

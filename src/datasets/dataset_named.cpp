@@ -295,10 +295,11 @@ void add_prepared(const std::string& tar, const std::string& part, std::vector<I
   for (const auto& fault : builder.dataset().faults) dataset.faults.push_back(fault);
   for (size_t i = 0; i < builder.dataset().records.size(); ++i) {
     Item item;
+    const std::string& label = builder.label(i);
+    item.label = label.substr(0, label.find('/'));
     item.record = std::move(builder.dataset().records[i]);
     item.record.group = item.record.key;
     item.record.key_label = false;  // the set's own, and no guess
-    item.label = builder.labels()[i].substr(0, builder.labels()[i].find('/'));
     item.part = part;
     items.push_back(std::move(item));
   }
@@ -393,6 +394,7 @@ std::optional<Dataset> open_named_dataset(const std::string& reference) {
   for (const Item& item : items) classes.push_back(item.label);
   std::sort(classes.begin(), classes.end());
   classes.erase(std::unique(classes.begin(), classes.end()), classes.end());
+  std::vector<int32_t> numbers;  // of the records, where they have labels
   for (Item& item : items) {
     const bool wanted = part == "all" || item.part == part ||
                         (part == "trainval" && (item.part == "train" || item.part == "val"));
@@ -401,15 +403,14 @@ std::optional<Dataset> open_named_dataset(const std::string& reference) {
       sidecar.record = static_cast<int64_t>(builder.dataset().records.size());
       builder.dataset().sidecars.push_back(std::move(sidecar));
     }
+    numbers.push_back(
+        static_cast<int32_t>(std::lower_bound(classes.begin(), classes.end(), item.label) - classes.begin()));
     builder.add(std::move(item.record), labelled ? item.label : "");
   }
-  // Class numbers are those of the whole set, so that its parts agree even when one lacks a class.
-  std::vector<std::string> labels = builder.labels();
   Dataset dataset = builder.finish();
   if (labelled) {
-    for (size_t i = 0; i < dataset.records.size(); ++i)
-      dataset.records[i].label =
-          static_cast<int32_t>(std::lower_bound(classes.begin(), classes.end(), labels[i]) - classes.begin());
+    // Class numbers are those of the whole set, so that its parts agree even when one lacks a class.
+    for (size_t i = 0; i < dataset.records.size(); ++i) dataset.records[i].label = numbers[i];
     dataset.classes = std::move(classes);
   }
   return dataset;

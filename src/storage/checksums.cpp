@@ -7,11 +7,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 
 #include "base/error.hpp"
 #include "base/working.hpp"
 #include "storage/files.hpp"
 #include "storage/posix_file.hpp"
+#include "storage/xxh3.hpp"
 
 #if defined(__x86_64__)
 #include <nmmintrin.h>
@@ -155,6 +157,23 @@ std::string sha256_file(const std::string& path) {
 
 uint64_t xxh3(std::span<const std::byte> bytes) {
   return XXH3_64bits(bytes.data(), bytes.size());
+}
+
+Xxh3::Xxh3() : state_(XXH3_createState()) {
+  if (state_ == nullptr) throw std::bad_alloc();
+  XXH3_64bits_reset(static_cast<XXH3_state_t*>(state_));
+}
+
+Xxh3::~Xxh3() {
+  XXH3_freeState(static_cast<XXH3_state_t*>(state_));
+}
+
+void Xxh3::update(std::span<const std::byte> bytes) {
+  XXH3_64bits_update(static_cast<XXH3_state_t*>(state_), bytes.data(), bytes.size());
+}
+
+uint64_t Xxh3::value() const {
+  return XXH3_64bits_digest(static_cast<const XXH3_state_t*>(state_));
 }
 
 std::string hex32(uint32_t value) {

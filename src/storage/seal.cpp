@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/working.hpp"
 #include "storage/files.hpp"
 #include "storage/posix_file.hpp"
 
@@ -51,6 +52,7 @@ uint32_t crc_of(const PosixFile& file, int64_t begin, int64_t bytes) {
     file.read_exactly(begin + offset, buffer.data(), part);
     crc = crc32c(std::span(std::as_const(buffer)).first(static_cast<size_t>(part)), crc);
     offset += part;
+    still_working();
   }
   return crc;
 }

@@ -11,6 +11,7 @@
 
 #include "base/error.hpp"
 #include "base/retry.hpp"
+#include "datasets/record_list_writer.hpp"
 
 namespace dino::pretrain {
 namespace {
@@ -32,7 +33,7 @@ class LoaderTest : public ::testing::Test {
       file << "P6\n20 20\n255\n";
       for (int p = 0; p < 1200; ++p) file.put(static_cast<char>((p * (i + 3) + i * 17) % 251));
     }
-    dataset_ = open_dataset(folder_.string());
+    list_ = list_of(open_dataset(folder_.string()));
     config_.augment.global_size = 16;
     config_.augment.local_size = 8;
     config_.augment.local_count = 3;
@@ -43,7 +44,7 @@ class LoaderTest : public ::testing::Test {
   void TearDown() override { fs::remove_all(folder_); }
 
   fs::path folder_;
-  Dataset dataset_;
+  RecordList list_;
   LoaderConfig config_;
 };
 
@@ -53,28 +54,28 @@ TEST_F(LoaderTest, WhiteOnTransparencyIsSeen) {
   const std::vector<uint8_t> png = encode_png(logo);
   std::ofstream(folder_ / "a" / "9.png", std::ios::binary)
       .write(reinterpret_cast<const char*>(png.data()), static_cast<std::streamsize>(png.size()));
-  const Dataset dataset = open_dataset(folder_.string());
-  const auto last = static_cast<int64_t>(dataset.records.size()) - 1;
+  const RecordList list = list_of(open_dataset(folder_.string()));
+  const int64_t last = list.count() - 1;
   config_.pad = true;  // with what stands behind the picture
-  ImageCache cache(dataset, config_);
-  const auto seen = cache.get(last);
+  ImageCache cache(list, config_);
+  const auto seen = cache.get(last).image;
   ASSERT_TRUE(seen);
   ASSERT_EQ(seen->pixels.size(), 8U * 8 * 3);
   EXPECT_EQ(*seen->at(0, 0), 0);
   EXPECT_EQ(*seen->at(0, 2), 0);
   EXPECT_EQ(*seen->at(0, 5), 255);
   config_.background = Colour{255, 255, 255};
-  ImageCache white(dataset, config_);
-  EXPECT_EQ(white.get(last)->pixels, std::vector<uint8_t>(8 * 8 * 3, 255));
+  ImageCache white(list, config_);
+  EXPECT_EQ(white.get(last).image->pixels, std::vector<uint8_t>(8 * 8 * 3, 255));
 }
 
 TEST_F(LoaderTest, CropsDoNotDependOnRanksThreadsOrRestarts) {
   constexpr int64_t kSteps = 5;
-  DataLoader whole(dataset_, config_, {0, 6}, 0);
+  DataLoader whole(list_, config_, {0, 6}, 0);
   LoaderConfig single = config_;
   single.workers = 1;
   single.cache_bytes = 1 << 20;
-  DataLoader part(dataset_, single, {2, 5}, 2);
+  DataLoader part(list_, single, {2, 5}, 2);
   const int64_t global = 3 * 16 * 16, local = 3 * 8 * 8;
   for (int64_t step = 0; step < kSteps; ++step) {
     const CropSet& all = whole.next();
@@ -101,11 +102,11 @@ TEST_F(LoaderTest, CropsDoNotDependOnRanksThreadsOrRestarts) {
 }
 
 TEST_F(LoaderTest, ChecksumsAddUpOverTheRanks) {
-  DataLoader whole(dataset_, config_, {0, 6}, 0), first(dataset_, config_, {0, 2}, 0),
-      second(dataset_, config_, {2, 6}, 0);
+  DataLoader whole(list_, config_, {0, 6}, 0), first(list_, config_, {0, 2}, 0),
+      second(list_, config_, {2, 6}, 0);
   LoaderConfig other = config_;
   other.seed = 6;
-  DataLoader others(dataset_, other, {0, 6}, 0);
+  DataLoader others(list_, other, {0, 6}, 0);
   int64_t last = 0;
   for (int64_t step = 0; step < 4; ++step) {
     const int64_t sum = whole.next().checksum;
@@ -117,7 +118,7 @@ TEST_F(LoaderTest, ChecksumsAddUpOverTheRanks) {
 }
 
 TEST_F(LoaderTest, EveryRecordOncePerEpoch) {
-  const SampleOrder order(static_cast<int64_t>(dataset_.records.size()), 9);
+  const SampleOrder order(list_.count(), 9);
   std::vector<std::vector<int64_t>> epochs(3);
   for (int64_t sample = 0; sample < 21; ++sample)
     epochs[static_cast<size_t>(sample / 7)].push_back(order.record(sample));
@@ -126,12 +127,12 @@ TEST_F(LoaderTest, EveryRecordOncePerEpoch) {
 }
 
 TEST_F(LoaderTest, ReplacedSamplesAreCountedOnTheRankThatMadeThem) {
-  DataLoader whole(dataset_, config_, {0, 6}, 0), first(dataset_, config_, {0, 2}, 0),
-      second(dataset_, config_, {2, 6}, 0);
+  DataLoader whole(list_, config_, {0, 6}, 0), first(list_, config_, {0, 2}, 0),
+      second(list_, config_, {2, 6}, 0);
   int64_t sum = 0;
   for (int64_t step = 0; step < 7; ++step) {  // six passes over seven images
-    const int64_t replaced = whole.await().replaced;
-    EXPECT_EQ(replaced, first.await().replaced + second.await().replaced);
+    const int64_t replaced = total(whole.await().replaced);
+    EXPECT_EQ(replaced, total(first.await().replaced) + total(second.await().replaced));
     sum += replaced;
     for (DataLoader* loader : {&whole, &first, &second}) static_cast<void>(loader->next());
   }
@@ -139,10 +140,41 @@ TEST_F(LoaderTest, ReplacedSamplesAreCountedOnTheRankThatMadeThem) {
   EXPECT_NE(whole.bad_examples().find("1.ppm (truncated"), std::string::npos);
 }
 
+TEST_F(LoaderTest, ReplacedSamplesHaveTheirCause) {
+  std::ofstream(folder_ / "a" / "2.ppm", std::ios::binary) << "not an image at all, whatever its name says";
+  const RecordList list = list_of(open_dataset(folder_.string()));
+  DataLoader loader(list, config_, {0, 6}, 0);
+  ReplacedCounts sum{};
+  for (int64_t step = 0; step < 7; ++step) {
+    const ReplacedCounts replaced = loader.await().replaced;
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += replaced[i];
+    static_cast<void>(loader.next());
+  }
+  // Another broken image stands between record 1 and the one that replaces it.
+  EXPECT_EQ(text_of(sum), "6 not_an_image, 6 truncated");
+}
+
+TEST_F(LoaderTest, TheCacheKeepsWhatItsBytesAllow) {
+  ImageCache nothing(list_, config_);
+  const auto first = nothing.get(0).image;
+  EXPECT_NE(nothing.get(0).image, first);
+  config_.cache_bytes = 2 * (20 * 20 * 3 + 200);
+  ImageCache two(list_, config_);
+  std::vector<std::shared_ptr<const Image>> images;
+  for (const int64_t record : {0, 2, 3}) images.push_back(two.get(record).image);
+  EXPECT_EQ(two.get(0).image, images[0]);
+  EXPECT_EQ(two.get(2).image, images[1]);
+  EXPECT_NE(two.get(3).image, images[2]);
+  EXPECT_EQ(two.get(3).image->pixels, images[2]->pixels);
+  EXPECT_EQ(two.get(1).status, DecodeStatus::truncated);
+  EXPECT_EQ(two.get(1).status, DecodeStatus::truncated);
+  EXPECT_EQ(two.bad_records(), 1);
+}
+
 TEST_F(LoaderTest, AFileThatVanishesIsNoReplacedSample) {
   set_retry_seconds(0);
   fs::remove(folder_ / "a" / "3.ppm");
-  DataLoader loader(dataset_, config_, {0, 6}, 0);
+  DataLoader loader(list_, config_, {0, 6}, 0);
   const SampleOrder order(7, config_.seed);
   int64_t complete = 0;  // steps before the one that needs it
   while (true) {
@@ -162,8 +194,10 @@ TEST_F(LoaderTest, AFileThatVanishesIsNoReplacedSample) {
 }
 
 TEST_F(LoaderTest, NoDecodableImageIsAnError) {
-  dataset_.records = {dataset_.records[1]};
-  DataLoader loader(dataset_, config_, {0, 6}, 0);
+  Dataset broken;
+  broken.records = {list_.at(1)};
+  const RecordList list = list_of(broken);
+  DataLoader loader(list, config_, {0, 6}, 0);
   EXPECT_THROW(static_cast<void>(loader.next()), DataError);
 }
 

@@ -18,14 +18,15 @@ int64_t ends_at(int64_t records, int64_t broken, int64_t batch, double limit, in
   std::vector<int64_t> order;
   int64_t epoch = -1;
   for (int64_t step = 0; step < steps; ++step) {
-    int64_t replaced = 0;
+    ReplacedCounts replaced{};
     for (int64_t sample = step * batch; sample < (step + 1) * batch; ++sample) {
       if (sample / records != epoch) {
         epoch = sample / records;
         Random random(seed, RandomStream::test, static_cast<uint64_t>(epoch));
         order = permutation(random, records);
       }
-      replaced += order[static_cast<size_t>(sample % records)] < broken ? 1 : 0;
+      if (order[static_cast<size_t>(sample % records)] < broken)
+        count_replaced(replaced, DecodeStatus::truncated);
     }
     count.add(step * batch, batch, replaced);
     if (count.too_many()) return step;

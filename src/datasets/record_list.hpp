@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The records of data references as one file that is mapped: what a process keeps of it in memory does not
+// grow with the number of records, and all processes of a node share what the system keeps: the pages that a
+// record lies in are given up once it is read.
+//
+// The file, in the machine's byte order: a header of 72 bytes (magic, version, counts, CRC32C of all that
+// follows it and of itself), the heap of texts (each behind its length), one row of 40 bytes a record
+// (offset, size, places of its texts in the heap, label, flags), then the reference, the classes and the
+// faults as texts. About 120 bytes a record of a tar.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "datasets/dataset.hpp"
+
+namespace dino {
+
+/// The first bytes of the file.
+struct RecordListHeader {
+  char magic[8] = {};
+  uint32_t version = 0, row_bytes = 0;
+  int64_t heap_bytes = 0, records = 0, note_bytes = 0, classes = 0, faults = 0;
+  uint64_t hash = 0;         ///< see RecordList::hash
+  uint32_t content_crc = 0;  ///< of all that follows the header
+  uint32_t header_crc = 0;   ///< of the header before this
+  [[nodiscard]] bool operator==(const RecordListHeader&) const = default;
+  [[nodiscard]] int64_t content_bytes() const;
+};
+static_assert(sizeof(RecordListHeader) == 72);
+
+class RecordList {
+ public:
+  RecordList() = default;  ///< of nothing
+  /// Maps a file and compares all of it with its checksums. DataError "damaged list of images: PATH: why;
+  /// ..."; MissingInputError, IoError.
+  [[nodiscard]] static RecordList open(const std::string& path);
+  /// The same, but of the checksums the header's alone: the caller compares the content.
+  [[nodiscard]] static RecordList open_unchecked(const std::string& path);
+  /// Takes an open file that this process has written; messages name `shown`.
+  [[nodiscard]] static RecordList adopt(int fd, const std::string& shown);
+  ~RecordList();
+  RecordList(RecordList&& other) noexcept;
+  RecordList& operator=(RecordList&& other) noexcept;
+
+  [[nodiscard]] int64_t count() const { return header_.records; }
+  /// The record of this index. Thread-safe.
+  [[nodiscard]] Record at(int64_t index) const;
+  [[nodiscard]] std::string reference() const;  ///< the references, joined by ", "
+  [[nodiscard]] std::vector<std::string> classes() const;
+  [[nodiscard]] std::vector<std::string> faults() const;
+  /// XXH3 of "KEY\tSIZE\n" of all records: the same images have it, wherever they lie.
+  [[nodiscard]] uint64_t hash() const { return header_.hash; }
+  [[nodiscard]] const RecordListHeader& header() const { return header_; }
+
+  /// Commits a copy of the file.
+  void commit_to(const std::string& path) const;
+
+ private:
+  [[nodiscard]] std::string text_at(int64_t& offset, int64_t end) const;
+  [[nodiscard]] std::vector<std::string> notes(int64_t first, int64_t count) const;
+  void read_header();
+  [[noreturn]] void damaged(const std::string& why) const;
+  void release() noexcept;
+
+  std::string path_;
+  int fd_ = -1;
+  const char* map_ = nullptr;
+  int64_t bytes_ = 0;
+  RecordListHeader header_;
+};
+
+}  // namespace dino
