@@ -140,6 +140,7 @@ void RunLog::step(const StepLine& line) {
   json["teacher_temperature"] = line.schedule.teacher_temperature;
   double norm = 0;
   for (const double part : line.result.grad_norms) norm += part * part;
+  json["loss_scale"] = line.result.loss_scale;
   json["grad_norm"] = number(std::sqrt(norm));
   json["grad_norm_backbone"] = number(line.result.grad_norms[0]);
   json["grad_norm_dino_head"] = number(line.result.grad_norms[1]);
@@ -217,6 +218,10 @@ void RunLog::skip(int64_t step, const StepResult& result) {
                      {"loss", number(result.losses.total)},
                      {"grad_norm_backbone", number(result.grad_norms[0])}}
              .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+}
+
+void RunLog::loss_scale(int64_t step, double scale) {
+  append(OrderedJson{{"event", "loss_scale"}, {"step", step}, {"loss_scale", scale}}.dump());
 }
 
 void RunLog::rollback(int64_t step, const std::string& checkpoint) {
@@ -317,7 +322,8 @@ namespace {
 /// to rounding, and says so.
 void say_what_changed(const OrderedJson& before, const OrderedJson& now) {
   std::string changed;
-  for (const char* name : {"ranks", "cpu", "strategy", "accumulate", "recompute"}) {
+  for (const char* name :
+       {"ranks", "cpu", "precision", "reduce_precision", "strategy", "accumulate", "recompute"}) {
     if (!before.contains(name) || before[name] == now[name]) continue;
     changed += fmt::format("{}{} {} (was {})", changed.empty() ? "" : ", ", name, now[name].dump(),
                            before[name].dump());
@@ -329,7 +335,7 @@ void say_what_changed(const OrderedJson& before, const OrderedJson& now) {
 }  // namespace
 
 void write_run_json(const std::string& run, const CommandContext& context, const Dataset& dataset,
-                    const SplitConfig& split, int64_t start_step) {
+                    const TrainingConfig& training, int64_t start_step) {
   OrderedJson json = read_run_json(run);
   json["data"] = {
       {"reference", dataset.reference}, {"records", dataset.records.size()}, {"hash", data_hash(dataset)}};
@@ -341,9 +347,11 @@ void write_run_json(const std::string& run, const CommandContext& context, const
   start["ranks"] = context.world.size();
   start["cpu"] = cpu_level_name(cpu_level());
   start["cpu_model"] = cpu_model();
-  start["strategy"] = name_of(split.strategy);
-  start["accumulate"] = split.accumulate;
-  start["recompute"] = name_of(split.recompute);
+  start["precision"] = name_of(training.precision);
+  start["reduce_precision"] = name_of(training.reduce_precision);
+  start["strategy"] = name_of(training.split.strategy);
+  start["accumulate"] = training.split.accumulate;
+  start["recompute"] = name_of(training.split.recompute);
   start["cores"] = cpu_cores();
   start["from_step"] = start_step;
   start["argv"] = context.argv;

@@ -91,7 +91,7 @@ ExitCode Trainer::run() {
   if (comm_.root()) {
     log_ = std::make_unique<RunLog>(run, step_);
     replaced_before_ = log_->replaced_before();
-    write_run_json(run, context_, dataset_, config_.split, step_);
+    write_run_json(run, context_, dataset_, engine_.config(), step_);
     if (step_ == 0)
       log_->start(config_, context_, static_cast<int64_t>(dataset_.records.size()), engine_.layout().count(),
                   forecast_ ? &*forecast_ : nullptr);
@@ -346,6 +346,12 @@ bool Trainer::train_step(DataLoader& loader) {
 }
 
 void Trainer::on_skip(const StepResult& result) {
+  if (result.scale_fell) {
+    log::info(fmt::format("step {} left out: its gradients overflow fp16; the loss scale falls to {}", step_,
+                          engine_.loss_scale()));
+    if (log_) log_->loss_scale(step_, engine_.loss_scale());
+    return;
+  }
   if (log_) log_->skip(step_, result);
   log::warning(fmt::format("step {} skipped: its loss or gradient is not finite", step_));
   if (++skips_ < config_.max_skips) return;

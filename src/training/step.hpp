@@ -64,6 +64,8 @@ struct StepResult {
   StepHealth health;
   std::vector<double> grad_norms;  ///< before clipping: backbone, then the objective's modules
   bool finite = true;              ///< false on all ranks when any rank's loss or gradient is not finite
+  double loss_scale = 1;           ///< that the step was computed with (loss_scale.hpp)
+  bool scale_fell = false;         ///< the step was not finite, and the next one has a smaller scale
 };
 
 }  // namespace dino
