@@ -72,6 +72,7 @@ ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   json["preset"] = shape.preset;
   json["batch"] = shape.batch;
   json["precision"] = name_of(ssl.precision);
+  json["reduce_precision"] = name_of(ssl.reduce_precision);
   json["ranks"] = context.world.size();
   json["strategy"] = name_of(shape.split.strategy);
   json["accumulate"] = shape.split.accumulate;

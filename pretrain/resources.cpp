@@ -77,7 +77,7 @@ double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t l
 
 int64_t activation_bytes(const TrainConfig& config, const TrainingConfig& ssl, int64_t images) {
   const VitConfig& vit = ssl.vit;
-  const double act = ssl.precision == Precision::bf16 ? 2 : 4;
+  const auto act = static_cast<double>(size_of(dtype_of(ssl.precision)));
   const SplitConfig& split = ssl.split;
   // Activations are those of one micro-batch; tokens and targets of the whole step.
   const auto n = static_cast<double>((images + split.accumulate - 1) / split.accumulate);
@@ -153,7 +153,7 @@ StateBytes planned_state(const TrainingConfig& ssl, int ranks) {
   declare_heads(layout, ssl.objective);
   const SplitConfig& split = ssl.split;
   const int64_t passes = split.accumulate;
-  return state_bytes(layout, split.strategy, split.hybrid_ranks, ranks,
+  return state_bytes(layout, split.strategy, split.hybrid_ranks, dtype_of(ssl.reduce_precision), ranks,
                      {passes, passes > 1 ? 2 * passes : passes, passes});
 }
 

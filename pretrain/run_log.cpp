@@ -152,6 +152,7 @@ void RunLog::step(const StepLine& line) {
   json["momentum"] = line.schedule.momentum;
   json["teacher_temperature"] = line.schedule.teacher_temperature;
   json["grad_norm"] = number(line.result.grad_norm());
+  json["loss_scale"] = line.result.loss_scale;
   json["grad_norm_backbone"] = number(line.result.grad_norms[0]);
   json["grad_norm_dino_head"] = number(line.result.grad_norms[1]);
   json["grad_norm_ibot_head"] = number(line.result.grad_norms[2]);
@@ -260,6 +261,10 @@ void RunLog::capture(int64_t step, const std::string& file, double seconds) {
       -1, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
+void RunLog::loss_scale(int64_t step, double scale) {
+  append(OrderedJson{{"event", "loss_scale"}, {"step", step}, {"loss_scale", scale}}.dump());
+}
+
 void RunLog::rollback(int64_t step, const std::string& checkpoint) {
   append(OrderedJson{{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}.dump(
       -1, ' ', false, OrderedJson::error_handler_t::replace));
@@ -358,7 +363,8 @@ namespace {
 /// to rounding, and says so.
 void say_what_changed(const OrderedJson& before, const OrderedJson& now) {
   std::string changed;
-  for (const char* name : {"ranks", "cpu", "strategy", "accumulate", "recompute"}) {
+  for (const char* name :
+       {"ranks", "cpu", "precision", "reduce_precision", "strategy", "accumulate", "recompute"}) {
     if (!before.contains(name) || before[name] == now[name]) continue;
     changed += fmt::format("{}{} {} (was {})", changed.empty() ? "" : ", ", name, now[name].dump(),
                            before[name].dump());
@@ -370,7 +376,7 @@ void say_what_changed(const OrderedJson& before, const OrderedJson& now) {
 }  // namespace
 
 void write_run_json(const std::string& run, const CommandContext& context, const RecordList& list,
-                    const SplitConfig& split, int64_t start_step) {
+                    const TrainingConfig& training, int64_t start_step) {
   OrderedJson json = read_run_json(run);
   json["data"] = {{"reference", list.reference()}, {"records", list.count()}, {"hash", data_hash(list)}};
   std::array<char, 256> host{};
@@ -381,9 +387,11 @@ void write_run_json(const std::string& run, const CommandContext& context, const
   start["ranks"] = context.world.size();
   start["cpu"] = cpu_level_name(cpu_level());
   start["cpu_model"] = cpu_model();
-  start["strategy"] = name_of(split.strategy);
-  start["accumulate"] = split.accumulate;
-  start["recompute"] = name_of(split.recompute);
+  start["precision"] = name_of(training.precision);
+  start["reduce_precision"] = name_of(training.reduce_precision);
+  start["strategy"] = name_of(training.split.strategy);
+  start["accumulate"] = training.split.accumulate;
+  start["recompute"] = name_of(training.split.recompute);
   start["cores"] = cpu_cores();
   start["from_step"] = start_step;
   start["argv"] = context.argv;

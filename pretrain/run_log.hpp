@@ -54,6 +54,8 @@ class RunLog {
   void skip(int64_t step, const StepResult& result);
   void outlier(int64_t step, const Outlier& outlier, bool skipped);
   void capture(int64_t step, const std::string& file, double seconds);
+  /// A step that was left out because its gradients overflowed; `scale` is the next one's.
+  void loss_scale(int64_t step, double scale);
   void rollback(int64_t step, const std::string& checkpoint);
   void knn(int64_t step, const OnlineKnn::Score& score, int64_t k, bool is_best);
   /// A run that is done gets a line on its health (training/collapse.hpp).
@@ -82,7 +84,7 @@ void say_other_settings(const std::string& checkpoint, const std::string& before
 /// lie does not matter.
 void check_data(const std::string& run, const RecordList& list);
 void write_run_json(const std::string& run, const CommandContext& context, const RecordList& list,
-                    const SplitConfig& split, int64_t start_step);
+                    const TrainingConfig& training, int64_t start_step);
 /// For a run without any valid checkpoint: DataError unless it never had one. To begin anew in silence would
 /// throw away its history.
 void refuse_lost_checkpoints(const std::string& run);

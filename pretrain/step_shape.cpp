@@ -5,6 +5,7 @@
 
 #include "auto_settings.hpp"
 #include "base/error.hpp"
+#include "precision_options.hpp"
 #include "split_options.hpp"
 
 namespace dino::pretrain {
@@ -36,7 +37,7 @@ Schema<StepShape> shape_options() {
   Schema<C> schema;
   schema.add("preset", &C::preset, "Backbone.").choices(vit_preset_names());
   schema.add("batch", &C::batch, "Images per step over all ranks.").range(1, 1e6);
-  schema.add("precision", &C::precision, "Precision of the products.");
+  add_precision(schema);
   schema.add(&C::split, split_options());
   schema.add("crops", &C::crops, "Crops: 2x<global side>[,<locals>x<local side>].");
   schema.add("prototypes", &C::prototypes, "Prototypes of each head.").range(2, 1 << 24);
@@ -51,6 +52,7 @@ TrainConfig train_config(const StepShape& shape) {
   TrainConfig config;
   config.preset = shape.preset;
   config.precision = shape.precision;
+  config.reduce_precision = shape.reduce_precision;
   config.batch = shape.batch;
   config.prototypes = shape.prototypes;
   config.bottleneck = shape.bottleneck;

@@ -12,6 +12,7 @@ namespace dino::pretrain {
 struct StepShape {
   std::string preset = "vits14", crops = "2x224,8x98";
   Auto<Precision> precision;
+  Precision reduce_precision = Precision::f32;
   int64_t batch = 8, prototypes = 65536, bottleneck = 256, head_hidden = 2048;
   double drop_path = 0;
   SplitConfig split;

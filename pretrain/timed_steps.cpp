@@ -60,7 +60,7 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
     batch.global_crops = crops == nullptr ? global : crops->global_crops;
     if (locals > 0) batch.local_crops = crops == nullptr ? local : crops->local_crops;
     const StepResult result = engine.forward_backward(batch, schedules.at(step + 1, step), drop_path);
-    timings.finite = timings.finite && result.finite;
+    timings.finite = timings.finite && (result.finite || result.scale_fell);
     engine.update(schedules.at(step + 1, step), step + 1);
     comm.barrier();
     if (step < warmup) continue;

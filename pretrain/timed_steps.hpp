@@ -23,7 +23,7 @@ struct Timings {
   int64_t allocated_bytes = 0;  ///< by all tensors in the timed steps
   int64_t page_faults = 0;      ///< of the process in the timed steps
   double loss = 0;
-  bool finite = true;  ///< of all losses and gradients
+  bool finite = true;  ///< of all losses and gradients, but for those that lowered a loss scale
 };
 
 /// `warmup` steps, then `steps` timed ones, of config.batch images over all ranks: of noise, or of what a

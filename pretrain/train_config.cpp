@@ -9,7 +9,9 @@
 
 #include "base/error.hpp"
 #include "imaging/decode_options.hpp"
+#include "precision_options.hpp"
 #include "split_options.hpp"
+#include "training/loss_scale.hpp"
 
 namespace dino::pretrain {
 
@@ -147,7 +149,12 @@ void declare_optimisation(Schema<C>& schema) {
       .range(0, 10);
   schema.add("beta1", &C::beta1, "AdamW beta 1.").range(0, 0.99999);
   schema.add("beta2", &C::beta2, "AdamW beta 2.").range(0, 0.9999999);
-  schema.add("precision", &C::precision, "auto: bf16 where the CPU has bf16 instructions, else fp32.");
+  add_precision(schema);
+  schema
+      .add("loss-scale", &C::loss_scale,
+           "With fp16: what gradients are multiplied by at first, a power of two; halved after an overflow, "
+           "doubled after 2000 steps without one.")
+      .range(LossScale::kLeast, LossScale::kMostGiven);
   schema.section("ranks");
   schema.add(&C::split, split_options());
 }
@@ -346,6 +353,9 @@ void validate(const TrainConfig& c) {
   if (c.knn_every > 0 && (c.knn_train.empty() || c.knn_test.empty())) {
     throw UsageError("contradictory options: --knn-every needs --knn-train and --knn-test");
   }
+  if (std::exp2(std::round(std::log2(c.loss_scale))) != c.loss_scale)
+    throw UsageError(fmt::format("bad loss scale: --loss-scale: {} is no power of two; give {}", c.loss_scale,
+                                 std::exp2(std::round(std::log2(c.loss_scale)))));
   if (c.dino_weight == 0 && c.ibot_weight == 0)
     throw UsageError(
         "contradictory options: --dino-weight and --ibot-weight are both 0; nothing would be learnt");
@@ -394,6 +404,8 @@ TrainingConfig make_training_config(const TrainConfig& c) {
   s.optimizer.patch_embed_lr_mult = c.patch_embed_lr;
   s.local_crops = c.local_count;
   s.precision = precision_here(c.precision);
+  s.reduce_precision = c.reduce_precision;
+  s.loss_scale = c.loss_scale;
   s.split = c.split;
   return s;
 }

@@ -85,6 +85,8 @@ struct TrainConfig {
   double momentum_end = 1.0;
   double clip = 3.0, patch_embed_lr = 0.2, beta1 = 0.9, beta2 = 0.999;
   Auto<Precision> precision;
+  Precision reduce_precision = Precision::f32;
+  double loss_scale = 65536;
   SplitConfig split;
   // crops
   Auto<int64_t> global_size, local_size, local_count;

@@ -88,7 +88,7 @@ ExitCode Trainer::run() {
   if (comm_.root()) {
     log_ = std::make_unique<RunLog>(run, step_);
     replaced_before_ = log_->replaced_before();
-    write_run_json(run, context_, list_, config_.split, step_);
+    write_run_json(run, context_, list_, engine_.config(), step_);
     if (step_ == 0)
       log_->start(config_, context_,
                   {list_.count(), engine_.layout().count(), gemm_gflops_, forecast_ ? &*forecast_ : nullptr});
@@ -341,6 +341,12 @@ bool Trainer::train_step(DataLoader& loader) {
 }
 
 void Trainer::on_skip(const StepResult& result) {
+  if (result.scale_fell) {
+    log::info(fmt::format("step {} left out: its gradients overflow fp16; the loss scale falls to {}", step_,
+                          engine_.loss_scale()));
+    if (log_) log_->loss_scale(step_, engine_.loss_scale());
+    return;
+  }
   if (log_) log_->skip(step_, result);
   log::warning(fmt::format("step {} skipped: {}", step_,
                            result.finite ? "it is an outlier" : "its loss or gradient is not finite"));

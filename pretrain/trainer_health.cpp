@@ -48,10 +48,10 @@ void Trainer::capture(const std::string& kind, const StepLine& line, const CropS
   facts.model_json = vit_config_to_json(training.vit);
   facts.config_ini = context_.config_ini;
   facts.objective_state = engine_.objective_state();
-  const SampleOrder order(static_cast<int64_t>(dataset_.records.size()), static_cast<uint64_t>(facts.seed));
+  const SampleOrder order(list_.count(), static_cast<uint64_t>(facts.seed));
   const auto key_of = [&](int64_t image) {
     const int64_t sample = (line.step - 1) * config_.batch + image;
-    return dataset_.records[static_cast<size_t>(order.record(sample))].key;
+    return list_.at(order.record(sample)).key;
   };
   const std::string file = captures_.write(facts, {crops, masks, key_of}, engine_, comm_);
   if (file.empty()) return;

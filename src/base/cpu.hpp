@@ -11,7 +11,7 @@ namespace dino {
 
 enum class CpuLevel : int {
   baseline = 0,    ///< x86-64 SSE2
-  avx2 = 1,        ///< AVX2 + FMA
+  avx2 = 1,        ///< AVX2, FMA, F16C
   avx512 = 2,      ///< AVX-512 F, BW, VL, DQ
   avx512bf16 = 3,  ///< + AVX512_BF16 (and VNNI)
 };

@@ -19,9 +19,18 @@ struct bf16 {
   explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
 
-/// IEEE binary16 bits -> float (used by readers of float16 files).
+/// IEEE binary16 bits -> float.
 float half_to_float(uint16_t bits);
 /// float -> IEEE binary16 bits, round to nearest even.
 uint16_t float_to_half(float value);
+
+/// IEEE binary16 as its bits. Rounds to nearest even: below 2^-14 to multiples of 2^-24, from 65520 on to
+/// infinity; NaN stays NaN.
+struct f16 {
+  uint16_t bits = 0;
+  f16() = default;
+  explicit f16(float value) : bits(float_to_half(value)) {}
+  explicit operator float() const { return half_to_float(bits); }
+};
 
 }  // namespace dino

@@ -27,13 +27,14 @@ class Collective {
   virtual ~Collective() = default;
   [[nodiscard]] virtual int rank() const = 0;
   [[nodiscard]] virtual int size() const = 0;
-  /// values (f32, f64 or i64) <- over all ranks, in place, the same on every rank. Sums are added in rank
-  /// order in f64: a function of the values and the number of ranks alone.
+  /// values (f32, f64 or i64, and in sums bf16 or f16) <- over all ranks, in place, the same on every rank.
+  /// Sums are added in rank order in f64 and then rounded to the values' dtype: a function of the values and
+  /// the number of ranks alone.
   [[nodiscard]] virtual Event all_reduce(Stream& stream, TensorView values, ReduceOp op = ReduceOp::sum) = 0;
   /// `all` has size() equal parts; this rank's is at its place, afterwards every rank has all.
   [[nodiscard]] virtual Event all_gather(Stream& stream, TensorView all) = 0;
-  /// `all` (f32 or f64) has size() equal parts; this rank's <- the sum over all ranks, as all_reduce gives
-  /// it. The other parts hold nothing of use afterwards.
+  /// `all` (f32, f64, bf16 or f16) has size() equal parts; this rank's <- the sum over all ranks, as
+  /// all_reduce gives it. The other parts hold nothing of use afterwards.
   [[nodiscard]] virtual Event reduce_scatter(Stream& stream, TensorView all) = 0;
   /// Among the ranks of one colour, in the order of their keys. Collective; nothing may be under way.
   [[nodiscard]] virtual std::unique_ptr<Collective> split(int colour, int key) const = 0;

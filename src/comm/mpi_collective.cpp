@@ -322,9 +322,21 @@ MPI_Datatype mpi_type(DType dtype) {
       return MPI_DOUBLE;
     case DType::i64:
       return MPI_INT64_T;
+    case DType::bf16:  // MPI moves them, and adds none
+    case DType::f16:
+      return MPI_UINT16_T;
     default:
       throw InternalError(std::string("a reduction of ") + name_of(dtype));
   }
+}
+
+/// function(T{}) with the dtype's type.
+template <class Function>
+Event with_float(DType dtype, const Function& function) {
+  if (dtype == DType::f32) return function(float{});
+  if (dtype == DType::bf16) return function(bf16{});
+  if (dtype == DType::f16) return function(f16{});
+  return function(double{});
 }
 
 Event MpiCollective::all_reduce(Stream& stream, TensorView values, ReduceOp op) {
@@ -332,12 +344,14 @@ Event MpiCollective::all_reduce(Stream& stream, TensorView values, ReduceOp op) 
   stream.synchronize();
   if (size() == 1 || values.numel() == 0) return {};
   DINO_CHECK(values.device.is_host(), "MPI reaches the host's memory only");
-  if (op != ReduceOp::sum || values.dtype == DType::i64)
+  if (op != ReduceOp::sum || values.dtype == DType::i64) {
+    DINO_CHECK(type != MPI_UINT16_T, std::string("only sums of ") + name_of(values.dtype));
     return start(std::make_shared<Unordered>(*this, values, type, operation_of(op)), use_->all_reduce,
                  values);
-  if (values.dtype == DType::f32)
-    return start(std::make_shared<OrderedSum<float>>(*this, values, type), use_->all_reduce, values);
-  return start(std::make_shared<OrderedSum<double>>(*this, values, type), use_->all_reduce, values);
+  }
+  return with_float(values.dtype, [&]<class T>(T) {
+    return start(std::make_shared<OrderedSum<T>>(*this, values, type), use_->all_reduce, values);
+  });
 }
 
 Event MpiCollective::reduce_scatter(Stream& stream, TensorView all) {
@@ -348,9 +362,9 @@ Event MpiCollective::reduce_scatter(Stream& stream, TensorView all) {
   stream.synchronize();
   if (size() == 1 || all.numel() == 0) return {};
   DINO_CHECK(all.device.is_host(), "MPI reaches the host's memory only");
-  if (all.dtype == DType::f32)
-    return start(std::make_shared<OrderedScatter<float>>(*this, all, type), use_->reduce_scatter, all);
-  return start(std::make_shared<OrderedScatter<double>>(*this, all, type), use_->reduce_scatter, all);
+  return with_float(all.dtype, [&]<class T>(T) {
+    return start(std::make_shared<OrderedScatter<T>>(*this, all, type), use_->reduce_scatter, all);
+  });
 }
 
 Event MpiCollective::all_gather(Stream& stream, TensorView all) {

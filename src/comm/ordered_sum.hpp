@@ -3,8 +3,26 @@
 // Inside comm/ only: sums that depend on nothing but the values and the number of ranks.
 
 #include <cstdint>
+#include <type_traits>
 
 namespace dino::mpi {
+
+template <class T>
+double widened(T value) {
+  if constexpr (std::is_arithmetic_v<T>)
+    return static_cast<double>(value);
+  else
+    return static_cast<double>(static_cast<float>(value));
+}
+
+/// Of 16-bit floats by way of f32.
+template <class T>
+T narrowed(double value) {
+  if constexpr (std::is_arithmetic_v<T>)
+    return static_cast<T>(value);
+  else
+    return T(static_cast<float>(value));
+}
 
 /// out[i] = sum over ranks r of parts[r * n + i], in rank order with a double accumulator: the result is a
 /// function of the values alone, whatever algorithm MPI picks for the transfer.
@@ -12,8 +30,8 @@ template <class T>
 void sum_in_rank_order(const T* parts, int ranks, int64_t n, T* out) {
   for (int64_t i = 0; i < n; ++i) {
     double total = 0;
-    for (int r = 0; r < ranks; ++r) total += static_cast<double>(parts[r * n + i]);
-    out[i] = static_cast<T>(total);
+    for (int r = 0; r < ranks; ++r) total += widened(parts[r * n + i]);
+    out[i] = narrowed<T>(total);
   }
 }
 

@@ -5,8 +5,8 @@ namespace dino::ops::check {
 namespace {
 
 void is_act(ConstTensorView x) {
-  DINO_CHECK(x.dtype == DType::f32 || x.dtype == DType::bf16,
-             std::string("an activation is f32 or bf16, not ") + name_of(x.dtype));
+  DINO_CHECK(x.dtype == DType::f32 || x.dtype == DType::bf16 || x.dtype == DType::f16,
+             std::string("an activation is f32, bf16 or f16, not ") + name_of(x.dtype));
 }
 
 void is_matrix(ConstTensorView x, int64_t rows, int64_t columns) {
@@ -228,9 +228,10 @@ void mean_target_statistics(ConstTensorView sums, ConstTensorView out) {
   holds(out, DType::f64, 2);
 }
 
-void clip_factors(ConstTensorView squares, double limit, ConstTensorView factors) {
+void clip_factors(ConstTensorView squares, double scale, double limit, ConstTensorView factors) {
   holds(squares, DType::f64, squares.numel());
   vector(factors, squares.numel(), false);
+  DINO_CHECK(scale > 0, "a scale of " + std::to_string(scale));
   DINO_CHECK(limit >= 0, "a limit of " + std::to_string(limit));
 }
 

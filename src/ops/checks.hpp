@@ -41,6 +41,6 @@ void koleo(ConstTensorView x, ConstTensorView neighbours, int64_t first, ConstTe
            ConstTensorView dx);
 void target_statistics(ConstTensorView targets, ConstTensorView sums, ConstTensorView entropy);
 void mean_target_statistics(ConstTensorView sums, ConstTensorView out);
-void clip_factors(ConstTensorView squares, double limit, ConstTensorView factors);
+void clip_factors(ConstTensorView squares, double scale, double limit, ConstTensorView factors);
 
 }  // namespace dino::ops::check

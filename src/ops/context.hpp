@@ -22,7 +22,7 @@ struct Context {
   Observer* observer = nullptr;  ///< null: nobody looks
 
   /// Of activations and products.
-  [[nodiscard]] DType act() const { return precision == Precision::bf16 ? DType::bf16 : DType::f32; }
+  [[nodiscard]] DType act() const { return dtype_of(precision); }
   /// The same with another arena, for tensors of another life time.
   [[nodiscard]] Context with(Arena& other) const {
     return {ops, stream, transfer, collective, other, precision, observer};

@@ -10,7 +10,7 @@ namespace dino::ops {
 
 double gemm_rate(Backend& backend, Precision precision, int64_t rows, int times) {
   constexpr int64_t kN = 1536, kK = 1536;
-  const DType act = precision == Precision::bf16 ? DType::bf16 : DType::f32;
+  const DType act = dtype_of(precision);
   const std::unique_ptr<Stream> stream = backend.new_stream();
   const auto drawn = [&](Shape shape, uint64_t index) {
     Tensor host(shape), there = Tensor::uninitialised(shape, DType::f32, backend.memory());

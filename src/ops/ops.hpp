@@ -4,7 +4,7 @@
 // Conventions:
 //  - tensors are row-major; a token matrix is [rows, width]; weights are stored as torch.nn.Linear stores
 //  them, [out, in];
-//  - parameters, their gradients and statistics are f32; activations are f32 or bf16 ("act" below), and
+//  - parameters, their gradients and statistics are f32; activations are f32, bf16 or f16 ("act" below), and
 //  products accumulate in f32;
 //  - a gradient named d<param> is accumulated (+=), a gradient of an activation is written (=) unless
 //  `accumulate` says otherwise;
@@ -55,8 +55,8 @@ class Backend {
   // ---- matrix products
   // --------------------------------------------------------------------------------------------------------
   /// y[M,N] = act(x[M,K] w[N,K]^T + b[N]). x: act; w, b: f32 (b may be empty); y: act. `pre` (optional, act,
-  /// [M,N]) receives the value before the activation, for the backward pass. With x in bf16 the weight is
-  /// rounded to bf16 too.
+  /// [M,N]) receives the value before the activation, for the backward pass. With x in bf16 or f16 the weight
+  /// is rounded to it too.
   virtual void linear(Stream& stream, ConstTensorView x, ConstTensorView w, ConstTensorView b,
                       Activation activation, TensorView y, TensorView pre) = 0;
   /// dx[M,K] (+)= dy[M,N] w[N,K].
@@ -84,7 +84,7 @@ class Backend {
   virtual void scaled_index_add_backward(Stream& stream, ConstTensorView dout, ConstTensorView branch,
                                          ConstTensorView gamma, float scale, ConstTensorView rows,
                                          TensorView dbranch, TensorView dgamma) = 0;
-  /// out[i,:] = x[rows[i],:]; converts between f32 and bf16.
+  /// out[i,:] = x[rows[i],:]; x, out: act, which may be of two dtypes.
   virtual void gather_rows(Stream& stream, ConstTensorView x, ConstTensorView rows, TensorView out) = 0;
   /// out[rows[i],:] += x[i,:]; out: f32. Rows may repeat; the order of additions is that of i.
   virtual void scatter_add_rows(Stream& stream, ConstTensorView x, ConstTensorView rows, TensorView out) = 0;
@@ -93,7 +93,7 @@ class Backend {
   /// out[i,:] (+)= sum over row i's entries of weight * x[column,:], in their order; all f32.
   virtual void sparse_rows(Stream& stream, const SparseRows& matrix, ConstTensorView x, TensorView out,
                            bool accumulate) = 0;
-  /// Elementwise conversion between f32 and bf16.
+  /// y = x elementwise, rounded to nearest even; x, y: act, which may be of two dtypes.
   virtual void convert(Stream& stream, ConstTensorView x, TensorView y) = 0;
   /// y += a * x, both f32, same number of elements.
   virtual void axpy(Stream& stream, float a, ConstTensorView x, TensorView y) = 0;
@@ -227,9 +227,11 @@ class Backend {
     float learning_rate, beta1, beta2, eps, weight_decay;
     int64_t step;  ///< 1 for the first update (bias correction)
   };
-  /// factors[i] f32 = min(1, limit / (sqrt(squares[i]) + 1e-6)), squares f64
-  /// (torch.nn.utils.clip_grad_norm_); limit 0: 1.
-  virtual void clip_factors(Stream& stream, ConstTensorView squares, double limit, TensorView factors) = 0;
+  /// Of gradients times `scale` > 0, whose squared norms are squares f64: factors[i] f32 = min(1, limit /
+  /// (sqrt(squares[i]) / scale + 1e-6)) / scale, which clips (torch.nn.utils.clip_grad_norm_; limit 0: not)
+  /// and takes the scale back.
+  virtual void clip_factors(Stream& stream, ConstTensorView squares, double scale, double limit,
+                            TensorView factors) = 0;
   /// Decoupled weight decay, as torch.optim.AdamW: w -= lr wd w; m, v updated; w -= lr mhat / (sqrt(vhat) +
   /// eps). The gradient is multiplied by `factor` f32 [1] first. Where `apply` f32 [1] is 0 nothing changes.
   virtual void adamw(Stream& stream, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,

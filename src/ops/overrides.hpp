@@ -77,7 +77,8 @@
       override;                                                                                              \
   void mean_target_statistics(Stream& stream, ConstTensorView sums, double rows, TensorView out) override;   \
   void mean_column_std(Stream& stream, ConstTensorView x, TensorView out) override;                          \
-  void clip_factors(Stream& stream, ConstTensorView squares, double limit, TensorView factors) override;     \
+  void clip_factors(Stream& stream, ConstTensorView squares, double scale, double limit, TensorView factors) \
+      override;                                                                                              \
   void adamw(Stream& stream, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,             \
              const AdamW& settings, ConstTensorView factor, ConstTensorView apply) override;                 \
   void ema(Stream& stream, TensorView average, ConstTensorView value, float momentum, ConstTensorView apply) \

@@ -5,6 +5,18 @@
 
 namespace dino {
 
+DType dtype_of(Precision precision) {
+  switch (precision) {
+    case Precision::f32:
+      return DType::f32;
+    case Precision::bf16:
+      return DType::bf16;
+    case Precision::f16:
+      return DType::f16;
+  }
+  return DType::f32;
+}
+
 Precision precision_here(const Auto<Precision>& precision) {
   if (!precision.is_auto()) return precision;
   return cpu_has_bf16() ? Precision::bf16 : Precision::f32;

@@ -6,14 +6,20 @@
 
 #include "base/auto_setting.hpp"
 #include "base/names.hpp"
+#include "tensor/tensor.hpp"
 
 namespace dino {
 
-/// Activations and products in f32 or bf16 (weights, residual stream, norms' statistics and losses stay f32).
-enum class Precision : uint8_t { f32, bf16 };
+/// Activations and products in f32, bf16 or f16 (weights, residual stream, norms' statistics and losses stay
+/// f32). CPUs multiply f16 as f32, after rounding the operands: it checks there what a GPU computes, and
+/// saves memory, but no time.
+enum class Precision : uint8_t { f32, bf16, f16 };
 constexpr auto names_of(Precision) {
-  return std::to_array<Named<Precision>>({{"fp32", Precision::f32}, {"bf16", Precision::bf16}});
+  return std::to_array<Named<Precision>>(
+      {{"fp32", Precision::f32}, {"bf16", Precision::bf16}, {"fp16", Precision::f16}});
 }
+/// Of what is kept or sent in this precision.
+[[nodiscard]] DType dtype_of(Precision precision);
 /// What auto means on this CPU: bf16 where it has the instructions.
 [[nodiscard]] Precision precision_here(const Auto<Precision>& precision);
 

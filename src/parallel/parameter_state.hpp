@@ -45,8 +45,11 @@ class StateWeights final : public UnitWeights, private UnitLender {
 
 class ParameterState final : private UnitGradients {
  public:
-  /// The layout and the context must outlive it. Collective.
-  ParameterState(const ParameterLayout& layout, Strategy strategy, int64_t hybrid_ranks, const Context& c);
+  /// `reduce`: f32, bf16 or f16, what a rank's gradients are rounded to on their way to the sum over ranks,
+  /// and the sum on its way back; sums over micro-batches are f32. The layout and the context must outlive
+  /// it. Collective.
+  ParameterState(const ParameterLayout& layout, Strategy strategy, int64_t hybrid_ranks, DType reduce,
+                 const Context& c);
 
   [[nodiscard]] const ParameterLayout& layout() const { return layout_; }
   [[nodiscard]] const ShardPlan& plan() const { return plan_; }
@@ -80,14 +83,21 @@ class ParameterState final : private UnitGradients {
  private:
   [[nodiscard]] UnitGradient gradient(int64_t unit) override;
   void finish_gradient(int64_t unit) override;
-  /// A unit's gradient of one pass on its way to its parts.
+  /// A unit's gradient on its way, in a buffer of what travels.
   struct Reduction {
     int64_t unit = 0;
     Tensor buffer;
     Event done;
-    bool last = false;
+    bool last = false;  ///< of the step's passes
   };
-  void retire();
+  /// The gradient that a pass has left (f32, the whole unit), in a buffer of the dtype that travels.
+  [[nodiscard]] Tensor outgoing(int64_t unit);
+  /// Begins the sum over the shard's ranks, into parts; takes the oldest one in.
+  void scatter(int64_t unit);
+  void retire_scatter();
+  /// Begins the sum of what is held over the replicas; takes the oldest one in.
+  void sum_replicas(int64_t unit);
+  void retire_sum();
 
   const ParameterLayout& layout_;
   const Context& c_;
@@ -97,9 +107,11 @@ class ParameterState final : private UnitGradients {
   ShardedValues student_, teacher_, gradients_, m_, v_;
   StateWeights student_weights_, teacher_weights_;
   bool last_pass_ = true;
+  DType reduce_;
   std::map<int64_t, Tensor> open_;    ///< whole gradients that a pass adds to, by unit
-  std::deque<Reduction> reductions_;  ///< under way, into parts
-  std::vector<Event> sums_;           ///< under way, in place
+  std::deque<Reduction> scatters_;    ///< under way, into parts
+  std::deque<Reduction> sums_;        ///< under way, over replicas
+  std::vector<Event> sums_in_place_;  ///< under way, of f32 gradients that are held
   double wait_seconds_ = 0;
 };
 

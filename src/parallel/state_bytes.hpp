@@ -5,10 +5,11 @@
 #include <cstdint>
 
 #include "parallel/shard_plan.hpp"
+#include "tensor/tensor.hpp"
 
 namespace dino {
 
-/// Of one rank; f32 everywhere.
+/// Of one rank; f32 but for gradients on their way.
 struct StateBytes {
   int64_t parameters = 0;  ///< student and teacher
   int64_t gradients = 0;
@@ -26,8 +27,8 @@ struct StatePasses {
   int64_t backward = 1;
 };
 
-/// `hybrid_ranks` divides `ranks`.
+/// `hybrid_ranks` divides `ranks`; `reduce` as ParameterState takes it.
 [[nodiscard]] StateBytes state_bytes(const ParameterLayout& layout, Strategy strategy, int64_t hybrid_ranks,
-                                     int ranks, const StatePasses& passes);
+                                     DType reduce, int ranks, const StatePasses& passes);
 
 }  // namespace dino

@@ -19,13 +19,13 @@ std::recursive_mutex& mutex() {
   return instance;
 }
 
-Handle bf16_type() {
+Handle half_type(size_t exponent_bits, size_t bias) {
   Handle type(H5Tcopy(H5T_IEEE_F32LE), H5Tclose);
-  // Sign at bit 15, exponent of 8 bits from bit 7, mantissa of 7 bits from bit 0; the fields must fit before
-  // the size shrinks.
-  H5Tset_fields(type, 15, 7, 8, 0, 7);
+  // Sign at bit 15, then the exponent, the mantissa from bit 0; the fields must fit before the size shrinks.
+  const size_t mantissa_bits = 15 - exponent_bits;
+  H5Tset_fields(type, 15, mantissa_bits, exponent_bits, 0, mantissa_bits);
   H5Tset_size(type, 2);
-  H5Tset_ebias(type, 127);
+  H5Tset_ebias(type, bias);
   return type;
 }
 
@@ -90,10 +90,12 @@ Handle memory_type(DType dtype) {
       return {H5Tcopy(H5T_NATIVE_INT64), H5Tclose};
     case DType::u8:
       return {H5Tcopy(H5T_NATIVE_UINT8), H5Tclose};
+    case DType::f16:
+      return half_type(5, 15);
     case DType::bf16:
       break;
   }
-  return bf16_type();
+  return half_type(8, 127);
 }
 
 int64_t check_rows(const std::vector<int64_t>& dims, int64_t begin, const Shape& wanted,

@@ -55,7 +55,7 @@ class Handle {
 /// The library's own locks of files: not where ours hold the folder, and not where the file system has none.
 void switch_locking_off(hid_t access);
 
-/// The type in memory. bf16 is a 16-bit float with 8 exponent and 7 mantissa bits that the library converts.
+/// The type in memory. bf16 and f16 are 16-bit floats of 8 and 5 exponent bits that the library converts.
 [[nodiscard]] Handle memory_type(DType dtype);
 /// Little-endian type in files.
 [[nodiscard]] Handle file_type(DType dtype);

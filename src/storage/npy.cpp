@@ -186,6 +186,7 @@ void read_npy_rows(const PosixFile& file, const NpyInfo& info, int64_t begin, in
 void write_npy(const std::string& path, ConstTensorView data) {
   const char* descr = "<f4";
   if (data.dtype == DType::f64) descr = "<f8";
+  if (data.dtype == DType::f16) descr = "<f2";
   if (data.dtype == DType::i32) descr = "<i4";
   if (data.dtype == DType::i64) descr = "<i8";
   if (data.dtype == DType::u8) descr = "|u1";

@@ -38,6 +38,7 @@ size_t size_of(DType dtype) {
     case DType::i64:
       return 8;
     case DType::bf16:
+    case DType::f16:
       return 2;
     case DType::u8:
       return 1;
@@ -53,6 +54,8 @@ const char* name_of(DType dtype) {
       return "f64";
     case DType::bf16:
       return "bf16";
+    case DType::f16:
+      return "f16";
     case DType::i32:
       return "i32";
     case DType::i64:
@@ -125,6 +128,8 @@ void fill(Stream& stream, TensorView view, float value) {
       return put(static_cast<double>(value));
     case DType::bf16:
       return put(bf16(value));
+    case DType::f16:
+      return put(f16(value));
     case DType::i32:
       return put(static_cast<int32_t>(value));
     case DType::i64:

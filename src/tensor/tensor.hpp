@@ -19,7 +19,7 @@
 
 namespace dino {
 
-enum class DType : uint8_t { f32, f64, bf16, i32, i64, u8 };
+enum class DType : uint8_t { f32, f64, bf16, f16, i32, i64, u8 };
 [[nodiscard]] size_t size_of(DType dtype);
 [[nodiscard]] const char* name_of(DType dtype);
 
@@ -55,6 +55,10 @@ struct DTypeOf<double> {
 template <>
 struct DTypeOf<bf16> {
   static constexpr DType value = DType::bf16;
+};
+template <>
+struct DTypeOf<f16> {
+  static constexpr DType value = DType::f16;
 };
 template <>
 struct DTypeOf<int32_t> {

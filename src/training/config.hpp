@@ -51,6 +51,9 @@ struct TrainingConfig {
   SplitConfig split;
   int64_t local_crops = 8;
   Precision precision = Precision::f32;  ///< of the context
+  /// Of gradients on their way to their sums over ranks.
+  Precision reduce_precision = Precision::f32;
+  double loss_scale = 65536;  ///< the first one, where one of them is f16 (loss_scale.hpp)
 };
 
 }  // namespace dino

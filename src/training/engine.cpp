@@ -51,11 +51,13 @@ Engine::Engine(const TrainingConfig& config, Context& context, const Communicato
       comm_(comm),
       objective_(make_objective(config, context)),
       layout_(make_layout(config, *objective_)),
-      state_(layout_, config.split.strategy, config.split.hybrid_ranks, context),
+      state_(layout_, config.split.strategy, config.split.hybrid_ranks, dtype_of(config.reduce_precision),
+             context),
       student_(config.vit),
       teacher_(config.vit),
       optimizer_(config, layout_, modules_of(*objective_)),
-      host_matrix_(Shape{kRankRows * kRankRows}) {
+      host_matrix_(Shape{kRankRows * kRankRows}),
+      loss_scale_(config) {
   DINO_CHECK(context.precision == config.precision, "a context of another precision");
   const auto modules = static_cast<int64_t>(optimizer_.modules().size());
   scalars_ = Tensor(Shape{modules + objective_->scalars().count}, DType::f64, context.ops.memory());
@@ -82,14 +84,18 @@ void Engine::begin_with(const std::function<void(int64_t unit, TensorView values
   state_.adam_m().zero(c_.stream);
   state_.adam_v().zero(c_.stream);
   objective_->start();
+  loss_scale_ = LossScale(config_);
 }
 
 std::map<std::string, std::vector<double>> Engine::objective_state() const {
-  return objective_->state(c_.stream);
+  std::map<std::string, std::vector<double>> state = objective_->state(c_.stream);
+  state.merge(loss_scale_.state());
+  return state;
 }
 
 void Engine::set_objective_state(const std::map<std::string, std::vector<double>>& state) {
   objective_->set_state(c_.stream, state);
+  loss_scale_.set_state(state);
 }
 
 void Engine::begin_step(const StepBatch& batch) {
@@ -239,6 +245,7 @@ StepResult Engine::forward_backward(const StepBatch& batch, const StepSchedule& 
                          masked_,
                          masked_total_,
                          schedule.teacher_temperature,
+                         loss_scale_.value(),
                          scalars_.view().rows(modules, objective_->scalars().count)};
   const TensorView matrix = config_.split.accumulate == 1
                                 ? whole_step(batch, schedule, drop_path, step, student, teacher, gradient)
@@ -260,7 +267,7 @@ void Engine::settle_update() {
   optimizer_.add_squares(c_, state_, squares);
   c_.stream.wait(c_.collective.all_reduce(c_.stream, decisive));
   c_.ops.all_finite(c_.stream, decisive, finite_);
-  c_.ops.clip_factors(c_.stream, squares, config_.optimizer.clip, factors_);
+  c_.ops.clip_factors(c_.stream, squares, loss_scale_.value(), config_.optimizer.clip, factors_);
 }
 
 StepResult Engine::read_back(TensorView matrix) {
@@ -272,9 +279,12 @@ StepResult Engine::read_back(TensorView matrix) {
   const std::span<const double> all(host_scalars_.as<double>(), static_cast<size_t>(host_scalars_.numel()));
   StepResult result;
   objective_->report(all.subspan(modules), host_matrix, split_.total(), result);
-  for (const double squares : all.first(modules)) result.grad_norms.push_back(std::sqrt(squares));
+  result.loss_scale = loss_scale_.value();
+  for (const double squares : all.first(modules))
+    result.grad_norms.push_back(std::sqrt(squares) / result.loss_scale);
   const auto decisive = all.first(modules + static_cast<size_t>(objective_->scalars().summed));
   result.finite = std::all_of(decisive.begin(), decisive.end(), [](double x) { return std::isfinite(x); });
+  result.scale_fell = loss_scale_.settle(result.finite);
   return result;
 }
 

@@ -14,6 +14,7 @@
 #include "model/vit.hpp"
 #include "parallel/parameter_state.hpp"
 #include "training/config.hpp"
+#include "training/loss_scale.hpp"
 #include "training/objectives/objective.hpp"
 #include "training/optimizer.hpp"
 #include "training/step.hpp"
@@ -34,11 +35,15 @@ class Engine {
   [[nodiscard]] const TrainingConfig& config() const { return config_; }
   [[nodiscard]] const ParameterLayout& layout() const { return layout_; }
   [[nodiscard]] ParameterState& state() { return state_; }
+  /// What a checkpoint keeps besides: the objective's, and the loss scale.
   [[nodiscard]] std::map<std::string, std::vector<double>> objective_state() const;
   void set_objective_state(const std::map<std::string, std::vector<double>>& state);
 
-  /// Forward and backward of both networks: the gradients of the mean over the global batch, in
-  /// state().gradient_values(). Collective.
+  /// Of the next step.
+  [[nodiscard]] double loss_scale() const { return loss_scale_.value(); }
+
+  /// Forward and backward of both networks: the gradients of the mean over the global batch, times the loss
+  /// scale, in state().gradient_values(). Collective.
   [[nodiscard]] StepResult forward_backward(const StepBatch& batch, const StepSchedule& schedule,
                                             const DropPathDraw& drop_path);
   /// Clip, AdamW (step counts from 1), EMA of the teacher. After a step that was not finite it changes
@@ -96,9 +101,10 @@ class Engine {
   /// first, and decide on the update.
   Tensor scalars_;
   Tensor matrix_;   ///< f32: what the objective reports
-  Tensor factors_;  ///< f32 [modules]: of the gradients, for clipping
+  Tensor factors_;  ///< f32 [modules]: of the gradients, for clipping and against the loss scale
   Tensor finite_;   ///< f32 [1]: whether the update is applied
   Tensor host_scalars_, host_matrix_;
+  LossScale loss_scale_;
   std::shared_ptr<VitSaved> saved_;  ///< of the last pass; the next one reuses it
   MaskedPatches masked_;             ///< of this step
   BatchSplit split_;                 ///< of this step's images

@@ -70,7 +70,9 @@ struct StepResult {
     for (const double norm : grad_norms) squares += norm * norm;
     return std::sqrt(squares);
   }
-  bool finite = true;  ///< false on all ranks when any rank's loss or gradient is not finite
+  bool finite = true;       ///< false on all ranks when any rank's loss or gradient is not finite
+  double loss_scale = 1;    ///< that the step was computed with (loss_scale.hpp)
+  bool scale_fell = false;  ///< the step was not finite, and the next one has a smaller scale
 };
 
 }  // namespace dino

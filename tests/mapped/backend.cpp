@@ -212,8 +212,9 @@ void MappedBackend::mean_column_std(Stream& stream, ConstTensorView x, TensorVie
   run(stream, &Backend::mean_column_std, x, out);
 }
 
-void MappedBackend::clip_factors(Stream& stream, ConstTensorView squares, double limit, TensorView factors) {
-  run(stream, &Backend::clip_factors, squares, limit, factors);
+void MappedBackend::clip_factors(Stream& stream, ConstTensorView squares, double scale, double limit,
+                                 TensorView factors) {
+  run(stream, &Backend::clip_factors, squares, scale, limit, factors);
 }
 void MappedBackend::adamw(Stream& stream, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,
                           const AdamW& settings, ConstTensorView factor, ConstTensorView apply) {

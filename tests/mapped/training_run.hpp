@@ -34,6 +34,9 @@ inline std::vector<TrainingCase> training_cases() {
   std::vector<TrainingCase> cases{{"sinkhorn", config, 0}};
   config.precision = Precision::bf16;
   cases.push_back({"bf16", config, 0});
+  config.precision = Precision::f16;
+  config.loss_scale = 1024;
+  cases.push_back({"fp16", config, 0});
   config.precision = Precision::f32;
   config.objective.centering = Centering::softmax;
   config.objective.separate_ibot_head = false;

@@ -94,6 +94,7 @@ TEST_P(Recomputation, ChangesNoBitOfAnyGradient) {
 INSTANTIATE_TEST_SUITE_P(Cases, Recomputation,
                          ::testing::Values(Case{"mlp"}, Case{"swiglu", FfnKind::swiglu},
                                            Case{"bf16", FfnKind::mlp, Precision::bf16, 0.4, true},
+                                           Case{"fp16", FfnKind::mlp, Precision::f16, 0.4, true},
                                            Case{"swiglu_bf16", FfnKind::swiglu, Precision::bf16, 0.4, true},
                                            Case{"few_rows", FfnKind::mlp, Precision::f32, 0, true}),
                          [](const auto& given) { return given.param.name; });

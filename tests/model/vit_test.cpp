@@ -103,9 +103,9 @@ TEST(Vit, PackedRunEqualsSeparateRuns) {
 }
 
 /// Computing only the rows that are read changes neither these nor, when the others have no gradient, any
-/// parameter's gradient: with and without stochastic depth, in both precisions.
+/// parameter's gradient: with and without stochastic depth, in every precision.
 TEST(Vit, ReadingFewRowsChangesNothing) {
-  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+  for (const Precision precision : {Precision::f32, Precision::bf16, Precision::f16}) {
     for (const double drop : {0.0, 0.4}) {
       VitConfig config = small_config(drop > 0 ? FfnKind::swiglu : FfnKind::mlp, drop > 0 ? 2 : 0);
       config.drop_path = drop;
@@ -133,7 +133,7 @@ TEST(Vit, ReadingFewRowsChangesNothing) {
       const VitOutput expected = vit.forward(host.c, weights, crops, all, &whole);
       const VitOutput actual = vit.forward(host.c, weights, crops, few, &part);
       const VitOutput inference = vit.forward(host.c, weights, crops, few);
-      const double bound = precision == Precision::bf16 ? 3e-2 : 3e-6;
+      const double bound = precision == Precision::f32 ? 3e-6 : precision == Precision::bf16 ? 3e-2 : 8e-3;
       Tensor d_norm(expected.norm.shape);
       for (const int64_t row : read) {
         EXPECT_LE(relative_error(std::span<const float>(actual.norm.rows(row, 1).f32()),

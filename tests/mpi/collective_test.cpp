@@ -60,6 +60,40 @@ TEST_P(CollectiveTest, ScatteredSumsAreThePartsOfTheSums) {
   }
 }
 
+template <class T>
+void expect_sums_of_16_bits(Collective& collective, Stream& stream, int64_t part) {
+  const int ranks = collective.size();
+  const int64_t n = part * ranks;
+  Tensor all(Shape{n}, detail::DTypeOf<T>::value), scattered(Shape{n}, detail::DTypeOf<T>::value);
+  std::vector<double> sums(static_cast<size_t>(n));
+  for (int r = 0; r < ranks; ++r) {
+    const Tensor values = values_of(r, n);
+    for (int64_t i = 0; i < n; ++i) {
+      const T rounded(values.f32()[static_cast<size_t>(i)]);
+      sums[static_cast<size_t>(i)] += static_cast<double>(static_cast<float>(rounded));
+      if (r == collective.rank()) all.as<T>()[i] = scattered.as<T>()[i] = rounded;
+    }
+  }
+  stream.wait(collective.all_reduce(stream, all));
+  stream.wait(collective.reduce_scatter(stream, scattered));
+  for (int64_t i = 0; i < n; ++i) {
+    const T expected(static_cast<float>(sums[static_cast<size_t>(i)]));
+    ASSERT_EQ(all.as<T>()[i].bits, expected.bits) << i << " of " << n;
+    if (i / part != collective.rank()) continue;
+    ASSERT_EQ(scattered.as<T>()[i].bits, expected.bits) << i << " of " << n;
+  }
+}
+
+TEST_P(CollectiveTest, SumsOf16BitsAreOfTheRoundedValues) {
+  for (const int64_t part : {1, 48, 9001}) {
+    if (part > 1000 && GetParam() < 1000) continue;
+    expect_sums_of_16_bits<bf16>(*collective, stream, part);
+    expect_sums_of_16_bits<f16>(*collective, stream, part);
+  }
+  Tensor half(Shape{3}, DType::f16);
+  EXPECT_THROW((void)collective->all_reduce(stream, half, ReduceOp::max), InternalError);
+}
+
 TEST_P(CollectiveTest, GroupsHaveCollectivesOfTheirOwn) {
   const int colour = world.rank() % 2;
   const std::unique_ptr<Collective> group = collective->split(colour, -world.rank());

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mapped/backend.hpp"
@@ -90,11 +91,14 @@ TEST(MappedTraining, GivesTheBitsOfTheHost) {
   const Communicator world = Communicator::world();
   ops::Backend& cpu = ops::backend_named("cpu");
   std::vector<TrainingCase> cases = training_cases();
-  for (const SplitConfig& split : {SplitConfig{Strategy::full, 0, 2}, SplitConfig{Strategy::gradients, 0, 1},
-                                   SplitConfig{Strategy::optimizer, 0, 3}}) {
+  for (const auto& [split, reduce] : {std::pair{SplitConfig{Strategy::full, 0, 2}, Precision::f32},
+                                      {SplitConfig{Strategy::gradients, 0, 1}, Precision::bf16},
+                                      {SplitConfig{Strategy::optimizer, 0, 3}, Precision::f32},
+                                      {SplitConfig{Strategy::replicate, 0, 2}, Precision::f16}}) {
     cases.push_back(cases.front());
     cases.back().name += "_" + std::string(name_of(split.strategy));
     cases.back().config.split = split;
+    cases.back().config.reduce_precision = reduce;
   }
   for (const TrainingCase& given : cases) {
     const TrainingRun host = train(given, cpu, world);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "batch_part.hpp"
@@ -26,9 +27,11 @@ constexpr int64_t kSteps = 3;  // the sanitizers look at the code, not at how ro
 constexpr int64_t kSteps = 20;
 #endif
 
-TrainingConfig config_of(const SplitConfig& split) {
+TrainingConfig config_of(const SplitConfig& split, Precision precision = Precision::f32) {
   TrainingConfig config = testing::micro_training(2);
   config.split = split;
+  config.precision = precision;
+  config.loss_scale = 16;  // no step is to be left out
   return config;
 }
 
@@ -39,9 +42,7 @@ struct Training {
 };
 
 /// `kSteps` steps with warm-up; a rank's part of the images is even. Returns the bytes of the arena.
-int64_t train(const SplitConfig& split, const Communicator& comm, Training& run, int64_t depth = 2) {
-  TrainingConfig config = config_of(split);
-  config.vit.depth = depth;
+int64_t train(const TrainingConfig& config, const Communicator& comm, Training& run) {
   HostModel model(config, comm);
   model.initialize(3);
   const Range own = even_range(kImages, comm.rank(), comm.size());
@@ -93,7 +94,7 @@ double largest_l2(const ParameterStore& a, const ParameterStore& b) {
 const Training& whole() {
   static const Training* const run = [] {
     auto* made = new Training;
-    train({}, Communicator::self(), *made);
+    train(config_of({}), Communicator::self(), *made);
     return made;
   }();
   return *run;
@@ -143,7 +144,7 @@ TEST_P(SplitTest, TrainsAsOneProcessDoes) {
   for (const int64_t accumulate : {1, 2, 4}) {
     const SplitConfig split{GetParam(), world.size() == 4 ? 2 : world.size(), accumulate};
     Training run;
-    train(split, world, run);
+    train(config_of(split), world, run);
     const double loss = largest_relative(run.losses, whole().losses);
     const double norm = largest_relative(run.norms, whole().norms);
     const double student = largest_l2(run.student, whole().student);
@@ -158,10 +159,52 @@ TEST_P(SplitTest, TrainsAsOneProcessDoes) {
   }
 }
 
+/// Gradients that travel in 16 bits are rounded twice, by 2^-9 or 2^-11: losses stay near those of fp32.
+TEST_P(SplitTest, GradientsTravelIn16Bits) {
+  const Communicator world = Communicator::world();
+  if (world.size() == 1) GTEST_SKIP() << "nothing travels";
+  if (GetParam() == Strategy::hybrid && world.size() < 4) GTEST_SKIP() << "a hybrid of one group is full";
+  for (const Precision reduce : {Precision::bf16, Precision::f16})
+    for (const int64_t accumulate : {1, 2}) {
+      TrainingConfig config = config_of({GetParam(), world.size() == 4 ? 2 : world.size(), accumulate});
+      config.reduce_precision = reduce;
+      Training run;
+      train(config, world, run);
+      const double loss = largest_relative(run.losses, whole().losses);
+      const double norm = largest_relative(run.norms, whole().norms);
+      if (world.root())
+        std::printf(
+            "split  %d ranks  %-9s  accumulate %lld  reduced in %s  losses %.1e  gradient norms %.1e\n",
+            world.size(), std::string(name_of(GetParam())).c_str(), static_cast<long long>(accumulate),
+            std::string(name_of(reduce)).c_str(), loss, norm);
+      EXPECT_LE(loss, 2e-3);
+      EXPECT_NE(run.norms, whole().norms) << "they did not travel in 16 bits";
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, SplitTest,
                          ::testing::Values(Strategy::replicate, Strategy::optimizer, Strategy::gradients,
                                            Strategy::full, Strategy::hybrid),
                          [](const auto& given) { return std::string(name_of(given.param)); });
+
+/// fp16 rounds what each image computes, which no split changes: as near to one process as fp32 to fp32, but
+/// for products whose last bit an order of sums decides.
+TEST(Split, Fp16TrainsAsOneProcessDoes) {
+  const Communicator world = Communicator::world();
+  Training alone, run;
+  train(config_of({}, Precision::f16), Communicator::self(), alone);
+  for (const int64_t accumulate : {1, 2}) {
+    run = {};
+    train(config_of({Strategy::full, 0, accumulate}, Precision::f16), world, run);
+    const double loss = largest_relative(run.losses, alone.losses);
+    const double to_f32 = largest_relative(run.losses, whole().losses);
+    if (world.root())
+      std::printf("split  %d ranks  fp16  accumulate %lld  losses %.1e  of fp32's %.1e\n", world.size(),
+                  static_cast<long long>(accumulate), loss, to_f32);
+    EXPECT_LE(loss, 1e-3);
+    EXPECT_LE(to_f32, 5e-3);
+  }
+}
 
 /// Making activations again changes no bit, and needs less memory.
 TEST(Split, RecomputedActivationsAreTheSame) {
@@ -170,8 +213,11 @@ TEST(Split, RecomputedActivationsAreTheSame) {
     std::vector<Training> runs(3);
     // Large enough for activations to outweigh the heads.
     std::vector<int64_t> bytes;
-    for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::block})
-      bytes.push_back(train({Strategy::full, 0, accumulate, recompute}, world, runs[bytes.size()], 8));
+    for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::block}) {
+      TrainingConfig config = config_of({Strategy::full, 0, accumulate, recompute});
+      config.vit.depth = 8;
+      bytes.push_back(train(config, world, runs[bytes.size()]));
+    }
     for (size_t i = 1; i < runs.size(); ++i) {
       EXPECT_EQ(runs[i].losses, runs[0].losses);
       EXPECT_EQ(runs[i].norms, runs[0].norms);
@@ -186,9 +232,11 @@ TEST(Split, BytesAreAsPlanned) {
   const Communicator world = Communicator::world();
   for (const Strategy strategy :
        {Strategy::replicate, Strategy::optimizer, Strategy::gradients, Strategy::full, Strategy::hybrid})
-    for (const int64_t accumulate : {1, 2}) {
+    for (const auto& [reduce, accumulate] :
+         {std::pair{Precision::f32, 1}, {Precision::f32, 2}, {Precision::bf16, 1}, {Precision::f16, 2}}) {
       const int64_t group = world.size() == 4 ? 2 : world.size();
       TrainingConfig config = config_of({strategy, group, accumulate});
+      config.reduce_precision = reduce;
       config.vit.depth = 4;
       int64_t received = 0;
       Workplace place(ops::backend_named("cpu"),
@@ -206,9 +254,10 @@ TEST(Split, BytesAreAsPlanned) {
         model.update(schedule, step);
       }
       const int64_t passes = accumulate > 1 ? 2 * accumulate : accumulate;
-      const StateBytes planned =
-          state_bytes(model.layout(), strategy, group, world.size(), {accumulate, passes, accumulate});
-      EXPECT_EQ(received, planned.received) << name_of(strategy) << " " << accumulate;
+      const StateBytes planned = state_bytes(model.layout(), strategy, group, dtype_of(reduce), world.size(),
+                                             {accumulate, passes, accumulate});
+      SCOPED_TRACE(std::string(name_of(strategy)) + " " + std::string(name_of(reduce)));
+      EXPECT_EQ(received, planned.received) << accumulate;
       ParameterState& state = model.state();
       const auto held = [&](const ShardedValues& values) {
         int64_t bytes = 0;
@@ -219,7 +268,7 @@ TEST(Split, BytesAreAsPlanned) {
       EXPECT_EQ(held(state.student_values()) + held(state.teacher_values()), planned.parameters);
       EXPECT_EQ(held(state.gradient_values()), planned.gradients);
       EXPECT_EQ(held(state.adam_m()) + held(state.adam_v()), planned.moments);
-      EXPECT_EQ(state.buffer_bytes(), planned.buffers) << name_of(strategy) << " " << accumulate;
+      EXPECT_EQ(state.buffer_bytes(), planned.buffers) << accumulate;
     }
 }
 

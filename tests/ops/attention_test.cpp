@@ -9,8 +9,8 @@ namespace {
 
 class AttentionTest : public OperatorTest {
  protected:
-  /// Probabilities and outputs meet one bf16 rounding each.
-  [[nodiscard]] double bound() const { return act() == DType::bf16 ? 1e-2 : 5e-6; }
+  /// Probabilities and outputs meet one rounding each.
+  [[nodiscard]] double bound() const { return by_act(5e-6, 1e-2); }
 };
 INSTANTIATE_TEST_SUITE_P(Backends, AttentionTest, ::testing::ValuesIn(variants()), variant_name);
 
@@ -85,7 +85,7 @@ TEST_P(AttentionTest, LargeScoresStayFinite) {
   const Result expected = attend(values_of(qkv), p);
   const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()});
   ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), out, lse);
-  expect_close(out, expected.out, act() == DType::bf16 ? 1e-2 : 1e-4, "out");
+  expect_close(out, expected.out, by_act(1e-4, 1e-2), "out");
 }
 
 /// The derivative against differences of the fp64 forward, on elements spread over q, k and v.
@@ -110,7 +110,7 @@ TEST_P(AttentionTest, BackwardIsTheDerivative) {
       x[i] = kept - 1e-5;
       const double below = dot(g, attend(x, p).out);
       x[i] = kept;
-      const double tolerance = (act() == DType::bf16 ? 2e-2 : 1e-5) * largest;
+      const double tolerance = by_act(1e-5, 2e-2) * largest;
       ASSERT_NEAR(got[i], (above - below) / 2e-5, tolerance) << "element " << i;
     }
   }

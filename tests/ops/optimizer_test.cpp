@@ -12,13 +12,19 @@ INSTANTIATE_TEST_SUITE_P(Backends, OptimizerTest, ::testing::ValuesIn(variants(f
 TEST_P(OptimizerTest, ClipFactors) {
   const ConstTensorView squares = input(tensor_of<double>({0, 9, 16, 1e-30, 1e40, HUGE_VAL}));
   const TensorView factors = output({6});
-  ops().clip_factors(stream(), squares, 3.5, factors);
+  ops().clip_factors(stream(), squares, 1, 3.5, factors);
   expect_close(factors, {1, 1, 3.5 / (4 + 1e-6), 1, 3.5e-20, 0}, 1e-7, "factors");
   EXPECT_NEAR(values_of(factors)[4], 3.5e-20, 1e-26);
-  ops().clip_factors(stream(), squares, 0, factors);
+  ops().clip_factors(stream(), squares, 1, 0, factors);
   expect_close(factors, Values(6, 1.0), 0, "no limit");
-  EXPECT_THROW(ops().clip_factors(stream(), squares, 1, factors.rows(0, 5)), InternalError);
-  EXPECT_THROW(ops().clip_factors(stream(), squares, -1, factors), InternalError);
+  // The norms are 0, 3 / 8, 1 / 2, ..., and the scale is taken back.
+  ops().clip_factors(stream(), squares, 8, 0.4, factors);
+  expect_close(factors, {0.125, 0.125, 0.05 / (0.5 + 1e-6), 0.125, 0.4e-20, 0}, 1e-7, "scaled");
+  ops().clip_factors(stream(), squares, 8, 0, factors);
+  expect_close(factors, Values(6, 0.125), 0, "scaled, no limit");
+  EXPECT_THROW(ops().clip_factors(stream(), squares, 1, 1, factors.rows(0, 5)), InternalError);
+  EXPECT_THROW(ops().clip_factors(stream(), squares, 1, -1, factors), InternalError);
+  EXPECT_THROW(ops().clip_factors(stream(), squares, 0, 1, factors), InternalError);
 }
 
 TEST_P(OptimizerTest, AdamWTakesThreeSteps) {

@@ -123,7 +123,7 @@ TEST_P(PointwiseTest, GatherAndScatterRows) {
   for (const int64_t d : {1, 24, 200}) {
     const ConstTensorView x = random({5, d}, act(), 10);
     const Values xs = values_of(x);
-    for (const DType to : {DType::f32, DType::bf16}) {
+    for (const DType to : kActs) {
       const TensorView out = output({6, d}, to);
       ops().gather_rows(stream(), x, rows, out);
       Values expected;
@@ -215,26 +215,55 @@ TEST_P(PointwiseTest, SparseRowsWithoutEntriesAndOutside) {
 TEST_P(PointwiseTest, ConvertRoundsToNearestEven) {
   for (const int64_t n : {1, 33, 9001}) {
     const ConstTensorView x = random({n}, act(), 13, 100);
-    for (const DType to : {DType::f32, DType::bf16}) {
+    for (const DType to : kActs) {
       const TensorView y = output({n}, to);
       ops().convert(stream(), x, y);
       expect_close(y, rounded(values_of(x), to), 0, "converted");
     }
   }
-  const float nan = std::nanf("");
-  const float inf = HUGE_VALF;
-  std::vector<float> special;
-  for (size_t i = 0; i < 20; ++i)
-    special.push_back(std::vector<float>{nan, inf, -inf, 0.0f, 1.00390625f}[i % 5]);
-  const TensorView half = output({20}, DType::bf16);
-  ops().convert(stream(), input(tensor_of(special)), half);
-  const Values got = values_of(half);
-  for (size_t i = 0; i < 20; i += 5) {
-    EXPECT_TRUE(std::isnan(got[i]));
-    EXPECT_EQ(got[i + 1], HUGE_VAL);
-    EXPECT_EQ(got[i + 2], -HUGE_VAL);
-    EXPECT_EQ(got[i + 3], 0);
-    EXPECT_EQ(got[i + 4], 1);  // halfway: to even
+}
+
+/// Alone, in whole vectors and in a rest: the scalar conversions are the expectation
+/// (tests/base/half_test.cpp).
+TEST_P(PointwiseTest, ConvertsWhatIsNotANumberAndWhatIsNotNormal) {
+  const float nan = std::nanf(""), inf = HUGE_VALF;
+  const std::vector<float> values = {nan,        inf,         -inf,     0.0f,       -0.0f,    1.00390625f,
+                                     65504.0f,   65519.0f,    65520.0f, -1e30f,     0x1p-14f, 0x1.ffcp-15f,
+                                     0x1.8p-24f, -0x1.4p-20f, 0x1p-25f, 0x1.8p-25f, 1e-30f,   -3.1415927f};
+  for (const DType to : {DType::bf16, DType::f16}) {
+    for (const size_t repeats : {size_t{1}, size_t{21}}) {
+      std::vector<float> special;
+      for (size_t i = 0; i < repeats * values.size(); ++i) special.push_back(values[i % values.size()]);
+      const auto n = static_cast<int64_t>(special.size());
+      const TensorView half = output({n}, to), back = output({n});
+      ops().convert(stream(), input(tensor_of(special)), half);
+      ops().convert(stream(), half, back);
+      const Values got = values_of(half), widened = values_of(back);
+      const Values expected = rounded(Values(special.begin(), special.end()), to);
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_EQ(std::isnan(got[i]), std::isnan(expected[i])) << i;
+        EXPECT_EQ(std::isnan(widened[i]), std::isnan(expected[i])) << i;
+        if (std::isnan(expected[i])) continue;
+        EXPECT_EQ(got[i], expected[i]) << special[i];
+        EXPECT_EQ(widened[i], expected[i]) << special[i];
+        EXPECT_EQ(std::signbit(got[i]), std::signbit(special[i])) << special[i];
+      }
+    }
+  }
+}
+
+/// Every f16 there is, in whole vectors.
+TEST_P(PointwiseTest, EveryF16ComesBack) {
+  Tensor all({1 << 16}, DType::f16);
+  for (int64_t i = 0; i < all.numel(); ++i) all.as<f16>()[i].bits = static_cast<uint16_t>(i);
+  const TensorView wide = output({1 << 16}), narrow = output({1 << 16}, DType::f16);
+  ops().convert(stream(), input(all), wide);
+  ops().convert(stream(), wide, narrow);
+  const Tensor back = host_copy(narrow), floats = host_copy(wide);
+  for (int64_t i = 0; i < all.numel(); ++i) {
+    const auto value = static_cast<float>(all.as<f16>()[i]);
+    ASSERT_TRUE(std::isnan(value) ? std::isnan(floats.as<float>()[i]) : floats.as<float>()[i] == value) << i;
+    ASSERT_TRUE(std::isnan(value) || back.as<f16>()[i].bits == i) << i;
   }
 }
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // One test body per operator runs on every backend: the reference, and the CPU backend at each instruction
-// set of this machine, with f32 and bf16 activations. Expectations are fp64 arithmetic written in the test;
-// gradients are central differences of that arithmetic. Tensors live in the backend's memory, between guard
-// words; a test prepares and reads them through the host's copies.
+// set of this machine, with f32, bf16 and f16 activations. Expectations are fp64 arithmetic written in the
+// test; gradients are central differences of that arithmetic. Tensors live in the backend's memory, between
+// guard words; a test prepares and reads them through the host's copies.
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -27,6 +28,9 @@ inline size_t at(int64_t i) {
   return static_cast<size_t>(i);
 }
 
+/// The dtypes of activations.
+constexpr std::array kActs = {DType::f32, DType::bf16, DType::f16};
+
 struct Variant {
   Backend* backend;
   CpuLevel level;
@@ -40,10 +44,10 @@ inline void PrintTo(const Variant& variant, std::ostream* out) {
 }
 
 /// The highest level comes first: oneDNN fixes its instruction set at its first product.
-inline std::vector<Variant> variants(bool both_dtypes = true) {
+inline std::vector<Variant> variants(bool all_dtypes = true) {
   std::vector<Variant> all;
-  for (const DType act : {DType::f32, DType::bf16}) {
-    if (act == DType::bf16 && !both_dtypes) continue;
+  for (const DType act : kActs) {
+    if (act != DType::f32 && !all_dtypes) continue;
     for (Backend* backend : backends()) {
       const Variant plain{backend, cpu_level(), act};
       const std::vector<CpuLevel> levels =
@@ -58,16 +62,22 @@ inline std::string variant_name(const ::testing::TestParamInfo<Variant>& info) {
   return info.param.name() + "_" + name_of(info.param.act);
 }
 
+/// Rounded to the dtype of a host tensor of activations.
+inline void set_value(Tensor& tensor, int64_t i, float value) {
+  if (tensor.dtype() == DType::bf16)
+    tensor.as<bf16>()[i] = bf16(value);
+  else if (tensor.dtype() == DType::f16)
+    tensor.as<f16>()[i] = f16(value);
+  else
+    tensor.as<float>()[i] = value;
+}
+
 /// Standard normal numbers times `scale`, rounded to the dtype.
 inline Tensor random_tensor(Shape shape, DType dtype, uint64_t seed, double scale = 1) {
   Tensor tensor(shape, dtype);
   Random random(seed, RandomStream::test, 0);
   for (int64_t i = 0; i < tensor.numel(); ++i) {
-    const auto value = static_cast<float>(random.normal() * scale);
-    if (dtype == DType::bf16)
-      tensor.as<bf16>()[i] = bf16(value);
-    else
-      tensor.as<float>()[i] = value;
+    set_value(tensor, i, static_cast<float>(random.normal() * scale));
   }
   return tensor;
 }
@@ -87,6 +97,8 @@ inline Values host_values(ConstTensorView tensor) {
   for (size_t i = 0; i < values.size(); ++i) {
     if (tensor.dtype == DType::bf16)
       values[i] = static_cast<double>(static_cast<float>(tensor.as<bf16>()[i]));
+    else if (tensor.dtype == DType::f16)
+      values[i] = static_cast<double>(static_cast<float>(tensor.as<f16>()[i]));
     else if (tensor.dtype == DType::f64)
       values[i] = tensor.as<double>()[i];
     else if (tensor.dtype == DType::i64)
@@ -113,8 +125,13 @@ class OperatorTest : public ::testing::TestWithParam<Variant> {
   [[nodiscard]] Stream& stream() const { return *stream_; }
   [[nodiscard]] DType act() const { return GetParam().act; }
   [[nodiscard]] bool is_reference() const { return GetParam().name() == "reference"; }
-  /// Relative to the largest expected value: f32 sums, or one rounding to bf16 (2^-9) of inputs and output.
-  [[nodiscard]] double tolerance() const { return act() == DType::bf16 ? 8e-3 : 4e-6; }
+  /// f32's, or that of 16-bit activations: `of_bf16` is some number of roundings (2^-9 each), and f16 is four
+  /// times as fine (2^-11).
+  [[nodiscard]] double by_act(double of_f32, double of_bf16) const {
+    return act() == DType::f32 ? of_f32 : act() == DType::bf16 ? of_bf16 : of_bf16 / 4;
+  }
+  /// Relative to the largest expected value: f32 sums, or roundings of inputs and output.
+  [[nodiscard]] double tolerance() const { return by_act(4e-6, 8e-3); }
 
   // ---- tensors of the backend, which live as long as the test
 
@@ -209,6 +226,8 @@ class OperatorTest : public ::testing::TestWithParam<Variant> {
 inline Values rounded(Values values, DType dtype) {
   if (dtype == DType::bf16)
     for (double& v : values) v = static_cast<double>(static_cast<float>(bf16(static_cast<float>(v))));
+  if (dtype == DType::f16)
+    for (double& v : values) v = static_cast<double>(static_cast<float>(f16(static_cast<float>(v))));
   return values;
 }
 

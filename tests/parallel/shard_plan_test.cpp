@@ -47,7 +47,7 @@ TEST(ParameterState, OneRankLendsWhatItHas) {
   append_vit_layout(layout, vit_preset("vit_micro"));
   Workplace place(ops::backend_named("cpu"), Communicator::self(), Precision::f32);
   for (const Strategy strategy : {Strategy::replicate, Strategy::full, Strategy::hybrid}) {
-    ParameterState state(layout, strategy, 1, place.context());
+    ParameterState state(layout, strategy, 1, DType::bf16, place.context());
     EXPECT_TRUE(state.student_values().whole());
     ParameterStore drawn(layout);
     drawn.initialize(1);

@@ -21,6 +21,7 @@ Tensor ramp(Shape shape, DType dtype = DType::f32) {
     if (dtype == DType::i64) tensor.as<int64_t>()[i] = i - 3;
     if (dtype == DType::u8) tensor.as<uint8_t>()[i] = static_cast<uint8_t>(i);
     if (dtype == DType::bf16) tensor.as<bf16>()[i] = bf16(static_cast<float>(i) * 1.1F);
+    if (dtype == DType::f16) tensor.as<f16>()[i] = f16(static_cast<float>(i) * 1.1F);
   }
   return tensor;
 }
@@ -29,6 +30,7 @@ void write_sample(const std::string& path) {
   Hdf5File file = Hdf5File::create(path);
   file.write("/model/x", ramp(Shape{4, 3}).view());
   file.write("/model/deep/y", ramp(Shape{2, 2}, DType::bf16).view());
+  file.write("/model/deep/z", ramp(Shape{4}, DType::f16).view());
   file.write("/n", ramp(Shape{5}, DType::i64).view());
   file.write("/scalar", ramp(Shape{}).view());
   file.write("/empty", ramp(Shape{0, 3}).view());
@@ -68,6 +70,7 @@ TEST(Hdf5, RoundTripsEveryKind) {
   EXPECT_EQ(y.dtype(), DType::bf16);
   EXPECT_EQ(y.as<bf16>()[3].bits, bf16(3.3F).bits);
   EXPECT_EQ(file.read("/model/deep/y", DType::f32).f32()[3], static_cast<float>(bf16(3.3F)));
+  EXPECT_EQ(file.read("/model/deep/z", DType::f32).f32()[3], static_cast<float>(f16(3.3F)));
   EXPECT_EQ(file.read("/n").as<int64_t>()[0], -3);
   EXPECT_EQ(file.read("/n", DType::i32).as<int32_t>()[4], 1);
   EXPECT_EQ(file.read("/scalar").shape().rank(), 0);

@@ -98,7 +98,8 @@ TEST(View, RowsAndReshape) {
 
 TEST(Copy, OfTheSameTypeAndSize) {
   HostStream stream;
-  for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::i32, DType::i64, DType::u8}) {
+  for (const DType dtype :
+       {DType::f32, DType::f64, DType::bf16, DType::f16, DType::i32, DType::i64, DType::u8}) {
     Tensor from(Shape{3, 4}, dtype), to(Shape{12}, dtype);
     auto* bytes = static_cast<uint8_t*>(from.view().data);
     for (int64_t i = 0; i < from.bytes(); ++i) bytes[i] = static_cast<uint8_t>(i + 1);
@@ -136,13 +137,15 @@ TEST(Fill, RoundsToEveryType) {
     EXPECT_EQ(filled(DType::f32, value).as<float>()[3], value);
     EXPECT_EQ(filled(DType::f64, value).as<double>()[3], static_cast<double>(value));
     EXPECT_EQ(static_cast<float>(filled(DType::bf16, value).as<bf16>()[3]), value);
+    EXPECT_EQ(static_cast<float>(filled(DType::f16, value).as<f16>()[3]), value);
     EXPECT_EQ(filled(DType::i32, value).as<int32_t>()[3], static_cast<int32_t>(value));
     EXPECT_EQ(filled(DType::i64, value).as<int64_t>()[3], static_cast<int64_t>(value));
   }
   EXPECT_EQ(static_cast<float>(filled(DType::bf16, 1.00390625f).as<bf16>()[2]), 1.0f);  // halfway: to even
   EXPECT_EQ(filled(DType::u8, 200).as<uint8_t>()[2], 200);
   EXPECT_TRUE(std::signbit(filled(DType::f32, -0.0f).as<float>()[2]));
-  for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::i32, DType::i64, DType::u8}) {
+  for (const DType dtype :
+       {DType::f32, DType::f64, DType::bf16, DType::f16, DType::i32, DType::i64, DType::u8}) {
     const Tensor tensor = filled(dtype, 1);
     const auto size = static_cast<int64_t>(size_of(dtype));
     const auto* bytes = static_cast<const uint8_t*>(tensor.view().data);

@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "base/random.hpp"
 
@@ -211,18 +212,98 @@ TEST_F(EngineTest, RunsWithoutMasksAndWithoutRegularizer) {
   EXPECT_NEAR(result.losses.total, result.losses.dino_local + result.losses.dino_global, 1e-12);
 }
 
-TEST_F(EngineTest, Bf16IsCloseToF32) {
+TEST_F(EngineTest, HalfPrecisionIsCloseToF32) {
   TrainingConfig config = small_config();
   HostModel f32(config, self_);
-  config.precision = Precision::bf16;
-  HostModel bf16(config, self_);
   f32.initialize(2);
-  bf16.initialize(2);
   const StepResult a = f32.forward_backward(data_.batch, schedule_, {});
-  const StepResult b = bf16.forward_backward(data_.batch, schedule_, {});
-  EXPECT_NE(a.losses.total, b.losses.total);
-  EXPECT_NEAR(b.losses.total / a.losses.total, 1.0, 0.02);
-  for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(b.grad_norms[i] / a.grad_norms[i], 1.0, 0.1) << i;
+  // f16 has three bits more.
+  for (const auto& [precision, part] : {std::pair{Precision::bf16, 1.0}, {Precision::f16, 0.125}}) {
+    config.precision = precision;
+    config.loss_scale = 1024;
+    HostModel half(config, self_);
+    half.initialize(2);
+    const StepResult b = half.forward_backward(data_.batch, schedule_, {});
+    EXPECT_NE(a.losses.total, b.losses.total);
+    EXPECT_NEAR(b.losses.total / a.losses.total, 1.0, 0.02 * part);
+    for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(b.grad_norms[i] / a.grad_norms[i], 1.0, 0.1 * part) << i;
+  }
+}
+
+/// Where only sums over ranks are f16 all of one rank is f32, and a power of two leaves no trace.
+TEST_F(EngineTest, TheLossScaleIsTakenBack) {
+  TrainingConfig config = small_config();
+  config.optimizer.clip = 0.01;
+  HostModel plain(config, self_);
+  config.reduce_precision = Precision::f16;
+  config.loss_scale = 1024;
+  HostModel scaled(config, self_);
+  plain.initialize(2);
+  scaled.initialize(2);
+  for (int64_t step = 1; step <= 3; ++step) {
+    const StepResult a = plain.forward_backward(data_.batch, schedule_, {});
+    const StepResult b = scaled.forward_backward(data_.batch, schedule_, {});
+    EXPECT_EQ(a.loss_scale, 1);
+    EXPECT_EQ(b.loss_scale, 1024);
+    EXPECT_EQ(a.losses.total, b.losses.total);
+    EXPECT_EQ(a.grad_norms, b.grad_norms);
+    plain.update(schedule_, step);
+    scaled.update(schedule_, step);
+  }
+  for (const char* module : {"backbone", "dino_head", "ibot_head"}) {
+    EXPECT_EQ(module_values(plain.state().student_values(), module),
+              module_values(scaled.state().student_values(), module));
+    const std::vector<float> a = module_values(plain.state().gradient_values(), module),
+                             b = module_values(scaled.state().gradient_values(), module);
+    for (size_t i = 0; i < a.size(); ++i) ASSERT_EQ(1024 * a[i], b[i]) << module << " " << i;
+  }
+}
+
+TEST_F(EngineTest, AnOverflowLowersTheLossScaleAndChangesNothing) {
+  TrainingConfig config = small_config();
+  HostModel f32(config, self_);
+  config.precision = Precision::f16;
+  config.loss_scale = 0x1p40;
+  HostModel model(config, self_);
+  f32.initialize(2);
+  model.initialize(2);
+  const auto before = module_values(model.state().student_values(), "backbone");
+  StepResult result = model.forward_backward(data_.batch, schedule_, {});
+  int falls = 0;
+  for (; !result.finite && falls < 40; ++falls) {
+    EXPECT_TRUE(result.scale_fell);
+    EXPECT_EQ(model.loss_scale(), result.loss_scale / 2);
+    EXPECT_TRUE(std::isfinite(result.losses.total)) << "of what overflows the loss is no part";
+    model.update(schedule_, 1);
+    EXPECT_EQ(module_values(model.state().student_values(), "backbone"), before);
+    result = model.forward_backward(data_.batch, schedule_, {});
+  }
+  EXPECT_GT(falls, 5);
+  EXPECT_EQ(result.loss_scale, 0x1p40 / std::exp2(falls));
+  const StepResult expected = f32.forward_backward(data_.batch, schedule_, {});
+  EXPECT_NEAR(result.losses.total / expected.losses.total, 1.0, 0.0025);
+  for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(result.grad_norms[i] / expected.grad_norms[i], 1.0, 0.0125) << i;
+  model.update(schedule_, 1);
+  EXPECT_NE(module_values(model.state().student_values(), "backbone"), before);
+  // Another process goes on with that scale.
+  HostModel resumed(config, self_);
+  resumed.set_objective_state(model.objective_state());
+  EXPECT_EQ(resumed.loss_scale(), result.loss_scale);
+}
+
+/// At the least scale a step that is not finite is a fault as in any precision.
+TEST_F(EngineTest, TheLossScaleHasAFloor) {
+  TrainingConfig config = small_config();
+  config.precision = Precision::f16;
+  config.loss_scale = 2;
+  HostModel model(config, self_);
+  model.initialize(2);
+  data_.local.as<float>()[0] = std::numeric_limits<float>::infinity();
+  EXPECT_TRUE(model.forward_backward(data_.batch, schedule_, {}).scale_fell);
+  const StepResult result = model.forward_backward(data_.batch, schedule_, {});
+  EXPECT_FALSE(result.finite);
+  EXPECT_FALSE(result.scale_fell);
+  EXPECT_EQ(model.loss_scale(), 1);
 }
 
 TEST_F(EngineTest, StochasticDepthIsThatOfThePlan) {

@@ -15,7 +15,7 @@ class CpuBackend final : public Backend {
   DINO_OPS_OVERRIDES;
 };
 
-/// Elementwise conversion between f32 and bf16, for operators that need it on the way.
+/// Elementwise conversion between activations' types, for operators that need it on the way.
 void convert_elements(ConstTensorView x, TensorView y);
 
 }  // namespace dino::ops

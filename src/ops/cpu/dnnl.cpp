@@ -149,6 +149,8 @@ Library& library() {
 }  // namespace
 
 void run(Matmul problem, const void* a, const void* b, const float* bias, void* c) {
+  for (const DType dtype : {problem.a, problem.b, problem.c})
+    DINO_CHECK(dtype == DType::f32 || dtype == DType::bf16, std::string("a product of ") + name_of(dtype));
   problem.threads = omp_get_max_threads();
   problem.bias = bias != nullptr;
   try {

@@ -13,7 +13,7 @@ namespace dino::ops::dnnl {
 /// [k,m] or [n,k].
 struct Matmul {
   int64_t m, n, k;
-  DType a, b, c;  ///< (f32, f32, f32), (bf16, bf16, bf16) or (bf16, bf16, f32)
+  DType a, b, c;  ///< (f32, f32, f32), (bf16, bf16, bf16) or (bf16, bf16, f32); never f16
   bool transpose_a = false;
   bool transpose_b = false;
   bool accumulate = false;

@@ -5,6 +5,7 @@
 // way and call these.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "base/half.hpp"
 
@@ -35,7 +36,7 @@ struct AttentionHead {
   float* scratch;  ///< attention_scratch() floats, 64-byte aligned
 };
 
-/// Kernels that touch activations of type T (float or bf16).
+/// Kernels that touch activations of type T (float, bf16 or f16).
 template <class T>
 struct ActKernels {
   void (*gelu)(const T* pre, T* y, int64_t n);
@@ -64,7 +65,8 @@ struct AdamWFactors {
 
 struct Kernels {
   ActKernels<float> f32;
-  ActKernels<bf16> half;
+  ActKernels<bf16> of_bf16;
+  ActKernels<f16> of_f16;
   float (*dot)(const float* x, const float* y, int64_t n);
   /// sum of x y in f64, the same at every level; y may be null (= 1)
   double (*products)(const float* x, const float* y, int64_t n);
@@ -119,8 +121,10 @@ const Kernels& kernels();
 
 template <class T>
 const ActKernels<T>& act_kernels() {
-  if constexpr (sizeof(T) == 2)
-    return kernels().half;
+  if constexpr (std::is_same_v<T, bf16>)
+    return kernels().of_bf16;
+  else if constexpr (std::is_same_v<T, f16>)
+    return kernels().of_f16;
   else
     return kernels().f32;
 }

@@ -18,7 +18,7 @@ DINO_INLINE void for_vectors(int64_t n, Whole&& whole, Part&& part) {
   if (i < n) part(i, n - i);
 }
 
-/// y[i] = function(x[i]...) over any mix of float and bf16 arrays.
+/// y[i] = function(x[i]...) over any mix of float, bf16 and f16 arrays.
 template <class Function, class Out, class... In>
 DINO_INLINE void map(int64_t n, Out* y, Function&& function, const In*... x) {
   for_vectors(

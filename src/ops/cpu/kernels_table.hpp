@@ -27,7 +27,8 @@ constexpr ActKernels<T> kActKernels = {
 
 constexpr Kernels kKernels = {
     .f32 = kActKernels<float>,
-    .half = kActKernels<bf16>,
+    .of_bf16 = kActKernels<bf16>,
+    .of_f16 = kActKernels<f16>,
     .dot = dot_row,
     .products = products_row,
     .scaled = scaled_row,

@@ -48,13 +48,14 @@ void multiply(const dnnl::Matmul& p, const void* a, const void* b, const float* 
     dnnl::run(p, a, b, bias, c);
 }
 
-/// c (+)= a b with any mix of f32 and bf16. The product runs in the dtype of `a`: b is rounded to it.
+/// c (+)= a b with any mix of activations' types. The product runs in the dtype of `a`: b is rounded to it.
 void product(dnnl::Matmul p, ConstTensorView a, ConstTensorView b, ConstTensorView bias, TensorView c) {
   for (const ConstTensorView& x : {a, b, ConstTensorView(c)})
     DINO_CHECK(x.device.is_host(), "a product of the host's tensors");
   if (p.m == 0 || p.n == 0) return;
   thread_local Scratch rounded_b, wide_a, wide_b, wide_c;
-  // Without bf16 instructions the same rounded numbers are multiplied in f32.
+  // Without bf16 instructions the same rounded numbers are multiplied in f32, and f16 always: oneDNN has no
+  // products of it on CPUs.
   const DType compute = a.dtype == DType::bf16 && dnnl::has_bf16() ? DType::bf16 : DType::f32;
   const ConstTensorView left = in_dtype(a, compute, wide_a);
   const ConstTensorView right = in_dtype(in_dtype(b, a.dtype, rounded_b), compute, wide_b);

@@ -13,12 +13,15 @@ constexpr int64_t kUpdateBlock = 1 << 14;
 
 }  // namespace
 
-void CpuBackend::clip_factors(Stream&, ConstTensorView squares, double limit, TensorView factors) {
-  check::clip_factors(squares, limit, factors);
+void CpuBackend::clip_factors(Stream&, ConstTensorView squares, double scale, double limit,
+                              TensorView factors) {
+  check::clip_factors(squares, scale, limit, factors);
   const double* in = squares.as<double>();
   float* out = factors.as<float>();
-  for (int64_t i = 0; i < squares.numel(); ++i)
-    out[i] = limit == 0 ? 1.0f : static_cast<float>(std::min(1.0, limit / (std::sqrt(in[i]) + 1e-6)));
+  for (int64_t i = 0; i < squares.numel(); ++i) {
+    const double factor = limit == 0 ? 1.0 : std::min(1.0, limit / (std::sqrt(in[i]) / scale + 1e-6));
+    out[i] = static_cast<float>(factor / scale);
+  }
 }
 
 void CpuBackend::adamw(Stream&, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,

@@ -20,6 +20,8 @@ template <class Function>
 void with_act(DType dtype, Function&& function) {
   if (dtype == DType::bf16)
     function(bf16{});
+  else if (dtype == DType::f16)
+    function(f16{});
   else
     function(float{});
 }

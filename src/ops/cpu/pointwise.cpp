@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <array>
 #include <cstring>
+#include <type_traits>
 
 #include "ops/checks.hpp"
 #include "ops/cpu/cpu_backend.hpp"
@@ -17,12 +19,20 @@ const float* data_or_null(ConstTensorView v) {
 
 template <class From, class To>
 void copy_row(const From* from, To* to, int64_t n) {
-  if constexpr (sizeof(From) == sizeof(To))
+  if constexpr (std::is_same_v<From, To>) {
     std::memcpy(static_cast<void*>(to), from, static_cast<size_t>(n) * sizeof(To));
-  else if constexpr (sizeof(To) == 2)
+  } else if constexpr (std::is_same_v<From, float>) {
     act_kernels<To>().from_float(from, to, n);
-  else
+  } else if constexpr (std::is_same_v<To, float>) {
     act_kernels<From>().to_float(from, to, n);
+  } else {  // f32 holds both
+    std::array<float, 256> wide;
+    for (int64_t i = 0; i < n; i += std::ssize(wide)) {
+      const int64_t count = std::min<int64_t>(std::ssize(wide), n - i);
+      act_kernels<From>().to_float(from + i, wide.data(), count);
+      act_kernels<To>().from_float(wide.data(), to + i, count);
+    }
+  }
 }
 
 }  // namespace

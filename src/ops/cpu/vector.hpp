@@ -68,6 +68,45 @@ DINO_INLINE void store(bf16* p, Floats v) {
   __builtin_memcpy(static_cast<void*>(p), &h, sizeof h);
 }
 
+/// As half_to_float() does.
+DINO_INLINE Floats load(const f16* p) {
+  Halves h;
+  __builtin_memcpy(&h, p, sizeof h);
+#if defined(__AVX512BW__)
+  return _mm512_maskz_cvtph_ps(0xffff, reinterpret_cast<__m256i>(h));
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps(reinterpret_cast<__m128i>(h));
+#else
+  const Words u = __builtin_convertvector(h, Words);
+  const Words m = u & 0x7fffu;
+  // A subnormal is its mantissa times 2^-24, infinity and NaN keep the highest exponent.
+  const Words small =
+      reinterpret_cast<Words>(__builtin_convertvector(reinterpret_cast<Ints>(m), Floats) * 0x1p-24f);
+  const Words other = (m << 13) + (m >= 0x7c00u ? Words{} + 0x70000000u : Words{} + 0x38000000u);
+  return reinterpret_cast<Floats>((m < 0x400u ? small : other) | ((u & 0x8000u) << 16));
+#endif
+}
+
+/// As float_to_half() does.
+DINO_INLINE void store(f16* p, Floats v) {
+#if defined(__AVX512BW__)
+  const __m256i h = _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+  const __m128i h = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  const Words u = reinterpret_cast<Words>(v);
+  const Words m = u & 0x7fffffffu;
+  // See half.cpp: below 2^-14 an addition rounds.
+  const Words small = reinterpret_cast<Words>(reinterpret_cast<Floats>(m) + 0.5f) - 0x3f000000u;
+  const Words normal = (m - 0x38000000u + 0xfffu + ((m >> 13) & 1u)) >> 13;
+  const Words finite = m < 0x38800000u ? small : normal;
+  const Words large = m > 0x7f800000u ? ((u >> 13) & 0x1ffu) | 0x7e00u : Words{} + 0x7c00u;
+  const Halves h =
+      __builtin_convertvector((m >= 0x477ff000u ? large : finite) | ((u >> 16) & 0x8000u), Halves);
+#endif
+  __builtin_memcpy(static_cast<void*>(p), &h, sizeof h);
+}
+
 /// The first n < kLanes elements; the rest is zero.
 template <class T>
 DINO_INLINE Floats load_part(const T* p, int64_t n) {

@@ -9,8 +9,9 @@ namespace {
 
 /// A weight as the product sees it: rounded to the dtype of the activations.
 double weight_at(const float* w, int64_t i, DType activations) {
-  return activations == DType::bf16 ? static_cast<double>(static_cast<float>(bf16(w[i])))
-                                    : static_cast<double>(w[i]);
+  if (activations == DType::bf16) return static_cast<double>(static_cast<float>(bf16(w[i])));
+  if (activations == DType::f16) return static_cast<double>(static_cast<float>(f16(w[i])));
+  return static_cast<double>(w[i]);
 }
 
 }  // namespace

@@ -7,11 +7,12 @@
 
 namespace dino::ops {
 
-void ReferenceBackend::clip_factors(Stream&, ConstTensorView squares, double limit, TensorView factors) {
-  check::clip_factors(squares, limit, factors);
+void ReferenceBackend::clip_factors(Stream&, ConstTensorView squares, double scale, double limit,
+                                    TensorView factors) {
+  check::clip_factors(squares, scale, limit, factors);
   for (int64_t i = 0; i < squares.numel(); ++i) {
-    const double norm = std::sqrt(squares.as<double>()[i]);
-    Writer(factors).set(i, limit == 0 ? 1.0 : std::min(1.0, limit / (norm + 1e-6)));
+    const double norm = std::sqrt(squares.as<double>()[i]) / scale;
+    Writer(factors).set(i, (limit == 0 ? 1.0 : std::min(1.0, limit / (norm + 1e-6))) / scale);
   }
 }
 

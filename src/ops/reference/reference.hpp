@@ -17,26 +17,34 @@ class ReferenceBackend final : public Backend {
 /// Reads any act tensor as f64.
 class Reader {
  public:
-  explicit Reader(ConstTensorView x) : data_(x.data), is_bf16_(x.dtype == DType::bf16) {
-    DINO_CHECK(x.device.is_host() && (is_bf16_ || x.dtype == DType::f32), "an act tensor of the host");
+  explicit Reader(ConstTensorView x) : data_(x.data), dtype_(x.dtype) {
+    const bool is_act = dtype_ == DType::f32 || dtype_ == DType::bf16 || dtype_ == DType::f16;
+    DINO_CHECK(x.device.is_host() && is_act, "an act tensor of the host");
   }
   double operator[](int64_t i) const {
-    return is_bf16_ ? static_cast<double>(static_cast<float>(static_cast<const bf16*>(data_)[i]))
-                    : static_cast<double>(static_cast<const float*>(data_)[i]);
+    if (dtype_ == DType::bf16) return static_cast<double>(static_cast<float>(at<bf16>(i)));
+    if (dtype_ == DType::f16) return static_cast<double>(static_cast<float>(at<f16>(i)));
+    return static_cast<double>(at<float>(i));
   }
 
  private:
+  template <class T>
+  [[nodiscard]] T at(int64_t i) const {
+    return static_cast<const T*>(data_)[i];
+  }
   const void* data_;
-  bool is_bf16_;
+  DType dtype_;
 };
 
 /// Writes any act tensor, rounding once.
 class Writer {
  public:
-  explicit Writer(TensorView x) : read_(x), data_(x.data), is_bf16_(x.dtype == DType::bf16) {}
+  explicit Writer(TensorView x) : read_(x), data_(x.data), dtype_(x.dtype) {}
   void set(int64_t i, double value) const {
-    if (is_bf16_)
+    if (dtype_ == DType::bf16)
       static_cast<bf16*>(data_)[i] = bf16(static_cast<float>(value));
+    else if (dtype_ == DType::f16)
+      static_cast<f16*>(data_)[i] = f16(static_cast<float>(value));
     else
       static_cast<float*>(data_)[i] = static_cast<float>(value);
   }
@@ -45,7 +53,7 @@ class Writer {
  private:
   Reader read_;
   void* data_;
-  bool is_bf16_;
+  DType dtype_;
 };
 
 double gelu(double x);

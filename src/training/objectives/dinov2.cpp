@@ -154,6 +154,8 @@ void Dinov2::cross_entropies(const StepContext& step, const BatchTokens& student
   const int64_t dino_rows = local_rows + 2 * b;
   const int64_t patches = step.masked.count();
   const double pair = 1.0 / (step.total_images() * DinoTerms(local_crops_).total());
+  const double dino_weight = step.loss_scale * config_.dino_weight;
+  const double ibot_weight = step.loss_scale * config_.ibot_weight;
 
   // Rows [local crops | view 1 | view 2 | masked patches]; each global view is taught by the other one.
   const int64_t first_rows = ibot_ ? dino_rows : dino_rows + patches;
@@ -162,13 +164,12 @@ void Dinov2::cross_entropies(const StepContext& step, const BatchTokens& student
   for (int64_t crop = 0; crop < local_crops_; ++crop) dino.segments.push_back({crop * b, targets.local});
   dino.segments.push_back({local_rows, targets.cls.rows(b, b)});
   dino.segments.push_back({local_rows + b, targets.cls.rows(0, b)});
-  dino.weight.assign(static_cast<size_t>(dino_rows), static_cast<float>(config_.dino_weight * pair));
+  dino.weight.assign(static_cast<size_t>(dino_rows), static_cast<float>(dino_weight * pair));
   HeadRows& of_patches = ibot_ ? ibot : dino;
   of_patches.segments.push_back({ibot_ ? 0 : dino_rows, targets.patches});
   const double per_view = 1.0 / (2 * step.total_images());
   for (const float weight : step.masked.weight)
-    of_patches.weight.push_back(
-        static_cast<float>(config_.ibot_weight * per_view * static_cast<double>(weight)));
+    of_patches.weight.push_back(static_cast<float>(ibot_weight * per_view * static_cast<double>(weight)));
 
   const Arena::Scope scope(c.arena);
   const TensorView dino_loss = c.arena.make({first_rows});
@@ -197,7 +198,7 @@ TensorView Dinov2::features(const StepContext& step, const BatchTokens& student,
   if (config_.koleo_weight == 0) return products;
   const Arena::Scope scope(c.arena);
   const TensorView d_unit = c.arena.make({2, b, width_});
-  koleo(c, all, step.split, config_.koleo_weight, step.scalar(scalar::koleo), d_unit,
+  koleo(c, all, step.split, step.loss_scale * config_.koleo_weight, step.scalar(scalar::koleo), d_unit,
         c.arena.make({2, total}, DType::i64));
   const TensorView dx = c.arena.make({2 * b, width_});
   c.ops.l2_normalize_backward(c.stream, d_unit.reshaped({2 * b, width_}), unit, norm, kKoleoNormEps, dx);

@@ -40,7 +40,7 @@ class Dinov2 final : public Objective {
   struct HeadRows {
     TensorView tokens, gradient;
     std::vector<TargetRows> segments;  ///< their targets
-    std::vector<float> weight;         ///< of each row in the objective
+    std::vector<float> weight;         ///< of each row in the objective, times the loss scale
   };
   [[nodiscard]] const Head& patch_head() const { return ibot_ ? *ibot_ : dino_; }
   [[nodiscard]] Targets targets(const StepContext& step, const BatchTokens& teacher);

@@ -36,7 +36,8 @@ struct StepContext {
   const MaskedPatches& masked;  ///< of this rank's
   int64_t masked_total = 0;     ///< of all ranks
   double teacher_temperature = 0;
-  TensorView scalars;  ///< f64 [scalars().count], zero
+  double loss_scale = 1;  ///< of all gradients; losses are without it
+  TensorView scalars;     ///< f64 [scalars().count], zero
   /// The images of all ranks: what is divided by it sums over ranks to a mean over the global batch.
   [[nodiscard]] double total_images() const { return static_cast<double>(split.total()); }
   [[nodiscard]] TensorView scalar(int64_t index) const { return scalars.rows(index, 1); }
@@ -58,8 +59,8 @@ class Objective {
   };
   [[nodiscard]] virtual Scalars scalars() const = 0;
   /// Once a step, collective. Fills `gradient` (=) with the gradient of the student's tokens, adds those of
-  /// its heads to the step's gradients and finishes their units, and adds to the scalars. Returns a matrix
-  /// that report() is given with the scalars: f32, at most kRankRows squared.
+  /// its heads to the step's gradients (both times the loss scale) and finishes their units, and adds to the
+  /// scalars. Returns a matrix that report() is given with the scalars: f32, at most kRankRows squared.
   [[nodiscard]] virtual TensorView batch(const StepContext& step, const BatchTokens& student,
                                          const BatchTokens& teacher, const BatchTokens& gradient) = 0;
   virtual void report(std::span<const double> scalars, ConstTensorView matrix, int64_t images,
