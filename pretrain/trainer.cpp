@@ -76,6 +76,7 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       engine_(make_training_config(config_), place_.context(), context.world),
       flops_per_image_(flops_per_image(engine_.config(), config_.global_size, config_.local_size)),
       replaced_(static_cast<int64_t>(dataset_.records.size()), config_.max_replaced) {
+  if (forecast_) forecast_->memory.set_state(engine_.state().bytes());
   for (const std::string& fault : dataset_.faults) log::warning(fault);
 }
 
