@@ -34,6 +34,7 @@ constexpr int64_t kLeastGrid = 6, kFewestPatches = 4;
 /// Schedules are the published ones from here on; shorter runs take those of the short recipes.
 constexpr int64_t kLongRun = 50'000;
 constexpr int64_t kLargestBatch = 2048, kSmallestBatch = 32;
+constexpr int64_t kCountedImages = 16;
 
 int64_t power_of_two_below(int64_t n) {
   return static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(n, 1))));
@@ -119,6 +120,20 @@ double samples_affordable(const TrainConfig& c, const MachineFacts& machine) {
   return c.minutes * 60 / nominal_step_seconds(c, machine) * static_cast<double>(c.batch.value());
 }
 
+/// Of one rank. Large batches are judged by fewer images, which are counted sooner: what a step keeps of them
+/// grows evenly.
+double memory_of(TrainConfig config, const ImageFacts& images, const MachineFacts& machine) {
+  choose_steps(config, images, 1e-9);
+  validate(config);  // a contradiction among the user's settings is said before anything is counted
+  const int64_t few =
+      std::min<int64_t>(config.batch, kCountedImages * machine.ranks * config.split.accumulate);
+  const double whole = static_cast<double>(config.batch.value()) / static_cast<double>(few);
+  config.batch = few;
+  const MemoryPlan plan = plan_memory(config, {}, machine.ranks, 1);
+  return static_cast<double>(plan.total()) +
+         (whole - 1) * static_cast<double>(plan.activations + plan.loader);
+}
+
 /// Everything for one rung; false where the memory or the time does not allow it.
 bool choose_for(TrainConfig& c, const Rung& rung, const ImageFacts& images, const MachineFacts& machine) {
   choose_shape(c, rung, images);
@@ -149,8 +164,7 @@ bool choose_for(TrainConfig& c, const Rung& rung, const ImageFacts& images, cons
     trial = c;
     trial.batch.choose(size);
     finish(trial);
-    return static_cast<double>(plan_memory(trial, {}, machine.ranks, 1).total()) <=
-           kMemoryShare * static_cast<double>(machine.memory);
+    return memory_of(trial, images, machine) <= kMemoryShare * static_cast<double>(machine.memory);
   };
   bool fitting = fits(batch);
   const int64_t least = std::max<int64_t>({2, pieces, std::min<int64_t>(batch, 16)});

@@ -35,16 +35,14 @@ Schema<BenchConfig> bench_options() {
   return schema;
 }
 
-/// What the timed steps had: the state by its plan, which is exact, the arena as it is counted, and the rest
-/// of the resident peak as the program's.
-MemoryPlan counted_bytes(const TrainingConfig& ssl, const Timings& timings, int ranks) {
-  const StateBytes state = planned_state(ssl, ranks);
+/// What the timed steps had, as it is counted where it is made; and the rest of the resident peak as the
+/// program's.
+MemoryPlan counted_bytes(const TrainConfig& config, const Timings& timings, const Communicator& world) {
   MemoryPlan bytes;
-  bytes.parameters = state.parameters;
-  bytes.gradients = state.gradients;
-  bytes.optimizer = state.moments;
+  bytes.set_state(timings.state);
   bytes.activations = timings.arena_bytes;
-  bytes.workspace = state.buffers;
+  bytes.workspace = timings.state.buffers;
+  bytes.loader = crop_bytes(config, even_range(config.batch, world.rank(), world.size()).size());
   bytes.process = std::max<int64_t>(0, peak_rss_bytes() - bytes.total());
   return bytes;
 }
@@ -57,6 +55,7 @@ ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   validate(config);
   if (context.common.dry_run) return ExitCode::done;
   const TrainingConfig ssl = make_training_config(config);
+  const int64_t idle = current_rss_bytes();
   const double peak = context.world.sum(ops::gemm_rate(ops::backend_named("cpu"), ssl.precision));
   Timings timings = time_steps(config, context.world, bench_config.warmup, bench_config.steps);
   if (!timings.finite) throw InternalError("a bench step gave non-finite values; please report it");
@@ -64,9 +63,9 @@ ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   const double median = timings.seconds[timings.seconds.size() / 2];
   const double flops =
       flops_per_image(ssl, config.global_size, config.local_size) * static_cast<double>(shape.batch);
-  const MemoryPlan bytes = counted_bytes(ssl, timings, context.world.size());
+  const MemoryPlan bytes = counted_bytes(config, timings, context.world);
   const int64_t most = context.world.max(bytes.total());
-  const int64_t rss = context.world.sum(peak_rss_bytes());
+  const int64_t rss = context.world.sum(peak_rss_bytes()), idle_all = context.world.sum(idle);
   if (!context.world.root()) return ExitCode::done;
   nlohmann::ordered_json json;
   json["preset"] = shape.preset;
@@ -85,6 +84,7 @@ ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   json["bytes"] = bytes_object(bytes);
   json["bytes_max"] = most;
   json["peak_rss_bytes"] = rss;
+  json["idle_rss_bytes"] = idle_all;
   json["arena_bytes"] = timings.arena_bytes;
   json["allocated_bytes"] = timings.allocated_bytes;
   json["page_faults"] = timings.page_faults;

@@ -38,7 +38,7 @@ struct StepCost {
   /// How much longer the loader's own work takes beside the steps.
   double contention = 1;
   bool is_loaded = false;
-  int64_t activations = 0, workspace = 0, process = 0;
+  int64_t workspace = 0, process = 0;
 };
 
 double median(std::vector<double> values) {
@@ -65,21 +65,12 @@ class StepTrial {
   StepTrial(const TrainConfig& config, const LoaderConfig& loading, const Communicator& comm)
       : config_(config), loading_(loading), comm_(comm) {
     config_.steps.choose(1000);  // of the schedules; what a step takes does not depend on it
-    training_ = make_training_config(config_);
   }
   /// `nominal_seconds` of a step, to know a busy moment by.
   [[nodiscard]] StepCost measure(const LoadingCost& alone, int threads, double nominal_seconds);
 
  private:
   [[nodiscard]] int64_t own(int64_t batch) const { return even_range(batch, 0, comm_.size()).size(); }
-  [[nodiscard]] int64_t activations(int64_t batch) const {
-    return activation_bytes(config_, training_, own(batch));
-  }
-  [[nodiscard]] int64_t crop_bytes(int64_t batch) const {
-    return 12 * own(batch) *
-           (2 * config_.global_size * config_.global_size +
-            config_.local_count * config_.local_size * config_.local_size);
-  }
   /// The loader works beside steps of `batch` images, which take `step_seconds` alone; on images of noise
   /// that its cache holds, so that no file has a part in it. False where that would last too long.
   bool measure_beside_loader(StepCost& cost, const LoadingCost& alone, int threads, int64_t batch,
@@ -88,7 +79,6 @@ class StepTrial {
   TrainConfig config_;
   const LoaderConfig& loading_;
   const Communicator& comm_;
-  TrainingConfig training_;
   int64_t loaded_bytes_ = 0;  ///< of crops and images in the trial
 };
 
@@ -105,7 +95,7 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nomina
   };
   const double few_seconds = median(timings.seconds);
   cost.seconds = comm_.max(scaled(few_seconds));
-  loaded_bytes_ = crop_bytes(few);
+  loaded_bytes_ = crop_bytes(config_, own(few));
   // One step of a few images may fall into a busy moment: it must not keep a whole one from being timed.
   const double likely = comm_.max(std::min(cost.seconds, kBelievedFactor * nominal_seconds));
   if (whole > few && likely <= kWholeStepSeconds) {
@@ -113,7 +103,7 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nomina
     const auto steps = static_cast<int64_t>(std::clamp(kTimedSeconds / std::max(likely, 1e-3), 1.0, 15.0));
     timings = time_steps(config_, comm_, 1, steps);
     cost.seconds = comm_.max(median(timings.seconds));
-    loaded_bytes_ = crop_bytes(whole);
+    loaded_bytes_ = crop_bytes(config_, own(whole));
   }
   const double alone_seconds = median(timings.seconds);
   const double backward = std::min(comm_.max(timings.phases["backward"]), alone_seconds) *
@@ -123,17 +113,14 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nomina
     measure_beside_loader(cost, alone, threads, few, few_seconds);
   // A frozen backbone has no backward pass; the loader's work stays.
   cost.frozen_seconds = std::max(0.1 * cost.seconds, cost.seconds - cost.contention * backward);
-  const double ratio =
-      static_cast<double>(activations(whole)) / static_cast<double>(activations(config_.batch));
-  cost.activations = static_cast<int64_t>(static_cast<double>(timings.arena_bytes) * ratio);
   // What the timed steps leave behind (threads, compiled kernels) is there in the run as well; the rest of
   // their peak comes back.
-  const MemoryPlan plan = plan_memory(config_, {}, comm_.size(), 1);
   const int64_t peak = peak_rss_bytes();
   ::malloc_trim(0);
   cost.process = std::max(cost.process, current_rss_bytes());
-  cost.workspace = std::max<int64_t>(0, peak - cost.process - plan.parameters - plan.gradients -
-                                            plan.optimizer - timings.arena_bytes - loaded_bytes_);
+  const StateBytes& state = timings.state;
+  cost.workspace = std::max<int64_t>(0, peak - cost.process - state.parameters - state.gradients -
+                                            state.moments - timings.arena_bytes - loaded_bytes_);
   return cost;
 }
 
@@ -163,7 +150,7 @@ bool StepTrial::measure_beside_loader(StepCost& cost, const LoadingCost& alone, 
   cost.is_loaded = true;
   // Else the peak is that of the whole step, which was timed without the loader.
   if (batch == config_.batch)
-    loaded_bytes_ = (loading.prefetch + 1) * crop_bytes(batch) + kTrialImages * alone.bytes;
+    loaded_bytes_ = (loading.prefetch + 1) * crop_bytes(config_, own(batch)) + kTrialImages * alone.bytes;
   return true;
 }
 
@@ -228,7 +215,6 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
   if (fits && (!question.only_quickly || probe <= kQuickSeconds)) {
     forecast.is_timed = true;
     cost = StepTrial(config, loader, comm).measure(loading, threads, seconds);
-    plan.activations = cost.activations;
     plan.workspace = cost.workspace + snapshot_bytes(make_training_config(config), comm.size());
     plan.process = cost.process;
   }

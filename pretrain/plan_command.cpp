@@ -49,7 +49,7 @@ Schema<PlanConfig> plan_options() {
 
 struct Plan {
   MemoryPlan memory;
-  int64_t received = 0, checkpoint = 0;
+  int64_t checkpoint = 0;
   double compute_seconds = 0, network_seconds = 0;
   [[nodiscard]] double step_seconds() const { return std::max(compute_seconds, network_seconds); }
 };
@@ -64,13 +64,12 @@ Plan plan_of(const StepShape& shape, int ranks, const PlanConfig& config, double
   const TrainingConfig training = make_training_config(train);
   Plan plan;
   plan.memory = plan_memory(train, {}, ranks, 1);
-  plan.received = planned_state(training, ranks).received;
   plan.checkpoint = checkpoint_bytes(training);
   const double flops = flops_per_image(training, train.global_size, train.local_size) +
                        repeated_flops_per_image(training, train.global_size, train.local_size);
   const auto images = static_cast<double>((shape.batch + ranks - 1) / ranks);  // of the busiest rank
   plan.compute_seconds = flops * images / (rate * kShareOfProducts);
-  plan.network_seconds = static_cast<double>(plan.received) / (config.network * kGiga);
+  plan.network_seconds = static_cast<double>(plan.memory.received) / (config.network * kGiga);
   return plan;
 }
 
@@ -100,7 +99,7 @@ nlohmann::ordered_json json_of(const StepShape& shape, int ranks, const Plan& pl
           {"recompute", name_of(shape.split.recompute)},
           {"bytes", bytes_object(plan.memory)},
           {"bytes_max", plan.memory.total()},
-          {"communication_bytes_per_step", plan.received},
+          {"communication_bytes_per_step", plan.memory.received},
           {"checkpoint_bytes", plan.checkpoint},
           {"step_seconds", plan.step_seconds()},
           {"days", plan.step_seconds() * static_cast<double>(steps) / kSecondsOfDay}};
@@ -115,7 +114,7 @@ void print_row(const StepShape& shape, int ranks, const Plan& plan, int64_t step
   const MemoryPlan& m = plan.memory;
   fmt::print("{:<8} {:>5} {:>6} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>7.1f}\n", shape.preset, ranks,
              shape.batch, human_bytes(m.parameters), human_bytes(m.gradients), human_bytes(m.optimizer),
-             human_bytes(m.activations), human_bytes(m.total()), human_bytes(plan.received),
+             human_bytes(m.activations), human_bytes(m.total()), human_bytes(plan.memory.received),
              fmt::format("{:.2f} s", plan.step_seconds()),
              plan.step_seconds() * static_cast<double>(steps) / kSecondsOfDay);
 }

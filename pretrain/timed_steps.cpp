@@ -6,8 +6,8 @@
 #include "base/random.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"
+#include "step_draws.hpp"
 #include "training/engine.hpp"
-#include "training/masks.hpp"
 
 namespace dino::pretrain {
 
@@ -32,34 +32,24 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
     fill_normal(global, 100 + static_cast<uint64_t>(comm.rank()));
     fill_normal(local, 200 + static_cast<uint64_t>(comm.rank()));
   }
-  const int64_t grid = side / ssl.vit.patch;
-  const BlockMaskSettings blocks{grid, grid, std::min(config.mask_min_patches, grid * grid),
-                                 default_max_mask_patches(side, ssl.vit.patch), 0.3};
   TrainConfig learning = config;
   learning.freeze_backbone_steps = {};
   const Schedules schedules(learning);
   Timings timings;
   for (int64_t step = 0; step < warmup + steps; ++step) {
     if (comm.any(stop_requested())) throw_stopped();
-    const BatchMasks masks = batch_masks(make_mask_config(config), blocks, 2 * n,
-                                         static_cast<uint64_t>(comm.rank()), static_cast<uint64_t>(step));
+    const StepDraws draws(config, images, static_cast<uint64_t>(comm.rank()), static_cast<uint64_t>(step));
     StepBatch batch;
     batch.images = n;
-    batch.masks = view_of(masks.masks.data(), Shape{2 * n, grid * grid});
-    batch.masked_bound = masks.upper_bound;
-    DropPathDraw drop_path;
-    if (ssl.vit.drop_path > 0)
-      drop_path = [&](Range some) {
-        const Range of_batch{images.begin + some.begin, images.begin + some.end};
-        return draw_drop_path(ssl.vit, drop_path_entries(config, of_batch), 0, static_cast<uint64_t>(step));
-      };
+    batch.masks = draws.masks();
+    batch.masked_bound = draws.masked_bound();
     comm.barrier();
     const int64_t allocated = Tensor::bytes_allocated(), faults = page_faults();
     const Stopwatch watch;
     const CropSet* crops = loader == nullptr ? nullptr : &loader->next();
     batch.global_crops = crops == nullptr ? global : crops->global_crops;
     if (locals > 0) batch.local_crops = crops == nullptr ? local : crops->local_crops;
-    const StepResult result = engine.forward_backward(batch, schedules.at(step + 1, step), drop_path);
+    const StepResult result = engine.forward_backward(batch, schedules.at(step + 1, step), draws.drop_path());
     timings.finite = timings.finite && (result.finite || result.scale_fell);
     engine.update(schedules.at(step + 1, step), step + 1);
     comm.barrier();
@@ -72,6 +62,7 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
     timings.loss = result.losses.total;
   }
   timings.arena_bytes = engine.arena_bytes();
+  timings.state = engine.state().bytes();
   return timings;
 }
 

@@ -9,6 +9,7 @@
 
 #include "comm/communicator.hpp"
 #include "data_loader.hpp"
+#include "parallel/parameter_state.hpp"
 #include "tensor/tensor.hpp"
 #include "train_config.hpp"
 
@@ -20,6 +21,7 @@ struct Timings {
   std::vector<double> seconds;           ///< of each timed step
   std::map<std::string, double> phases;  ///< means
   int64_t arena_bytes = 0;
+  StateBytes state;             ///< as it is held
   int64_t allocated_bytes = 0;  ///< by all tensors in the timed steps
   int64_t page_faults = 0;      ///< of the process in the timed steps
   double loss = 0;

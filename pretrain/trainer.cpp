@@ -69,6 +69,7 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       captures_(context.common.output, config_.captures),
       outliers_(config_.outlier_z),
       replaced_(0, config_.max_replaced) {
+  if (forecast_) forecast_->memory.set_state(engine_.state().bytes());
   for (const std::string& fault : list_.faults()) log::warning(fault);
 }
 

@@ -3,6 +3,7 @@
 // Collectives on the buffers that operators work on, under way while the caller computes. Control (votes,
 // texts, exchanges of any size) is Communicator's.
 
+#include <functional>
 #include <memory>
 
 #include "comm/communicator.hpp"
@@ -36,8 +37,9 @@ class Collective {
   /// `all` (f32, f64, bf16 or f16) has size() equal parts; this rank's <- the sum over all ranks, as
   /// all_reduce gives it. The other parts hold nothing of use afterwards.
   [[nodiscard]] virtual Event reduce_scatter(Stream& stream, TensorView all) = 0;
-  /// Among the ranks of one colour, in the order of their keys. Collective; nothing may be under way.
-  [[nodiscard]] virtual std::unique_ptr<Collective> split(int colour, int key) const = 0;
+  /// Among the ranks of this one's colour, in their order. Collective; nothing may be under way.
+  [[nodiscard]] virtual std::unique_ptr<Collective> split(
+      const std::function<int(int rank)>& colour) const = 0;
   virtual void poll() = 0;
   /// So far. Nothing is counted where one rank is alone.
   [[nodiscard]] virtual const CollectiveUse& use() const = 0;

@@ -164,6 +164,12 @@ Communicator Communicator::self() {
   return {mpi_running() ? MPI_COMM_SELF : MPI_COMM_NULL, false};
 }
 
+Communicator Communicator::alike(int ranks) {
+  Communicator all(MPI_COMM_NULL, false);
+  all.size_ = ranks;
+  return all;
+}
+
 Communicator::Communicator(Communicator&& other) noexcept
     : comm_(std::exchange(other.comm_, MPI_COMM_NULL)),
       owned_(std::exchange(other.owned_, false)),

@@ -23,6 +23,9 @@ class Communicator {
   static Communicator world();
   /// A communicator of this process alone: collectives are no-ops.
   static Communicator self();
+  /// `ranks` ranks that are not there, for what is planned: rank 0, whose values each of them is taken to
+  /// have. It can all_gather, no more.
+  static Communicator alike(int ranks);
   Communicator(Communicator&& other) noexcept;
   Communicator& operator=(Communicator&& other) noexcept;
   Communicator(const Communicator&) = delete;

@@ -73,8 +73,8 @@ class MpiCollective final : public Collective {
   [[nodiscard]] Event all_reduce(Stream& stream, TensorView values, ReduceOp op) override;
   [[nodiscard]] Event all_gather(Stream& stream, TensorView all) override;
   [[nodiscard]] Event reduce_scatter(Stream& stream, TensorView all) override;
-  [[nodiscard]] std::unique_ptr<Collective> split(int colour, int key) const override {
-    return std::make_unique<MpiCollective>(comm_.split(colour, key), use_);
+  [[nodiscard]] std::unique_ptr<Collective> split(const std::function<int(int)>& colour) const override {
+    return std::make_unique<MpiCollective>(comm_.split(colour(rank()), rank()), use_);
   }
   void poll() override {
     while (!queue_.empty()) {

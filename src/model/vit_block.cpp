@@ -165,7 +165,11 @@ std::shared_ptr<const BranchRows> kept_rows(const Context& c, std::span<const To
 
 std::shared_ptr<const BranchRows> read_rows(const Context& c, const BranchRows& branch,
                                             std::span<const int64_t> read) {
-  const auto is_read = [&](int64_t row) { return std::binary_search(read.begin(), read.end(), row); };
+  std::vector<uint8_t> marks(read.empty() ? 0 : static_cast<size_t>(read.back()) + 1);
+  for (const int64_t row : read) marks[static_cast<size_t>(row)] = 1;
+  const auto is_read = [&](int64_t row) {
+    return row < static_cast<int64_t>(marks.size()) && marks[static_cast<size_t>(row)] != 0;
+  };
   const auto packed = [&](int64_t i) { return branch.all ? i : branch.rows[static_cast<size_t>(i)]; };
   int64_t spare = 0;  // unread rows that are taken along
   if (!branch.all) {

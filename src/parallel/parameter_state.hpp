@@ -43,6 +43,14 @@ class StateWeights final : public UnitWeights, private UnitLender {
   mutable std::vector<Entry> entries_;
 };
 
+/// Of one rank.
+struct StateBytes {
+  int64_t parameters = 0;  ///< student and teacher
+  int64_t gradients = 0;
+  int64_t moments = 0;
+  int64_t buffers = 0;  ///< of units that are gathered or reduced
+};
+
 class ParameterState final : private UnitGradients {
  public:
   /// `reduce`: f32, bf16 or f16, what a rank's gradients are rounded to on their way to the sum over ranks,
@@ -77,8 +85,11 @@ class ParameterState final : private UnitGradients {
   void updated(int64_t unit);
   [[nodiscard]] double wait_seconds() const { return wait_seconds_; }
   void reset_wait_seconds() { wait_seconds_ = 0; }
-  /// Of buffers beside what is held.
-  [[nodiscard]] int64_t buffer_bytes() const { return buffers_.bytes(); }
+  /// What this rank holds, and its buffers of whole units, which the first step makes.
+  [[nodiscard]] StateBytes bytes() const {
+    return {student_.bytes() + teacher_.bytes(), gradients_.bytes(), m_.bytes() + v_.bytes(),
+            buffers_.bytes()};
+  }
 
  private:
   [[nodiscard]] UnitGradient gradient(int64_t unit) override;

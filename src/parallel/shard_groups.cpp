@@ -12,8 +12,8 @@ ShardGroups::ShardGroups(Strategy strategy, int64_t hybrid_ranks, const Collecti
                     : strategy_ == Strategy::hybrid  ? static_cast<int>(hybrid_ranks)
                                                      : ranks;
   DINO_CHECK(group >= 1 && ranks % group == 0, "a shard group's size divides the number of ranks");
-  shard_ = world.split(world.rank() / group, world.rank());
-  replicas_ = world.split(world.rank() % group, world.rank());
+  shard_ = world.split([&](int rank) { return rank / group; });
+  replicas_ = world.split([&](int rank) { return rank % group; });
 }
 
 }  // namespace dino

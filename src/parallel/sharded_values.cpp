@@ -13,6 +13,12 @@ ShardedValues::ShardedValues(const ParameterLayout& layout, const ShardPlan& pla
     units_.emplace_back(Shape{plan.part_numel(unit) * held.count}, DType::f32, memory);
 }
 
+int64_t ShardedValues::bytes() const {
+  int64_t bytes = 0;
+  for (const Tensor& unit : units_) bytes += unit.bytes();
+  return bytes;
+}
+
 TensorView ShardedValues::parts(int64_t unit, PartRange parts) {
   DINO_CHECK(parts.first >= held_.first && parts.first + parts.count <= held_.first + held_.count,
              "parts that another rank holds");

@@ -23,6 +23,8 @@ class ShardedValues {
   /// f32 [part_numel * held().count]: the unit's elements from plan().range(unit, held()).begin on.
   [[nodiscard]] TensorView unit(int64_t unit) { return units_[static_cast<size_t>(unit)]; }
   [[nodiscard]] ConstTensorView unit(int64_t unit) const { return units_[static_cast<size_t>(unit)]; }
+  /// Of all that is held.
+  [[nodiscard]] int64_t bytes() const;
   /// Parts that are held.
   [[nodiscard]] TensorView parts(int64_t unit, PartRange parts);
   /// The part that this rank answers for; without the zeros behind the unit's length.

@@ -37,6 +37,8 @@ TensorView spaced_products(const Context& c, ConstTensorView unit) {
 }
 
 double effective_rank(std::span<const float> products, int64_t n) {
+  // Of rows that are zero, as a counted step has them: nothing to decompose.
+  if (std::all_of(products.begin(), products.end(), [](float x) { return x == 0; })) return 1;
   const std::vector<double> eigenvalues =
       symmetric_eigen({products.begin(), products.end()}, n, false).values;
   // What f32 products cannot tell from 0 is 0.

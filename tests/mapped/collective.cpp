@@ -60,8 +60,8 @@ class MappedCollective final : public Collective {
   [[nodiscard]] Event reduce_scatter(Stream& stream, TensorView all) override {
     return start(stream, all, [&](TensorView staged) { return host_->reduce_scatter(staging_, staged); });
   }
-  [[nodiscard]] std::unique_ptr<Collective> split(int colour, int key) const override {
-    return std::make_unique<MappedCollective>(memory_, host_->split(colour, key));
+  [[nodiscard]] std::unique_ptr<Collective> split(const std::function<int(int)>& colour) const override {
+    return std::make_unique<MappedCollective>(memory_, host_->split(colour));
   }
   void poll() override { host_->poll(); }
   [[nodiscard]] const CollectiveUse& use() const override { return host_->use(); }

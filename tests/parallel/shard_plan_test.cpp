@@ -58,7 +58,7 @@ TEST(ParameterState, OneRankLendsWhatItHas) {
     const std::span<const float> expected = std::as_const(drawn).view(name).f32();
     EXPECT_TRUE(std::equal(expected.begin(), expected.end(), lent.f32().begin(), lent.f32().end()));
     EXPECT_FALSE(view(place_of(layout, "backbone.no_such")));
-    EXPECT_EQ(state.buffer_bytes(), 0);
+    EXPECT_EQ(state.bytes().buffers, 0);
   }
 }
 

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// Collectives among ranks that are not there.
+
+#include <cstdint>
+#include <memory>
+
+#include "comm/collective.hpp"
+
+namespace dino {
+
+/// Rank 0 of `ranks`: every operation is done at once and moves nothing. `received` (which must outlive it)
+/// counts the bytes that a rank would receive in the groups that are split off, by algorithms that send
+/// nothing twice: (P - 1) / P of a tensor that is gathered or scattered over P ranks, twice that of a sum.
+[[nodiscard]] std::unique_ptr<Collective> make_absent_ranks(int ranks, int64_t& received);
+
+}  // namespace dino
