@@ -26,7 +26,8 @@ for name in ("samples loss loss_dino_local loss_dino_global loss_ibot loss_koleo
 assert steps[-1]["samples"] == 30 * 16
 assert all(0 < l["compute_seconds"] + l["communication_seconds"] <= l["step_seconds"] for l in steps) and sum(l["communication_seconds"] for l in steps) > 0
 assert [l["step"] for l in steps if l["checkpoint_blocked_seconds"] > 0] == [11, 16, 21], "steps after a checkpoint"
-assert all(abs(sum(l["phases"].values()) / l["compute_seconds"] - 1) < 0.5 for l in steps[5:]), "phases make up the step"
+shares = sorted(sum(l["phases"].values()) / (l["compute_seconds"] + l["communication_seconds"]) for l in steps[5:])
+assert 0.9 < shares[len(shares) // 2] <= 1 + 1e-6, ("phases make up the step", shares)
 assert [l["event"] for l in lines if "event" in l][0] == "start"
 # The 20 images that are classified are among the 40 that vote: the nearest one is the image itself.
 knn = [l for l in lines if l.get("event") == "knn"]
