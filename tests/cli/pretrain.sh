@@ -31,7 +31,8 @@ assert {11, 16, 21} <= set(waited) and all(step > 10 for step in waited), f"step
 written = [l for l in lines if l.get("event") == "checkpoint"]
 assert [l["step"] for l in written] == [10, 15, 20, 30] and all(0 < l["blocked_seconds"] <= l["seconds"] for l in written), written
 assert sum(l["checkpoint_blocked_seconds"] for l in steps) <= 1.2 * sum(l["blocked_seconds"] for l in written) + 0.1
-assert all(abs(sum(l["phases"].values()) / l["compute_seconds"] - 1) < 0.5 for l in steps[5:]), "phases make up the step"
+shares = sorted(sum(l["phases"].values()) / (l["compute_seconds"] + l["communication_seconds"]) for l in steps[5:])
+assert 0.9 < shares[len(shares) // 2] <= 1 + 1e-6, ("phases make up the step", shares)
 assert [l["event"] for l in lines if "event" in l][0] == "start"
 # The 20 images that are classified are among the 40 that vote: the nearest one is the image itself.
 knn = [l for l in lines if l.get("event") == "knn"]
