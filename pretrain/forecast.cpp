@@ -59,6 +59,15 @@ std::vector<std::shared_ptr<const Image>> noise_images(int64_t count, int64_t by
   return images;
 }
 
+/// time_steps, which leaves behind what stays in the run as well (threads, compiled kernels) and no more:
+/// what is freed would count in the peak of the next steps.
+Timings timed_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup, int64_t steps,
+                    DataLoader* loader = nullptr) {
+  Timings timings = time_steps(config, comm, warmup, steps, loader);
+  ::malloc_trim(0);
+  return timings;
+}
+
 /// Steps of the run's batch, alone and with a loader beside them.
 class StepTrial {
  public:
@@ -88,7 +97,7 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nomina
   StepCost cost;
   cost.process = current_rss_bytes();
   config_.batch = few;
-  Timings timings = time_steps(config_, comm_, 1, 1);
+  Timings timings = timed_steps(config_, comm_, 1, 1);
   const auto scaled = [&](double seconds) {
     const double fixed = std::min(timings.phases["optimizer"], seconds);
     return fixed + (seconds - fixed) * static_cast<double>(whole) / static_cast<double>(config_.batch);
@@ -101,7 +110,7 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nomina
   if (whole > few && likely <= kWholeStepSeconds) {
     config_.batch = whole;
     const auto steps = static_cast<int64_t>(std::clamp(kTimedSeconds / std::max(likely, 1e-3), 1.0, 15.0));
-    timings = time_steps(config_, comm_, 1, steps);
+    timings = timed_steps(config_, comm_, 1, steps);
     cost.seconds = comm_.max(median(timings.seconds));
     loaded_bytes_ = crop_bytes(config_, own(whole));
   }
@@ -113,10 +122,7 @@ StepCost StepTrial::measure(const LoadingCost& alone, int threads, double nomina
     measure_beside_loader(cost, alone, threads, few, few_seconds);
   // A frozen backbone has no backward pass; the loader's work stays.
   cost.frozen_seconds = std::max(0.1 * cost.seconds, cost.seconds - cost.contention * backward);
-  // What the timed steps leave behind (threads, compiled kernels) is there in the run as well; the rest of
-  // their peak comes back.
   const int64_t peak = peak_rss_bytes();
-  ::malloc_trim(0);
   cost.process = std::max(cost.process, current_rss_bytes());
   const StateBytes& state = timings.state;
   cost.workspace = std::max<int64_t>(0, peak - cost.process - state.parameters - state.gradients -
@@ -141,7 +147,7 @@ bool StepTrial::measure_beside_loader(StepCost& cost, const LoadingCost& alone, 
   loading.batch = batch;
   DataLoader loader(no_list, loading, even_range(batch, comm_.rank(), comm_.size()), 0,
                     noise_images(kTrialImages, alone.bytes));
-  const Timings timings = time_steps(trial, comm_, warmup, steps, &loader);
+  const Timings timings = timed_steps(trial, comm_, warmup, steps, &loader);
   // The mean: beside the loader some steps take much longer, and they count.
   const double mean = comm_.max(std::accumulate(timings.seconds.begin(), timings.seconds.end(), 0.0) /
                                 static_cast<double>(timings.seconds.size()));
@@ -181,9 +187,11 @@ double knn_seconds(const TrainConfig& config, double step_seconds, const Loading
 
 std::string list_of(const MemoryPlan& m) {
   return fmt::format(
-      "parameters {}, gradients {}, optimizer {}, activations {}, workspace {}, images {}, program {}",
+      "parameters {}, gradients {}, optimizer {}, activations {}, workspace {}, checkpoint copy {}, images "
+      "{}, program {}",
       human_bytes(m.parameters), human_bytes(m.gradients), human_bytes(m.optimizer),
-      human_bytes(m.activations), human_bytes(m.workspace), human_bytes(m.loader), human_bytes(m.process));
+      human_bytes(m.activations), human_bytes(m.workspace), human_bytes(m.snapshot), human_bytes(m.loader),
+      human_bytes(m.process));
 }
 
 }  // namespace
@@ -215,7 +223,7 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
   if (fits && (!question.only_quickly || probe <= kQuickSeconds)) {
     forecast.is_timed = true;
     cost = StepTrial(config, loader, comm).measure(loading, threads, seconds);
-    plan.workspace = cost.workspace + snapshot_bytes(make_training_config(config), comm.size());
+    plan.workspace = cost.workspace;
     plan.process = cost.process;
   }
   const double images = static_cast<double>(config.batch.value()) / comm.size();
@@ -272,8 +280,8 @@ std::vector<std::string> describe(const Forecast& forecast, const TrainConfig& c
 
 nlohmann::ordered_json bytes_object(const MemoryPlan& m) {
   return {{"parameters", m.parameters},   {"gradients", m.gradients}, {"optimizer", m.optimizer},
-          {"activations", m.activations}, {"workspace", m.workspace}, {"loader", m.loader},
-          {"process", m.process},         {"total", m.total()}};
+          {"activations", m.activations}, {"workspace", m.workspace}, {"snapshot", m.snapshot},
+          {"loader", m.loader},           {"process", m.process},     {"total", m.total()}};
 }
 
 }  // namespace dino::pretrain

@@ -117,7 +117,8 @@ MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, in
   MemoryPlan plan;
   plan.set_state(step.state);
   plan.activations = step.activations;
-  plan.workspace = kWorkspaceBytes + step.state.buffers + snapshot_bytes(make_training_config(config), ranks);
+  plan.workspace = kWorkspaceBytes + step.state.buffers;
+  plan.snapshot = snapshot_bytes(make_training_config(config), ranks);
   plan.received = step.received;
   const auto cache = static_cast<int64_t>(config.cache_gib * 1024 * 1024 * 1024);
   const int64_t workers = config.workers > 0 ? config.workers : threads;

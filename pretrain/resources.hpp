@@ -33,13 +33,14 @@ struct MemoryPlan {
   int64_t gradients = 0;
   int64_t optimizer = 0;    ///< AdamW's moments
   int64_t activations = 0;  ///< the arena of a step: activations, targets, prototypes
-  int64_t workspace = 0;    ///< of the matrix products, and the copy from which a checkpoint is written
+  int64_t workspace = 0;    ///< of the matrix products
+  int64_t snapshot = 0;     ///< the copy from which a checkpoint is written
   int64_t loader = 0;       ///< crops prepared ahead, images kept decoded, images being decoded
   int64_t process = 0;      ///< program, MPI, the list of the images
   int64_t received = 0;     ///< from other ranks in a step; held by nobody
   void set_state(const StateBytes& state);
   [[nodiscard]] int64_t total() const {
-    return parameters + gradients + optimizer + activations + workspace + loader + process;
+    return parameters + gradients + optimizer + activations + workspace + snapshot + loader + process;
   }
 };
 

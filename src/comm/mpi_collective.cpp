@@ -341,11 +341,11 @@ Event with_float(DType dtype, const Function& function) {
 
 Event MpiCollective::all_reduce(Stream& stream, TensorView values, ReduceOp op) {
   const MPI_Datatype type = mpi_type(values.dtype);
+  DINO_CHECK(op == ReduceOp::sum || type != MPI_UINT16_T, std::string("only sums of ") + name_of(values.dtype));
   stream.synchronize();
   if (size() == 1 || values.numel() == 0) return {};
   DINO_CHECK(values.device.is_host(), "MPI reaches the host's memory only");
   if (op != ReduceOp::sum || values.dtype == DType::i64) {
-    DINO_CHECK(type != MPI_UINT16_T, std::string("only sums of ") + name_of(values.dtype));
     return start(std::make_shared<Unordered>(*this, values, type, operation_of(op)), use_->all_reduce,
                  values);
   }
