@@ -2,12 +2,13 @@
 #pragma once
 // The records of data references as one file that is mapped: what a process keeps of it in memory does not
 // grow with the number of records, and all processes of a node share what the system keeps: the pages that a
-// record lies in are given up once it is read.
+// record lies in are given up once it is read. A disk that fails under a mapping, or a file that is cut while
+// it is mapped, ends the process with SIGBUS (comm/last_words.hpp names it); a hard network mount waits.
 //
 // The file, in the machine's byte order: a header of 72 bytes (magic, version, counts, CRC32C of all that
 // follows it and of itself), the heap of texts (each behind its length), one row of 40 bytes a record
 // (offset, size, places of its texts in the heap, label, flags), then the reference, the classes and the
-// faults as texts. About 120 bytes a record of a tar.
+// faults as texts. In all some 60 bytes a record and its key, and the path where a file holds no other.
 
 #include <cstdint>
 #include <string>
