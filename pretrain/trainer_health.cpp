@@ -15,7 +15,8 @@ namespace dino::pretrain {
 bool Trainer::is_left_out(const StepLine& line, const CropSet& crops, const BatchMasks& masks) {
   const StepResult& result = line.result;
   if (!result.finite) {
-    capture("not_finite", line, crops, masks);
+    // An overflow that the loss scale has answered is nothing to look into.
+    if (!result.scale_fell) capture("not_finite", line, crops, masks);
     return true;
   }
   const std::optional<Outlier> outlier = outliers_.add(result.losses.total, result.grad_norm());

@@ -34,6 +34,7 @@ run2 large "${HALF[@]}"
 import json
 lines = [json.loads(l) for l in open("large/metrics.jsonl")]
 falls, steps = [l for l in lines if l.get("event") == "loss_scale"], [l for l in lines if "event" not in l]
+assert not any(l.get("event") == "capture" for l in lines), "an overflow is captured"
 assert len(falls) >= 5 and [f["loss_scale"] for f in falls] == [2.0 ** (25 - i) for i in range(len(falls))], falls
 assert not [l for l in lines if l.get("event") in ("skip", "rollback")]
 assert len(steps) + len(falls) == 24 and steps[-1]["loss_scale"] == falls[-1]["loss_scale"] and steps[-1]["loss"] < steps[0]["loss"]
