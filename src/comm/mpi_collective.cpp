@@ -341,7 +341,8 @@ Event with_float(DType dtype, const Function& function) {
 
 Event MpiCollective::all_reduce(Stream& stream, TensorView values, ReduceOp op) {
   const MPI_Datatype type = mpi_type(values.dtype);
-  DINO_CHECK(op == ReduceOp::sum || type != MPI_UINT16_T, std::string("only sums of ") + name_of(values.dtype));
+  DINO_CHECK(op == ReduceOp::sum || type != MPI_UINT16_T,
+             std::string("only sums of ") + name_of(values.dtype));
   stream.synchronize();
   if (size() == 1 || values.numel() == 0) return {};
   DINO_CHECK(values.device.is_host(), "MPI reaches the host's memory only");
