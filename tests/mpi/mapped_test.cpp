@@ -99,6 +99,7 @@ TEST(MappedTraining, GivesTheBitsOfTheHost) {
     cases.back().name += "_" + std::string(name_of(split.strategy));
     cases.back().config.split = split;
     cases.back().config.reduce_precision = reduce;
+    cases.back().config.loss_scale = 16;
   }
   for (const TrainingCase& given : cases) {
     const TrainingRun host = train(given, cpu, world);

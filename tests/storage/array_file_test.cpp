@@ -60,7 +60,7 @@ TEST(Npy, ReadsHalfPrecision) {
   EXPECT_EQ(out[1], -2.0F);
   EXPECT_EQ(out[2], std::ldexp(1.0F, -24));
   EXPECT_EQ(out[3], 65504.0F);
-  Tensor half(Shape{2}, DType::f16);
+  Tensor half(Shape{2, 1}, DType::f16);
   half.as<f16>()[1] = f16(-2.5F);
   write_npy(scratch / "w.npy", half.view());
   read_npy_rows(scratch / "w.npy", read_npy_info(scratch / "w.npy"), 0, 2, out);
