@@ -139,6 +139,8 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
     log::warning(
         fmt::format("stopped early in phase '{}', {} after the signal; start the same command again to go on",
                     shown(log::current_phase()), human_seconds(stop_requested_seconds())));
+  else  // whose clock may have started a little earlier than that of rank 0, which speaks for all
+    std::this_thread::sleep_for(std::chrono::seconds(1));
   leave_board();
   if (s.ranks > 1 && s.introduced && !s.left) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitCode::stopped));
   _exit(static_cast<int>(ExitCode::stopped));
