@@ -24,10 +24,14 @@ namespace dino {
 namespace {
 
 constexpr size_t kBuffered = size_t{1} << 20;
-constexpr const char* kShown = "the list of images";
 
-[[noreturn]] void fail(const char* what) {
-  throw IoError(fmt::format("cannot {}: {}: {}", what, kShown, std::strerror(errno)));
+/// What messages call a file that has no name.
+std::string shown_in(const std::string& folder) {
+  return (folder.empty() ? "" : folder + ": ") + "the list of images";
+}
+
+[[noreturn]] void fail(const char* what, const std::string& shown) {
+  throw IoError(fmt::format("cannot {}: {}: {}", what, shown, std::strerror(errno)));
 }
 
 /// A file without a name in `folder`, or in memory where it is empty or does not let one be made.
@@ -44,7 +48,7 @@ int nameless_file(const std::string& folder) {
     }
   }
   const int fd = ::memfd_create("dino-list", MFD_CLOEXEC);
-  if (fd < 0) fail("write");
+  if (fd < 0) fail("write", shown_in(folder));
   return fd;
 }
 
@@ -53,7 +57,7 @@ int nameless_file(const std::string& folder) {
 /// A file that grows at its end.
 class RecordListWriter::Part {
  public:
-  explicit Part(const std::string& folder) : fd_(nameless_file(folder)) {}
+  explicit Part(const std::string& folder) : shown_(shown_in(folder)), fd_(nameless_file(folder)) {}
   ~Part() {
     if (fd_ >= 0) ::close(fd_);
   }
@@ -71,7 +75,7 @@ class RecordListWriter::Part {
     put(text.data(), text.size());
   }
   void flush() {
-    write_fully(fd_, buffer_.data(), static_cast<int64_t>(buffer_.size()), kShown);
+    write_fully(fd_, buffer_.data(), static_cast<int64_t>(buffer_.size()), shown_);
     crc_ = crc32c(std::as_bytes(std::span(buffer_)), crc_);
     buffer_.clear();
   }
@@ -82,7 +86,7 @@ class RecordListWriter::Part {
     std::string piece(kBuffered, '\0');
     for (int64_t done = 0; done < bytes_;) {
       const ssize_t got = ::pread(fd_, piece.data(), piece.size(), done);
-      if (got <= 0) fail("read");
+      if (got <= 0) fail("read", shown_);
       use(piece.data(), static_cast<size_t>(got));
       done += got;
     }
@@ -93,6 +97,7 @@ class RecordListWriter::Part {
   [[nodiscard]] int leave() { return std::exchange(fd_, -1); }
 
  private:
+  std::string shown_;
   int fd_;
   std::string buffer_;
   int64_t bytes_ = 0;
@@ -107,7 +112,7 @@ RecordListWriter::RecordListWriter(std::string folder)
       keys_(std::make_unique<Part>(folder_)) {
   // The header comes last, when all of it is known; the checksum is of what follows.
   const RecordListHeader blank;
-  write_fully(file_->fd(), &blank, sizeof blank, kShown);
+  write_fully(file_->fd(), &blank, sizeof blank, shown_in(folder_));
 }
 
 RecordListWriter::~RecordListWriter() = default;
@@ -148,12 +153,12 @@ void RecordListWriter::relabel(int64_t first, const std::vector<int32_t>& classe
     const size_t bytes = static_cast<size_t>(count) * sizeof(RecordRow);
     const int64_t at = row * static_cast<int64_t>(sizeof(RecordRow));
     const auto all = static_cast<ssize_t>(bytes);
-    if (::pread(rows_->fd(), rows.data(), bytes, at) != all) fail("read");
+    if (::pread(rows_->fd(), rows.data(), bytes, at) != all) fail("read", shown_in(folder_));
     for (int64_t i = 0; i < count; ++i) {
       int32_t& label = rows[static_cast<size_t>(i)].label;
       label = classes[static_cast<size_t>(label)];
     }
-    if (::pwrite(rows_->fd(), rows.data(), bytes, at) != all) fail("write");
+    if (::pwrite(rows_->fd(), rows.data(), bytes, at) != all) fail("write", shown_in(folder_));
     row += count;
     still_working();
   }
@@ -164,7 +169,7 @@ bool RecordListWriter::has_repeated_keys(int64_t first) {
   const auto bytes = static_cast<size_t>(keys_->bytes());
   if (bytes == 0) return false;
   void* map = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, keys_->fd(), 0);
-  if (map == MAP_FAILED) fail("map");
+  if (map == MAP_FAILED) fail("map", shown_in(folder_));
   const std::span keys(static_cast<uint64_t*>(map) + first, static_cast<size_t>(records_ - first));
   std::sort(keys.begin(), keys.end());
   const bool repeated = std::adjacent_find(keys.begin(), keys.end()) != keys.end();
@@ -201,8 +206,9 @@ RecordList RecordListWriter::finish() {
   header.content_crc = file_->crc();
   header.header_crc =
       crc32c(std::as_bytes(std::span(&header, 1)).first(sizeof header - sizeof header.header_crc));
-  if (::pwrite(file_->fd(), &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header)) fail("write");
-  return RecordList::adopt(file_->leave(), kShown);
+  if (::pwrite(file_->fd(), &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header))
+    fail("write", shown_in(folder_));
+  return RecordList::adopt(file_->leave(), shown_in(folder_));
 }
 
 RecordList list_of(const Dataset& dataset) {
