@@ -66,15 +66,23 @@ std::string describe(const ImageFacts& images, const MachineFacts& machine) {
          std::to_string(machine.ranks) + " ranks, " + std::to_string(machine.cores) + " cores";
 }
 
+/// On every `step`-th pair of facts, from the `first` one on.
 template <class Check>
-void on_all_facts(const std::vector<std::string>& words, Check check) {
+void on_facts(const std::vector<std::string>& words, size_t first, size_t step, Check check) {
+  size_t pair = 0;
   for (const ImageFacts& images : all_images())
     for (const MachineFacts& machine : all_machines()) {
+      if (pair++ % step != first) continue;
       SCOPED_TRACE(describe(images, machine));
       Parsed parsed(words);
       ASSERT_NO_THROW(settle_all(parsed.config, images, machine));
       check(parsed.config, images, machine);
     }
+}
+
+template <class Check>
+void on_all_facts(const std::vector<std::string>& words, Check check) {
+  on_facts(words, 0, 1, check);
 }
 
 TEST(AutoSettings, EveryCollectionAndMachineGetsARunThatIsValid) {
@@ -121,9 +129,12 @@ TEST(AutoSettings, EverySettingCanBeGivenAloneAndConstrainsTheRest) {
       {"--layerscale", "0"},    {"--momentum", "0.9"},       {"--warmup", "0"},
       {"--warmup", "100%"},     {"--minutes", "0.1"},        {"--minutes", "10000"},
       {"--cache-gib", "0"},     {"--checkpoint-every", "7"}, {"--teacher-temperature", "0.07"}};
-  for (const auto& words : given) {
+  // Each with a fifth of the facts, all of which are met.
+  constexpr size_t kStep = 5;
+  for (size_t i = 0; i < given.size(); ++i) {
+    const std::vector<std::string>& words = given[i];
     SCOPED_TRACE(words[0] + " " + words[1]);
-    on_all_facts(words, [&](TrainConfig& c, const ImageFacts&, const MachineFacts&) {
+    on_facts(words, i % kStep, kStep, [&](TrainConfig& c, const ImageFacts&, const MachineFacts&) {
       for_each_auto(c, [&](const std::string& name, const auto& field) {
         if ("--" + name == words[0] && words[1] != "0") {
           EXPECT_EQ(field.text(), words[1]);
