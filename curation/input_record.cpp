@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/text.hpp"
 #include "stage_marker.hpp"
 #include "storage/files.hpp"
@@ -137,8 +138,7 @@ void write_record(const std::string& out, const std::string& name, const Listing
   for (const Input& input : listing.inputs) lines += input.lines;
   write_file_atomically(lines_path(out, name), lines);
   // A path may hold any bytes; JSON holds UTF-8.
-  write_file_atomically(json_path(out, name), sealed_json(OrderedJson{{name, references(listing)}}.dump(
-                                                  1, ' ', false, OrderedJson::error_handler_t::replace)));
+  write_file_atomically(json_path(out, name), sealed_json(json_text({{name, references(listing)}}, 1)));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/signals.hpp"
 #include "base/text.hpp"
 #include "comm/keeping_pace.hpp"
@@ -43,7 +44,7 @@ void write_marker(const std::string& out, const std::string& stage, const StageM
   json["files"] = OrderedJson::array();
   for (const StageFile& file : marker.files)
     json["files"].push_back({{"path", file.path}, {"bytes", file.bytes}, {"crc32c", hex32(file.crc)}});
-  write_file_atomically(marker_path(out, stage), sealed_json(json.dump(1)));
+  write_file_atomically(marker_path(out, stage), sealed_json(json_text(json, 1)));
 }
 
 std::optional<StageMarker> read_marker(const std::string& out, const std::string& stage) {

@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "imaging/decode_options.hpp"
 #include "model/preparation.hpp"
@@ -235,7 +236,7 @@ std::string input_json(const Preparation& told) {
   for (const auto& [name, values] :
        {std::pair("mean", told.normalisation.mean), std::pair("std", told.normalisation.std)})
     for (const float value : values) json[name].push_back(std::stod(fmt::format("{:g}", value)));
-  return json.dump();
+  return json_line(json);
 }
 
 void say_input(const std::string& weights, const InputOptions& input, const Preparation& told,

@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "storage/files.hpp"
 
 namespace dino::eval {
@@ -66,8 +67,7 @@ void PictureSet::commit() {
       pictures.push_back({{"file", e.file}, {"caption", e.caption}, {"class", e.css_class}});
     json["strips"].push_back({{"title", strip.title}, {"pictures", pictures}});
   }
-  write_file_atomically(results_ + "/" + stem_ + ".json",
-                        json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  write_file_atomically(results_ + "/" + stem_ + ".json", json_text(json, 1) + "\n");
 }
 
 bool PictureSet::exists() const {

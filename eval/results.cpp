@@ -5,6 +5,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/machine.hpp"
 #include "storage/files.hpp"
@@ -15,19 +16,6 @@
 namespace dino::eval {
 
 namespace {
-
-std::string json_text(std::string_view text) {
-  return nlohmann::json(std::string(text)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
-
-template <class T>
-std::string list(const std::vector<T>& values) {
-  std::string out = "[";
-  for (size_t i = 0; i < values.size(); ++i)
-    out += (i == 0 ? "" : ",") +
-           nlohmann::json(values[i]).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  return out + "]";
-}
 
 /// A row in the file ends in a member "crc32c", of the text before it.
 constexpr std::string_view kRowSeal = ",\"crc32c\":\"";
@@ -56,13 +44,13 @@ std::string sha256(const std::string& text) {
 std::string task_and_k(const ResultRow& row) {
   const auto card = nlohmann::json::parse(row.card, nullptr, false);
   if (!card.is_object() || !card.contains("k")) return row.task;
-  return fmt::format("{} k={}", row.task, card.at("k").dump());
+  return fmt::format("{} k={}", row.task, json_line(card.at("k")));
 }
 
 }  // namespace
 
 Card& Card::set(const std::string& name, std::string_view value) {
-  fields_[name] = json_text(value);
+  fields_[name] = json_line(value);
   return *this;
 }
 Card& Card::set(const std::string& name, int64_t value) {
@@ -70,7 +58,7 @@ Card& Card::set(const std::string& name, int64_t value) {
   return *this;
 }
 Card& Card::set(const std::string& name, double value) {
-  fields_[name] = nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  fields_[name] = json_line(value);
   return *this;
 }
 Card& Card::set(const std::string& name, bool value) {
@@ -78,11 +66,11 @@ Card& Card::set(const std::string& name, bool value) {
   return *this;
 }
 Card& Card::set(const std::string& name, const std::vector<double>& values) {
-  fields_[name] = list(values);
+  fields_[name] = json_line(values);
   return *this;
 }
 Card& Card::set(const std::string& name, const std::vector<int64_t>& values) {
-  fields_[name] = list(values);
+  fields_[name] = json_line(values);
   return *this;
 }
 Card& Card::set(const std::string& name, const Card& nested) {
@@ -93,7 +81,7 @@ Card& Card::set(const std::string& name, const Card& nested) {
 std::string Card::json() const {
   std::string out = "{";
   for (const auto& [name, value] : fields_)
-    out += (out.size() == 1 ? "" : ",") + json_text(name) + ":" + value;
+    out += (out.size() == 1 ? "" : ",") + json_line(name) + ":" + value;
   return out + "}";
 }
 
@@ -121,7 +109,7 @@ std::string to_json_line(const ResultRow& row) {
   if (!row.command.empty()) line["command"] = row.command;
   if (!row.cpu.empty()) line["cpu"] = row.cpu;
   if (row.cores > 0) line["cores"] = row.cores;
-  return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return json_line(line);
 }
 
 ResultRow parse_result(std::string_view line, const std::string& source) {
@@ -135,14 +123,13 @@ ResultRow parse_result(std::string_view line, const std::string& source) {
     row.metric = json.at("metric").get<std::string>();
     row.estimate = {json.at("value").get<double>(), json.at("low").get<double>(),
                     json.at("high").get<double>(), json.at("n").get<int64_t>()};
-    row.card = json.at("card").dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    row.card = json_line(json.at("card"));
     row.card_hash = json.at("card_hash").get<std::string>();
     row.seconds = json.value("seconds", 0.0);
     row.weights = json.value("weights", "");
     if (json.contains("oracle")) row.oracle = json.at("oracle").get<double>();
     row.predictions = json.value("predictions", "");
-    if (json.contains("model_input"))
-      row.model_input = json.at("model_input").dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    if (json.contains("model_input")) row.model_input = json_line(json.at("model_input"));
     row.command = json.value("command", "");
     row.cpu = json.value("cpu", "");
     row.cores = json.value("cores", int64_t{0});

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "storage/files.hpp"
 
 namespace dino {
@@ -38,8 +39,7 @@ void write_marker(const std::string& run, const std::string& stage, const std::s
                                        {"restarts", marker.restarts},
                                        {"exit_code", marker.exit_code},
                                        {"time", marker.time}};
-  write_file_atomically(marker_path(run, stage, file),
-                        json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  write_file_atomically(marker_path(run, stage, file), json_line(json) + "\n");
 }
 
 std::string stage_lock(const std::string& run, const std::string& stage) {

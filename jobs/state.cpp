@@ -3,6 +3,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/version.hpp"
 #include "commands.hpp"
 #include "storage/files.hpp"
@@ -31,8 +32,7 @@ void write_state(const ChainState& state) {
   for (const ChainState::Entry& entry : state.stages)
     json["stages"].push_back(
         {{"stage", entry.stage}, {"job", entry.job}, {"name", entry.name}, {"script", entry.script}});
-  write_file_atomically(state_path(state.run),
-                        json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  write_file_atomically(state_path(state.run), json_text(json, 2) + "\n");
 }
 
 bool has_state(const std::string& run) {
@@ -47,9 +47,8 @@ ChainState read_state(const std::string& run) {
   try {
     const auto json = nlohmann::json::parse(read_text(path));
     if (json.at("schema") != kSchema)
-      throw DataError(fmt::format(
-          "bad chain state: {}: schema {} is not {}; use the version that wrote it", path,
-          json.at("schema").dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), kSchema));
+      throw DataError(fmt::format("bad chain state: {}: schema {} is not {}; use the version that wrote it",
+                                  path, json_line(json.at("schema")), kSchema));
     ChainState state;
     state.name = json.at("name");
     state.run = run;

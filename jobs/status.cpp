@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "base/json.hpp"
-#include "base/json_line.hpp"
+#include "base/json_text.hpp"
 #include "base/signals.hpp"
 #include "base/text.hpp"
 #include "commands.hpp"

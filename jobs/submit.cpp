@@ -10,7 +10,7 @@
 #include <set>
 
 #include "base/json.hpp"
-#include "base/json_line.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
 #include "base/timing.hpp"

@@ -7,6 +7,7 @@
 #include "base/json.hpp"
 
 #include "auto_settings.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
 #include "comm/together.hpp"
@@ -86,7 +87,7 @@ Found find(const TrainConfig& config, const std::string& run, Beginning& beginni
                     "leave it out to go on with that, or give another --output",
                     config.weights, checkpoint));
   if (found.reference.empty()) return found;
-  found.vit_json = OrderedJson::parse(header.model_json).at("vit").dump();
+  found.vit_json = json_line(OrderedJson::parse(header.model_json).at("vit"));
   found.take(preparation_of(checkpoint));
   if (bare) beginning.backbone = load_backbone(checkpoint, LoadOptions{config.which, 0});
   return found;
@@ -222,7 +223,7 @@ void record(const std::string& run, const Beginning& beginning,
                      {"sha256", beginning.backbone->sha256},
                      {"description", beginning.backbone->description},
                      {"heads", heads}};
-  write_file_atomically(path, json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
+  write_file_atomically(path, json_text(json, 2) + "\n");
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "base/json.hpp"
-#include "base/json_line.hpp"
+#include "base/json_text.hpp"
 #include "base/random.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"

@@ -13,6 +13,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/version.hpp"
 #include "comm/together.hpp"
@@ -70,7 +71,7 @@ std::string facts_text(const CaptureFacts& facts) {
     for (const double value : values) json["objective_state"][name].push_back(finite_or_null(value));
   json["model"] = OrderedJson::parse(facts.model_json);
   json["config"] = facts.config_ini;
-  return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+  return json_line(json);
 }
 
 /// Collective; writes where it is given a file, after its collective part.
@@ -169,7 +170,7 @@ CaptureFacts facts_of(const OrderedJson& json) {
   for (const OrderedJson& norm : json.at("grad_norms")) facts.grad_norms.push_back(or_nan(norm));
   for (const auto& [name, values] : json.at("objective_state").items())
     for (const OrderedJson& value : values) facts.objective_state[name].push_back(or_nan(value));
-  facts.model_json = json.at("model").dump();
+  facts.model_json = json_line(json.at("model"));
   facts.config_ini = json.at("config").get<std::string>();
   return facts;
 }
@@ -223,7 +224,7 @@ Capture read_capture(const std::string& path) {
   const OrderedJson json = OrderedJson::parse(text.empty() ? "" : text[0], nullptr, false);
   if (!json.is_object() || !json.contains("schema")) bad_capture(path, "its facts are no JSON object");
   if (json["schema"] != kCaptureSchema)
-    bad_capture(path, fmt::format("it has schema {}, this is {}", json["schema"].dump(), kCaptureSchema));
+    bad_capture(path, fmt::format("it has schema {}, this is {}", json_line(json["schema"]), kCaptureSchema));
   Capture capture;
   try {
     capture.facts = facts_of(json);

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/json.hpp"
-#include "base/json_line.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
 #include "commands.hpp"

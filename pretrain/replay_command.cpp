@@ -9,7 +9,7 @@
 
 #include "base/cpu.hpp"
 #include "base/json.hpp"
-#include "base/json_line.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "capture.hpp"
 #include "comm/together.hpp"

@@ -12,6 +12,7 @@
 
 #include "base/cpu.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/machine.hpp"
 #include "base/text.hpp"
@@ -125,7 +126,7 @@ RunLog::RunLog(const std::string& run, int64_t step)
 void RunLog::append(const std::string& line) {
   try {
     if (lost_ > 0) {
-      writer_.write(OrderedJson{{"event", "lines_lost"}, {"time", utc_now()}, {"lines", lost_}}.dump());
+      writer_.write(json_line({{"event", "lines_lost"}, {"time", utc_now()}, {"lines", lost_}}));
       lost_ = 0;
     }
     writer_.write(line);
@@ -178,7 +179,7 @@ void RunLog::step(const StepLine& line) {
   json["replaced_samples"] = line.replaced.samples;
   json["replaced_by_cause"] = causes_object(line.replaced.by_cause);
   json["batch_crc"] = line.batch_crc;
-  append(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+  append(json_line(json));
 }
 
 void RunLog::start(const TrainConfig& config, const CommandContext& context, const Beginning& beginning) {
@@ -209,77 +210,68 @@ void RunLog::start(const TrainConfig& config, const CommandContext& context, con
     json["expected_step_seconds"] = forecast->step_seconds;
   }
   json["config"] = context.config_ini;
-  writer_.write(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+  writer_.write(json_line(json));
 }
 
 void RunLog::resume(int64_t step, const std::string& checkpoint, int ranks, double gemm_gflops) {
-  writer_.write(OrderedJson{
-      {"event", "resume"},
-      {"step", step},
-      {"time", utc_now()},
-      {"checkpoint", checkpoint},
-      {"ranks", ranks},
-      {"gemm_gflops",
-       gemm_gflops}}.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+  writer_.write(json_line({{"event", "resume"},
+                           {"step", step},
+                           {"time", utc_now()},
+                           {"checkpoint", checkpoint},
+                           {"ranks", ranks},
+                           {"gemm_gflops", gemm_gflops}}));
 }
 
 void RunLog::checkpoint(int64_t step, const std::string& folder, double seconds, double blocked_seconds) {
-  append(OrderedJson{{"event", "checkpoint"},
-                     {"step", step},
-                     {"checkpoint", folder},
-                     {"seconds", seconds},
-                     {"blocked_seconds", blocked_seconds}}
-             .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+  append(json_line({{"event", "checkpoint"},
+                    {"step", step},
+                    {"checkpoint", folder},
+                    {"seconds", seconds},
+                    {"blocked_seconds", blocked_seconds}}));
 }
 
 void RunLog::checkpoint_failed(int64_t step, const std::string& why) {
-  append(OrderedJson{{"event", "checkpoint_failed"}, {"step", step}, {"time", utc_now()}, {"why", why}}.dump(
-      -1, ' ', false, OrderedJson::error_handler_t::replace));
+  append(json_line({{"event", "checkpoint_failed"}, {"step", step}, {"time", utc_now()}, {"why", why}}));
 }
 
 void RunLog::skip(int64_t step, const StepResult& result) {
-  append(OrderedJson{{"event", "skip"},
-                     {"step", step},
-                     {"loss", number(result.losses.total)},
-                     {"grad_norm_backbone", number(result.grad_norms[0])}}
-             .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+  append(json_line({{"event", "skip"},
+                    {"step", step},
+                    {"loss", number(result.losses.total)},
+                    {"grad_norm_backbone", number(result.grad_norms[0])}}));
 }
 
 void RunLog::outlier(int64_t step, const Outlier& outlier, bool skipped) {
-  append(OrderedJson{{"event", "outlier"},
-                     {"step", step},
-                     {"quantity", outlier.quantity},
-                     {"value", outlier.value},
-                     {"mean", outlier.mean},
-                     {"z", outlier.z},
-                     {"skipped", skipped}}
-             .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+  append(json_line({{"event", "outlier"},
+                    {"step", step},
+                    {"quantity", outlier.quantity},
+                    {"value", outlier.value},
+                    {"mean", outlier.mean},
+                    {"z", outlier.z},
+                    {"skipped", skipped}}));
 }
 
 void RunLog::capture(int64_t step, const std::string& file, double seconds) {
-  append(OrderedJson{{"event", "capture"}, {"step", step}, {"file", file}, {"seconds", seconds}}.dump(
-      -1, ' ', false, OrderedJson::error_handler_t::replace));
+  append(json_line({{"event", "capture"}, {"step", step}, {"file", file}, {"seconds", seconds}}));
 }
 
 void RunLog::loss_scale(int64_t step, double scale) {
-  append(OrderedJson{{"event", "loss_scale"}, {"step", step}, {"loss_scale", scale}}.dump());
+  append(json_line({{"event", "loss_scale"}, {"step", step}, {"loss_scale", scale}}));
 }
 
 void RunLog::rollback(int64_t step, const std::string& checkpoint) {
-  append(OrderedJson{{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}.dump(
-      -1, ' ', false, OrderedJson::error_handler_t::replace));
+  append(json_line({{"event", "rollback"}, {"step", step}, {"checkpoint", checkpoint}}));
 }
 
 void RunLog::knn(int64_t step, const OnlineKnn::Score& score, int64_t k, bool is_best) {
-  append(OrderedJson{{"event", "knn"},
-                     {"step", step},
-                     {"accuracy", score.cls},
-                     {"accuracy_patches", score.patches},
-                     {"accuracy_all", score.all},
-                     {"n", score.n},
-                     {"k", k},
-                     {"best", is_best}}
-             .dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+  append(json_line({{"event", "knn"},
+                    {"step", step},
+                    {"accuracy", score.cls},
+                    {"accuracy_patches", score.patches},
+                    {"accuracy_all", score.all},
+                    {"n", score.n},
+                    {"k", k},
+                    {"best", is_best}}));
 }
 
 void RunLog::stop(int64_t step, const std::string& reason) {
@@ -297,7 +289,7 @@ void RunLog::stop(int64_t step, const std::string& reason) {
       log::info(text);
     json["health"] = verdict.title;
   }
-  append(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+  append(json_line(json));
 }
 
 void check_or_write_config(const std::string& run, const std::string& ini) {
@@ -366,8 +358,8 @@ void say_what_changed(const OrderedJson& before, const OrderedJson& now) {
   for (const char* name :
        {"ranks", "cpu", "precision", "reduce_precision", "strategy", "accumulate", "recompute"}) {
     if (!before.contains(name) || before[name] == now[name]) continue;
-    changed += fmt::format("{}{} {} (was {})", changed.empty() ? "" : ", ", name, now[name].dump(),
-                           before[name].dump());
+    changed += fmt::format("{}{} {} (was {})", changed.empty() ? "" : ", ", name, json_line(now[name]),
+                           json_line(before[name]));
   }
   if (!changed.empty())
     log::info("goes on with the same samples, and to rounding with the same results: " + changed);
@@ -403,8 +395,7 @@ void write_run_json(const std::string& run, const CommandContext& context, const
   if (!json["starts"].is_array()) json["starts"] = OrderedJson::array();
   if (start_step > 0 && !json["starts"].empty()) say_what_changed(json["starts"].back(), start);
   json["starts"].push_back(start);
-  write_file_atomically(run + "/run.json",
-                        json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
+  write_file_atomically(run + "/run.json", json_text(json, 2) + "\n");
 }
 
 }  // namespace dino::pretrain

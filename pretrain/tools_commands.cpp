@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "base/json.hpp"
-#include "base/json_line.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "commands.hpp"
 #include "model/checkpoint_reader.hpp"

@@ -6,7 +6,7 @@
 
 #include "auto_settings.hpp"
 #include "base/json.hpp"
-#include "base/json_line.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "commands.hpp"

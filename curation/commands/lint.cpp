@@ -9,7 +9,7 @@
 #include <unordered_set>
 
 #include "base/json.hpp"
-#include "base/json_line.hpp"
+#include "base/json_text.hpp"
 #include "base/text.hpp"
 #include "commands.hpp"
 #include "datasets/dataset_builder.hpp"

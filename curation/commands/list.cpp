@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
 #include "base/working.hpp"
@@ -221,8 +222,7 @@ class Printer {
   void begin(const std::string& out) {
     if (form_ == Form::csv) put_csv([&](size_t i) { return names_[i]; });
     if (form_ != Form::json) return;
-    text_ =
-        fmt::format("{{\"output\":{},\"columns\":{},\"rows\":[", quoted(out), nlohmann::json(names_).dump());
+    text_ = fmt::format("{{\"output\":{},\"columns\":{},\"rows\":[", json_line(out), json_line(names_));
   }
   /// One vector of cells a column; `rows`: which of them are wanted.
   void chunk(const std::vector<Cells>& columns, const std::vector<size_t>& rows) {
@@ -242,9 +242,6 @@ class Printer {
   }
 
  private:
-  static std::string quoted(const std::string& text) {
-    return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  }
   /// RFC 4180: what holds a comma, a quote or a line break stands in quotes, and a quote is doubled.
   template <class Get>
   void put_csv(const Get& get) {
@@ -265,8 +262,8 @@ class Printer {
     text_ += count_ == 0 ? "{" : ",{";
     for (size_t i = 0; i < names_.size(); ++i) {
       const Cell& cell = columns[i][row];
-      text_ += fmt::format("{}{}:{}", i == 0 ? "" : ",", quoted(names_[i]),
-                           !cell.is_number     ? quoted(cell.text)
+      text_ += fmt::format("{}{}:{}", i == 0 ? "" : ",", json_line(names_[i]),
+                           !cell.is_number     ? json_line(cell.text)
                            : cell.text.empty() ? "null"
                                                : cell.text);
     }

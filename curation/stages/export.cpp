@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "export_names.hpp"
 #include "pipeline.hpp"
@@ -81,7 +82,7 @@ std::string note_path(const Run& run, int64_t shard) {
 void write_note(const Run& run, int64_t shard, const ShardNote& note) {
   const nlohmann::ordered_json json = {
       {"bytes", note.bytes}, {"records", note.records}, {"crc", note.crc}, {"changed", note.changed}};
-  write_file_atomically(note_path(run, shard), sealed_json(json.dump(1)));
+  write_file_atomically(note_path(run, shard), sealed_json(json_text(json, 1)));
 }
 
 ShardNote read_note(const Run& run, int64_t shard) {
@@ -238,8 +239,7 @@ void conclude(Run& run, Ledger ledger, int64_t shards, size_t items) {
                     run.out, items));
   const auto lost = static_cast<int64_t>(items) - records;
   if (lost > 0) log::warning(fmt::format("export: {} images changed since ingest and were dropped", lost));
-  write_file_atomically(run.stage_file("shards.json"),
-                        sealed_json(nlohmann::ordered_json{{"shards", list}}.dump(1)));
+  write_file_atomically(run.stage_file("shards.json"), sealed_json(json_text({{"shards", list}}, 1)));
   run.add_written("stages/shards.json");
   if (!run.listing.classes.empty()) run.add_written("classes.txt");
   save_stage(run, ledger, "export");

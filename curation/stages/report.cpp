@@ -8,6 +8,7 @@
 #include <map>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/version.hpp"
 #include "export_names.hpp"
@@ -210,12 +211,10 @@ bool report_stage(Run& run) {
     funnel["duplicate_group_sizes"] = group_sizes(groups);
     funnel["similarity"] = similarity_histogram(ledger, run.config.threshold);
     funnel["clusters"] = cluster_sizes(ledger);
-    write_file_atomically(run.out + "/funnel.json", sealed_json(funnel.dump(1)));
-    write_file_atomically(
-        run.out + "/galleries.json",
-        sealed_json(galleries(ledger, groups).dump(1, ' ', false, OrderedJson::error_handler_t::replace)));
+    write_file_atomically(run.out + "/funnel.json", sealed_json(json_text(funnel, 1)));
+    write_file_atomically(run.out + "/galleries.json", sealed_json(json_text(galleries(ledger, groups), 1)));
     const OrderedJson m = manifest(run, ledger);
-    write_file_atomically(run.out + "/manifest.json", sealed_json(m.dump(1)));
+    write_file_atomically(run.out + "/manifest.json", sealed_json(json_text(m, 1)));
     for (const char* file : {"ledger.h5", "funnel.json", "galleries.json", "manifest.json"})
       run.add_written(file);
     log::info(fmt::format("report: {} kept of {}: {}/manifest.json", m["kept"].get<int64_t>(), ledger.rows(),

@@ -4,7 +4,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
-#include "base/json_line.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/version.hpp"
 #include "commands.hpp"
@@ -42,7 +42,7 @@ std::string report_html(const ReportInput& input, const std::string& title) {
   page.section("data", "Data",
                "<p class=\"note\">All results are embedded in this page as JSON in the element "
                "<code>results-json</code>; the same rows lie beside it as .jsonl and .csv.</p>");
-  page.data("results-json", rows.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  page.data("results-json", json_line(rows));
   return page.html();
 }
 

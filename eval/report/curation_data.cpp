@@ -7,6 +7,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/text.hpp"
 #include "datasets/dataset.hpp"
 #include "report/data.hpp"
@@ -76,7 +77,7 @@ void read_galleries(const std::string& path, CurationData& data) {
     if (data.leaks.size() < kLeaks)
       data.leaks.push_back({leak.at("key").get<std::string>(),
                             leak.at("excluded").is_string() ? leak.at("excluded").get<std::string>()
-                                                            : leak.at("excluded").dump(),
+                                                            : json_line(leak.at("excluded")),
                             leak.value("similarity", 0.0)});
 }
 
@@ -105,7 +106,7 @@ CurationData read_curation(const std::string& folder) {
   const std::string path = folder + "/manifest.json";
   const Json manifest = parse_file(path);
   try {
-    data.manifest_json = manifest.dump();
+    data.manifest_json = json_line(manifest);
     data.records = manifest.at("records").get<int64_t>();
     data.kept = manifest.at("kept").get<int64_t>();
     data.selected = manifest.value("selected_with_multiplicity", data.kept);

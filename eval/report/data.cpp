@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "storage/files.hpp"
 
 namespace dino::eval {
@@ -152,7 +153,7 @@ std::string card_without(const std::string& card, const std::vector<std::string>
   Json json = Json::parse(card, nullptr, false);
   if (!json.is_object()) return card;
   for (const std::string& name : names) json.erase(name);
-  return json.dump();
+  return json_line(json);
 }
 
 std::vector<LocatedRow> headline_rows(const ReportInput& input) {

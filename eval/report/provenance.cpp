@@ -6,6 +6,7 @@
 #include <map>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/timing.hpp"
 #include "base/version.hpp"
 #include "report/html.hpp"
@@ -19,7 +20,7 @@ namespace {
 
 std::string pretty(const std::string& json) {
   const auto parsed = nlohmann::ordered_json::parse(json, nullptr, false);
-  return parsed.is_discarded() ? json : parsed.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+  return parsed.is_discarded() ? json : json_text(parsed, 2);
 }
 
 std::string folded(const std::string& title, const std::string& text) {
@@ -35,7 +36,7 @@ std::string starts_table(const std::string& run_json) {
   std::vector<std::vector<std::string>> rows;
   const auto text = [](const nlohmann::json& start, const char* name) {
     if (!start.contains(name)) return std::string();
-    return escape(start[name].is_string() ? start[name].get<std::string>() : start[name].dump());
+    return escape(start[name].is_string() ? start[name].get<std::string>() : json_line(start[name]));
   };
   for (const auto& start : json["starts"]) {
     std::string command;

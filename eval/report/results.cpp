@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "report/html.hpp"
 #include "report/parts.hpp"
 #include "report/plot.hpp"
@@ -104,7 +105,7 @@ void flatten(const nlohmann::json& json, const std::string& prefix,
     if (value.is_object())
       flatten(value, full, rows);
     else
-      rows.push_back({escape(full), escape(value.is_string() ? value.get<std::string>() : value.dump())});
+      rows.push_back({escape(full), escape(value.is_string() ? value.get<std::string>() : json_line(value))});
   }
 }
 

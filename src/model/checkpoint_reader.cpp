@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/retry.hpp"
 #include "storage/files.hpp"
@@ -154,7 +155,7 @@ CheckpointManifest parse_manifest(const std::string& checkpoint, const std::stri
   manifest.samples =
       whole(member(json, "samples", path), path, "the sample count", std::numeric_limits<int64_t>::max());
   manifest.ranks = static_cast<int>(whole(member(json, "ranks", path), path, "the rank count", 1 << 24));
-  manifest.model_json = member(json, "model", path).dump();
+  manifest.model_json = json_line(member(json, "model", path));
   for (const Json& store : list(json, "stores", path))
     manifest.stores.push_back(text(store, path, "a store"));
   for (const Json& unit : list(json, "units", path)) manifest.units.push_back(parse_unit(unit, path));

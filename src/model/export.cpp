@@ -8,6 +8,7 @@
 #include <map>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "model/tensor_source.hpp"
 #include "storage/array_file.hpp"
@@ -102,7 +103,7 @@ OrderedJson preprocessor_config(const VitConfig& config, const Preparation& pixe
 
 void write_preprocessor(const VitConfig& config, const Preparation& pixels, const std::string& folder) {
   write_file_atomically(folder + "/preprocessor_config.json",
-                        preprocessor_config(config, pixels).dump(2) + "\n");
+                        json_text(preprocessor_config(config, pixels), 2) + "\n");
 }
 
 using NamedTensors = std::map<std::string, ConstTensorView>;
@@ -161,7 +162,7 @@ void export_hugging_face(const Backbone& backbone, const std::string& folder, co
   }
   write_tensors(tensors, config, folder);
   write_preprocessor(config, pixels, folder);
-  write_file_atomically(folder + "/config.json", hugging_face_config(config).dump(2) + "\n");
+  write_file_atomically(folder + "/config.json", json_text(hugging_face_config(config), 2) + "\n");
 }
 
 void export_hub(const Backbone& backbone, const std::string& folder, const Preparation& pixels) {

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "model/pickle.hpp"
 #include "model/tensor_source.hpp"
 #include "storage/array_file.hpp"
@@ -104,7 +105,7 @@ std::string known_stranger(std::string_view head, const std::string& path) {
 }  // namespace
 
 std::string shown_name(const std::string& name) {
-  std::string text = Json(name.substr(0, kShownName)).dump(-1, ' ', true, Json::error_handler_t::replace);
+  std::string text = json_ascii(name.substr(0, kShownName));
   text = text.substr(1, text.size() - 2);
   return name.size() > kShownName ? text + "..." : text;
 }
@@ -145,7 +146,7 @@ TensorSource open_index(const std::string& path) {
     const std::string file = value.is_string() ? value.get<std::string>() : "";
     if (!is_plain_name(file))
       fail_weights(path, fmt::format("the file of {} is {}, not a name in its folder", shown_name(name),
-                                     shown_name(value.dump(-1, ' ', true, Json::error_handler_t::replace))));
+                                     shown_name(json_ascii(value))));
     const std::string where = (folder / file).string();
     if (!shards.contains(file)) {
       if (!path_exists(where) || is_folder(where))

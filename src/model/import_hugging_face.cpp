@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "model/tensor_source.hpp"
 #include "storage/files.hpp"
 
@@ -88,7 +89,8 @@ struct Fields {
     if (!has(key) || !json.at(key).is_array()) return size(key);
     const Json& list = json.at(key);
     if (list.empty() || list.size() > 2 || whole(list.front(), key) != whole(list.back(), key))
-      fail_weights(path, fmt::format("\"{}\" is {}; only squares are read", key, shown_name(list.dump())));
+      fail_weights(path,
+                   fmt::format("\"{}\" is {}; only squares are read", key, shown_name(json_line(list))));
     return whole(list.front(), key);
   }
   [[nodiscard]] double number(const char* key, double fallback) const {
@@ -134,7 +136,7 @@ void add_timm_facts(const Fields& fields, TensorSource& source) {
   for (const auto& [key, value] : arguments.items())
     if (value.is_number_integer() || value.is_string())
       source.facts.insert_or_assign("model_args." + key.substr(0, 100),
-                                    value.is_string() ? value.get<std::string>() : value.dump());
+                                    value.is_string() ? value.get<std::string>() : json_line(value));
 }
 
 VitConfig read_vit(const Fields& fields, const std::string& type) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/text.hpp"
 #include "model/checkpoint_reader.hpp"
 #include "model/tensor_source.hpp"
@@ -63,7 +64,7 @@ int64_t side_of(const Json& json, const char* key, std::initializer_list<const c
                  fmt::format("\"{}\" is {}, which is no side of an image in pixels", key, side->dump()));
   if (value.is_object() && value.contains("height") && value.contains("width") &&
       value.at("height") != value.at("width"))
-    fail_weights(path, fmt::format("\"{}\" is {}; only square inputs are read", key, value.dump()));
+    fail_weights(path, fmt::format("\"{}\" is {}; only square inputs are read", key, json_line(value)));
   return static_cast<int64_t>(pixels);
 }
 
@@ -78,8 +79,8 @@ bool from_preprocessor(const std::string& path, Preparation& out) {
   if (is("do_rescale", false)) fail_weights(path, "do_rescale is false: pixels of 0 to 255 are not read");
   if (json.contains("rescale_factor") && json.at("rescale_factor").is_number() &&
       std::abs(json.at("rescale_factor").get<double>() * 255 - 1) > 1e-3)
-    fail_weights(path,
-                 fmt::format("rescale_factor is {}; only 1/255 is read", json.at("rescale_factor").dump()));
+    fail_weights(
+        path, fmt::format("rescale_factor is {}; only 1/255 is read", json_line(json.at("rescale_factor"))));
   const int64_t size = is("do_resize", false) ? 0 : side_of(json, "size", {"shortest_edge", "height"}, path);
   const int64_t crop = is("do_center_crop", false) ? 0 : side_of(json, "crop_size", {"height"}, path);
   out.size = crop > 0 ? crop : size;

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "model/weights.hpp"
 
 namespace dino {
@@ -43,7 +44,7 @@ struct Field {
     const OrderedJson& value = get(key);
     for (const auto& [name, chosen] : table)
       if (value.is_string() && value.get<std::string>() == name) return chosen;
-    fail_json(source, fmt::format("\"{}\" is {}, which this version does not know", key, value.dump()));
+    fail_json(source, fmt::format("\"{}\" is {}, which this version does not know", key, json_line(value)));
   }
 };
 
@@ -78,7 +79,7 @@ std::string vit_config_to_json(const VitConfig& config) {
   json["drop_path_uniform"] = config.drop_path_uniform;
   json["norm_eps"] = config.norm_eps;
   json["channels"] = config.channels;
-  return json.dump();
+  return json_line(json);
 }
 
 VitConfig vit_config_from_json(const std::string& text, const std::string& source) {

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "model/checkpoint_reader.hpp"
 #include "model/tensor_source.hpp"
@@ -41,7 +42,7 @@ std::unique_ptr<Backbone> from_checkpoint(const std::string& folder, const LoadO
   if (!model.is_object() || !model.contains("vit"))
     throw DataError(fmt::format("bad checkpoint: {}: no configuration of the backbone", path));
   auto backbone = std::make_unique<Backbone>();
-  backbone->config = vit_config_from_json(model.at("vit").dump(), path);
+  backbone->config = vit_config_from_json(json_line(model.at("vit")), path);
   (void)settled_heads(path, backbone->config.heads, options.heads);
   append_vit_layout(backbone->layout, backbone->config);
   backbone->weights = ParameterStore(backbone->layout);

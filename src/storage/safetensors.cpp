@@ -8,6 +8,7 @@
 #include "base/error.hpp"
 #include "base/half.hpp"
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "storage/array_file.hpp"
 #include "storage/files.hpp"
 #include "storage/posix_file.hpp"
@@ -46,7 +47,7 @@ int64_t integer(const json& value) {
 
 /// Names come from outside and go into one-line messages.
 std::string shown_key(const std::string& name) {
-  return json(name.substr(0, 200)).dump(-1, ' ', true, json::error_handler_t::replace);
+  return json_ascii(name.substr(0, 200));
 }
 
 SafetensorsFile::Entry parse_entry(const std::string& path, const std::string& name, const json& value,
@@ -208,7 +209,7 @@ void write_safetensors(const std::string& path,
     header[name] = {{"dtype", "F32"}, {"shape", shape}, {"data_offsets", {offset, end}}};
     offset = end;
   }
-  std::string text = header.dump();
+  std::string text = json_line(header);
   text.append((8 - text.size() % 8) % 8, ' ');  // tensors start at a multiple of 8
   const uint64_t length = text.size();
   std::vector<std::pair<const void*, int64_t>> pieces = {{&length, 8},

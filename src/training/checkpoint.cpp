@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "comm/together.hpp"
 #include "model/checkpoint_reader.hpp"
@@ -74,8 +75,7 @@ void write_full_checkpoint(const std::string& checkpoint, const std::string& pat
         reader.read_range(store, static_cast<int64_t>(u), 0, values.f32());
         out.write(fmt::format("/{}/{}", store, manifest.units[u].name), values);
       }
-    out.write_strings(kManifestDataset,
-                      {seal_manifest(json.dump(1, ' ', false, OrderedJson::error_handler_t::replace))});
+    out.write_strings(kManifestDataset, {seal_manifest(json_text(json, 1))});
   });
 }
 

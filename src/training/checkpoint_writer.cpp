@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/json.hpp"
+#include "base/json_text.hpp"
 #include "base/pending_io.hpp"
 #include "base/version.hpp"
 #include "comm/together.hpp"
@@ -73,7 +74,7 @@ std::string manifest_text(const CheckpointContent& content, const std::vector<st
   }
   json["shards"] = OrderedJson::array();
   for (const std::string& shard : shards) json["shards"].push_back(OrderedJson::parse(shard));
-  return seal_manifest(json.dump(1, ' ', false, OrderedJson::error_handler_t::replace));
+  return seal_manifest(json_text(json, 1));
 }
 
 }  // namespace
@@ -144,9 +145,8 @@ std::string CheckpointWriter::write_shard() const {
   go_on();
   fsync_file(path);
   go_on();
-  return OrderedJson{
-      {"file", file}, {"bytes", file_size(path)}, {"crc32c", hex32(crc32c_file(path))}, {"ranges", ranges}}
-      .dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+  return json_line(
+      {{"file", file}, {"bytes", file_size(path)}, {"crc32c", hex32(crc32c_file(path))}, {"ranges", ranges}});
 }
 
 bool CheckpointWriter::written() const {
