@@ -84,7 +84,7 @@ const std::set<std::string>& free_settings() {
       "knn-limit",  "knn-test-limit", "knn-k",        "max-skips",        "watchdog-seconds",
       "data",       "retry-seconds",  "max-replaced", "weights",          "which",
       "minutes",    "strategy",       "shard-group",  "accumulate",       "recompute",
-      "outlier-z",  "captures",       "trace"};
+      "outlier-z",  "captures",       "trace",        "targets-gib"};
   return names;
 }
 

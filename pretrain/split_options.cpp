@@ -23,6 +23,11 @@ Schema<SplitConfig> split_options() {
   schema.add("recompute", &C::recompute,
              "What the student's backward pass makes again to save memory: nothing; the feed-forwards' first "
              "products (selective); or every block but the last.");
+  schema
+      .add("targets-gib", &C::targets_gib,
+           "Memory for the teacher's targets of a rank's masked patches. Larger ones are made again, a block "
+           "of rows at a time, in each pass of Sinkhorn-Knopp: slower, the same bits.")
+      .range(0, 1e6);
   return schema;
 }
 

@@ -42,6 +42,7 @@ struct SplitConfig {
   int64_t hybrid_ranks = 0;  ///< of a hybrid's shard groups; 0 = still to be chosen
   int64_t accumulate = 1;    ///< micro-batches of a step
   Recompute recompute = Recompute::none;
+  double targets_gib = 1;  ///< of a rank's targets of masked patches, kept whole at most
 };
 
 struct TrainingConfig {

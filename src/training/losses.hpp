@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // The losses of DINOv2 (arXiv 2304.07193, section 4): cross-entropy against the teacher's targets (DINO on
-// class tokens, iBOT on masked patches), Sinkhorn-Knopp or softmax centring of the teacher, and the KoLeo
-// regulariser. All in f32. Losses and gradients carry the weights of the global batch, so that their sums
-// over ranks are its means; ranks may hold different numbers of rows.
+// class tokens, iBOT on masked patches; targets.hpp), and the KoLeo regulariser. All in f32. Losses and
+// gradients carry the weights of the global batch, so that their sums over ranks are its means; ranks may
+// hold different numbers of rows.
 
 #include <cstdint>
+#include <functional>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -14,63 +15,28 @@
 
 namespace dino {
 
-// ---- the teacher's targets
-// ----------------------------------------------------------------------------------------------------------
-
-/// Sinkhorn-Knopp over the rows of all ranks, for several independent problems at once. In: logits [n_p, K_p]
-/// f32; out: targets, whose rows sum to 1. n_p may be 0 on some ranks, or on all.
-///
-/// With E = exp(x / T), the reference alternates two normalisations of Q = E and takes Q diag(column sums)^-1
-/// at the end; neither the number of rows nor K survives. In scaling vectors (u over prototypes, v over
-/// rows):
-///   u_k = 1 / sum_b E_bk v_b   (over all ranks),   v_b = 1 / sum_k E_bk u_k,   Q_bk = E_bk u_k v_b,
-/// v = 1 at first. One sum of all problems' K_p per iteration is the only reduction, and E is read once per
-/// iteration. Each row is shifted by its own maximum m_b before the exponential, which v_b = exp((m_b - M) /
-/// T), with M the maximum over all ranks, undoes at the start: no row can underflow.
-void sinkhorn(const Context& c, std::span<const TensorView> problems, double temperature, int64_t iterations);
-
-/// The running centre of softmax centring. A batch's mean is folded into the centre when the next batch is
-/// about to use it (the reference reduces it in the background meanwhile):
-///   targets_i = softmax((x_i - c_i) / T),   c_{i+1} = m c_i + (1 - m) mean(x_i).
-class SoftmaxCentre {
- public:
-  SoftmaxCentre() = default;
-  /// Zeros, on the device that the logits will be on.
-  SoftmaxCentre(int64_t prototypes, double momentum, Memory& memory);
-  /// Logits [n, K] -> targets, in place. The mean is over the `all_rows` rows of all ranks (the reference
-  /// averages the ranks' means, which is the same for equal numbers of rows). A batch without rows anywhere
-  /// changes nothing.
-  void targets(const Context& c, TensorView logits, int64_t all_rows, double temperature);
-  /// What checkpoints keep: the centre, and the last batch's mean, not folded in yet.
-  struct State {
-    std::vector<double> centre, pending;
-  };
-  [[nodiscard]] State state(Stream& stream) const;
-  void restore(Stream& stream, const State& state);
-
- private:
-  double momentum_ = 0.9;
-  Tensor centre_, pending_;  ///< f32 [K]
-};
-
 // ---- cross-entropy
 // ----------------------------------------------------------------------------------------------------------
 
-/// Consecutive rows of the student that share a block of targets.
+/// Consecutive rows of the student, and what each is taught.
 struct TargetRows {
-  int64_t first = 0;        ///< row of the student
-  ConstTensorView targets;  ///< f32 [count, K]
+  int64_t first = 0;  ///< row of the student
+  int64_t count = 0;
+  /// f32 [n, K] of rows [begin, begin + n) of these, valid until the next call; empty: rows that are taught
+  /// nothing, with loss and gradient 0.
+  std::function<ConstTensorView(int64_t begin, int64_t n)> targets;
+
+  [[nodiscard]] static TargetRows of(int64_t first, ConstTensorView targets) {
+    return {first, targets.dim(0), [targets](int64_t begin, int64_t n) { return targets.rows(begin, n); }};
+  }
 };
 
 /// loss[r] = CE(target_r, softmax(unit_r W^T / T)); d_unit (=) and d_prototypes (+=) are the gradients of
-/// sum_r weight[r] loss[r]. The student's logits exist in chunks of rows only. `segments` cover the rows of
-/// `unit` in order, without gaps.
+/// sum_r weight[r] loss[r]. The student's logits exist in chunks of logits_chunk_rows() only. `segments`
+/// cover the rows of `unit` in order, without gaps.
 void prototype_cross_entropy(const Context& c, ConstTensorView unit, ConstTensorView prototypes,
                              std::span<const TargetRows> segments, double temperature, ConstTensorView weight,
                              TensorView loss, TensorView d_unit, TensorView d_prototypes);
-/// Rows of such a chunk: up to 256, fewer when their logits would pass 64 MiB, at least 64 (fewer rows would
-/// read the prototypes too often).
-[[nodiscard]] int64_t logits_chunk_rows(int64_t prototypes);
 
 /// Denominators of the DINO loss, as the reference: a mean over all (student crop, teacher view) pairs.
 struct DinoTerms {

@@ -227,6 +227,25 @@ TEST(Split, RecomputedActivationsAreTheSame) {
   }
 }
 
+/// So does making the teacher's targets again, with or without rows of the patches' head on a rank.
+TEST(Split, TargetsMadeAgainAreTheSame) {
+  const Communicator world = Communicator::world();
+  for (const Centering centering : {Centering::sinkhorn, Centering::softmax})
+    for (const bool separate : {true, false}) {
+      std::vector<Training> runs(2);
+      for (size_t i = 0; i < runs.size(); ++i) {
+        TrainingConfig config = config_of({Strategy::full});
+        config.split.targets_gib = i == 0 ? 1 : 0;
+        config.objective.centering = centering;
+        config.objective.separate_ibot_head = separate;
+        train(config, world, runs[i]);
+      }
+      EXPECT_EQ(runs[1].losses, runs[0].losses);
+      EXPECT_EQ(largest_l2(runs[1].student, runs[0].student), 0);
+      EXPECT_EQ(largest_l2(runs[1].teacher, runs[0].teacher), 0);
+    }
+}
+
 /// What is planned without a model, against one that has trained a step.
 TEST(Split, BytesAreAsPlanned) {
   const Communicator world = Communicator::world();
@@ -238,6 +257,7 @@ TEST(Split, BytesAreAsPlanned) {
       TrainingConfig config = config_of({strategy, group, accumulate});
       config.reduce_precision = reduce;
       config.vit.depth = 4;
+      if (accumulate == 2) config.split.targets_gib = 0;
       int64_t received = 0;
       Workplace place(ops::backend_named("cpu"),
                       std::make_unique<CountingCollective>(make_mpi_collective(world), received, false),

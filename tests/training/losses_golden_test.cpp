@@ -7,6 +7,7 @@
 
 #include "support.hpp"
 #include "training/losses.hpp"
+#include "training/targets.hpp"
 
 namespace dino::testing {
 namespace {
@@ -62,7 +63,7 @@ class LossesGolden : public ::testing::TestWithParam<int> {
   void make_targets(TensorView logits, const std::string& group) {
     const std::string mode = group.substr(group.rfind('/') + 1);
     if (mode.starts_with("sinkhorn")) {
-      sinkhorn(c, std::array{logits}, temperature(group), iterations(group));
+      make_sinkhorn_targets(c, {logits}, temperature(group), iterations(group));
       return;
     }
     ASSERT_NE(mode.find("centering"), std::string::npos) << "an unknown mode: " << group;
@@ -71,7 +72,8 @@ class LossesGolden : public ::testing::TestWithParam<int> {
     const std::vector<double> mean(centre.f32().begin(), centre.f32().end());
     SoftmaxCentre running(logits.dim(1), file_.attribute_number("/", "center_momentum"), c.ops.memory());
     running.restore(c.stream, {mean, mean});
-    running.targets(c, logits, logits.dim(0), temperature(group));
+    TeacherTargets targets(logits);
+    running.targets(c, targets, logits.dim(0), temperature(group));
   }
 
   /// With prototypes = I the unit features are the logits, and d_unit their gradient.
@@ -112,7 +114,7 @@ TEST_P(LossesGolden, Sinkhorn) {
     for (const std::string& name : file_.list("/sinkhorn/" + group)) {
       if (!name.starts_with("Q_")) continue;
       Tensor q = read(path + "logits");
-      sinkhorn(c, std::array{q.view()}, temperature(path + name), iterations(path));
+      make_sinkhorn_targets(c, {q.view()}, temperature(path + name), iterations(path));
       check(report, group + "/" + name, values(q), path + name, kTargets);
       report.check(group + "/" + name + " elementwise", elementwise_error(q, read(path + name)),
                    kTargetsElementwise);
@@ -127,7 +129,7 @@ void LossesGolden::check_local(Report& report, const std::string& path, const Te
   c.ops.axpy(c.stream, 1.0F, targets.view().rows(0, images), both);
   c.ops.axpy(c.stream, 1.0F, targets.view().rows(images, images), both);
   std::vector<TargetRows> segments;
-  for (int64_t crop = 0; crop < crops; ++crop) segments.push_back({crop * images, both});
+  for (int64_t crop = 0; crop < crops; ++crop) segments.push_back(TargetRows::of(crop * images, both));
   const std::vector<float> weight(static_cast<size_t>(crops * images), static_cast<float>(pair));
   Tensor loss, gradient;
   cross_entropy(read("/dino/student_local_logits"), segments, weight, loss, gradient);
@@ -153,7 +155,7 @@ TEST_P(LossesGolden, Dino) {
     if (crops > 0) check_local(report, path, targets, b, crops, pair);
 
     // The file's targets are in the order of the pairs: view 2 teaches view 1.
-    const std::array<TargetRows, 1> global{TargetRows{0, targets}};
+    const std::array<TargetRows, 1> global{TargetRows::of(0, targets)};
     const std::vector<float> weight(static_cast<size_t>(2 * b), static_cast<float>(pair));
     Tensor loss, gradient;
     cross_entropy(read("/dino/student_global_logits"), global, weight, loss, gradient);
@@ -190,7 +192,7 @@ TEST_P(LossesGolden, Ibot) {
     make_targets(targets, "/ibot/" + group);
     check(report, "targets", values(targets), path + "teacher_targets", kTargets);
     Tensor loss, gradient;
-    const std::array<TargetRows, 1> segments{TargetRows{0, targets}};
+    const std::array<TargetRows, 1> segments{TargetRows::of(0, targets)};
     cross_entropy(logits, segments, row_weight, loss, gradient);
     double value = 0;
     for (size_t i = 0; i < row_weight.size(); ++i)
@@ -216,14 +218,16 @@ TEST_P(LossesGolden, SoftmaxCentres) {
       const std::string path = group + "/call" + std::to_string(calls) + "/";
       Tensor logits = read(path + "teacher_logits");
       if (!centre) centre.emplace(logits.shape()[1], momentum, c.ops.memory());
-      centre->targets(c, logits, logits.shape()[0], temperature(group));
+      TeacherTargets targets(logits);
+      centre->targets(c, targets, logits.shape()[0], temperature(group));
       check(report, "centre used", narrow(centre->state(c.stream).centre), path + "center_used", kCentre);
       check(report, "targets", values(logits), path + "targets", kTargets);
     }
     ASSERT_GT(calls, 0) << group << " holds no call";
     // One more call folds the last batch in.
     Tensor more = read(group + "/call0/teacher_logits");
-    centre->targets(c, more, more.shape()[0], temperature(group));
+    TeacherTargets of_more(more);
+    centre->targets(c, of_more, more.shape()[0], temperature(group));
     check(report, "centre after all calls", narrow(centre->state(c.stream).centre),
           group + "/center_after_" + std::to_string(calls) + "_calls", kCentre);
     ++groups;

@@ -11,6 +11,7 @@
 
 #include "base/random.hpp"
 #include "support.hpp"
+#include "training/targets.hpp"
 
 namespace dino::testing {
 namespace {
@@ -87,7 +88,7 @@ TEST_P(Losses, SinkhornInScalingVectorsEqualsTheNineReductions) {
     Tensor a = random_matrix(23, 57, 0.3, 1), b = random_matrix(9, 31, 0.2, 2);
     const Matrix want_a = naive_sinkhorn(widen(a), 0.05, iterations);
     const Matrix want_b = naive_sinkhorn(widen(b), 0.05, iterations);
-    sinkhorn(c, std::array{a.view(), b.view()}, 0.05, iterations);
+    make_sinkhorn_targets(c, {a.view(), b.view()}, 0.05, iterations);
     expect_targets(a, want_a, 5e-6);
     expect_targets(b, want_b, 5e-6);
   }
@@ -99,15 +100,43 @@ TEST_P(Losses, SinkhornSurvivesLogitsThatOverflowTheExponential) {
   for (int64_t r = 0; r < 12; ++r)
     for (float& value : x.view().rows(r, 1).f32()) value += static_cast<float>(r % 3) * 1.5F + 5.0F;
   const Matrix want = naive_sinkhorn(widen(x), 0.04, 3);
-  sinkhorn(c, std::array{x.view()}, 0.04, 3);
+  make_sinkhorn_targets(c, {x.view()}, 0.04, 3);
   expect_targets(x, want, 2e-5);
 }
 
 TEST_P(Losses, SinkhornWithoutRowsDoesNothing) {
   Tensor a = random_matrix(4, 8, 0.3, 4);
   Tensor none(Shape{0, 16});
-  sinkhorn(c, std::array{a.view(), none.view()}, 0.05, 3);
+  make_sinkhorn_targets(c, {a.view(), none.view()}, 0.05, 3);
   for (const float value : a.f32()) EXPECT_TRUE(std::isfinite(value));
+}
+
+/// 600 rows cross the blocks of 256, and a block's end in the middle of what is asked for.
+TEST_P(Losses, TargetsMadeAgainHaveTheBitsOfKeptOnes) {
+  const int64_t rows = 600, k = 61, width = 8;
+  ASSERT_LT(2 * logits_chunk_rows(k), rows);
+  const Tensor unit = random_matrix(rows, width, 0.4, 10), prototypes = random_matrix(k, width, 0.4, 11);
+  const Arena::Scope scope(c.arena);
+  for (const bool softmax : {false, true}) {
+    Tensor logits(Shape{rows, k});
+    c.ops.linear(c.stream, unit, prototypes, {}, ops::Activation::none, logits, {});
+    TeacherTargets kept(logits), again(c, unit, prototypes);
+    ASSERT_FALSE(again.kept());
+    for (TeacherTargets* targets : {&kept, &again}) {
+      SoftmaxCentre centre(k, 0.5, c.ops.memory());
+      centre.restore(c.stream, {std::vector<double>(k, 0.25), std::vector<double>(k, -0.5)});
+      if (softmax)
+        centre.targets(c, *targets, rows, 0.07);
+      else
+        sinkhorn(c, std::array{targets}, 0.05, 3);
+      if (targets == &kept) continue;
+      for (int64_t first = 0; first < rows; first += 100) {
+        const ConstTensorView made = again.block(c, first, 100), want = kept.block(c, first, 100);
+        ASSERT_EQ(std::memcmp(made.data, want.data, static_cast<size_t>(100 * k) * sizeof(float)), 0)
+            << "softmax " << softmax << ", row " << first;
+      }
+    }
+  }
 }
 
 /// sum_r weight_r CE(target_r, softmax(unit_r W^T / T)) in f64.
@@ -144,7 +173,7 @@ TEST_P(Losses, ChunkedCrossEntropyHasTheGradientOfFiniteDifferences) {
   const Matrix wide = widen(targets);
   for (int64_t first = 0; first < rows; first += shared) {
     const int64_t count = std::min(shared, rows - first);
-    segments.push_back({first, targets.view().rows(0, count)});
+    segments.push_back(TargetRows::of(first, targets.view().rows(0, count)));
     expanded.insert(expanded.end(), wide.begin(), wide.begin() + static_cast<std::ptrdiff_t>(count));
   }
   std::vector<float> weight;
@@ -270,12 +299,12 @@ std::array<double, 2> loss_at_initialisation(int64_t k, int64_t bottleneck) {
   for (const size_t mode : {size_t{0}, size_t{1}}) {
     Tensor targets = logits.clone();
     if (mode == 0)
-      sinkhorn(c, std::array{targets.view()}, 0.04, 3);
+      make_sinkhorn_targets(c, {targets.view()}, 0.04, 3);
     else
       c.ops.softmax_centred(c.stream, targets, {}, 0.04F);
     const std::vector<float> weight(static_cast<size_t>(rows), 1.0F);
     Tensor loss(Shape{rows}), d_unit(unit.shape());
-    prototype_cross_entropy(c, unit, prototypes, std::array{TargetRows{0, targets}}, 0.1,
+    prototype_cross_entropy(c, unit, prototypes, std::array{TargetRows::of(0, targets)}, 0.1,
                             view_of(weight.data(), Shape{rows}), loss, d_unit, d_prototypes);
     offset[mode] = static_cast<double>(loss.f32()[0]) - std::log(static_cast<double>(k));
   }

@@ -11,6 +11,7 @@
 #include "golden_support.hpp"
 #include "host_place.hpp"
 #include "storage/hdf5.hpp"
+#include "training/targets.hpp"
 
 namespace dino::testing {
 
@@ -27,6 +28,16 @@ double relative_error(const A& a, const B& b) {
 
 inline std::vector<ops::Backend*> all_backends() {
   return {&ops::backend_named("reference"), &ops::backend_named("cpu")};
+}
+
+/// Logits become targets in place, one problem each.
+inline void make_sinkhorn_targets(const Context& c, const std::vector<TensorView>& logits, double temperature,
+                                  int64_t iterations) {
+  std::vector<TeacherTargets> problems(logits.begin(), logits.end());
+  std::vector<TeacherTargets*> pointers;
+  for (TeacherTargets& problem : problems) pointers.push_back(&problem);
+  const Arena::Scope scope(c.arena);
+  sinkhorn(c, pointers, temperature, iterations);
 }
 
 inline Tensor read_f32(const Hdf5File& file, const std::string& name) {

@@ -39,6 +39,7 @@ Dinov2::Dinov2(const TrainingConfig& config, const Context& c)
     : config_(config.objective),
       width_(config.vit.width),
       local_crops_(config.local_crops),
+      kept_targets_(config.split.targets_gib * static_cast<double>(int64_t{1} << 30)),
       memory_(c.ops.memory()),
       dino_(config.objective.dino_head, "dino_head") {
   DINO_CHECK(config_.dino_head.input == width_, "the DINO head's input is not the backbone's width");
@@ -77,37 +78,49 @@ TensorView Dinov2::batch(const StepContext& step, const BatchTokens& student, co
   return features(step, student, gradient);
 }
 
+TeacherTargets Dinov2::teacher_logits(const StepContext& step, const Head& head, TensorView tokens,
+                                      int64_t taught, bool keep) const {
+  const Context& c = step.c;
+  const int64_t rows = tokens.dim(0), k = head.config().prototypes;
+  // A rank without a masked patch takes part in gathering the unit.
+  const UnitView w = step.teacher.acquire(head.unit(step.teacher.layout()));
+  if (keep) {
+    const TensorView logits = c.arena.make({rows, k});
+    if (rows == 0) return TeacherTargets(logits);
+    const Arena::Scope scope(c.arena);
+    const TensorView unit = head.forward(c, w, tokens);
+    c.ops.linear(c.stream, unit, head.prototypes(c, w), {}, ops::Activation::none, logits, {});
+    return TeacherTargets(logits.rows(0, taught));
+  }
+  const TensorView unit = c.arena.make({rows, head.config().bottleneck});
+  const TeacherTargets made(c, unit.rows(0, taught), head.prototypes(c, w));
+  const Arena::Scope scope(c.arena);
+  copy(c.stream, unit, head.forward(c, w, tokens));
+  return made;
+}
+
 Dinov2::Targets Dinov2::targets(const StepContext& step, const BatchTokens& teacher) {
   const Context& c = step.c;
   const int64_t b = teacher.images, k = dino_.config().prototypes;
-  const TensorView patches = teacher.patches();
-  const int64_t masked = step.masked.masked;
-  Targets targets;
-  targets.cls = c.arena.make({2 * b, k});
-  targets.patches = c.arena.make({patches.dim(0), patch_head().config().prototypes});
-  const auto logits = [&](const Head& head, TensorView tokens, TensorView out) {
-    // A rank without a masked patch takes part in gathering the unit.
-    const UnitView w = step.teacher.acquire(head.unit(step.teacher.layout()));
-    if (out.dim(0) == 0) return;
-    const Arena::Scope inner(c.arena);
-    const TensorView unit = head.forward(c, w, tokens);
-    c.ops.linear(c.stream, unit, head.prototypes(c, w), {}, ops::Activation::none, out, {});
+  TeacherTargets cls = teacher_logits(step, dino_, teacher.global_class(), 2 * b, true);
+  const TensorView tokens = teacher.patches();
+  const double bytes = 4.0 * static_cast<double>(tokens.dim(0) * patch_head().config().prototypes);
+  TeacherTargets patches =
+      teacher_logits(step, patch_head(), tokens, step.masked.masked, bytes <= kept_targets_);
+  const auto observe = [&](const char* of_views, const char* of_patches) {
+    c.observe(dino_.module(), of_views, cls.whole(), ObservedRows::views);
+    c.observe(patch_head().module(), of_patches, patches.whole(), ObservedRows::masked);
   };
-  logits(dino_, teacher.global_class(), targets.cls);
-  logits(patch_head(), patches, targets.patches);
-  const TensorView patch_targets = targets.patches.rows(0, masked);
-  fill(c.stream, targets.patches.rows(masked, patches.dim(0) - masked), 0);
-  c.observe(dino_.module(), "teacher logits", targets.cls, ObservedRows::views);
-  c.observe(patch_head().module(), "teacher logits of patches", patch_targets, ObservedRows::masked);
+  observe("teacher logits", "teacher logits of patches");
   if (config_.centering == Centering::sinkhorn) {
-    const std::array<TensorView, 2> problems{targets.cls, patch_targets};
+    const std::array<TeacherTargets*, 2> problems{&cls, &patches};
     sinkhorn(c, problems, step.teacher_temperature, config_.sinkhorn_iterations);
   } else {
-    dino_centre_.targets(c, targets.cls, 2 * step.split.total(), step.teacher_temperature);
-    ibot_centre_.targets(c, patch_targets, step.masked_total, step.teacher_temperature);
+    dino_centre_.targets(c, cls, 2 * step.split.total(), step.teacher_temperature);
+    ibot_centre_.targets(c, patches, step.masked_total, step.teacher_temperature);
   }
-  c.observe(dino_.module(), "targets", targets.cls, ObservedRows::views);
-  c.observe(patch_head().module(), "targets of patches", patch_targets, ObservedRows::masked);
+  observe("targets", "targets of patches");
+  Targets targets{cls.whole(), {}, patches};
   if (local_crops_ > 0) {
     // CE(s, t1) + CE(s, t2) = CE(s, t1 + t2): one row per image serves both teacher views.
     targets.local = c.arena.make({b, k});
@@ -161,12 +174,16 @@ void Dinov2::cross_entropies(const StepContext& step, const BatchTokens& student
   const int64_t first_rows = ibot_ ? dino_rows : dino_rows + patches;
   HeadRows dino{student.all.rows(0, first_rows), gradient.all.rows(0, first_rows), {}, {}};
   HeadRows ibot{student.patches(), gradient.patches(), {}, {}};
-  for (int64_t crop = 0; crop < local_crops_; ++crop) dino.segments.push_back({crop * b, targets.local});
-  dino.segments.push_back({local_rows, targets.cls.rows(b, b)});
-  dino.segments.push_back({local_rows + b, targets.cls.rows(0, b)});
+  for (int64_t crop = 0; crop < local_crops_; ++crop)
+    dino.segments.push_back(TargetRows::of(crop * b, targets.local));
+  dino.segments.push_back(TargetRows::of(local_rows, targets.cls.rows(b, b)));
+  dino.segments.push_back(TargetRows::of(local_rows + b, targets.cls.rows(0, b)));
   dino.weight.assign(static_cast<size_t>(dino_rows), static_cast<float>(dino_weight * pair));
   HeadRows& of_patches = ibot_ ? ibot : dino;
-  of_patches.segments.push_back({ibot_ ? 0 : dino_rows, targets.patches});
+  const int64_t first_patch = ibot_ ? 0 : dino_rows, masked = step.masked.masked;
+  of_patches.segments.push_back(
+      {first_patch, masked, [&](int64_t begin, int64_t n) { return targets.patches->block(c, begin, n); }});
+  of_patches.segments.push_back({first_patch + masked, patches - masked, {}});
   const double per_view = 1.0 / (2 * step.total_images());
   for (const float weight : step.masked.weight)
     of_patches.weight.push_back(static_cast<float>(ibot_weight * per_view * static_cast<double>(weight)));

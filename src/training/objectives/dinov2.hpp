@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "training/objectives/objective.hpp"
+#include "training/targets.hpp"
 
 namespace dino {
 
@@ -30,11 +31,11 @@ class Dinov2 final : public Objective {
   void start() override;
 
  private:
-  /// Rows of the teacher's targets; B images, M masked patches on this rank.
+  /// What the teacher teaches the B images and the M masked patches of this rank.
   struct Targets {
-    TensorView cls;      ///< [2B, K]: view 1 of all images, then view 2
-    TensorView local;    ///< [B, K]: the sum over both views, sums to 2; empty without local crops
-    TensorView patches;  ///< [M, K of the iBOT head]; zero for the filling
+    TensorView cls;    ///< [2B, K]: view 1 of all images, then view 2
+    TensorView local;  ///< [B, K]: the sum over both views, sums to 2; empty without local crops
+    std::optional<TeacherTargets> patches;  ///< [masked of M, K of the iBOT head]
   };
   /// The rows of one head's cross-entropies: consecutive ones of the batch's tokens.
   struct HeadRows {
@@ -44,6 +45,9 @@ class Dinov2 final : public Objective {
   };
   [[nodiscard]] const Head& patch_head() const { return ibot_ ? *ibot_ : dino_; }
   [[nodiscard]] Targets targets(const StepContext& step, const BatchTokens& teacher);
+  /// The teacher's logits of these tokens, of which the first `taught` are no filling.
+  [[nodiscard]] TeacherTargets teacher_logits(const StepContext& step, const Head& head, TensorView tokens,
+                                              int64_t taught, bool keep) const;
   /// Fills `loss` [rows] and rows.gradient (=), adds to the head's gradients and finishes them.
   void head_losses(const StepContext& step, const Head& head, const HeadRows& rows, TensorView loss) const;
   void cross_entropies(const StepContext& step, const BatchTokens& student, const BatchTokens& gradient,
@@ -54,6 +58,7 @@ class Dinov2 final : public Objective {
 
   Dinov2Config config_;
   int64_t width_, local_crops_;
+  double kept_targets_;  ///< bytes of the patches' targets that are kept whole at most
   Memory& memory_;
   Head dino_;
   std::optional<Head> ibot_;  ///< empty when the DINO head takes the patches too
