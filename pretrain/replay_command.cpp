@@ -16,6 +16,7 @@
 #include "commands.hpp"
 #include "model/weights.hpp"
 #include "module_watch.hpp"
+#include "step_draws.hpp"
 #include "train_config.hpp"
 
 namespace dino::pretrain {
@@ -98,13 +99,8 @@ StepResult run_step(const Capture& capture, const TrainConfig& config, Engine& e
   batch.global_crops = capture.global_crops;
   if (config.local_count > 0) batch.local_crops = capture.local_crops;
   batch.masks = capture.masks;
-  DropPathDraw drop_path;
-  const VitConfig& vit = engine.config().vit;
-  if (vit.drop_path > 0)
-    drop_path = [&](Range images) {
-      return draw_drop_path(vit, drop_path_entries(config, images), static_cast<uint64_t>(facts.seed),
-                            static_cast<uint64_t>(facts.step - 1));
-    };
+  const DropPathDraw drop_path = drop_path_of(config, {0, facts.batch}, static_cast<uint64_t>(facts.seed),
+                                              static_cast<uint64_t>(facts.step - 1));
   return engine.forward_backward(batch, facts.schedule, drop_path);
 }
 

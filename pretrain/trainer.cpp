@@ -17,6 +17,7 @@
 #include "datasets/on_all_ranks.hpp"
 #include "model/weights.hpp"
 #include "ops/gemm_rate.hpp"
+#include "step_draws.hpp"
 #include "storage/output_folder.hpp"
 #include "training/masks.hpp"
 
@@ -86,14 +87,7 @@ ExitCode Trainer::run() {
   list_ = share_list(std::move(list_), run + "/images.index", comm_);
   replaced_ = ReplacedSamples(list_.count(), config_.max_replaced);
   restore();
-  if (comm_.root()) {
-    log_ = std::make_unique<RunLog>(run, step_);
-    replaced_before_ = log_->replaced_before();
-    write_run_json(run, context_, list_, engine_.config(), step_);
-    if (step_ == 0)
-      log_->start(config_, context_,
-                  {list_.count(), engine_.layout().count(), gemm_gflops_, forecast_ ? &*forecast_ : nullptr});
-  }
+  if (comm_.root()) begin_log();
   if (step_ >= config_.steps) {
     log::info(fmt::format("{}: already trained for {} steps", run, step_));
     return ExitCode::done;
@@ -105,10 +99,23 @@ ExitCode Trainer::run() {
     knn_vit_ = std::make_unique<Vit>(engine_.config().vit);
     if (step_ == 0) evaluate_knn();
   }
-
   const LoaderConfig loader_config =
       make_loader_config(config_, static_cast<uint64_t>(context_.common.seed), resolve_threads(context_));
   DataLoader loader(list_, loader_config, even_range(config_.batch, comm_.rank(), comm_.size()), step_);
+  return train(loader);
+}
+
+void Trainer::begin_log() {
+  const std::string& run = context_.common.output;
+  log_ = std::make_unique<RunLog>(run, step_);
+  replaced_before_ = log_->replaced_before();
+  write_run_json(run, context_, list_, engine_.config(), step_);
+  if (step_ == 0)
+    log_->start(config_, context_,
+                {list_.count(), engine_.layout().count(), gemm_gflops_, forecast_ ? &*forecast_ : nullptr});
+}
+
+ExitCode Trainer::train(DataLoader& loader) {
   const log::Phase phase("training");
   Progress progress("pretrain", config_.steps * config_.batch, "images");
   progress.start_at(step_ * config_.batch);
@@ -137,10 +144,15 @@ ExitCode Trainer::run() {
   }
   write_trace(true);
   progress.finish();
+  if (log_) log_->stop(step_, "done");
+  say_done();
+  return ExitCode::done;
+}
+
+void Trainer::say_done() const {
   if (comm_.root() && replaced_.replaced() > 0)
     log::warning(fmt::format("{} of {} samples were replaced: their images cannot be decoded ({})",
                              replaced_.replaced(), replaced_.samples(), text_of(replaced_.by_cause())));
-  if (log_) log_->stop(step_, "done");
   log::info(fmt::format(
       "trained {} steps in {} with {} of memory{}; {:.1f} % of their time went into waiting for images",
       step_ - first_step_, human_seconds(watch_.seconds()), human_bytes(peak_rss_bytes()),
@@ -148,7 +160,6 @@ ExitCode Trainer::run() {
                               human_bytes(forecast_->memory.total()))
                 : "",
       100 * waited_seconds_ / std::max(1e-9, stepped_seconds_)));
-  return ExitCode::done;
 }
 
 void Trainer::show(Progress& progress) {
@@ -266,49 +277,30 @@ void Trainer::save(bool must) {
 bool Trainer::train_step(DataLoader& loader) {
   const log::Phase phase("train step");
   const Stopwatch watch;
-  const TrainingConfig& training = engine_.config();
   const auto seed = static_cast<uint64_t>(context_.common.seed);
   const auto step = static_cast<uint64_t>(step_);
   const Range images = even_range(config_.batch, comm_.rank(), comm_.size());
 
   const CropSet& crops = loader.next();
-  const int64_t grid = config_.global_size / training.vit.patch;
-  BlockMaskSettings blocks;
-  blocks.grid_h = blocks.grid_w = grid;
-  blocks.min_patches = std::min(config_.mask_min_patches, grid * grid);
-  blocks.max_patches = default_max_mask_patches(config_.global_size, training.vit.patch);
   const BatchMasks masks = [&] {
     const Span span("masks");
-    return batch_masks(make_mask_config(config_), blocks, 2 * config_.batch, seed, step);
+    return draw_masks(config_, 2 * config_.batch, seed, step);
   }();
-  // Views are laid out as the global batch is: view 1 of all images, then view 2.
-  const int64_t patches = grid * grid;
-  std::vector<uint8_t> own;
-  own.reserve(static_cast<size_t>(2 * images.size() * patches));
-  for (int64_t view = 0; view < 2; ++view) {
-    const auto begin = masks.masks.begin() + (view * config_.batch + images.begin) * patches;
-    own.insert(own.end(), begin, begin + images.size() * patches);
-  }
-
+  const std::vector<uint8_t> own = masks_of(masks, config_.batch, images);
+  const int64_t views = 2 * images.size();
   StepBatch batch;
   batch.images = images.size();
   batch.global_crops = crops.global_crops;
   if (config_.local_count > 0) batch.local_crops = crops.local_crops;
-  batch.masks = view_of(own.data(), Shape{2 * images.size(), patches});
+  batch.masks = view_of(own.data(), Shape{views, static_cast<int64_t>(own.size()) / views});
   // Over several ranks the masked views fall where they fall, and no useful bound holds for one of them.
   if (comm_.size() == 1) batch.masked_bound = masks.upper_bound;
-  DropPathDraw drop_path;
-  if (training.vit.drop_path > 0)
-    drop_path = [&](Range some) {
-      const Range of_batch{images.begin + some.begin, images.begin + some.end};
-      return draw_drop_path(training.vit, drop_path_entries(config_, of_batch), seed, step);
-    };
 
   const Stopwatch computing;
   const double waited = place_.context().collective.use().wait_seconds();
   StepLine line;
   line.schedule = schedules_.at(step_, updates_);
-  line.result = engine_.forward_backward(batch, line.schedule, drop_path);
+  line.result = engine_.forward_backward(batch, line.schedule, drop_path_of(config_, images, seed, step));
   line.step = ++step_;
   if (is_left_out(line, crops, masks)) {
     on_skip(line.result);
@@ -317,28 +309,30 @@ bool Trainer::train_step(DataLoader& loader) {
   skips_ = 0;
   loss_ = line.result.losses.total;
   engine_.update(line.schedule, ++updates_);
-  line.samples = step_ * config_.batch;
-  line.replaced = replaced_before_;
-  line.replaced += replaced_.by_cause();
   line.communication_seconds = place_.context().collective.use().wait_seconds() - waited;
   line.compute_seconds = computing.seconds() - line.communication_seconds;
   line.phases = engine_.phase_seconds();
   line.data_wait_seconds = loader.wait_seconds();
   line.step_seconds = watch.seconds() + line.data_wait_seconds;
+  account(line, crops, masks);
+  return true;
+}
+
+void Trainer::account(StepLine& line, const CropSet& crops, const BatchMasks& masks) {
   waited_seconds_ += line.data_wait_seconds;
   stepped_seconds_ += line.step_seconds;
-  const auto images_of_step = static_cast<double>(config_.batch.value());
-  line.images_per_second = images_of_step / line.step_seconds;
+  line.samples = step_ * config_.batch;
+  line.replaced = replaced_before_;
+  line.replaced += replaced_.by_cause();
+  line.images_per_second = static_cast<double>(config_.batch.value()) / line.step_seconds;
   line.achieved_gflops = flops_per_image_ * line.images_per_second * 1e-9;
   line.mfu = line.achieved_gflops / gemm_gflops_;
-  if (step_ % config_.log_every == 0 || step_ == config_.steps) {
-    const Span span("log");
-    line.batch_crc = batch_checksum(comm_.sum(crops.checksum), masks);
-    line.collectives = collectives_since();
-    line.checkpoint_blocked_seconds = checkpoints_->take_blocked_seconds();
-    if (log_) log_->step(line);
-  }
-  return true;
+  if (step_ % config_.log_every != 0 && step_ != config_.steps) return;
+  const Span span("log");
+  line.batch_crc = batch_checksum(comm_.sum(crops.checksum), masks);
+  line.collectives = collectives_since();
+  line.checkpoint_blocked_seconds = checkpoints_->take_blocked_seconds();
+  if (log_) log_->step(line);
 }
 
 void Trainer::on_skip(const StepResult& result) {

@@ -40,6 +40,11 @@ class Trainer {
   ExitCode run();
 
  private:
+  /// Of rank 0.
+  void begin_log();
+  /// Steps until the last, or until a stop.
+  [[nodiscard]] ExitCode train(DataLoader& loader);
+  void say_done() const;
   void restore();
   void load(const std::string& folder);
   [[nodiscard]] CheckpointContent content();
@@ -53,6 +58,8 @@ class Trainer {
   [[nodiscard]] ExitCode stopped(Progress& progress);
   /// One optimizer step; false when it was skipped for non-finite values.
   bool train_step(DataLoader& loader);
+  /// Completes the line of a step that was applied, and logs it where its turn is.
+  void account(StepLine& line, const CropSet& crops, const BatchMasks& masks);
   /// Logs and captures a step that is not finite, or an outlier, before anything of it is applied; whether it
   /// is to be left out.
   [[nodiscard]] bool is_left_out(const StepLine& line, const CropSet& crops, const BatchMasks& masks);

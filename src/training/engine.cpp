@@ -171,38 +171,33 @@ void Engine::student_backward(const MicroBatch& micro, const TokenRows& rows, co
   student_.backward(c_, state_.student(), *saved_, d_norm, {}, state_.gradients());
 }
 
-TensorView Engine::run_objective(const StepContext& step, const BatchTokens& student,
-                                 const BatchTokens& teacher, const BatchTokens& gradient) {
+TensorView Engine::run_objective(const StepContext& step, const StepTokens& tokens) {
   const PhaseTimer timer(seconds_, "losses", state_);
   observe_pass("losses", {0, step.split.own()});
   state_.begin_pass(true);
   // Targets and logits give their memory back to the backward pass.
   const Arena::Scope scope(c_.arena);
-  const TensorView made = objective_->batch(step, student, teacher, gradient);
+  const TensorView made = objective_->batch(step, tokens.student, tokens.teacher, tokens.gradient);
   const TensorView matrix = matrix_.view().rows(0, made.numel()).reshaped(made.shape);
   copy(c_.stream, matrix, made);
   return matrix;
 }
 
-TensorView Engine::whole_step(const StepBatch& batch, const StepSchedule& schedule,
-                              const DropPathDraw& drop_path, const StepContext& step,
-                              const BatchTokens& student, const BatchTokens& teacher,
-                              const BatchTokens& gradient) {
+TensorView Engine::whole_step(const StepBatch& batch, const DropPathDraw& drop_path, const StepContext& step,
+                              const StepTokens& tokens, bool backward) {
   const Range images{0, batch.images};
   const MicroBatch micro = micro_batch(c_, batch, images, true, true);
   const TokenRows rows(c_, config_.vit, micro, batch.images, local_crops(), masked_);
   const DropPathPlan plan = drop_path ? drop_path(images) : DropPathPlan{};
   const VitOutput output = student_forward(micro, rows, plan, &saved_);
-  rows.take(c_, output.norm, student);
-  const TensorView matrix = run_objective(step, student, teacher, gradient);
-  if (!schedule.backbone_frozen) student_backward(micro, rows, output, gradient);
+  rows.take(c_, output.norm, tokens.student);
+  const TensorView matrix = run_objective(step, tokens);
+  if (backward) student_backward(micro, rows, output, tokens.gradient);
   return matrix;
 }
 
-TensorView Engine::split_step(const StepBatch& batch, const StepSchedule& schedule,
-                              const DropPathDraw& drop_path, const StepContext& step,
-                              const BatchTokens& student, const BatchTokens& teacher,
-                              const BatchTokens& gradient) {
+TensorView Engine::split_step(const StepBatch& batch, const DropPathDraw& drop_path, const StepContext& step,
+                              const StepTokens& tokens, bool backward) {
   const auto each = [&](const auto& pass) {
     for (int64_t i = 0; i < config_.split.accumulate; ++i) {
       const Arena::Scope scope(c_.arena);
@@ -213,13 +208,13 @@ TensorView Engine::split_step(const StepBatch& batch, const StepSchedule& schedu
     }
   };
   each([&](int64_t, const MicroBatch& micro, const TokenRows& rows, const DropPathPlan& plan) {
-    rows.take(c_, student_forward(micro, rows, plan, nullptr).norm, student);
+    rows.take(c_, student_forward(micro, rows, plan, nullptr).norm, tokens.student);
   });
-  const TensorView matrix = run_objective(step, student, teacher, gradient);
-  if (schedule.backbone_frozen) return matrix;
+  const TensorView matrix = run_objective(step, tokens);
+  if (!backward) return matrix;
   each([&](int64_t i, const MicroBatch& micro, const TokenRows& rows, const DropPathPlan& plan) {
     state_.begin_pass(i == config_.split.accumulate - 1);
-    student_backward(micro, rows, student_forward(micro, rows, plan, &saved_), gradient);
+    student_backward(micro, rows, student_forward(micro, rows, plan, &saved_), tokens.gradient);
   });
   return matrix;
 }
@@ -229,12 +224,10 @@ StepResult Engine::forward_backward(const StepBatch& batch, const StepSchedule& 
   for (auto& [phase, seconds] : seconds_) seconds = 0;
   state_.reset_wait_seconds();
   begin_step(batch);
-  const BatchTokens student = make_tokens(batch.images, local_crops());
-  const BatchTokens gradient = make_tokens(batch.images, local_crops());
-  BatchTokens teacher;
+  StepTokens tokens{make_tokens(batch.images, local_crops()), {}, make_tokens(batch.images, local_crops())};
   if (objective_->needs().teacher) {
-    teacher = make_tokens(batch.images, 0);
-    teacher_tokens(batch, teacher);
+    tokens.teacher = make_tokens(batch.images, 0);
+    teacher_tokens(batch, tokens.teacher);
   }
   const auto modules = static_cast<int64_t>(optimizer_.modules().size());
   const StepContext step{c_,
@@ -247,9 +240,10 @@ StepResult Engine::forward_backward(const StepBatch& batch, const StepSchedule& 
                          schedule.teacher_temperature,
                          loss_scale_.value(),
                          scalars_.view().rows(modules, objective_->scalars().count)};
+  const bool backward = !schedule.backbone_frozen;
   const TensorView matrix = config_.split.accumulate == 1
-                                ? whole_step(batch, schedule, drop_path, step, student, teacher, gradient)
-                                : split_step(batch, schedule, drop_path, step, student, teacher, gradient);
+                                ? whole_step(batch, drop_path, step, tokens, backward)
+                                : split_step(batch, drop_path, step, tokens, backward);
   {
     const Span span("reduce");
     state_.finish_step();

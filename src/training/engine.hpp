@@ -68,18 +68,17 @@ class Engine {
   /// A pass whose activations are kept, and the gradients of its tokens taken back through it.
   void student_backward(const MicroBatch& micro, const TokenRows& rows, const VitOutput& output,
                         const BatchTokens& gradient);
-  /// All micro-batches at once.
-  [[nodiscard]] TensorView whole_step(const StepBatch& batch, const StepSchedule& schedule,
-                                      const DropPathDraw& drop_path, const StepContext& step,
-                                      const BatchTokens& student, const BatchTokens& teacher,
-                                      const BatchTokens& gradient);
+  /// Of the rank's whole batch.
+  struct StepTokens {
+    BatchTokens student, teacher, gradient;
+  };
+  /// All micro-batches at once. Without `backward` only the heads learn.
+  [[nodiscard]] TensorView whole_step(const StepBatch& batch, const DropPathDraw& drop_path,
+                                      const StepContext& step, const StepTokens& tokens, bool backward);
   /// One after another: once for the tokens, then again, same draws, with gradients.
-  [[nodiscard]] TensorView split_step(const StepBatch& batch, const StepSchedule& schedule,
-                                      const DropPathDraw& drop_path, const StepContext& step,
-                                      const BatchTokens& student, const BatchTokens& teacher,
-                                      const BatchTokens& gradient);
-  [[nodiscard]] TensorView run_objective(const StepContext& step, const BatchTokens& student,
-                                         const BatchTokens& teacher, const BatchTokens& gradient);
+  [[nodiscard]] TensorView split_step(const StepBatch& batch, const DropPathDraw& drop_path,
+                                      const StepContext& step, const StepTokens& tokens, bool backward);
+  [[nodiscard]] TensorView run_objective(const StepContext& step, const StepTokens& tokens);
   /// Gradient norms, clip factors and whether all is finite, from the reduced gradients.
   void settle_update();
   /// The one read-back of a step.
