@@ -35,4 +35,22 @@ std::optional<Outlier> OutlierDetector::add(double loss, double grad_norm) {
   return found;
 }
 
+std::map<std::string, std::vector<double>> OutlierDetector::state() const {
+  std::map<std::string, std::vector<double>> state;
+  for (const Series* series : {&loss_, &grad_norm_})
+    if (!series->window.empty())
+      state[std::string("outlier_window_") + series->name] = {series->window.begin(), series->window.end()};
+  return state;
+}
+
+void OutlierDetector::set_state(const std::map<std::string, std::vector<double>>& state) {
+  for (Series* series : {&loss_, &grad_norm_}) {
+    series->window.clear();
+    const auto it = state.find(std::string("outlier_window_") + series->name);
+    if (it == state.end()) continue;
+    const size_t kept = std::min(it->second.size(), kWindow);
+    series->window.assign(it->second.end() - static_cast<std::ptrdiff_t>(kept), it->second.end());
+  }
+}
+
 }  // namespace dino::pretrain

@@ -5,7 +5,10 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <optional>
+#include <string>
+#include <vector>
 
 namespace dino::pretrain {
 
@@ -27,9 +30,12 @@ class OutlierDetector {
   /// `limit` 0: nothing is an outlier.
   explicit OutlierDetector(double limit) : limit_(limit) {}
   /// The values of one step, which join the window; the larger of two outliers. A smaller loss than usual is
-  /// none. Depends on the values alone: ranks that add the same agree. The window begins anew with the
-  /// process.
+  /// none. Depends on the values alone: ranks that add the same agree.
   [[nodiscard]] std::optional<Outlier> add(double loss, double grad_norm);
+  /// Both windows, for checkpoints: a run that goes on judges as one that was never stopped.
+  [[nodiscard]] std::map<std::string, std::vector<double>> state() const;
+  /// A window that is not in it begins anew.
+  void set_state(const std::map<std::string, std::vector<double>>& state);
 
  private:
   struct Series {

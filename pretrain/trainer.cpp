@@ -224,9 +224,11 @@ CheckpointContent Trainer::content() {
                     {"adam_v", &engine_.state().adam_v()}};
   content.vectors = engine_.objective_state();
   content.vectors["best_knn_accuracy"] = {best_accuracy_};
+  content.vectors.merge(outliers_.state());
   content.integers = {{"step", step_},
                       {"samples", step_ * config_.batch},
                       {"updates", updates_},
+                      {"skips", skips_},
                       {"seed", context_.common.seed}};
   content.model_json = vit_config_to_json(engine_.config().vit);
   content.config_ini = context_.config_ini;
@@ -238,6 +240,8 @@ void Trainer::load(const std::string& folder) {
   load_checkpoint(folder, checkpoint, comm_);
   step_ = checkpoint.integers.at("step");
   updates_ = checkpoint.integers.at("updates");
+  skips_ = checkpoint.integers["skips"];  // 0 in checkpoints of earlier versions
+  outliers_.set_state(checkpoint.vectors);
   engine_.set_objective_state(checkpoint.vectors);
   const auto best = checkpoint.vectors.find("best_knn_accuracy");
   if (best != checkpoint.vectors.end() && best->second.size() == 1) best_accuracy_ = best->second[0];

@@ -45,6 +45,11 @@ if capture1=$(ls centred/captures/*.h5 2>/dev/null); then
 else fail "no outlier under softmax centring"; fi
 train --output skipping --steps 40 --lr 1e-6 --outlier-z 0.1 --skip-outliers --captures 0 --max-skips 100 >skipping.txt 2>&1 || fail "--skip-outliers"
 grep -q '"event":"skip"' skipping/metrics.jsonl && grep -q "skipped: it is an outlier" skipping.txt && [ ! -e skipping/captures ] && ok "outliers are skipped on request" || fail "--skip-outliers skips nothing"
+# A run that was stopped in between leaves out the same steps.
+train --output halved --steps 40 --lr 1e-6 --outlier-z 0.1 --skip-outliers --captures 0 --max-skips 100 --stop-after 34 >halved.txt 2>&1
+train --output halved --steps 40 --lr 1e-6 --outlier-z 0.1 --skip-outliers --captures 0 --max-skips 100 >>halved.txt 2>&1 || fail "going on after a stop"
+for run in skipping halved; do grep -o '"event":"skip","step":[0-9]*,"loss":[0-9.e-]*' $run/metrics.jsonl >$run.skips; done
+[ "$(grep -c '"step":3[5-9]\|"step":40' skipping.skips)" -gt 0 ] && cmp skipping.skips halved.skips && ok "a stop between changes no skip" || fail "other steps are left out after a stop"
 # The first skips in a row lead back to the last checkpoint, the second ones end the run.
 expect 76 "training diverged: rolled" train --output rolled --steps 200 --lr 1e-6 --outlier-z 0.1 --skip-outliers --max-skips 1 --captures 0 --checkpoint-every 10
 "$DINO_PYTHON" - <<'PY' && ok "repeated skips roll back to the last checkpoint" || fail "no roll-back"

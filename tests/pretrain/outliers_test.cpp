@@ -38,6 +38,22 @@ TEST(OutlierDetector, FindsAJumpAndItsSize) {
   EXPECT_STREQ(norm->quantity, "grad_norm") << "the larger one is told";
 }
 
+TEST(OutlierDetector, GoesOnFromItsState) {
+  OutlierDetector whole(8), before(8), after(8);
+  feed(whole, 40);
+  feed(before, 40);
+  after.set_state(before.state());
+  for (const double loss : {6.0, 9.0, 6.1, 7.0}) {
+    const auto want = whole.add(loss, 2), got = after.add(loss, 2);
+    ASSERT_EQ(want.has_value(), got.has_value()) << loss;
+    if (want) {
+      EXPECT_EQ(want->z, got->z);
+    }
+  }
+  after.set_state({});
+  EXPECT_FALSE(after.add(1000, 1000)) << "a window without its state begins anew";
+}
+
 TEST(OutlierDetector, ALowLossIsNone) {
   OutlierDetector detector(8);
   feed(detector, 200);
