@@ -30,11 +30,17 @@ measure() {
 if [ -n "$PEERS" ]; then
   tests/peers/run.sh hf_import || failed=1
 fi
+# bf16 where the CPU has it; elsewhere the peer emulates it.
+PRECISIONS=fp32
+grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo && PRECISIONS='fp32 bf16'
 for round in $(seq "$ROUNDS"); do
-  measure "step.$round" "$BIN/dino-pretrain" bench --preset vits14 --batch "$BATCH" --precision fp32 --steps "$STEPS" --warmup "$WARMUP" --threads "$THREADS" --json
-  [ -n "$PEERS" ] && measure "step-peer.$round" "$PEERS" tests/bench/torch_step.py step --batch "$BATCH" --steps "$STEPS" --warmup "$WARMUP" --threads "$THREADS"
-  measure "forward.$round" "$BIN/dino-eval" bench --preset vits14 --batch "$BATCH" --size 224 --precision fp32 --repeats 10 --threads "$THREADS" --json
-  [ -n "$PEERS" ] && measure "forward-peer.$round" "$PEERS" tests/bench/torch_step.py forward --batch "$BATCH" --size 224 --steps 10 --threads "$THREADS"
+  for precision in $PRECISIONS; do
+    same=(--preset vits14 --batch "$BATCH" --precision "$precision" --threads "$THREADS")
+    measure "step-$precision.$round" "$BIN/dino-pretrain" bench "${same[@]}" --steps "$STEPS" --warmup "$WARMUP" --json
+    [ -n "$PEERS" ] && measure "step-$precision-peer.$round" "$PEERS" tests/bench/torch_step.py step "${same[@]}" --steps "$STEPS" --warmup "$WARMUP"
+    measure "forward-$precision.$round" "$BIN/dino-eval" bench "${same[@]}" --size 224 --repeats 10 --json
+    [ -n "$PEERS" ] && measure "forward-$precision-peer.$round" "$PEERS" tests/bench/torch_step.py forward "${same[@]}" --size 224 --steps 10
+  done
 done
 measure join "$PYTHON" tests/bench/join_bench.py --bin "$BIN" --rows "$ROWS" --threads "$THREADS" --repeats "$ROUNDS"
 

@@ -48,14 +48,20 @@ def check_losses(ours, theirs):
             raise SystemExit(f"bench: the losses differ: {mine['loss']:.2f} and {expected:.2f}: not the same step")
 
 
-steps, step_peers, forwards, forward_peers = map(rounds, ("step", "step-peer", "forward", "forward-peer"))
-check_losses(steps, step_peers)
-print(f"{options.threads} threads; vits14, f32, batch {options.batch} (2 x 224 + 8 x 98 pixels; forward 224); join of {options.rows:,} x 512 at cosine 0.97")
+print(f"{options.threads} threads; vits14, batch {options.batch} (2 x 224 + 8 x 98 pixels; forward 224); join of {options.rows:,} x 512 at cosine 0.97")
 print(f"{'':34} {'unit':9} {'ours':>10} {'peer':>10} {'ratio':>6} {'of limit':>9} {'ours GiB':>9} {'peer GiB':>9}")
-for what, ours, peer in (("training step", steps, step_peers), ("inference", forwards, forward_peers)):
-    achieved, limit = median(ours, "achieved_gflops"), median(ours, "gemm_peak_gflops")
-    share = achieved / limit if achieved and limit else None
-    row(what + " (PyTorch)", "images/s", *(median(runs, "images_per_second") for runs in (ours, peer)), share, *(median(runs, "peak_rss_bytes") for runs in (ours, peer)))
+steps = []
+for precision in ("fp32", "bf16"):
+    for what, name in (("training step", "step"), ("inference", "forward")):
+        ours, peer = rounds(f"{name}-{precision}"), rounds(f"{name}-{precision}-peer")
+        if not ours:
+            continue
+        if name == "step":
+            check_losses(ours, peer)
+            steps += ours
+        achieved, limit = median(ours, "achieved_gflops"), median(ours, "gemm_peak_gflops")
+        share = achieved / limit if achieved and limit else None
+        row(f"{what}, {precision} (PyTorch)", "images/s", *(median(runs, "images_per_second") for runs in (ours, peer)), share, *(median(runs, "peak_rss_bytes") for runs in (ours, peer)))
 path = os.path.join(options.folder, "join")
 join = json.load(open(path)) if os.path.exists(path) else {}
 memory = join.get("dino_peak_rss_bytes"), join.get("faiss_peak_rss_bytes")

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times the work of dino-pretrain bench and dino-eval bench in PyTorch, as the peer of tests/bench/run.sh.
 
-    torch_step.py step    [--preset vits14] [--batch 8] [--threads N] [--steps 5] [--warmup 2]
-    torch_step.py forward [--preset vits14] [--batch 8] [--size 224] [--threads N] [--steps 5]
+    torch_step.py step    [--preset vits14] [--batch 8] [--precision fp32] [--threads N] [--steps 5] [--warmup 2]
+    torch_step.py forward [--preset vits14] [--batch 8] [--precision fp32] [--size 224] [--threads N] [--steps 5]
 
 A step is the one of DINOv2 (arXiv 2304.07193) with drop path 0: the teacher on two global crops, the student on these
 (half of them masked) and on the local crops; heads D-2048-2048-256-65536 with weight normalisation, one for class tokens
 and one for masked patches; DINO and iBOT cross-entropies against Sinkhorn-Knopp targets, KoLeo; clipping per module,
 fused AdamW, EMA of the teacher. PyTorch gets what is fastest for it: scaled_dot_product_attention per crop size, foreach
-updates, and two parameter groups instead of one per layer. f32, eager. Prints one line of JSON; fails when the losses of
+updates, and two parameter groups instead of one per layer. Eager; bf16 by autocast, with losses and Sinkhorn in f32. Prints one line of JSON; fails when the losses of
 the first step are not those of an untrained network.
 """
 
@@ -123,6 +123,10 @@ def koleo(tokens):
     return -(F.pairwise_distance(x, x[nearest], eps=1e-8) + 1e-8).log().mean()
 
 
+def in_precision(precision):
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
 def draw_masks(views, patches):
     """Half of the views, with the middles of equal strata of ratios in [0.1, 0.5]."""
     masks = torch.zeros(views, patches, dtype=torch.bool)
@@ -135,7 +139,7 @@ def draw_masks(views, patches):
 class Step:
     def __init__(self, options):
         shape = PRESETS[options.preset]
-        self.images, self.locals = options.batch, 8
+        self.images, self.locals, self.precision = options.batch, 8, options.precision
         self.student, self.teacher = Network(shape), Network(shape)
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
@@ -152,23 +156,24 @@ class Step:
         chosen = masks.flatten().nonzero().flatten()
         with torch.no_grad():
             tokens = self.teacher["backbone"](self.globals)
-            cls_targets = sinkhorn(self.teacher["dino"](tokens[:, 0]))
-            patch_targets = sinkhorn(self.teacher["ibot"](tokens[:, 1:].flatten(0, 1)[chosen]))
+            cls_targets = sinkhorn(self.teacher["dino"](tokens[:, 0]).float())
+            patch_targets = sinkhorn(self.teacher["ibot"](tokens[:, 1:].flatten(0, 1)[chosen]).float())
         big, small = self.student["backbone"](self.globals, masks), self.student["backbone"](self.smalls)
-        logits = self.student["dino"](torch.cat([small[:, 0], big[:, 0]]))
+        logits = self.student["dino"](torch.cat([small[:, 0], big[:, 0]])).float()
         views = cls_targets.view(2, n, -1)
         # A local crop learns from both views, CE(s, t1) + CE(s, t2) = CE(s, t1 + t2), a global one from the other view.
         both = cross_entropy(views.sum(0).expand(self.locals, -1, -1).flatten(0, 1), logits[: self.locals * n])
         other = cross_entropy(views.flip(0).flatten(0, 1), logits[self.locals * n :])
         dino = (both.sum() + other.sum()) / (n * pairs)
-        per_patch = cross_entropy(patch_targets, self.student["ibot"](big[:, 1:].flatten(0, 1)[chosen]))
+        per_patch = cross_entropy(patch_targets, self.student["ibot"](big[:, 1:].flatten(0, 1)[chosen]).float())
         weight = (masks / masks.sum(1, keepdim=True).clamp(min=1)).flatten()[chosen]
         ibot = (per_patch * weight).sum() / (2 * n)
-        spread = KOLEO_WEIGHT * sum(koleo(view) for view in big[:, 0].chunk(2))
+        spread = KOLEO_WEIGHT * sum(koleo(view) for view in big[:, 0].float().chunk(2))
         return dino, ibot, spread
 
     def run(self, masks):
-        dino, ibot, spread = self.losses(masks)
+        with in_precision(self.precision):
+            dino, ibot, spread = self.losses(masks)
         (dino + ibot + spread).backward()
         for module in self.student.values():
             nn.utils.clip_grad_norm_(module.parameters(), CLIP)
@@ -209,7 +214,7 @@ def time_forward(options):
     vit = Vit(*PRESETS[options.preset]).eval()
     images = torch.randn(options.batch, 3, options.size, options.size)
     seconds = []
-    with torch.inference_mode():
+    with torch.inference_mode(), in_precision(options.precision):
         for _ in range(options.warmup + options.steps):
             start = time.perf_counter()
             tokens = vit(images)
@@ -224,6 +229,7 @@ def main():
     parser.add_argument("what", choices=("step", "forward"))
     parser.add_argument("--preset", default="vits14", choices=PRESETS)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--steps", type=int, default=5)
