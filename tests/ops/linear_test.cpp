@@ -120,7 +120,8 @@ TEST_P(LinearTest, BackwardOfManyRows) {
 /// Curation's promise of the same bytes for any number of ranks and threads rests on this.
 TEST_P(LinearTest, ARowDoesNotDependOnItsBatchOrOnThreads) {
   const std::vector<Sizes> sizes =
-      is_reference() ? std::vector<Sizes>{{20, 5, 7}} : std::vector<Sizes>{{130, 384, 384}, {70, 72, 1030}};
+      is_reference() ? std::vector<Sizes>{{20, 5, 7}}
+                     : std::vector<Sizes>{{130, 384, 384}, {70, 72, 1030}, {1100, 100, 300}};
   for (const Sizes& s : sizes) {
     const ConstTensorView x = random({s.m, s.k}, act(), 20), b = random({s.n}, DType::f32, 22);
     const ConstTensorView w = random({s.n, s.k}, DType::f32, 21, 0.05);
@@ -141,6 +142,18 @@ TEST_P(LinearTest, ARowDoesNotDependOnItsBatchOrOnThreads) {
     }
     set_threads(1);
   }
+}
+
+/// Weights of products of many rows may go another way: the same numbers come out.
+TEST_P(LinearTest, AGradientOfManyRowsIsThatOfFew) {
+  if (is_reference()) GTEST_SKIP() << "one way only";
+  const Sizes s{1100, 130, 75};
+  const ConstTensorView w = random({s.n, s.k}, DType::f32, 31), dy = random({s.m, s.n}, act(), 32);
+  const TensorView whole = output({s.m, s.k}, act()), part = output({40, s.k}, act());
+  ops().linear_backward_input(stream(), dy, w, whole, false);
+  ops().linear_backward_input(stream(), dy.rows(s.m - 40, 40), w, part, false);
+  const Values all = values_of(whole), few = values_of(part);
+  expect_close(part, Values(all.end() - 40 * s.k, all.end()), by_act(4e-6, 8e-3), "last rows");
 }
 
 TEST_P(LinearTest, NoRows) {

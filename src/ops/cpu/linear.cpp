@@ -58,8 +58,10 @@ void product(dnnl::Matmul p, ConstTensorView a, ConstTensorView b, ConstTensorVi
   // products of it on CPUs.
   const DType compute = a.dtype == DType::bf16 && dnnl::has_bf16() ? DType::bf16 : DType::f32;
   const ConstTensorView left = in_dtype(a, compute, wide_a);
-  const ConstTensorView right = in_dtype(in_dtype(b, a.dtype, rounded_b), compute, wide_b);
   p.a = p.b = compute;
+  // Packing rounds on the way.
+  p.pack_b = b.dtype == DType::f32 && a.dtype == compute && dnnl::gains_by_packing(p);
+  const ConstTensorView right = p.pack_b ? b : in_dtype(in_dtype(b, a.dtype, rounded_b), compute, wide_b);
   p.c = compute == DType::f32 ? DType::f32 : c.dtype;
   const float* bias_data = bias ? bias.as<float>() : nullptr;
   if (p.c == c.dtype) {
