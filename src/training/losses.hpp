@@ -62,8 +62,14 @@ struct TargetRows {
   ConstTensorView targets;  ///< f32 [count, K]
 };
 
+/// Logits f32 [R, K] of unit vectors f32 [R, bottleneck] and prototypes act [K, bottleneck]: operands of the
+/// product are of the prototypes' dtype, its sums are f32. Returns the unit vectors as the product read them.
+ConstTensorView prototype_logits(const Context& c, ConstTensorView unit, ConstTensorView prototypes,
+                                 TensorView logits);
+
 /// loss[r] = CE(target_r, softmax(unit_r W^T / T)); d_unit (=) and d_prototypes (+=) are the gradients of
-/// sum_r weight[r] loss[r]. The student's logits exist in chunks of rows only. `segments` cover the rows of
+/// sum_r weight[r] loss[r], f32; on their way there, the logits' gradients are of the prototypes' dtype. The
+/// student's logits exist in chunks of rows only. `segments` cover the rows of
 /// `unit` in order, without gaps.
 void prototype_cross_entropy(const Context& c, ConstTensorView unit, ConstTensorView prototypes,
                              std::span<const TargetRows> segments, double temperature, ConstTensorView weight,

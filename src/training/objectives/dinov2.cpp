@@ -91,7 +91,7 @@ Dinov2::Targets Dinov2::targets(const StepContext& step, const BatchTokens& teac
     if (out.dim(0) == 0) return;
     const Arena::Scope inner(c.arena);
     const TensorView unit = head.forward(c, w, tokens);
-    c.ops.linear(c.stream, unit, head.prototypes(c, w), {}, ops::Activation::none, out, {});
+    (void)prototype_logits(c, unit, head.prototypes(c, w), out);
   };
   logits(dino_, teacher.global_class(), targets.cls);
   logits(patch_head(), patches, targets.patches);
