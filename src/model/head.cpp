@@ -129,7 +129,7 @@ TensorView Head::backward(const Context& c, const UnitView& w, const HeadSaved& 
 }
 
 TensorView Head::prototypes(const Context& c, const UnitView& w) const {
-  const TensorView effective = c.arena.make({config_.prototypes, config_.bottleneck});
+  const TensorView effective = c.arena.make({config_.prototypes, config_.bottleneck}, c.act());
   c.ops.weight_norm(c.stream, gains(w(gain_)), w(direction_), effective);
   return effective;
 }

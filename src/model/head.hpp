@@ -45,7 +45,7 @@ class Head {
   [[nodiscard]] TensorView backward(const Context& c, const UnitView& w, const HeadSaved& saved,
                                     ConstTensorView d_unit, const UnitGradient& d) const;
 
-  /// The last layer's effective weight W[k,:] = g[k] v[k,:] / |v[k,:]|, f32 [K, bottleneck]; computed once
+  /// The last layer's effective weight W[k,:] = g[k] v[k,:] / |v[k,:]|, act [K, bottleneck]; computed once
   /// per step.
   [[nodiscard]] TensorView prototypes(const Context& c, const UnitView& w) const;
   /// Adds the gradients of g and v from that of W.

@@ -33,6 +33,15 @@ void vector(ConstTensorView v, int64_t columns, bool optional) {
   DINO_CHECK(v.numel() == columns, v.shape.str() + " where " + std::to_string(columns) + " elements");
 }
 
+namespace {
+
+void weight_of(ConstTensorView x, ConstTensorView w) {
+  DINO_CHECK(w.dtype == DType::f32 || w.dtype == x.dtype,
+             std::string("a weight is f32 or of the activations' dtype, not ") + name_of(w.dtype));
+}
+
+}  // namespace
+
 void linear(ConstTensorView x, ConstTensorView w, ConstTensorView b, ConstTensorView y, ConstTensorView pre) {
   const int64_t k = columns_of(x);
   const int64_t n = columns_of(y);
@@ -40,7 +49,7 @@ void linear(ConstTensorView x, ConstTensorView w, ConstTensorView b, ConstTensor
   is_act(y);
   is_matrix(w, n, k);
   is_matrix(y, x.dim(0), n);
-  DINO_CHECK(w.dtype == DType::f32, "weights are f32");
+  weight_of(x, w);
   vector(b, n, true);
   if (pre) {
     is_act(pre);
@@ -53,7 +62,7 @@ void linear_backward_input(ConstTensorView dy, ConstTensorView w, ConstTensorVie
   is_act(dx);
   is_matrix(w, columns_of(dy), columns_of(dx));
   is_matrix(dx, dy.dim(0), dx.dim(1));
-  DINO_CHECK(w.dtype == DType::f32, "weights are f32");
+  weight_of(dy, w);
 }
 
 void linear_backward_weight(ConstTensorView dy, ConstTensorView x, ConstTensorView dw, ConstTensorView db) {
@@ -127,9 +136,16 @@ void sparse_rows(const SparseRows& matrix, ConstTensorView x, ConstTensorView ou
 
 void weight_norm(ConstTensorView g, ConstTensorView v, ConstTensorView w) {
   matrix(v);
-  matrix(w);
+  is_act(w);
   is_matrix(w, v.dim(0), v.dim(1));
   vector(g, v.dim(0), false);
+}
+
+void weight_norm_backward(ConstTensorView g, ConstTensorView v, ConstTensorView dw, ConstTensorView dg,
+                          ConstTensorView dv) {
+  weight_norm(g, v, dw);
+  weight_norm(dg, v, dv);
+  same_f32({dw, dv});
 }
 
 namespace {

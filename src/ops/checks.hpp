@@ -29,6 +29,8 @@ void list(ConstTensorView v, int64_t count);
 /// One element.
 void scalar(ConstTensorView v, DType dtype);
 void weight_norm(ConstTensorView g, ConstTensorView v, ConstTensorView w);
+void weight_norm_backward(ConstTensorView g, ConstTensorView v, ConstTensorView dw, ConstTensorView dg,
+                          ConstTensorView dv);
 void attention(ConstTensorView qkv, const Sequences& sequences, int64_t heads, ConstTensorView out,
                ConstTensorView lse, bool lse_optional);
 void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& queries, const Sequences& keys,

@@ -3,6 +3,13 @@
 
 namespace dino {
 
+ConstTensorView in_dtype(const Context& c, ConstTensorView view, DType dtype) {
+  if (view.dtype == dtype) return view;
+  const TensorView converted = c.arena.make(view.shape, dtype);
+  c.ops.convert(c.stream, view, converted);
+  return converted;
+}
+
 ConstTensorView device_view(const Context& c, ConstTensorView view) {
   if (!view || view.device == c.stream.device()) return view;
   const TensorView there = c.arena.make(view.shape, view.dtype);

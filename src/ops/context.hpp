@@ -33,6 +33,8 @@ struct Context {
   }
 };
 
+/// The view itself where it has the dtype, else a copy in the arena.
+[[nodiscard]] ConstTensorView in_dtype(const Context& c, ConstTensorView view, DType dtype);
 /// The view itself where it is of the context's device, else a copy in the arena.
 [[nodiscard]] ConstTensorView device_view(const Context& c, ConstTensorView view);
 /// The view itself where it is the host's and the stream's work is done; else a copy in `buffer`. Complete

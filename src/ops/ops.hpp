@@ -54,12 +54,12 @@ class Backend {
 
   // ---- matrix products
   // --------------------------------------------------------------------------------------------------------
-  /// y[M,N] = act(x[M,K] w[N,K]^T + b[N]). x: act; w, b: f32 (b may be empty); y: act. `pre` (optional, act,
-  /// [M,N]) receives the value before the activation, for the backward pass. With x in bf16 or f16 the weight
-  /// is rounded to it too.
+  /// y[M,N] = act(x[M,K] w[N,K]^T + b[N]). x: act; w: f32, or of x's dtype already; b: f32 (may be empty); y:
+  /// act. `pre` (optional, act, [M,N]) receives the value before the activation, for the backward pass. With
+  /// x in bf16 or f16 an f32 weight is rounded to it.
   virtual void linear(Stream& stream, ConstTensorView x, ConstTensorView w, ConstTensorView b,
                       Activation activation, TensorView y, TensorView pre) = 0;
-  /// dx[M,K] (+)= dy[M,N] w[N,K].
+  /// dx[M,K] (+)= dy[M,N] w[N,K]; w as above.
   virtual void linear_backward_input(Stream& stream, ConstTensorView dy, ConstTensorView w, TensorView dx,
                                      bool accumulate) = 0;
   /// dw[N,K] += dy[M,N]^T x[M,K];  db[N] += column sums of dy (db may be empty).
@@ -133,7 +133,7 @@ class Backend {
                                      ConstTensorView norm, float eps, TensorView dx) = 0;
 
   /// Weight normalisation by rows (torch.nn.utils.weight_norm): w[k,:] = g[k] v[k,:] / |v[k,:]|, the norm in
-  /// f64. g f32 [K], v and w f32 [K,D].
+  /// f64. g f32 [K], v f32 [K,D], w act [K,D].
   virtual void weight_norm(Stream& stream, ConstTensorView g, ConstTensorView v, TensorView w) = 0;
   /// With u = v / |v|: dg += dw . u,  dv += g / |v| (dw - u (dw . u)), by rows.
   virtual void weight_norm_backward(Stream& stream, ConstTensorView g, ConstTensorView v, ConstTensorView dw,

@@ -26,9 +26,9 @@ void prototype_cross_entropy(const Context& c, ConstTensorView unit, ConstTensor
   size_t s = 0;
   for (int64_t begin = 0; begin < rows; begin += step) {
     const int64_t end = std::min(begin + step, rows);
+    const Arena::Scope chunk(c.arena);
     const TensorView logits = buffer.rows(0, end - begin);
-    const ConstTensorView x = unit.rows(begin, end - begin);
-    c.ops.linear(c.stream, x, prototypes, {}, ops::Activation::none, logits, {});
+    const ConstTensorView x = prototype_logits(c, unit.rows(begin, end - begin), prototypes, logits);
     // A chunk may hold the ends of several segments.
     for (int64_t row = begin; row < end;) {
       const TargetRows& segment = segments[s];
@@ -45,8 +45,9 @@ void prototype_cross_entropy(const Context& c, ConstTensorView unit, ConstTensor
       row += count;
       if (row == segment_end) ++s;
     }
-    c.ops.linear_backward_input(c.stream, logits, prototypes, d_unit.rows(begin, end - begin), false);
-    c.ops.linear_backward_weight(c.stream, logits, x, d_prototypes, {});
+    const ConstTensorView d_logits = in_dtype(c, logits, prototypes.dtype);
+    c.ops.linear_backward_input(c.stream, d_logits, prototypes, d_unit.rows(begin, end - begin), false);
+    c.ops.linear_backward_weight(c.stream, d_logits, x, d_prototypes, {});
   }
 }
 

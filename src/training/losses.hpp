@@ -32,8 +32,9 @@ struct TargetRows {
 };
 
 /// loss[r] = CE(target_r, softmax(unit_r W^T / T)); d_unit (=) and d_prototypes (+=) are the gradients of
-/// sum_r weight[r] loss[r]. The student's logits exist in chunks of logits_chunk_rows() only. `segments`
-/// cover the rows of `unit` in order, without gaps.
+/// sum_r weight[r] loss[r], f32; on their way there, the logits' gradients are of the prototypes' dtype. The
+/// student's logits exist in chunks of logits_chunk_rows() only. `segments` cover the rows of `unit` in
+/// order, without gaps.
 void prototype_cross_entropy(const Context& c, ConstTensorView unit, ConstTensorView prototypes,
                              std::span<const TargetRows> segments, double temperature, ConstTensorView weight,
                              TensorView loss, TensorView d_unit, TensorView d_prototypes);

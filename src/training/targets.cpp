@@ -36,6 +36,13 @@ int64_t logits_chunk_rows(int64_t prototypes) {
   return std::clamp<int64_t>((int64_t{1} << 24) / prototypes, 64, 256);
 }
 
+ConstTensorView prototype_logits(const Context& c, ConstTensorView unit, ConstTensorView prototypes,
+                                 TensorView logits) {
+  const ConstTensorView x = in_dtype(c, unit, prototypes.dtype);
+  c.ops.linear(c.stream, x, prototypes, {}, ops::Activation::none, logits, {});
+  return x;
+}
+
 TeacherTargets::TeacherTargets(const Context& c, ConstTensorView unit, ConstTensorView prototypes)
     : unit_(unit), of_prototypes_(prototypes), prototypes_(prototypes.dim(0)) {
   const int64_t rows = logits_chunk_rows(prototypes_);
@@ -46,7 +53,8 @@ TeacherTargets::TeacherTargets(const Context& c, ConstTensorView unit, ConstTens
 TensorView TeacherTargets::logits(const Context& c, int64_t first, int64_t count) const {
   if (kept()) return whole_.rows(first, count);
   const TensorView made = buffer_.rows(0, count);
-  c.ops.linear(c.stream, unit_.rows(first, count), of_prototypes_, {}, ops::Activation::none, made, {});
+  const Arena::Scope scope(c.arena);
+  (void)prototype_logits(c, unit_.rows(first, count), of_prototypes_, made);
   return made;
 }
 

@@ -17,7 +17,7 @@ class TeacherTargets {
  public:
   /// Kept: logits f32 [n, K], which become targets in place.
   explicit TeacherTargets(TensorView logits) : whole_(logits), prototypes_(logits.dim(1)) {}
-  /// Made again: logits are the products of unit vectors f32 [n, D] and prototypes f32 [K, D], whose values
+  /// Made again: logits are the products of unit vectors f32 [n, D] and prototypes act [K, D], whose values
   /// may come later.
   TeacherTargets(const Context& c, ConstTensorView unit, ConstTensorView prototypes);
 
@@ -91,6 +91,11 @@ class SoftmaxCentre {
   double momentum_ = 0.9;
   Tensor centre_, pending_;  ///< f32 [K]
 };
+
+/// Logits f32 [R, K] of unit vectors f32 [R, bottleneck] and prototypes act [K, bottleneck]: operands of the
+/// product are of the prototypes' dtype, its sums are f32. Returns the unit vectors as the product read them.
+ConstTensorView prototype_logits(const Context& c, ConstTensorView unit, ConstTensorView prototypes,
+                                 TensorView logits);
 
 /// Rows of logits that are made at once, the teacher's or the student's: up to 256, fewer when they would
 /// pass 64 MiB, at least 64 (fewer rows would read the prototypes too often).

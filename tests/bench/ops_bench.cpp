@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rates of the operators that decide the training speed, at the shapes of ViT-S/14. Not a test: build the
-// target ops_bench and run it on a quiet machine, e.g. OMP_NUM_THREADS=1.
+// Rates of the operators that decide the training speed, at the shapes of ViT-S/14 (and one of ViT-L). Not a
+// test: build the target ops_bench and run it on a quiet machine, e.g. OMP_NUM_THREADS=1.
 
 #include <algorithm>
 #include <cstdio>
@@ -187,7 +187,8 @@ int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
   std::printf("%s\n", ops::describe_backend().c_str());
   for (const DType act : {DType::f32, DType::bf16}) {
-    if (only.empty() || only == "linear") linear(2056, 1536, 384, act), linear(2056, 384, 1536, act);
+    if (only.empty() || only == "linear")
+      linear(2056, 1536, 384, act), linear(2056, 384, 1536, act), linear(4112, 4096, 1024, act);
     if (only.empty() || only == "attention") attention(8, 257, act), attention(32, 50, act);
     if (only.empty() || only == "rows") rows(act);
   }

@@ -162,6 +162,9 @@ TEST_P(NormaliseTest, WeightNormAndItsDerivative) {
     ops().weight_norm(stream(), g, v, w);
     const Values gs = values_of(g), vs = values_of(v), upstream = values_of(dw);
     expect_close(w, weight_norm(gs, vs), 1e-7, "w");
+    const TensorView narrow = output({rows, d}, act());
+    ops().weight_norm(stream(), g, v, narrow);
+    expect_close(narrow, rounded(weight_norm(gs, vs), act()), by_act(1e-7, 4e-3), "w, rounded");
     const TensorView dg = random_inout({rows, 1}, DType::f32, 19),
                      dv = random_inout({rows, d}, DType::f32, 20);
     const Values dg0 = values_of(dg), dv0 = values_of(dv);

@@ -210,6 +210,43 @@ TEST_P(Losses, ChunkedCrossEntropyHasTheGradientOfFiniteDifferences) {
                   derivative(w[r][i]), 2e-4);
 }
 
+/// In half precision the operands of the three products are rounded, the sums and the losses are not.
+TEST_P(Losses, ChunkedCrossEntropyOfHalfPrecisionPrototypesIsNearThatOfF32) {
+  const int64_t rows = 300, k = 40, width = 16;
+  const Tensor unit = random_matrix(rows, width, 0.3, 15), prototypes = random_matrix(k, width, 0.3, 16);
+  Tensor targets = random_matrix(rows, k, 1.0, 17);
+  c.ops.softmax_centred(c.stream, targets, {}, 0.5F);
+  const std::vector<float> weight(static_cast<size_t>(rows), 0.01F);
+  struct Made {
+    Tensor loss, d_unit, d_prototypes;
+  };
+  const auto run = [&](DType dtype) {
+    Tensor narrow(prototypes.shape(), dtype);
+    c.ops.convert(c.stream, prototypes, narrow);
+    Made made{Tensor(Shape{rows}), Tensor(Shape{rows, width}), Tensor(Shape{k, width})};
+    prototype_cross_entropy(c, unit, narrow, std::array{TargetRows::of(0, targets)}, 0.1,
+                            view_of(weight.data(), Shape{rows}), made.loss, made.d_unit, made.d_prototypes);
+    return made;
+  };
+  const Made exact = run(DType::f32);
+  const auto distance = [](const Tensor& x, const Tensor& y) {
+    double squares = 0, difference = 0;
+    for (size_t i = 0; i < x.f32().size(); ++i) {
+      const double a = static_cast<double>(x.f32()[i]), b = static_cast<double>(y.f32()[i]);
+      squares += a * a;
+      difference += (a - b) * (a - b);
+    }
+    return std::sqrt(difference / squares);
+  };
+  for (const auto& [dtype, bound] : {std::pair{DType::bf16, 1e-2}, {DType::f16, 1e-2 / 8}}) {
+    const Made half = run(dtype);
+    EXPECT_LT(distance(exact.loss, half.loss), bound) << name_of(dtype);
+    EXPECT_LT(distance(exact.d_unit, half.d_unit), bound) << name_of(dtype);
+    EXPECT_LT(distance(exact.d_prototypes, half.d_prototypes), bound) << name_of(dtype);
+    EXPECT_GT(distance(exact.d_unit, half.d_unit), 0) << name_of(dtype);
+  }
+}
+
 double naive_koleo(const Matrix& x) {
   double loss = 0;
   for (size_t i = 0; i < x.size(); ++i) {

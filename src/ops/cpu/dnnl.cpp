@@ -23,6 +23,7 @@ using Primitive = ::dnnl::matmul;
 
 /// Variable token counts make many shapes; beyond this many the cache starts anew.
 constexpr size_t kMaxPrimitives = 1024;
+constexpr int64_t kPackRows = 1024;
 
 /// oneDNN must not run instructions that DINO_CPU forbids or that not all ranks have. It listens only before
 /// its first primitive.
@@ -61,7 +62,15 @@ struct Prepared {
   Memory a, b, c, bias, scratchpad;
   size_t scratchpad_bytes = 0;
   std::unordered_map<int, Memory> arguments;
+  ::dnnl::reorder packing;  ///< with pack_b, of `unpacked` into b
+  Memory unpacked;
+  size_t packed_bytes = 0;
 };
+
+Memory::desc weights(const Matmul& p) {
+  return p.pack_b ? Memory::desc({p.k, p.n}, type_of(p.b), Memory::format_tag::any)
+                  : matrix(p.k, p.n, p.b, p.transpose_b);
+}
 
 Primitive::primitive_desc describe_primitive(const Matmul& p, const ::dnnl::engine& engine) {
   ::dnnl::primitive_attr attributes;
@@ -75,7 +84,7 @@ Primitive::primitive_desc describe_primitive(const Matmul& p, const ::dnnl::engi
 #endif
   attributes.set_post_ops(post);
   const Memory::desc a = matrix(p.m, p.k, p.a, p.transpose_a);
-  const Memory::desc b = matrix(p.k, p.n, p.b, p.transpose_b);
+  const Memory::desc b = weights(p);
   const Memory::desc c = matrix(p.m, p.n, p.c, false);
   const Memory::desc bias = matrix(1, p.n, DType::f32, false);
 #if DNNL_VERSION_MAJOR >= 3
@@ -92,7 +101,7 @@ std::unique_ptr<Prepared> prepare(const Matmul& p, const ::dnnl::engine& engine)
   auto made = std::make_unique<Prepared>();
   made->primitive = Primitive(description);
   made->a = Memory(matrix(p.m, p.k, p.a, p.transpose_a), engine, nullptr);
-  made->b = Memory(matrix(p.k, p.n, p.b, p.transpose_b), engine, nullptr);
+  made->b = Memory(description.weights_desc(), engine, nullptr);
   made->c = Memory(matrix(p.m, p.n, p.c, false), engine, nullptr);
   made->scratchpad = Memory(description.scratchpad_desc(), engine, nullptr);
   made->scratchpad_bytes = description.scratchpad_desc().get_size();
@@ -103,6 +112,11 @@ std::unique_ptr<Prepared> prepare(const Matmul& p, const ::dnnl::engine& engine)
   if (p.bias) {
     made->bias = Memory(matrix(1, p.n, DType::f32, false), engine, nullptr);
     made->arguments.emplace(DNNL_ARG_BIAS, made->bias);
+  }
+  if (p.pack_b) {
+    made->unpacked = Memory(matrix(p.k, p.n, DType::f32, p.transpose_b), engine, nullptr);
+    made->packing = ::dnnl::reorder(made->unpacked, made->b);
+    made->packed_bytes = description.weights_desc().get_size();
   }
   return made;
 }
@@ -125,7 +139,13 @@ class Library {
     }
     Prepared& it = *found->second;
     it.a.set_data_handle(const_cast<void*>(a));
-    it.b.set_data_handle(const_cast<void*>(b));
+    if (p.pack_b) {
+      it.unpacked.set_data_handle(const_cast<void*>(b));
+      it.b.set_data_handle(packed_.bytes(it.packed_bytes));
+      it.packing.execute(stream_, it.unpacked, it.b);
+    } else {
+      it.b.set_data_handle(const_cast<void*>(b));
+    }
     it.c.set_data_handle(c);
     if (p.bias) it.bias.set_data_handle(const_cast<float*>(bias));
     it.scratchpad.set_data_handle(scratchpad_.bytes(it.scratchpad_bytes));
@@ -138,7 +158,7 @@ class Library {
   ::dnnl::engine engine_;
   ::dnnl::stream stream_;
   std::map<Matmul, std::unique_ptr<Prepared>> prepared_;
-  Scratch scratchpad_;
+  Scratch scratchpad_, packed_;
 };
 
 Library& library() {
@@ -160,6 +180,10 @@ void run(Matmul problem, const void* a, const void* b, const float* bias, void* 
                         std::to_string(problem.k) + "] x [" + std::to_string(problem.k) + ", " +
                         std::to_string(problem.n) + "]: " + error.what());
   }
+}
+
+bool gains_by_packing(const Matmul& p) {
+  return cpu_level() >= CpuLevel::avx512 && !p.transpose_a && p.m >= kPackRows;
 }
 
 bool has_bf16() {

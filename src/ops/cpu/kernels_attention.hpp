@@ -6,89 +6,11 @@
 
 #include <cmath>
 
-#include "ops/cpu/kernels.hpp"
-#include "ops/cpu/kernels_gemm.hpp"
-#include "ops/cpu/vector.hpp"
+#include "ops/cpu/kernels_attention_pairs.hpp"
+#include "ops/cpu/kernels_attention_tiles.hpp"
 
 namespace dino::ops {
 namespace {
-
-constexpr int64_t kQueryTile = 9 * 6;  ///< most rows in a tile of queries
-
-inline int64_t padded(int64_t n) {
-  return (n + kLanes - 1) / kLanes * kLanes;
-}
-
-/// Rows per tile: whole register tiles, and no small tile left over at the end.
-inline int64_t query_tile(int64_t length) {
-  const int64_t tiles = (length + kQueryTile - 1) / kQueryTile;
-  const int64_t rows = (length + tiles - 1) / tiles;
-  return smaller(kQueryTile, (rows + kTileRows - 1) / kTileRows * kTileRows);
-}
-
-/// The key dimension of score tiles. An odd number of cache lines, so that rows do not fall into one cache
-/// set.
-inline int64_t padded_keys(int64_t length) {
-  const int64_t lines = (length + 15) / 16;
-  return (lines | 1) * 16;
-}
-
-/// Pieces of the scratch memory, handed out in order; every piece stays 64-byte aligned.
-class Pieces {
- public:
-  explicit Pieces(float* memory) : next_(memory) {}
-  float* take(int64_t count) {
-    float* piece = next_;
-    next_ += (count + 15) / 16 * 16;
-    return piece;
-  }
-
- private:
-  float* next_;
-};
-
-inline int64_t attention_scratch_floats(int64_t length, int64_t width, bool backward) {
-  const int64_t keys = padded_keys(length);
-  const int64_t columns = padded(width) + 16;
-  const int64_t forward = keys * columns * 2 + kQueryTile * (keys + 2 * columns);
-  return backward ? forward + keys * columns * 3 + kQueryTile * (keys + 2 * columns) : forward;
-}
-
-/// The next head of this token lies behind this one, and is next in turn: rows of qkv are far apart in
-/// memory, so the hardware does not see it coming.
-template <class T>
-DINO_INLINE void prefetch(const T* x, int64_t n) {
-  for (int64_t i = 0; i < n; i += static_cast<int64_t>(64 / sizeof(T))) __builtin_prefetch(x + i);
-}
-
-/// Rows of T to floats, scaled; columns up to padded(width) are zero.
-template <class T>
-inline void unpack(int64_t rows, int64_t width, const T* from, int64_t stride, float scale, float* to) {
-  const int64_t columns = padded(width);
-  const Floats s = splat(scale);
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* x = from + r * stride;
-    float* y = to + r * columns;
-    prefetch(x + width, width);
-    int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes) store(y + i, s * load(x + i));
-    if (i < width) store(y + i, s * load_part(x + i, width - i));
-  }
-}
-
-/// The way back: to = scale from.
-template <class T>
-inline void pack(int64_t rows, int64_t width, const float* from, float scale, T* to, int64_t stride) {
-  const int64_t columns = padded(width);
-  const Floats s = splat(scale);
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* x = from + r * columns;
-    T* y = to + r * stride;
-    int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes) store(y + i, s * load(x + i));
-    if (i < width) store_part(y + i, s * load(x + i), width - i);
-  }
-}
 
 /// Turns a row of base-2 scores into unnormalised probabilities; returns their sum, and the maximum in `top`.
 inline float exponentiate(float* scores, int64_t length, int64_t padded_length, float& top) {
@@ -107,12 +29,12 @@ inline float exponentiate(float* scores, int64_t length, int64_t padded_length, 
 }
 
 template <class T>
-inline void prefetch_next_head(const AttentionHead<T>& head, const T* part) {
-  for (int64_t r = 0; r < head.keys; ++r) prefetch(part + r * head.kv_stride + head.width, head.width);
-}
-
-template <class T>
 void attention_head(const AttentionHead<T>& head) {
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (head.width % 2 == 0) return attention_of_pairs(head);
+  }
+#endif
   const int64_t length = head.keys;
   const int64_t width = head.width;
   const int64_t columns = padded(width);
@@ -131,14 +53,14 @@ void attention_head(const AttentionHead<T>& head) {
   for (int64_t first = 0; first < head.queries; first += step) {
     const int64_t rows = smaller(step, head.queries - first);
     unpack(rows, width, head.q + first * head.q_stride, head.q_stride, head.scale * kLog2E, q);
-    small_gemm(rows, keys, width, {q, columns, 1}, k_transposed, ld, scores, ld, false);
+    small_gemm<float>(rows, keys, width, {q, columns, 1}, k_transposed, ld, scores, ld, false);
     float sums[kQueryTile];
     for (int64_t r = 0; r < rows; ++r) {
       float top = 0;
       sums[r] = exponentiate(scores + r * ld, length, keys, top);
       if (head.lse != nullptr) head.lse[first + r] = top * kLn2 + std::log(sums[r]);
     }
-    small_gemm(rows, columns, length, {scores, ld, 1}, v, columns, out, columns, false);
+    small_gemm<float>(rows, columns, length, {scores, ld, 1}, v, columns, out, columns, false);
     for (int64_t r = 0; r < rows; ++r)
       pack(1, width, out + r * columns, 1.0f / sums[r], head.out + (first + r) * head.out_stride, 0);
   }
@@ -157,6 +79,11 @@ inline void score_gradients(float* scores, float* gradients, int64_t keys, float
 
 template <class T>
 void attention_backward_head(const AttentionHead<T>& head) {
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (head.width % 2 == 0) return attention_backward_of_pairs(head);
+  }
+#endif
   const int64_t length = head.keys;
   const int64_t width = head.width;
   const int64_t columns = padded(width);
@@ -183,17 +110,17 @@ void attention_backward_head(const AttentionHead<T>& head) {
     unpack(rows, width, head.q + first * head.q_stride, head.q_stride, head.scale * kLog2E, q);
     unpack(rows, width, head.out_gradient + first * head.out_stride, head.out_stride, 1.0f, dout);
     unpack(rows, width, head.out + first * head.out_stride, head.out_stride, 1.0f, out);
-    small_gemm(rows, keys, width, {q, columns, 1}, k_transposed, ld, scores, ld, false);
-    small_gemm(rows, keys, width, {dout, columns, 1}, v_transposed, ld, gradients, ld, false);
+    small_gemm<float>(rows, keys, width, {q, columns, 1}, k_transposed, ld, scores, ld, false);
+    small_gemm<float>(rows, keys, width, {dout, columns, 1}, v_transposed, ld, gradients, ld, false);
     for (int64_t r = 0; r < rows; ++r) {
       Floats delta{};  // sum_c dout out = sum_j p dp
       for (int64_t c = 0; c < columns; c += kLanes)
         delta = fma(load(dout + r * columns + c), load(out + r * columns + c), delta);
       score_gradients(scores + r * ld, gradients + r * ld, keys, head.lse[first + r], sum(delta));
     }
-    small_gemm(rows, columns, length, {gradients, ld, 1}, k, columns, dq, columns, false);
-    small_gemm(length, columns, rows, {gradients, 1, ld}, q, columns, dk, columns, first > 0);
-    small_gemm(length, columns, rows, {scores, 1, ld}, dout, columns, dv, columns, first > 0);
+    small_gemm<float>(rows, columns, length, {gradients, ld, 1}, k, columns, dq, columns, false);
+    small_gemm<float>(length, columns, rows, {gradients, 1, ld}, q, columns, dk, columns, first > 0);
+    small_gemm<float>(length, columns, rows, {scores, 1, ld}, dout, columns, dv, columns, first > 0);
     pack(rows, width, dq, head.scale, head.q_gradient + first * head.q_stride, head.q_stride);
   }
   pack(length, width, dk, kLn2, head.k_gradient, head.kv_stride);  // q held scale log2(e)

@@ -30,22 +30,56 @@ constexpr int kTileVectors = 2;
 constexpr int kTileColumns = kTileVectors * kLanes;
 
 /// A[m,k] with any two strides (so that a transposed operand needs no copy), in elements.
+template <class E>
 struct Strided {
-  const float* data;
+  const E* data;
   int64_t row, column;
 };
 
-/// C[R, V vectors] = or += A[R,k] B[k, V vectors]; one chain per element, k ascending.
-template <int R, int V>
-void tile(int64_t k, Strided a, const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+/// Two bf16 numbers that follow each other along k: one element of a product that multiplies both.
+struct [[gnu::may_alias]] Pair {
+  uint32_t bits;
+};
+
+DINO_INLINE Words load(const Pair* p) {
+  Words v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+DINO_INLINE Words load_part(const Pair* p, int64_t n) {
+  Words v{};
+  for (int64_t i = 0; i < n; ++i) v[i] = p[i].bits;
+  return v;
+}
+
+DINO_INLINE void store(Pair* p, Words v) {
+  __builtin_memcpy(static_cast<void*>(p), &v, sizeof v);
+}
+
+#if defined(__AVX512BF16__)
+DINO_INLINE Words splat(Pair p) {
+  return p.bits + Words{};
+}
+
+/// a b + c over both halves of the pairs, in f32.
+DINO_INLINE Floats fma(Words a, Words b, Floats c) {
+  return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
+#endif
+
+/// C[R, V vectors] = or += A[R,k] B[k, V vectors]; one chain per element, k ascending. Elements are floats or
+/// pairs.
+template <int R, int V, class E>
+void tile(int64_t k, Strided<E> a, const E* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   Floats sums[R][V];
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < V; ++j) sums[i][j] = accumulate ? load(c + i * ldc + j * kLanes) : Floats{};
   for (int64_t p = 0; p < k; ++p) {
-    Floats row[V];
+    decltype(load(b)) row[V];
     for (int j = 0; j < V; ++j) row[j] = load(b + j * kLanes);
     for (int i = 0; i < R; ++i) {
-      const Floats x = splat(a.data[i * a.row]);
+      const auto x = splat(a.data[i * a.row]);
       for (int j = 0; j < V; ++j) sums[i][j] = fma(x, row[j], sums[i][j]);
     }
     a.data += a.column;
@@ -55,44 +89,52 @@ void tile(int64_t k, Strided a, const float* b, int64_t ldb, float* c, int64_t l
     for (int j = 0; j < V; ++j) store(c + i * ldc + j * kLanes, sums[i][j]);
 }
 
-template <int V, int R = kTileRows>
-void tile_of_rows(int64_t rows, int64_t k, Strided a, const float* b, int64_t ldb, float* c, int64_t ldc,
+template <int V, int R = kTileRows, class E>
+void tile_of_rows(int64_t rows, int64_t k, Strided<E> a, const E* b, int64_t ldb, float* c, int64_t ldc,
                   bool accumulate) {
   if constexpr (R > 0) {
     if (rows == R)
-      tile<R, V>(k, a, b, ldb, c, ldc, accumulate);
+      tile<R, V, E>(k, a, b, ldb, c, ldc, accumulate);
     else
-      tile_of_rows<V, R - 1>(rows, k, a, b, ldb, c, ldc, accumulate);
+      tile_of_rows<V, R - 1, E>(rows, k, a, b, ldb, c, ldc, accumulate);
   }
 }
 
-template <int V>
-void column_of_tiles(int64_t m, int64_t k, Strided a, const float* b, int64_t ldb, float* c, int64_t ldc,
+template <int V, class E>
+void column_of_tiles(int64_t m, int64_t k, Strided<E> a, const E* b, int64_t ldb, float* c, int64_t ldc,
                      bool accumulate) {
   for (int64_t i = 0; i < m; i += kTileRows)
-    tile_of_rows<V>(smaller(kTileRows, m - i), k, {a.data + i * a.row, a.row, a.column}, b, ldb, c + i * ldc,
-                    ldc, accumulate);
+    tile_of_rows<V, kTileRows, E>(smaller(kTileRows, m - i), k, {a.data + i * a.row, a.row, a.column}, b, ldb,
+                                  c + i * ldc, ldc, accumulate);
 }
 
 /// C[m,n] = or += A[m,k] B[k,n]; n is a multiple of kLanes.
-inline void small_gemm(int64_t m, int64_t n, int64_t k, Strided a, const float* b, int64_t ldb, float* c,
+template <class E>
+inline void small_gemm(int64_t m, int64_t n, int64_t k, Strided<E> a, const E* b, int64_t ldb, float* c,
                        int64_t ldc, bool accumulate) {
   int64_t j = 0;
   for (; j + kTileColumns <= n; j += kTileColumns)
-    column_of_tiles<kTileVectors>(m, k, a, b + j, ldb, c + j, ldc, accumulate);
+    column_of_tiles<kTileVectors, E>(m, k, a, b + j, ldb, c + j, ldc, accumulate);
   switch ((n - j) / kLanes) {
     case 3:
-      if constexpr (kTileVectors > 3) column_of_tiles<3>(m, k, a, b + j, ldb, c + j, ldc, accumulate);
+      if constexpr (kTileVectors > 3) column_of_tiles<3, E>(m, k, a, b + j, ldb, c + j, ldc, accumulate);
       break;
     case 2:
-      if constexpr (kTileVectors > 2) column_of_tiles<2>(m, k, a, b + j, ldb, c + j, ldc, accumulate);
+      if constexpr (kTileVectors > 2) column_of_tiles<2, E>(m, k, a, b + j, ldb, c + j, ldc, accumulate);
       break;
     case 1:
-      column_of_tiles<1>(m, k, a, b + j, ldb, c + j, ldc, accumulate);
+      column_of_tiles<1, E>(m, k, a, b + j, ldb, c + j, ldc, accumulate);
       break;
     default:
       break;
   }
+}
+
+DINO_INLINE Floats same_bits(Floats v) {
+  return v;
+}
+DINO_INLINE Floats same_bits(Words v) {
+  return reinterpret_cast<Floats>(v);
 }
 
 /// to[c * ld + r] = from[r * stride + c] for c < columns; r runs on to the next multiple of kLanes, as zeros.
@@ -104,7 +146,9 @@ inline void transpose(int64_t rows, int64_t columns, const T* from, int64_t stri
       Floats block[kLanes];
       for (int64_t i = 0; i < kLanes; ++i) {
         const T* row = from + (r + i) * stride + c;
-        block[i] = r + i >= rows ? Floats{} : width == kLanes ? load(row) : load_part(row, width);
+        block[i] = r + i >= rows     ? Floats{}
+                   : width == kLanes ? same_bits(load(row))
+                                     : same_bits(load_part(row, width));
       }
       transpose_block(block);
       for (int64_t i = 0; i < width; ++i) store(to + (c + i) * ld + r, block[i]);
@@ -145,7 +189,7 @@ inline void gemm_nt_kernel(int64_t m, int64_t n, int64_t k, const float* a, int6
       transpose(columns, depth, b + j * ldb + k0, ldb, panel, kTileColumns);
       for (int64_t i = 0; i < m; i += kTileRows) {
         const int64_t rows = smaller(kTileRows, m - i);
-        const Strided left{a + i * lda + k0, lda, 1};
+        const Strided<float> left{a + i * lda + k0, lda, 1};
         if (columns == kTileColumns) {
           tile_of_rows<kTileVectors>(rows, depth, left, panel, kTileColumns, c + i * ldc + j, ldc, k0 > 0);
           continue;

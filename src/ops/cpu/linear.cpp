@@ -18,34 +18,48 @@ ConstTensorView in_dtype(ConstTensorView x, DType dtype, Scratch& scratch) {
   return copy;
 }
 
-/// y = act(x w^T + b) in f32 by our own kernel, in tiles of a fixed size.
-void chained_product(const dnnl::Matmul& p, const float* a, const float* b, const float* bias, float* c) {
+/// y = act(x w^T + b) in f32 by our own kernel, in tiles of a fixed size. Narrower rows of x are widened once
+/// by the thread that works on them, and a tile of narrower results is rounded while it is in the cache.
+template <class A, class C>
+void chained_product(const dnnl::Matmul& p, const A* a, const float* b, const float* bias, C* c) {
   constexpr int64_t kRows = 96, kColumns = 256;
   const int64_t across = (p.n + kColumns - 1) / kColumns;
   const int64_t tiles = (p.m + kRows - 1) / kRows * across;
-  parallel_for(tiles, kRows * kColumns, [&](int64_t tile) {
-    const int64_t row = tile / across * kRows;
-    const int64_t column = tile % across * kColumns;
-    const int64_t rows = std::min(kRows, p.m - row);
-    const int64_t columns = std::min(kColumns, p.n - column);
-    float* to = c + row * p.n + column;
-    kernels().gemm_nt(rows, columns, p.k, a + row * p.k, p.k, b + column * p.k, p.k, to, p.n);
-    for (int64_t r = 0; r < rows; ++r) {
-      if (bias != nullptr) kernels().f32.add_scaled(to + r * p.n, bias + column, nullptr, 1.0f, columns);
-      if (p.gelu) kernels().f32.gelu(to + r * p.n, to + r * p.n, columns);
+#pragma omp parallel if (tiles > 1)
+  {
+    thread_local Scratch wide_rows, wide_tile;
+    int64_t widened = -1;  // the row that wide_rows begins with
+#pragma omp for schedule(static)
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t row = tile / across * kRows;
+      const int64_t column = tile % across * kColumns;
+      const int64_t rows = std::min(kRows, p.m - row);
+      const int64_t columns = std::min(kColumns, p.n - column);
+      const float* left = nullptr;
+      float* to = nullptr;
+      int64_t stride = p.n;
+      if constexpr (std::is_same_v<A, float>) {
+        left = a + row * p.k;
+      } else {
+        float* wide = wide_rows.floats(kRows * p.k);
+        if (widened != row) act_kernels<A>().to_float(a + row * p.k, wide, rows * p.k);
+        widened = row;
+        left = wide;
+      }
+      if constexpr (std::is_same_v<C, float>)
+        to = c + row * p.n + column;
+      else
+        to = wide_tile.floats(kRows * (stride = kColumns));
+      kernels().gemm_nt(rows, columns, p.k, left, p.k, b + column * p.k, p.k, to, stride);
+      for (int64_t r = 0; r < rows; ++r) {
+        float* y = to + r * stride;
+        if (bias != nullptr) kernels().f32.add_scaled(y, bias + column, nullptr, 1.0f, columns);
+        if (p.gelu) kernels().f32.gelu(y, y, columns);
+        if constexpr (!std::is_same_v<C, float>)
+          act_kernels<C>().from_float(y, c + (row + r) * p.n + column, columns);
+      }
     }
-  });
-}
-
-/// A row of the forward product must not depend on its neighbours in the batch or on the number of threads:
-/// curation promises the same embeddings for any number of ranks. oneDNN's AVX-512 products keep that promise
-/// (tests/ops/linear_test.cpp), its older ones block k by the shape.
-void multiply(const dnnl::Matmul& p, const void* a, const void* b, const float* bias, void* c) {
-  if (p.transpose_b && p.c == DType::f32 && cpu_level() < CpuLevel::avx512)
-    chained_product(p, static_cast<const float*>(a), static_cast<const float*>(b), bias,
-                    static_cast<float*>(c));
-  else
-    dnnl::run(p, a, b, bias, c);
+  }
 }
 
 /// c (+)= a b with any mix of activations' types. The product runs in the dtype of `a`: b is rounded to it.
@@ -57,19 +71,31 @@ void product(dnnl::Matmul p, ConstTensorView a, ConstTensorView b, ConstTensorVi
   // Without bf16 instructions the same rounded numbers are multiplied in f32, and f16 always: oneDNN has no
   // products of it on CPUs.
   const DType compute = a.dtype == DType::bf16 && dnnl::has_bf16() ? DType::bf16 : DType::f32;
-  const ConstTensorView left = in_dtype(a, compute, wide_a);
-  const ConstTensorView right = in_dtype(in_dtype(b, a.dtype, rounded_b), compute, wide_b);
   p.a = p.b = compute;
-  p.c = compute == DType::f32 ? DType::f32 : c.dtype;
+  // Packing rounds on the way.
+  p.pack_b = b.dtype == DType::f32 && a.dtype == compute && dnnl::gains_by_packing(p);
+  const ConstTensorView right = p.pack_b ? b : in_dtype(in_dtype(b, a.dtype, rounded_b), compute, wide_b);
   const float* bias_data = bias ? bias.as<float>() : nullptr;
+  // A row of the forward product must not depend on its neighbours in the batch or on the number of threads:
+  // curation promises the same embeddings for any number of ranks. oneDNN's AVX-512 products keep that
+  // promise (tests/ops/linear_test.cpp), its older ones block k by the shape.
+  if (p.transpose_b && cpu_level() < CpuLevel::avx512) {
+    with_act(a.dtype, [&]<class A>(A) {
+      with_act(c.dtype,
+               [&]<class C>(C) { chained_product(p, a.as<A>(), right.as<float>(), bias_data, c.as<C>()); });
+    });
+    return;
+  }
+  const ConstTensorView left = in_dtype(a, compute, wide_a);
+  p.c = compute == DType::f32 ? DType::f32 : c.dtype;
   if (p.c == c.dtype) {
-    multiply(p, left.data, right.data, bias_data, c.data);
+    dnnl::run(p, left.data, right.data, bias_data, c.data);
     return;
   }
   const TensorView wide{wide_c.bytes(static_cast<size_t>(c.numel()) * sizeof(float)), c.shape, DType::f32,
                         c.device};
   if (p.accumulate) convert_elements(c, wide);
-  multiply(p, left.data, right.data, bias_data, wide.data);
+  dnnl::run(p, left.data, right.data, bias_data, wide.data);
   convert_elements(wide, c);
 }
 

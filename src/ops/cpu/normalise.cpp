@@ -90,18 +90,26 @@ void CpuBackend::weight_norm(Stream&, ConstTensorView g, ConstTensorView v, Tens
   const int64_t d = v.dim(1);
   const float* gains = g.as<float>();
   const float* in = v.as<float>();
-  float* out = w.as<float>();
-  parallel_for(v.dim(0), d, [&](int64_t k) {
-    const float* row = in + k * d;
-    const double norm = std::sqrt(kernels().products(row, row, d));
-    kernels().scaled_wide(row, static_cast<double>(gains[k]) / norm, out + k * d, d);
+  with_act(w.dtype, [&]<class T>(T) {
+    T* out = w.as<T>();
+    parallel_for(v.dim(0), d, [&](int64_t k) {
+      const float* row = in + k * d;
+      const double norm = std::sqrt(kernels().products(row, row, d));
+      const double scale = static_cast<double>(gains[k]) / norm;
+      if constexpr (std::is_same_v<T, float>) {
+        kernels().scaled_wide(row, scale, out + k * d, d);
+      } else {
+        thread_local Scratch wide;
+        kernels().scaled_wide(row, scale, wide.floats(d), d);
+        act_kernels<T>().from_float(wide.floats(d), out + k * d, d);
+      }
+    });
   });
 }
 
 void CpuBackend::weight_norm_backward(Stream&, ConstTensorView g, ConstTensorView v, ConstTensorView dw,
                                       TensorView dg, TensorView dv) {
-  check::weight_norm(g, v, dw);
-  check::weight_norm(dg, v, dv);
+  check::weight_norm_backward(g, v, dw, dg, dv);
   const int64_t d = v.dim(1);
   const float* gains = g.as<float>();
   const float* in = v.as<float>();

@@ -7,12 +7,21 @@
 namespace dino::ops {
 namespace {
 
-/// A weight as the product sees it: rounded to the dtype of the activations.
-double weight_at(const float* w, int64_t i, DType activations) {
-  if (activations == DType::bf16) return static_cast<double>(static_cast<float>(bf16(w[i])));
-  if (activations == DType::f16) return static_cast<double>(static_cast<float>(f16(w[i])));
-  return static_cast<double>(w[i]);
-}
+/// Weights as the product sees them: rounded to the dtype of the activations.
+class Weights {
+ public:
+  Weights(ConstTensorView w, DType activations) : values_(w), dtype_(activations) {}
+  double operator[](int64_t i) const {
+    const auto value = static_cast<float>(values_[i]);
+    if (dtype_ == DType::bf16) return static_cast<double>(static_cast<float>(bf16(value)));
+    if (dtype_ == DType::f16) return static_cast<double>(static_cast<float>(f16(value)));
+    return static_cast<double>(value);
+  }
+
+ private:
+  Reader values_;
+  DType dtype_;
+};
 
 }  // namespace
 
@@ -31,11 +40,11 @@ void ReferenceBackend::linear(Stream&, ConstTensorView x, ConstTensorView w, Con
   const int64_t n = y.dim(1);
   const int64_t k = x.dim(1);
   const Reader in(x);
-  const float* weights = w.as<float>();
+  const Weights weights(w, x.dtype);
   for (int64_t row = 0; row < x.dim(0); ++row) {
     for (int64_t column = 0; column < n; ++column) {
       double sum = b ? static_cast<double>(b.as<float>()[column]) : 0.0;
-      for (int64_t i = 0; i < k; ++i) sum += in[row * k + i] * weight_at(weights, column * k + i, x.dtype);
+      for (int64_t i = 0; i < k; ++i) sum += in[row * k + i] * weights[column * k + i];
       if (pre) Writer(pre).set(row * n + column, sum);
       Writer(y).set(row * n + column, activation == Activation::gelu ? gelu(sum) : sum);
     }
@@ -49,12 +58,11 @@ void ReferenceBackend::linear_backward_input(Stream&, ConstTensorView dy, ConstT
   const int64_t k = dx.dim(1);
   const Reader gradient(dy);
   const Writer out(dx);
-  const float* weights = w.as<float>();
+  const Weights weights(w, dy.dtype);
   for (int64_t row = 0; row < dy.dim(0); ++row) {
     for (int64_t column = 0; column < k; ++column) {
       double sum = 0;
-      for (int64_t i = 0; i < n; ++i)
-        sum += gradient[row * n + i] * weight_at(weights, i * k + column, dy.dtype);
+      for (int64_t i = 0; i < n; ++i) sum += gradient[row * n + i] * weights[i * k + column];
       if (accumulate)
         out.add(row * k + column, sum);
       else

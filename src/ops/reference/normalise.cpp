@@ -112,8 +112,7 @@ void ReferenceBackend::weight_norm(Stream&, ConstTensorView g, ConstTensorView v
 
 void ReferenceBackend::weight_norm_backward(Stream&, ConstTensorView g, ConstTensorView v, ConstTensorView dw,
                                             TensorView dg, TensorView dv) {
-  check::weight_norm(g, v, dw);
-  check::weight_norm(dg, v, dv);
+  check::weight_norm_backward(g, v, dw, dg, dv);
   const int64_t d = v.dim(1);
   for (int64_t k = 0; k < v.dim(0); ++k) {
     double squares = 0, along = 0;

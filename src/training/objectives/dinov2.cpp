@@ -89,7 +89,7 @@ TeacherTargets Dinov2::teacher_logits(const StepContext& step, const Head& head,
     if (rows == 0) return TeacherTargets(logits);
     const Arena::Scope scope(c.arena);
     const TensorView unit = head.forward(c, w, tokens);
-    c.ops.linear(c.stream, unit, head.prototypes(c, w), {}, ops::Activation::none, logits, {});
+    (void)prototype_logits(c, unit, head.prototypes(c, w), logits);
     return TeacherTargets(logits.rows(0, taught));
   }
   const TensorView unit = c.arena.make({rows, head.config().bottleneck});
