@@ -18,6 +18,6 @@ times 2 3 <<EOF
 2 --preset vit_tiny --batch 16 $SMALL --precision fp32 --strategy full --recompute block
 EOF
 # -- at a rate that is given nothing is timed: what a published training is told to have reached
-dino-pretrain plan --preset vitg14 --ranks 8 --batch 128 --strategy full --drop-path 0.4 --prototypes 131072 --bottleneck 384 --gflops 121000 --json >rate.json &&
+dino-pretrain plan --preset vitg14 --ranks 8 --batch 128 --strategy full --drop-path 0.4 --prototypes 131072 --bottleneck 384 --gflops 121000 --network 1000 --json >rate.json &&
   "$DINO_PYTHON" -c 'import json; r = json.load(open("rate.json"))["images_per_second_per_rank"]; assert abs(r / 24.2 - 1) < 0.1, r' && ok "images/s at 121 TFLOP/s" || fail "images/s at 121 TFLOP/s"
 finish
