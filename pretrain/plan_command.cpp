@@ -3,29 +3,30 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "base/json.hpp"
 #include "base/json_text.hpp"
 #include "base/log.hpp"
-#include "base/timing.hpp"
 #include "commands.hpp"
 #include "forecast.hpp"
-#include "ops/gemm_rate.hpp"
+#include "quoted_runs.hpp"
 #include "resources.hpp"
 #include "split_options.hpp"
+#include "step_estimate.hpp"
 #include "step_shape.hpp"
 
 namespace dino::pretrain {
 namespace {
 
-/// The share of the rate of large products that a whole step reaches.
-constexpr double kShareOfProducts = 0.75;
 constexpr double kGiga = 1e9, kSecondsOfDay = 86400;
+/// Of a node's network, where none is given or at hand.
+constexpr double kNetworkGb = 10;
 
 struct PlanConfig {
   StepShape shape;
   int64_t ranks = 1, cores = 0, steps = 125000;
-  double gflops = 0, network = 10;
+  double gflops = 0, network = 0;
   bool table = false;
 };
 
@@ -38,9 +39,14 @@ Schema<PlanConfig> plan_options() {
   schema.add("cores", &C::cores, "Cores of a rank (0: those of this one).").range(0, 1e5);
   schema
       .add("gflops", &C::gflops,
-           "Rate of large matrix products of one rank, in GFLOP/s (0: measured here, times the cores).")
+           "Rate at which a rank computes whole steps, in GFLOP/s (0: steps are timed here, with the model's "
+           "own widths).")
       .range(0, 1e9);
-  schema.add("network", &C::network, "What a rank receives from others, in GB/s.").range(1e-3, 1e6);
+  schema
+      .add("network", &C::network,
+           "What a rank receives from others, in GB/s (0: measured between the ranks that plan itself is "
+           "started on; 10 where it runs alone).")
+      .range(0, 1e6);
   schema.add(
       "table", &C::table,
       "vits14 to vitg14 on 8 to 1,024 ranks, with the batch of each rank and everything else as given.");
@@ -51,35 +57,92 @@ struct Plan {
   MemoryPlan memory;
   int64_t checkpoint = 0;
   double compute_seconds = 0, network_seconds = 0;
+  double images = 0;  ///< of a rank
   [[nodiscard]] double step_seconds() const { return std::max(compute_seconds, network_seconds); }
 };
 
-Plan plan_of(const StepShape& shape, int ranks, const PlanConfig& config, double rate) {
+/// What a rank computes, in seconds: at the rate that is given, or by steps that are timed here.
+class StepClock {
+ public:
+  /// Collective over `here`, whose ranks time steps at the same time, as those of a training would.
+  StepClock(const PlanConfig& config, int threads, const Communicator& here)
+      : config_(config), threads_(threads), here_(here) {}
+  [[nodiscard]] double seconds(const TrainConfig& train, int ranks, const MemoryPlan& memory);
+  /// Where the seconds come from.
+  [[nodiscard]] std::vector<std::string> assumptions() const;
+
+ private:
+  struct Timed {
+    StepEstimate step;
+    int64_t moments = 0;  ///< bytes of the rank that it was timed for
+    int64_t images = 0, depth = 0;
+  };
+  const PlanConfig& config_;
+  int threads_;
+  const Communicator& here_;
+  std::map<std::string, Timed> timed_;  ///< by preset: all else is the same in every row of a table
+};
+
+double StepClock::seconds(const TrainConfig& train, int ranks, const MemoryPlan& memory) {
+  const TrainingConfig model = make_training_config(train);
+  const int64_t images = even_range(train.batch, 0, ranks).size();
+  if (config_.gflops > 0)
+    return static_cast<double>(images) *
+           (flops_per_image(model, train.global_size, train.local_size) +
+            repeated_flops_per_image(model, train.global_size, train.local_size)) /
+           (config_.gflops * kGiga);
+  Timed& timed = timed_[train.preset];
+  if (timed.moments == 0)
+    timed = {estimate_step(train, ranks), std::max<int64_t>(1, memory.optimizer), images, model.vit.depth};
+  const double seconds =
+      timed.step.with_moments(static_cast<double>(memory.optimizer) / static_cast<double>(timed.moments))
+          .seconds();
+  return here_.max(config_.cores > 0 ? seconds * threads_ / static_cast<double>(config_.cores) : seconds);
+}
+
+std::vector<std::string> StepClock::assumptions() const {
+  if (config_.gflops > 0)
+    return {fmt::format("a rank computes its steps at {} GFLOP/s (given)", config_.gflops)};
+  const int64_t cores = config_.cores > 0 ? config_.cores : threads_;
+  std::vector<std::string> lines{fmt::format(
+      "a rank is {} core{} as {} here, at the speed that {} now: steps were timed with {} thread{}", cores,
+      cores == 1 ? "" : "s", cores == 1 ? "one is" : "they are", cores == 1 ? "it has" : "they have",
+      threads_, threads_ == 1 ? "" : "s")};
+  for (const auto& [preset, timed] : timed_) {
+    const bool is_whole = timed.step.images == timed.images && timed.step.depth == timed.depth;
+    lines.push_back(is_whole ? fmt::format("{}: the step of a rank was timed as it is", preset)
+                             : fmt::format("{}: put together from steps with up to {} of {} images and up to "
+                                           "{} of {} blocks",
+                                           preset, timed.step.images, timed.images, timed.step.depth,
+                                           timed.depth));
+  }
+  return lines;
+}
+
+Plan plan_of(const StepShape& shape, int ranks, const PlanConfig& config, StepClock& clock) {
   check_groups(shape.split, ranks);
   check_pieces(shape.split, shape.batch, ranks);
   TrainConfig train = train_config(shape);
   train.steps = config.steps;
   train.cache_gib = 0;
   validate(train);
-  const TrainingConfig training = make_training_config(train);
   Plan plan;
   plan.memory = plan_memory(train, {}, ranks, 1);
-  plan.checkpoint = checkpoint_bytes(training);
-  const double flops = flops_per_image(training, train.global_size, train.local_size) +
-                       repeated_flops_per_image(training, train.global_size, train.local_size);
-  const auto images = static_cast<double>((shape.batch + ranks - 1) / ranks);  // of the busiest rank
-  plan.compute_seconds = flops * images / (rate * kShareOfProducts);
+  plan.checkpoint = checkpoint_bytes(make_training_config(train));
+  plan.images = static_cast<double>(shape.batch) / ranks;
+  plan.compute_seconds = clock.seconds(train, ranks, plan.memory);
   plan.network_seconds = static_cast<double>(plan.memory.received) / (config.network * kGiga);
   return plan;
 }
 
-std::vector<std::string> assumptions_of(const PlanConfig& config, double rate, bool measured) {
-  return {
-      fmt::format("a rank's large products run at {:.1f} GFLOP/s ({}), and a whole step at {:.0f} % of it",
-                  rate / kGiga, measured ? "measured here" : "given", 100 * kShareOfProducts),
-      fmt::format("a rank receives {} GB/s, while it computes", config.network),
-      "the loader keeps up; checkpoints and the online k-NN are not counted",
-      "memory without decoded images that are kept (--cache-gib 0)"};
+std::vector<std::string> assumptions_of(const PlanConfig& config, const StepClock& clock,
+                                        const char* network) {
+  std::vector<std::string> lines = clock.assumptions();
+  lines.push_back(
+      fmt::format("a rank receives {:.3g} GB/s ({}), while it computes", config.network, network));
+  lines.emplace_back("the loader keeps up; checkpoints and the online k-NN are not counted");
+  lines.emplace_back("memory without decoded images that are kept (--cache-gib 0)");
+  return lines;
 }
 
 /// Rows of --table: the batch per rank stays that of the command line.
@@ -101,58 +164,69 @@ nlohmann::ordered_json json_of(const StepShape& shape, int ranks, const Plan& pl
           {"bytes_max", plan.memory.total()},
           {"communication_bytes_per_step", plan.memory.received},
           {"checkpoint_bytes", plan.checkpoint},
+          {"compute_seconds", plan.compute_seconds},
+          {"network_seconds", plan.network_seconds},
           {"step_seconds", plan.step_seconds()},
+          {"images_per_second_per_rank", plan.images / plan.step_seconds()},
           {"days", plan.step_seconds() * static_cast<double>(steps) / kSecondsOfDay}};
 }
 
 void print_header() {
-  fmt::print("{:<8} {:>5} {:>6} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>7}\n", "preset", "ranks",
-             "batch", "weights", "gradients", "moments", "activations", "total", "network", "step", "days");
+  fmt::print("{:<8} {:>5} {:>6} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>13} {:>7}\n", "preset", "ranks",
+             "batch", "weights", "gradients", "moments", "activations", "total", "network", "step",
+             "images/s/rank", "days");
 }
 
 void print_row(const StepShape& shape, int ranks, const Plan& plan, int64_t steps) {
   const MemoryPlan& m = plan.memory;
-  fmt::print("{:<8} {:>5} {:>6} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>7.1f}\n", shape.preset, ranks,
-             shape.batch, human_bytes(m.parameters), human_bytes(m.gradients), human_bytes(m.optimizer),
-             human_bytes(m.activations), human_bytes(m.total()), human_bytes(plan.memory.received),
-             fmt::format("{:.2f} s", plan.step_seconds()),
+  fmt::print("{:<8} {:>5} {:>6} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>13.3g} {:>7.1f}\n",
+             shape.preset, ranks, shape.batch, human_bytes(m.parameters), human_bytes(m.gradients),
+             human_bytes(m.optimizer), human_bytes(m.activations), human_bytes(m.total()),
+             human_bytes(plan.memory.received), fmt::format("{:.2f} s", plan.step_seconds()),
+             plan.images / plan.step_seconds(),
              plan.step_seconds() * static_cast<double>(steps) / kSecondsOfDay);
 }
 
-ExitCode plan(const PlanConfig& config, CommandContext& context) {
-  const auto here = static_cast<int64_t>(resolve_threads(context));
-  double rate = config.gflops * kGiga;
-  const bool measured = rate == 0;
-  if (measured)
-    rate = ops::gemm_rate(ops::backend_named("cpu"), precision_here(config.shape.precision)) * kGiga *
-           static_cast<double>(config.cores > 0 ? config.cores : here) / static_cast<double>(here);
+/// Fills in what a rank receives; where it is from.
+const char* settle_network(PlanConfig& config, const Communicator& world) {
+  if (config.network > 0) return "given";
+  config.network = world.size() > 1 ? gather_rate(world) / kGiga : kNetworkGb;
+  return world.size() > 1 ? "measured between the ranks here" : "assumed";
+}
+
+ExitCode plan(PlanConfig config, CommandContext& context) {
+  const char* network = settle_network(config, context.world);
+  StepClock clock(config, resolve_threads(context), context.world);
+  const bool prints = context.world.root() && !context.common.json;
   nlohmann::ordered_json json;
   if (config.table) {
     const int64_t per_rank = (config.shape.batch + config.ranks - 1) / config.ranks;
     json["rows"] = nlohmann::ordered_json::array();
-    if (!context.common.json) print_header();
+    if (prints) print_header();
     for (const auto& [preset, ranks] : table_rows()) {
       StepShape shape = config.shape;
       shape.preset = preset;
       shape.batch = per_rank * ranks;
-      const Plan row = plan_of(shape, ranks, config, rate);
+      const Plan row = plan_of(shape, ranks, config, clock);
       json["rows"].push_back(json_of(shape, ranks, row, config.steps));
-      if (!context.common.json) print_row(shape, ranks, row, config.steps);
+      if (prints) print_row(shape, ranks, row, config.steps);
     }
   } else {
     const auto ranks = static_cast<int>(config.ranks);
-    const Plan row = plan_of(config.shape, ranks, config, rate);
+    const Plan row = plan_of(config.shape, ranks, config, clock);
     json = json_of(config.shape, ranks, row, config.steps);
-    if (!context.common.json) {
+    if (prints) {
       print_header();
       print_row(config.shape, ranks, row, config.steps);
     }
   }
-  const std::vector<std::string> assumptions = assumptions_of(config, rate, measured);
+  const std::vector<std::string> assumptions = assumptions_of(config, clock, network);
   json["assumptions"] = assumptions;
+  if (config.table) json["quoted"] = quoted_rows();
   context.result = json_line(json);
-  if (!context.common.json)
+  if (prints)
     for (const std::string& line : assumptions) fmt::print("  {}\n", line);
+  if (prints && config.table) fmt::print("{}", quoted_text());
   return ExitCode::done;
 }
 
@@ -165,8 +239,18 @@ Command plan_command() {
   command.usage = "--preset vitl14 --ranks 64 --batch 1024 --strategy full [--table] [--json]";
   command.description =
       "Counts bytes of a rank by kind and what it receives in a step, by the engine's own steps on a device "
-      "without bytes, and the time of a step and of the run, from the rate of matrix products measured here "
-      "or given. Nothing is made or written; the ranks need not be there.\n"
+      "without bytes. The ranks need not be there, and nothing is written.\n"
+      "The time of a step is that of steps taken here and now, with the threads of this process for a rank: "
+      "the step itself where it lasts a second or two, else it is put together from steps of fewer images "
+      "and "
+      "blocks of the model's own widths. That takes seconds, and tens of them for the largest models; beside "
+      "other work the machine is slower, and so is the plan. Ranks that share a node are slower than one "
+      "that "
+      "is alone: start plan on as many (mpirun -n 8 dino-pretrain plan ...), and they are timed together, "
+      "and "
+      "their network with them. --gflops gives a rate instead, and nothing is timed: at 121 TFLOP/s, "
+      "--preset vitg14 --drop-path 0.4 comes to the 24 images/s of a GPU that follow from what is told of "
+      "the published training; --table ends with such numbers and their sources.\n"
       "Bytes are the fp32 student, the EMA teacher, gradients and AdamW's moments, both heads among them; "
       "activations (with targets and prototypes); as workspace the units that are gathered and reduced; the "
       "copy from which a checkpoint is written; crops prepared ahead; and the program. vitg14 on 64 ranks of "
@@ -174,7 +258,7 @@ Command plan_command() {
       "workspace 865 MiB, checkpoint copy 282 MiB. Often quoted for the same are 31 MB of parameters, 125 MB "
       "of optimizer, 31 MB of gradients and 40 GB of activations: these leave out the fp32 master weights, "
       "the EMA teacher, the heads and the gathered units.";
-  command.uses_mpi = false;
+  command.uses_mpi = launched_ranks() > 1;  // else it works on a login node
   command.examples = {{"--preset vitl14 --ranks 64 --batch 1024 --strategy full"},
                       {"--table --ranks 8 --batch 128 --strategy full --json"}};
   command.make = with_options(plan_options(), plan);

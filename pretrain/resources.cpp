@@ -12,16 +12,12 @@ constexpr int64_t kMebi = int64_t{1} << 20;
 /// Program, libraries and MPI, and what oneDNN keeps of packed weights, where nobody has measured them.
 constexpr int64_t kProcessBytes = 64 * kMebi, kWorkspaceBytes = 32 * kMebi;
 
-int64_t tokens(const VitConfig& vit, int64_t side) {
-  return (side / vit.patch) * (side / vit.patch) + 1 + vit.registers;
-}
-
 /// Of one crop's forward pass; the last block's queries, projection and feed-forward for `read` tokens.
 double forward_of(const VitConfig& vit, int64_t side, double read) {
   const auto d = static_cast<double>(vit.width);
   const double ffn = vit.ffn == FfnKind::mlp ? 2.0 * d * static_cast<double>(vit.hidden)
                                              : 3.0 * d * static_cast<double>(vit.hidden);
-  const auto t = static_cast<double>(tokens(vit, side));
+  const auto t = static_cast<double>(tokens_of(vit, side));
   const auto block = [&](double queries) {
     return 2.0 * (2.0 * t * d * d + queries * (2.0 * d * d + ffn)) + 4.0 * t * queries * d;
   };
@@ -29,15 +25,24 @@ double forward_of(const VitConfig& vit, int64_t side, double read) {
          2.0 * t * d * static_cast<double>(vit.channels * vit.patch * vit.patch);
 }
 
+/// The share of the student's rows that its residual branches compute.
+double kept_share(const VitConfig& vit) {
+  return 1 - (vit.drop_path_uniform ? vit.drop_path : vit.drop_path / 2);
+}
+
 }  // namespace
 
+int64_t tokens_of(const VitConfig& vit, int64_t side) {
+  return (side / vit.patch) * (side / vit.patch) + 1 + vit.registers;
+}
+
 double forward_flops(const TrainingConfig& ssl, int64_t size) {
-  return forward_of(ssl.vit, size, static_cast<double>(tokens(ssl.vit, size)));
+  return forward_of(ssl.vit, size, static_cast<double>(tokens_of(ssl.vit, size)));
 }
 
 double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t local_size) {
   const VitConfig& vit = ssl.vit;
-  const double masked = 0.15 * 2.0 * static_cast<double>(tokens(vit, global_size) - 1 - vit.registers);
+  const double masked = 0.15 * 2.0 * static_cast<double>(tokens_of(vit, global_size) - 1 - vit.registers);
   const double global = forward_of(vit, global_size, 1 + masked / 2);
   const double local = ssl.local_crops > 0 ? forward_of(vit, local_size, 1) : 0;
   const auto head = [&](const HeadConfig& h) {
@@ -51,7 +56,7 @@ double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t l
     return 2.0 * weights;
   };
   const auto n_local = static_cast<double>(ssl.local_crops);
-  return 2.0 * global + 3.0 * (2.0 * global + n_local * local) +
+  return 2.0 * global + 3.0 * kept_share(vit) * (2.0 * global + n_local * local) +
          head(ssl.objective.dino_head) * (2.0 + 3.0 * (2.0 + n_local)) +
          head(ssl.objective.ibot_head) * 4.0 * masked;
 }
@@ -60,7 +65,7 @@ double repeated_flops_per_image(const TrainingConfig& ssl, int64_t global_size, 
   const VitConfig& vit = ssl.vit;
   const auto student = [&](const VitConfig& of) {
     const auto all = [&](int64_t side) {
-      return forward_of(of, side, static_cast<double>(tokens(of, side)));
+      return forward_of(of, side, static_cast<double>(tokens_of(of, side)));
     };
     return 2 * all(global_size) +
            (ssl.local_crops > 0 ? static_cast<double>(ssl.local_crops) * all(local_size) : 0);
@@ -71,12 +76,12 @@ double repeated_flops_per_image(const TrainingConfig& ssl, int64_t global_size, 
   if (ssl.split.recompute == Recompute::block) repeated += student(shorter);
   if (ssl.split.recompute == Recompute::selective) {
     const double first = static_cast<double>(vit.hidden * (vit.ffn == FfnKind::swiglu ? 2 : 1));
-    const double rows = 2 * static_cast<double>(tokens(vit, global_size)) +
+    const double rows = 2 * static_cast<double>(tokens_of(vit, global_size)) +
                         static_cast<double>(ssl.local_crops) *
-                            static_cast<double>(ssl.local_crops > 0 ? tokens(vit, local_size) : 0);
+                            static_cast<double>(ssl.local_crops > 0 ? tokens_of(vit, local_size) : 0);
     repeated += static_cast<double>(vit.depth - 1) * 2 * rows * static_cast<double>(vit.width) * first;
   }
-  return repeated * (1 - vit.drop_path);
+  return repeated * kept_share(vit);
 }
 
 CountedStep planned_step(const TrainConfig& config, int ranks) {

@@ -9,9 +9,12 @@
 
 namespace dino::pretrain {
 
-/// Multiply-adds times two of one image: student forward and backward of all crops, teacher forward of the
-/// global ones, heads and prototypes. The last block's queries, projection and feed-forward count for the
-/// tokens that the losses read only, as they are computed for no others.
+/// Of one crop of this side.
+[[nodiscard]] int64_t tokens_of(const VitConfig& vit, int64_t side);
+/// Multiply-adds times two of one image: student forward and backward of all crops (of the rows that
+/// stochastic depth keeps), teacher forward of the global ones, heads and prototypes. The last block's
+/// queries, projection and feed-forward count for the tokens that the losses read only, as they are computed
+/// for no others.
 [[nodiscard]] double flops_per_image(const TrainingConfig& ssl, int64_t global_size, int64_t local_size);
 /// Of one forward pass of an image of this side, all tokens.
 [[nodiscard]] double forward_flops(const TrainingConfig& ssl, int64_t size);

@@ -61,12 +61,6 @@ int64_t left_by_control_group() {
   return kNone;
 }
 
-int64_t free_memory() {
-  const int64_t available = number_in("/proc/meminfo", "MemAvailable:");
-  const int64_t machine = available < 0 ? std::numeric_limits<int64_t>::max() : available * 1024;
-  return std::min(machine, left_by_control_group());
-}
-
 int64_t median(std::vector<int64_t> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
@@ -110,6 +104,12 @@ void take(const std::map<std::string, std::string>& settings, const std::string&
 }
 
 }  // namespace
+
+int64_t free_memory() {
+  const int64_t available = number_in("/proc/meminfo", "MemAvailable:");
+  const int64_t machine = available < 0 ? std::numeric_limits<int64_t>::max() : available * 1024;
+  return std::min(machine, left_by_control_group());
+}
 
 ImageFacts survey_images(const RecordList& list, const Communicator& comm) {
   const log::Phase phase("survey of the images");

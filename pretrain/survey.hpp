@@ -16,6 +16,8 @@ namespace dino::pretrain {
 /// Cores of all ranks, and the memory that is free on the fullest node (cgroup limits count), by rank.
 /// Collective; the same on all ranks.
 [[nodiscard]] MachineFacts survey_machine(const CommandContext& context, Precision precision);
+/// Bytes that this process may still take: of the machine, and of its control groups.
+[[nodiscard]] int64_t free_memory();
 /// Takes the settings that are still `auto` from RUN/config.ini, where an earlier start of the run left them,
 /// but those that follow the machine. False where there is none. Collective.
 bool take_from_run(TrainConfig& config, const std::string& run, const Communicator& comm);

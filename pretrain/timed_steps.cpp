@@ -6,6 +6,7 @@
 #include "base/random.hpp"
 #include "base/signals.hpp"
 #include "base/timing.hpp"
+#include "comm/absent_ranks.hpp"
 #include "step_draws.hpp"
 #include "training/engine.hpp"
 
@@ -16,11 +17,12 @@ void fill_normal(TensorView view, uint64_t index) {
   for (float& value : view.f32()) value = random.uniform() * 3.46F - 1.73F;
 }
 
-Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup, int64_t steps,
-                   DataLoader* loader) {
-  const TrainingConfig ssl = make_training_config(config);
-  Workplace place(ops::backend_named("cpu"), comm, ssl.precision);
-  Engine engine(ssl, place.context(), comm);
+namespace {
+
+/// `comm`: the ranks of the steps; `here`: those of them that are there.
+Timings time_steps_at(Workplace& place, const TrainConfig& config, const Communicator& comm,
+                      const Communicator& here, int64_t warmup, int64_t steps, DataLoader* loader) {
+  Engine engine(make_training_config(config), place.context(), comm);
   engine.initialize(0);
   const Range images = even_range(config.batch, comm.rank(), comm.size());
   const int64_t n = images.size();
@@ -37,13 +39,13 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
   const Schedules schedules(learning);
   Timings timings;
   for (int64_t step = 0; step < warmup + steps; ++step) {
-    if (comm.any(stop_requested())) throw_stopped();
+    if (here.any(stop_requested())) throw_stopped();
     const StepDraws draws(config, images, static_cast<uint64_t>(comm.rank()), static_cast<uint64_t>(step));
     StepBatch batch;
     batch.images = n;
     batch.masks = draws.masks();
     batch.masked_bound = draws.masked_bound();
-    comm.barrier();
+    here.barrier();
     const int64_t allocated = Tensor::bytes_allocated(), faults = page_faults();
     const Stopwatch watch;
     const CropSet* crops = loader == nullptr ? nullptr : &loader->next();
@@ -52,7 +54,7 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
     const StepResult result = engine.forward_backward(batch, schedules.at(step + 1, step), draws.drop_path());
     timings.finite = timings.finite && (result.finite || result.scale_fell);
     engine.update(schedules.at(step + 1, step), step + 1);
-    comm.barrier();
+    here.barrier();
     if (step < warmup) continue;
     timings.seconds.push_back(watch.seconds());
     timings.allocated_bytes += Tensor::bytes_allocated() - allocated;
@@ -64,6 +66,22 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
   timings.arena_bytes = engine.arena_bytes();
   timings.state = engine.state().bytes();
   return timings;
+}
+
+}  // namespace
+
+Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup, int64_t steps,
+                   DataLoader* loader) {
+  Workplace place(ops::backend_named("cpu"), comm, make_training_config(config).precision);
+  return time_steps_at(place, config, comm, comm, warmup, steps, loader);
+}
+
+Timings time_steps_of_first(const TrainConfig& config, int ranks, int64_t warmup, int64_t steps) {
+  int64_t received = 0;
+  Workplace place(ops::backend_named("cpu"), make_absent_ranks(ranks, received),
+                  make_training_config(config).precision);
+  return time_steps_at(place, config, Communicator::alike(ranks), Communicator::self(), warmup, steps,
+                       nullptr);
 }
 
 }  // namespace dino::pretrain

@@ -34,4 +34,8 @@ struct Timings {
 [[nodiscard]] Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup,
                                  int64_t steps, DataLoader* loader = nullptr);
 
+/// The same of the first of `ranks` ranks that are not there: all but the time on a network.
+[[nodiscard]] Timings time_steps_of_first(const TrainConfig& config, int ranks, int64_t warmup,
+                                          int64_t steps);
+
 }  // namespace dino::pretrain

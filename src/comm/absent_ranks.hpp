@@ -9,7 +9,9 @@
 
 namespace dino {
 
-/// Rank 0 of `ranks`: every operation is done at once and moves nothing. `received` (which must outlive it)
+/// Rank 0 of `ranks`, whose values each of them is taken to have: every operation is done at once, and a rank
+/// does its own share of it (what arrives is written, its piece of a sum is added up) where the tensor is the
+/// host's; elsewhere nothing is touched. `received` (which must outlive it)
 /// counts the bytes that a rank would receive in the groups that are split off, by algorithms that send
 /// nothing twice: (P - 1) / P of a tensor that is gathered or scattered over P ranks, twice that of a sum.
 [[nodiscard]] std::unique_ptr<Collective> make_absent_ranks(int ranks, int64_t& received);

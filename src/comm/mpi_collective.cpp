@@ -24,6 +24,7 @@ using mpi::kSmallSumBytes;
 using mpi::kSumBufferBytes;
 using mpi::message_bytes;
 using mpi::operation_of;
+using mpi::with_float;
 
 class MpiCollective;
 
@@ -328,15 +329,6 @@ MPI_Datatype mpi_type(DType dtype) {
     default:
       throw InternalError(std::string("a reduction of ") + name_of(dtype));
   }
-}
-
-/// function(T{}) with the dtype's type.
-template <class Function>
-Event with_float(DType dtype, const Function& function) {
-  if (dtype == DType::f32) return function(float{});
-  if (dtype == DType::bf16) return function(bf16{});
-  if (dtype == DType::f16) return function(f16{});
-  return function(double{});
 }
 
 Event MpiCollective::all_reduce(Stream& stream, TensorView values, ReduceOp op) {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "tensor/tensor.hpp"
+
 namespace dino::mpi {
 
 template <class T>
@@ -22,6 +24,15 @@ T narrowed(double value) {
     return static_cast<T>(value);
   else
     return T(static_cast<float>(value));
+}
+
+/// function(T{}) with the type of a dtype of floats.
+template <class Function>
+auto with_float(DType dtype, const Function& function) {
+  if (dtype == DType::f32) return function(float{});
+  if (dtype == DType::bf16) return function(bf16{});
+  if (dtype == DType::f16) return function(f16{});
+  return function(double{});
 }
 
 /// out[i] = sum over ranks r of parts[r * n + i], in rank order with a double accumulator: the result is a

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <initializer_list>
 #include <memory>
 #include <new>
 #include <system_error>
@@ -34,13 +35,18 @@ int as_int(ExitCode code) {
   return static_cast<int>(code);
 }
 
-/// This process's number among those that a launcher started, before MPI is up: used to print once.
-int launcher_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+/// The first of these variables that a launcher has set, or `otherwise`.
+int launcher_number(std::initializer_list<const char*> names, int otherwise) {
+  for (const char* name : names) {
     const char* text = std::getenv(name);
     if (text != nullptr && *text != '\0') return std::atoi(text);
   }
-  return 0;
+  return otherwise;
+}
+
+/// This process's number among those that a launcher started, before MPI is up: used to print once.
+int launcher_rank() {
+  return launcher_number({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}, 0);
 }
 
 /// A result that did not reach its reader is a failure, whatever else was done.
@@ -279,6 +285,10 @@ bool asks_for_help(const std::vector<std::string>& words) {
 }
 
 }  // namespace
+
+int launched_ranks() {
+  return launcher_number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}, 1);
+}
 
 int run_program(const ProgramSpec& spec, int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);

@@ -50,6 +50,9 @@ struct Command {
   std::vector<Example> examples{};
 };
 
+/// Processes that a launcher (mpirun, srun) started with this one, before MPI is up; 1 where none says so.
+[[nodiscard]] int launched_ranks();
+
 /// Command::make of a command whose options are those of a schema: `run` gets the parsed struct.
 template <class C, class Run>
 [[nodiscard]] auto with_options(Schema<C> schema, Run run, C defaults = {}) {
