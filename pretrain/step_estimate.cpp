@@ -170,8 +170,7 @@ StepEstimate StepTrials::estimate() {
   if (!fits(few, std::min<int64_t>(2, depth)))
     throw UsageError(
         "does not fit: two blocks of the model with a few images are more than this machine's memory, so "
-        "that "
-        "no step can be timed here; give --gflops, or ask on a larger one");
+        "that no step can be timed here; give --gflops, or ask on a larger one");
   const Trial low = time(few, 1, flops(few, 1) * flop_seconds_);
   const Trial high = depth > 1 ? time_deeper(low) : low;
   const Trial more = images_ > few ? time_more_images(low) : low;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 namespace dino {
 namespace {
@@ -64,16 +65,16 @@ Image jitter(Image image, const Draws& d) {
   for (int operation : d.order) {
     switch (operation) {
       case 0:
-        image = adjust_brightness(image, d.brightness);
+        image = adjust_brightness(std::move(image), d.brightness);
         break;
       case 1:
-        image = adjust_contrast(image, d.contrast);
+        image = adjust_contrast(std::move(image), d.contrast);
         break;
       case 2:
-        image = adjust_saturation(image, d.saturation);
+        image = adjust_saturation(std::move(image), d.saturation);
         break;
       default:
-        image = adjust_hue(image, d.hue);
+        image = adjust_hue(std::move(image), d.hue);
     }
   }
   return image;
@@ -109,11 +110,11 @@ Image augment_crop(const Image& image, CropKind kind, const AugmentConfig& confi
   const Draws d = draw(image, kind, config, random);
   const int64_t size = kind == CropKind::local ? config.local_size : config.global_size;
   Image crop = resize(image, d.box, size, size, config.resampling);
-  if (d.flip) crop = flip_horizontal(crop);
+  if (d.flip) crop = flip_horizontal(std::move(crop));
   if (d.jitter) crop = jitter(std::move(crop), d);
-  if (d.grayscale) crop = to_grayscale(crop);
+  if (d.grayscale) crop = to_grayscale(std::move(crop));
   if (d.blur) crop = gaussian_blur(crop, d.sigma, kBlurKernel);
-  if (d.solarize) crop = solarize(crop);
+  if (d.solarize) crop = solarize(std::move(crop));
   return crop;
 }
 

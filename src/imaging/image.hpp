@@ -98,7 +98,7 @@ enum class Resampling : uint8_t { bicubic, bilinear, box };
 /// torchvision Resize(shorter side) then CenterCrop. Only what the crop shows is computed, so that a picture
 /// of 1 x 1,000,000 costs no more than another.
 [[nodiscard]] Image resize_center_crop(const Image& image, int64_t resize_to, int64_t crop);
-[[nodiscard]] Image flip_horizontal(const Image& image);
+[[nodiscard]] Image flip_horizontal(Image image);
 /// RGBA -> RGB over `background`, rounded.
 [[nodiscard]] Image composite(const Image& image, Colour background);
 /// What curation, training and evaluation put behind transparency: white, as most programs show it, unless
@@ -110,13 +110,13 @@ enum class Resampling : uint8_t { bicubic, bilinear, box };
 
 // ---- colour: PIL blends (truncating)
 // ------------------------------------------------------------------------------------------------------------------------
-[[nodiscard]] Image adjust_brightness(const Image& image, double factor);
-[[nodiscard]] Image adjust_contrast(const Image& image, double factor);
-[[nodiscard]] Image adjust_saturation(const Image& image, double factor);
-[[nodiscard]] Image adjust_hue(const Image& image, double factor);  ///< factor in [-0.5, 0.5]
-[[nodiscard]] Image to_grayscale(const Image& image);               ///< three equal channels
+[[nodiscard]] Image adjust_brightness(Image image, double factor);
+[[nodiscard]] Image adjust_contrast(Image image, double factor);
+[[nodiscard]] Image adjust_saturation(Image image, double factor);
+[[nodiscard]] Image adjust_hue(Image image, double factor);  ///< factor in [-0.5, 0.5]
+[[nodiscard]] Image to_grayscale(Image image);               ///< three equal channels
 [[nodiscard]] Image gaussian_blur(const Image& image, double sigma, int kernel = 9);
-[[nodiscard]] Image solarize(const Image& image, int threshold = 128);
+[[nodiscard]] Image solarize(Image image, int threshold = 128);
 
 struct Normalisation {
   std::array<float, 3> mean = {0.485F, 0.456F, 0.406F};

@@ -4,13 +4,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "imaging/image.hpp"
+#include "imaging/pixel_kernels.hpp"
 
 namespace dino {
 namespace {
 
-constexpr int kPrecision = 22;  // 32 bits - 8 of the pixel - 2 for the filter's overshoot
+using imaging::kRowsAtOnce;
+using imaging::kWeightBits;
 
 struct Filter {
   double support;
@@ -49,6 +52,9 @@ struct Taps {
   int64_t stride = 0;
   std::vector<int64_t> first, count;
   std::vector<int32_t> weights;
+  [[nodiscard]] imaging::TapsView view() const {
+    return {static_cast<int64_t>(first.size()), stride, first.data(), count.data(), weights.data()};
+  }
 };
 
 /// Of outputs [begin, begin + count) of `out`.
@@ -77,32 +83,12 @@ Taps make_taps(int64_t in, int64_t out, const Filter& filter, int64_t begin, int
     for (int64_t x = 0; x < high - low; ++x) {
       double w = row[static_cast<size_t>(x)];
       if (sum != 0.0) w /= sum;
-      const double scaled = w * (1 << kPrecision);
+      const double scaled = w * (1 << kWeightBits);
       taps.weights[static_cast<size_t>(i * taps.stride + x)] =
           static_cast<int32_t>(w < 0 ? scaled - 0.5 : scaled + 0.5);
     }
   }
   return taps;
-}
-
-uint8_t round_to_8_bits(int32_t sum) {
-  const int32_t value = sum >> kPrecision;
-  return static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
-}
-
-template <int kChannels>
-void horizontal(const uint8_t* row, const Taps& taps, uint8_t* target) {
-  for (size_t x = 0; x < taps.first.size(); ++x, target += kChannels) {
-    const int32_t* k = taps.weights.data() + static_cast<int64_t>(x) * taps.stride;
-    const uint8_t* source = row + taps.first[x] * kChannels;
-    const int64_t count = taps.count[x];
-    int32_t sums[kChannels];
-    for (int32_t& sum : sums) sum = 1 << (kPrecision - 1);
-    for (int64_t i = 0; i < count; ++i, source += kChannels) {
-      for (int c = 0; c < kChannels; ++c) sums[c] += source[c] * k[i];
-    }
-    for (int c = 0; c < kChannels; ++c) target[c] = round_to_8_bits(sums[c]);
-  }
 }
 
 Image empty_image(int64_t width, int64_t height, int64_t channels) {
@@ -116,8 +102,9 @@ int64_t round_even(double value) {
   return static_cast<int64_t>(std::nearbyint(value));
 }
 
-/// The rows of a box after the horizontal pass, made when they are asked for, in rising order, and kept while
-/// the vertical pass may still read them: a tall picture never has all its rows widened at once.
+/// The rows of a box after the horizontal pass, made when they are asked for, in rising order, some at a
+/// time, and kept while the vertical pass may still read them: a tall picture never has all its rows widened
+/// at once.
 class WideRows {
  public:
   /// Columns [left, left + count) of the box at `width`; `kept` rows are held.
@@ -125,33 +112,29 @@ class WideRows {
            int64_t kept)
       : image_(image), box_(from), left_(left), same_(width == from.width), bytes_(count * image.channels) {
     if (same_) return;
+    DINO_CHECK(image.channels == 1 || image.channels == 3 || image.channels == 4, "channels");
     taps_ = make_taps(from.width, width, filter, left, count);
-    kept_ = std::max<int64_t>(kept, 1);
+    kept_ = std::max<int64_t>(kept, 1) + kRowsAtOnce;
     ring_.resize(static_cast<size_t>(kept_ * bytes_));
+    scratch_.resize(static_cast<size_t>(imaging::columns_scratch(image.channels, taps_.view())));
   }
   const uint8_t* at(int64_t y) {
     if (same_) return image_.at(box_.left + left_, box_.top + y);
-    if (y >= next_) {
-      next_ = std::max(next_, y);  // rows that nothing reads are not made
-      for (; next_ <= y; ++next_) make(next_);
-    }
+    if (y >= next_) make(y);  // rows before it that nothing read are not made
     return ring_.data() + y % kept_ * bytes_;
   }
 
  private:
+  /// Rows from y on. The last ones stand for those beyond the box, whose place nothing reads.
   void make(int64_t y) {
-    const uint8_t* source = image_.at(box_.left, box_.top + y);
-    uint8_t* target = ring_.data() + y % kept_ * bytes_;
-    switch (image_.channels) {
-      case 1:
-        return horizontal<1>(source, taps_, target);
-      case 3:
-        return horizontal<3>(source, taps_, target);
-      case 4:
-        return horizontal<4>(source, taps_, target);
-      default:
-        DINO_CHECK(false, "channels");
+    const uint8_t* sources[kRowsAtOnce];
+    uint8_t* targets[kRowsAtOnce];
+    for (int64_t r = 0; r < kRowsAtOnce; ++r) {
+      sources[r] = image_.at(box_.left, box_.top + std::min(y + r, box_.height - 1));
+      targets[r] = ring_.data() + (y + r) % kept_ * bytes_;
     }
+    imaging::pixel_kernels().columns(sources, image_.channels, taps_.view(), scratch_.data(), targets);
+    next_ = y + kRowsAtOnce;
   }
   const Image& image_;
   Box box_;
@@ -159,7 +142,7 @@ class WideRows {
   bool same_;
   int64_t bytes_, kept_ = 0, next_ = 0;
   Taps taps_;
-  std::vector<uint8_t> ring_;
+  std::vector<uint8_t> ring_, scratch_;
 };
 
 /// The part `window` of box_ resized to width x height: the same bytes as cutting it out of the whole.
@@ -167,26 +150,22 @@ Image resize_window(const Image& image, Box box_, int64_t width, int64_t height,
                     Resampling filter) {
   const Filter chosen = filter_of(filter);
   Image out = empty_image(window.width, window.height, image.channels);
-  const auto samples = static_cast<size_t>(window.width * image.channels);
+  const int64_t samples = window.width * image.channels;
   if (height == box_.height) {
     WideRows rows(image, box_, width, chosen, window.left, window.width, 1);
-    for (int64_t y = 0; y < window.height; ++y) std::memcpy(out.at(0, y), rows.at(window.top + y), samples);
+    for (int64_t y = 0; y < window.height; ++y)
+      std::memcpy(out.at(0, y), rows.at(window.top + y), static_cast<size_t>(samples));
     return out;
   }
   const Taps taps = make_taps(box_.height, height, chosen, window.top, window.height);
-  WideRows rows(image, box_, width, chosen, window.left, window.width,
-                *std::max_element(taps.count.begin(), taps.count.end()));
-  std::vector<int32_t> sums(samples);
+  const int64_t most = *std::max_element(taps.count.begin(), taps.count.end());
+  WideRows rows(image, box_, width, chosen, window.left, window.width, most);
+  std::vector<const uint8_t*> read(static_cast<size_t>(most));
   for (int64_t y = 0; y < out.height; ++y) {
-    std::fill(sums.begin(), sums.end(), 1 << (kPrecision - 1));
-    const int32_t* k = taps.weights.data() + y * taps.stride;
-    for (int64_t i = 0; i < taps.count[static_cast<size_t>(y)]; ++i) {
-      const uint8_t* source = rows.at(taps.first[static_cast<size_t>(y)] + i);
-      const int32_t weight = k[i];
-      for (size_t x = 0; x < samples; ++x) sums[x] += source[x] * weight;
-    }
-    uint8_t* target = out.at(0, y);
-    for (size_t x = 0; x < samples; ++x) target[x] = round_to_8_bits(sums[x]);
+    const auto i = static_cast<size_t>(y);
+    for (int64_t k = 0; k < taps.count[i]; ++k) read[static_cast<size_t>(k)] = rows.at(taps.first[i] + k);
+    imaging::pixel_kernels().rows(read.data(), taps.weights.data() + y * taps.stride, taps.count[i], samples,
+                                  out.at(0, y));
   }
   return out;
 }
@@ -230,14 +209,15 @@ Image resize_center_crop(const Image& image, int64_t resize_to, int64_t crop) {
   return out;
 }
 
-Image flip_horizontal(const Image& image) {
-  Image out = empty_image(image.width, image.height, image.channels);
+Image flip_horizontal(Image image) {
+  const int64_t channels = image.channels;
   for (int64_t y = 0; y < image.height; ++y) {
-    for (int64_t x = 0; x < image.width; ++x) {
-      std::memcpy(out.at(x, y), image.at(image.width - 1 - x, y), static_cast<size_t>(image.channels));
-    }
+    uint8_t* left = image.at(0, y);
+    uint8_t* right = image.at(image.width - 1, y);
+    for (; left < right; left += channels, right -= channels)
+      for (int64_t c = 0; c < channels; ++c) std::swap(left[c], right[c]);
   }
-  return out;
+  return image;
 }
 
 Image pad_to_square(const Image& image, Colour colour) {

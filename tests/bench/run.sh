@@ -44,6 +44,13 @@ for round in $(seq "$ROUNDS"); do
 done
 measure join "$PYTHON" tests/bench/join_bench.py --bin "$BIN" --rows "$ROWS" --threads "$THREADS" --repeats "$ROUNDS"
 
+if [ -n "$PEERS" ] && [ -x "$BIN/crops_bench" ]; then
+  "$PEERS" tests/bench/torch_crops.py --draw "$WORK/photos" 40 || failed=1
+  for round in $(seq "$ROUNDS"); do
+    measure "crops.$round" "$BIN/crops_bench" "$WORK"/photos/*.jpg
+    measure "crops-peer.$round" "$PEERS" tests/bench/torch_crops.py "$WORK"/photos/*.jpg
+  done
+fi
 "$PYTHON" tests/bench/table.py "$WORK" --batch "$BATCH" --rows "$ROWS" --threads "$THREADS" || failed=1
 [ -n "$PEERS" ] || echo "no PyTorch and FAISS in build/peers-venv: make peers installs them"
 exit "$failed"

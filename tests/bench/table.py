@@ -62,6 +62,9 @@ for precision in ("fp32", "bf16"):
         achieved, limit = median(ours, "achieved_gflops"), median(ours, "gemm_peak_gflops")
         share = achieved / limit if achieved and limit else None
         row(f"{what}, {precision} (PyTorch)", "images/s", *(median(runs, "images_per_second") for runs in (ours, peer)), share, *(median(runs, "peak_rss_bytes") for runs in (ours, peer)))
+ours, peer = rounds("crops"), rounds("crops-peer")
+if ours and peer:
+    row("ten crops of a JPEG, one thread", "images/s", *(median(runs, "images_per_second") for runs in (ours, peer)), None, None, None, digits=1)
 path = os.path.join(options.folder, "join")
 join = json.load(open(path)) if os.path.exists(path) else {}
 memory = join.get("dino_peak_rss_bytes"), join.get("faiss_peak_rss_bytes")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # What plan says of ranks that are not there, against the same steps when they are: bytes by kind as bench counts them, the resident peak of a rank less that of an
-# idle one, and the time of a step (by a factor of two, since other work comes and goes). cli/long/plan_large.sh and plan_time.sh have more and larger combinations.
+# idle one, and the time of a step (by a factor of three, since other work comes and goes). cli/long/plan_large.sh and plan_time.sh have more and larger combinations.
 . "$(dirname "$0")/lib.sh"
 . "$DINO_SOURCE/tests/cli/plan_combinations.bash"
 . "$DINO_SOURCE/tests/cli/plan_times.bash"
@@ -12,7 +12,7 @@ combinations <<EOF
 3 --preset vit_demo --batch 24 $SMALL --precision fp32 --strategy gradients --accumulate 2
 4 --preset vit_demo --batch 32 $SMALL --precision fp32 --strategy hybrid --shard-group 2 --drop-path 0.3
 EOF
-times 2 3 <<EOF
+times 3 3 <<EOF
 1 --preset vit_demo --batch 32 $SMALL --precision fp32
 1 --preset vit_tiny --batch 16 $SMALL --precision bf16 --accumulate 2 --drop-path 0.3
 2 --preset vit_tiny --batch 16 $SMALL --precision fp32 --strategy full --recompute block

@@ -77,11 +77,6 @@ Primitive::primitive_desc describe_primitive(const Matmul& p, const ::dnnl::engi
   attributes.set_scratchpad_mode(::dnnl::scratchpad_mode::user);
   ::dnnl::post_ops post;
   if (p.accumulate) post.append_sum(1.0f);
-#if DNNL_VERSION_MAJOR >= 3
-  if (p.gelu) post.append_eltwise(::dnnl::algorithm::eltwise_gelu_erf, 0.0f, 0.0f);
-#else
-  if (p.gelu) post.append_eltwise(1.0f, ::dnnl::algorithm::eltwise_gelu_erf, 0.0f, 0.0f);
-#endif
   attributes.set_post_ops(post);
   const Memory::desc a = matrix(p.m, p.k, p.a, p.transpose_a);
   const Memory::desc b = weights(p);

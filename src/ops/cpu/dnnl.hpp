@@ -9,7 +9,7 @@
 
 namespace dino::ops::dnnl {
 
-/// C[m,n] (+)= A[m,k] B[k,n] (+ bias[n]), then GELU; all dense row-major. A transposed operand is stored as
+/// C[m,n] (+)= A[m,k] B[k,n] (+ bias[n]); all dense row-major. A transposed operand is stored as
 /// [k,m] or [n,k].
 struct Matmul {
   int64_t m, n, k;
@@ -18,7 +18,6 @@ struct Matmul {
   bool transpose_b = false;
   bool accumulate = false;
   bool bias = false;
-  bool gelu = false;
   bool pack_b = false;  ///< b is f32: rounded to its dtype and brought into oneDNN's own layout first
   int threads = 0;      ///< filled in by run()
   auto operator<=>(const Matmul&) const = default;

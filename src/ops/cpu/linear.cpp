@@ -18,7 +18,7 @@ ConstTensorView in_dtype(ConstTensorView x, DType dtype, Scratch& scratch) {
   return copy;
 }
 
-/// y = act(x w^T + b) in f32 by our own kernel, in tiles of a fixed size. Narrower rows of x are widened once
+/// y = x w^T + b in f32 by our own kernel, in tiles of a fixed size. Narrower rows of x are widened once
 /// by the thread that works on them, and a tile of narrower results is rounded while it is in the cache.
 template <class A, class C>
 void chained_product(const dnnl::Matmul& p, const A* a, const float* b, const float* bias, C* c) {
@@ -54,7 +54,6 @@ void chained_product(const dnnl::Matmul& p, const A* a, const float* b, const fl
       for (int64_t r = 0; r < rows; ++r) {
         float* y = to + r * stride;
         if (bias != nullptr) kernels().f32.add_scaled(y, bias + column, nullptr, 1.0f, columns);
-        if (p.gelu) kernels().f32.gelu(y, y, columns);
         if constexpr (!std::is_same_v<C, float>)
           act_kernels<C>().from_float(y, c + (row + r) * p.n + column, columns);
       }
@@ -118,12 +117,12 @@ void CpuBackend::linear(Stream&, ConstTensorView x, ConstTensorView w, ConstTens
   check::linear(x, w, b, y, pre);
   dnnl::Matmul p{.m = x.dim(0), .n = y.dim(1), .k = x.dim(1), .a = {}, .b = {}, .c = {}};
   p.transpose_b = true;
-  p.gelu = activation == Activation::gelu && !pre;
-  product(p, x, w, b, pre ? pre : y);
-  if (!pre) return;
+  const TensorView before = pre ? pre : y;
+  product(p, x, w, b, before);
+  // A pass of its own is as fast as oneDNN's in bf16, and in f32 faster.
   if (activation == Activation::gelu)
-    gelu(pre, y);
-  else
+    gelu(before, y);
+  else if (pre)
     convert_elements(pre, y);
 }
 
