@@ -55,6 +55,7 @@ endfunction()
 
 function(dino_library folder)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${folder}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/(no_)?cuda/")  # cmake/cuda.cmake
   if(NOT sources)
     message(FATAL_ERROR "src/${folder} holds no source")
   endif()
