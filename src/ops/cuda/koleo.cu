@@ -6,14 +6,10 @@
 
 #include "ops/checks.hpp"
 #include "ops/cuda/cuda_backend.hpp"
-#include "ops/cuda/device_code.hpp"
-#include "ops/cuda/launch.hpp"
+#include "ops/cuda/elements.hpp"
 
 namespace dino::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
 
 /// The first largest number of some columns; column -1: none that compares.
 struct Largest {
@@ -28,26 +24,22 @@ struct Largest {
   }
 };
 struct LargestOfWarps {
-  float value[kWarps];
-  int column[kWarps];
+  float value[kBlockWarps];
+  int column[kBlockWarps];
 };
 
 /// One block a row.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kBlock)
     nearest_of_rows(const float* dots, int columns, int64_t first, int64_t* index) {
   const int64_t row = blockIdx.x;
   const float* in = dots + row * columns;
   const int own = static_cast<int>(first + row);
   Largest best;
 #pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x) * kWidth; i < columns; i += kThreads * kWidth) {
-    Pack<float> pack;
-    if constexpr (kWidth == 4)
-      pack = load_pack(in + i);
-    else
-      pack.at[0] = in[i];
-    for (int l = 0; l < kWidth; ++l) best.offer(pack.at[l], i + l == own ? -1 : i + l);
+  for (int i = static_cast<int>(threadIdx.x) * kWidth; i < columns; i += kBlock * kWidth) {
+    const Group<float, kWidth> part = load_group<kWidth>(in + i);
+    for (int l = 0; l < kWidth; ++l) best.offer(part.at[l], i + l == own ? -1 : i + l);
   }
   for (int step = kWarp / 2; step > 0; step /= 2) {
     const float value = __shfl_xor_sync(kAllLanes, best.value, step);
@@ -61,13 +53,13 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   if (threadIdx.x != 0) return;
-  for (int warp = 1; warp < kWarps; ++warp) best.offer(shared.value[warp], shared.column[warp]);
+  for (int warp = 1; warp < kBlockWarps; ++warp) best.offer(shared.value[warp], shared.column[warp]);
   index[row] = best.column >= 0 ? best.column : own == 0 ? 1 : 0;
 }
 
 /// Of anchor a, one warp each, where it or its neighbour is an own row: distances[a] = |x_a - x_nn(a) + eps|
 /// and scales[a] = `share` times the slope of its term, 0 below the resolution.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kBlock)
     anchor_terms(const float* x, const int64_t* neighbours, int total, int d, int first, int own,
                  double share, double* distances, double* scales) {
   const int anchor = static_cast<int>(global_thread() / kWarp);
@@ -92,10 +84,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// loss += the own anchors' terms / total, by one block.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kBlock)
     add_anchor_losses(const double* distances, int first, int own, int total, double* loss) {
   double sum = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < own; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < own; i += kBlock) {
     const double d = distances[first + i];
     // NaN stays: it is not below the resolution.
     sum -= log((d < ops::kKoleoResolution ? ops::kKoleoResolution : d) + static_cast<double>(ops::kKoleoEps));
@@ -104,31 +96,31 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *loss += sum / static_cast<double>(total);
 }
 
-/// Anchors that a row collects terms of, found among kThreads neighbours, ascending.
+/// Anchors that a row collects terms of, found among kBlock neighbours, ascending.
 struct FoundAnchors {
-  int count[kWarps];
-  int at[kThreads];
+  int count[kBlockWarps];
+  int at[kBlock];
 };
 
-/// dx of an own row and kThreads columns, by one block. A sum is rounded after each term, in the order of the
+/// dx of an own row and kBlock columns, by one block. A sum is rounded after each term, in the order of the
 /// anchors, so that the gradient does not depend on which rows are one's own.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kBlock)
     anchor_gradients(const float* x, const int64_t* neighbours, int total, int d, int first, int across,
                      const double* scales, float* dx) {
   FoundAnchors& found = block_shared<FoundAnchors>();
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
   const auto own_row = static_cast<int>(blockIdx.x / static_cast<unsigned>(across));
   const int row = first + own_row;
-  const int column = static_cast<int>(blockIdx.x % static_cast<unsigned>(across)) * kThreads + thread;
+  const int column = static_cast<int>(blockIdx.x % static_cast<unsigned>(across)) * kBlock + thread;
   float gradient = 0;
-  for (int begin = 0; begin < total; begin += kThreads) {
+  for (int begin = 0; begin < total; begin += kBlock) {
     const int anchor = begin + thread;
     const bool collects = anchor < total && (anchor == row || neighbours[anchor] == row);
     const unsigned votes = __ballot_sync(kAllLanes, collects);
     if (lane == 0) found.count[warp] = __popc(votes);
     __syncthreads();
     int before = 0, count = 0;
-    for (int w = 0; w < kWarps; ++w) {
+    for (int w = 0; w < kBlockWarps; ++w) {
       if (w < warp) before += found.count[w];
       count += found.count[w];
     }
@@ -169,9 +161,9 @@ void CudaBackend::nearest_other(Stream& stream, ConstTensorView dots, int64_t fi
   check::nearest_other(dots, first, index);
   const float* in = pointer<float>(dots);
   const int columns = as_int(dots.dim(1));
-  const bool packs = columns % 4 == 0 && reinterpret_cast<uintptr_t>(in) % 16 == 0;
+  const bool packs = columns % 4 == 0 && cuda::aligned({in});
   cuda::launch("nearest_other", packs ? cuda::nearest_of_rows<4> : cuda::nearest_of_rows<1>,
-               {{static_cast<unsigned>(dots.dim(0))}, {cuda::kThreads}}, stream, in, columns, first,
+               {{static_cast<unsigned>(dots.dim(0))}, {cuda::kBlock}}, stream, in, columns, first,
                pointer<int64_t>(index));
 }
 
@@ -185,15 +177,15 @@ void CudaBackend::koleo(Stream& stream, ConstTensorView x, ConstTensorView neigh
   auto* distances = static_cast<double*>(
       cuda::cuda_stream(stream).scratch(2 * static_cast<size_t>(total) * sizeof(double)));
   double* scales = distances + total;
-  cuda::launch("koleo distances", cuda::anchor_terms, {{blocks_for(total, cuda::kWarps)}, {cuda::kThreads}},
-               stream, in, nearest, total, d, first, own, weight / static_cast<double>(total), distances,
-               scales);
-  cuda::launch("koleo loss", cuda::add_anchor_losses, {{1}, {cuda::kThreads}}, stream, distances, first, own,
+  cuda::launch("koleo distances", cuda::anchor_terms,
+               {{blocks_for(total, cuda::kBlockWarps)}, {cuda::kBlock}}, stream, in, nearest, total, d, first,
+               own, weight / static_cast<double>(total), distances, scales);
+  cuda::launch("koleo loss", cuda::add_anchor_losses, {{1}, {cuda::kBlock}}, stream, distances, first, own,
                total, pointer<double>(loss));
-  const unsigned across = blocks_for(d, cuda::kThreads);
+  const unsigned across = blocks_for(d, cuda::kBlock);
   cuda::launch("koleo gradient", cuda::anchor_gradients,
-               {{static_cast<unsigned>(own) * across}, {cuda::kThreads}}, stream, in, nearest, total, d,
-               first, across, scales, pointer<float>(dx));
+               {{static_cast<unsigned>(own) * across}, {cuda::kBlock}}, stream, in, nearest, total, d, first,
+               across, scales, pointer<float>(dx));
 }
 
 }  // namespace dino::ops

@@ -9,8 +9,7 @@
 
 #include "ops/checks.hpp"
 #include "ops/cuda/cuda_backend.hpp"
-#include "ops/cuda/device_code.hpp"
-#include "ops/cuda/launch.hpp"
+#include "ops/cuda/elements.hpp"
 
 namespace dino::cuda {
 namespace {
@@ -19,30 +18,7 @@ constexpr int kRowThreads = 1024;  ///< most of a block that owns a row
 
 /// kWidth neighbours of a row, 16 bytes or a single number.
 template <int kWidth>
-struct Part {
-  float at[kWidth];
-};
-template <int kWidth>
-__device__ __forceinline__ Part<kWidth> load_part(const float* from) {
-  Part<kWidth> part;
-  if constexpr (kWidth == 1) {
-    part.at[0] = *from;
-  } else {
-    const Pack<float> pack = load_pack(from);
-    for (int i = 0; i < kWidth; ++i) part.at[i] = pack.at[i];
-  }
-  return part;
-}
-template <int kWidth>
-__device__ __forceinline__ void store_part(float* to, const Part<kWidth>& part) {
-  if constexpr (kWidth == 1) {
-    *to = part.at[0];
-  } else {
-    Pack<float> pack;
-    for (int i = 0; i < kWidth; ++i) pack.at[i] = part.at[i];
-    store_pack(to, pack);
-  }
-}
+using Part = Group<float, kWidth>;
 
 /// use(i, load(i)) of the block's parts i = begin, begin + kWidth, ... < end, each thread every blockDim-th;
 /// kBatch loads of a thread are under way together.
@@ -120,7 +96,7 @@ __global__ void __launch_bounds__(kRowThreads)
   float* kept_row = dynamic_shared<float>();
   const ScaledExp scaled_exp(c_high, c_low);
   const auto load_pair = [&](int i) {
-    return Pair<kWidth>{load_part<kWidth>(s + i), load_part<kWidth>(t + i)};
+    return Pair<kWidth>{load_group<kWidth>(s + i), load_group<kWidth>(t + i)};
   };
   RowSums sums;
   for_parts<kWidth, kBatch>(0, k, load_pair, [&](int i, const Pair<kWidth>& pair) {
@@ -131,7 +107,7 @@ __global__ void __launch_bounds__(kRowThreads)
       sums.mass += pair.t.at[l];
       sums.along = fmaf(pair.t.at[l], below, sums.along);
     }
-    if (i < kept) store_part<kWidth>(kept_row + i, pair.a);
+    if (i < kept) store_group(kept_row + i, pair.a);
   });
   const float top = block_max(sums.top);
   sums.move_top(top, scaled_exp);
@@ -146,10 +122,10 @@ __global__ void __launch_bounds__(kRowThreads)
     Numbers gradient;
     for (int l = 0; l < kWidth; ++l)
       gradient.at[l] = scaled_exp(pair.a.at[l] - top) * of_exp - factor * pair.t.at[l];
-    store_part<kWidth>(s + i, gradient);
+    store_group(s + i, gradient);
   };
   const auto load_kept = [&](int i) {
-    return Pair<kWidth>{load_part<kWidth>(kept_row + i), load_part<kWidth>(t + i)};
+    return Pair<kWidth>{load_group<kWidth>(kept_row + i), load_group<kWidth>(t + i)};
   };
   for_parts<kWidth, kBatch>(0, kept, load_kept, finish);
   for_parts<kWidth, kBatch>(kept, k, load_pair, finish);
@@ -164,20 +140,20 @@ __global__ void __launch_bounds__(kRowThreads)
   const int64_t row = blockIdx.x;
   float* s = x + row * k;
   float* kept_row = dynamic_shared<float>();
-  const auto load = [&](int i) { return load_part<kWidth>(s + i); };
+  const auto load = [&](int i) { return load_group<kWidth>(s + i); };
   float largest = -INFINITY;
   for_parts<kWidth, kBatch>(0, k, load, [&](int i, const Numbers& a) {
     for (int l = 0; l < kWidth; ++l) largest = a.at[l] > largest ? a.at[l] : largest;
-    if (i < kept) store_part<kWidth>(kept_row + i, a);
+    if (i < kept) store_group(kept_row + i, a);
   });
   const float top = block_max(largest);
   if (threadIdx.x == 0) maxima[row] = top;
   const ScaledExp scaled_exp(c_high, c_low);
   const auto finish = [&](int i, Numbers a) {
     for (int l = 0; l < kWidth; ++l) a.at[l] = scaled_exp(a.at[l] - top);
-    store_part<kWidth>(s + i, a);
+    store_group(s + i, a);
   };
-  const auto load_kept = [&](int i) { return load_part<kWidth>(kept_row + i); };
+  const auto load_kept = [&](int i) { return load_group<kWidth>(kept_row + i); };
   for_parts<kWidth, kBatch>(0, kept, load_kept, finish);
   for_parts<kWidth, kBatch>(kept, k, load, finish);
 }
@@ -193,8 +169,8 @@ __global__ void __launch_bounds__(kRowThreads)
   float* kept_row = dynamic_shared<float>();
   const ScaledExp scaled_exp(c_high, c_low);
   const auto load_pair = [&](int i) {
-    return Pair<kWidth>{load_part<kWidth>(s + i),
-                        centre == nullptr ? Numbers{} : load_part<kWidth>(centre + i)};
+    return Pair<kWidth>{load_group<kWidth>(s + i),
+                        centre == nullptr ? Numbers{} : load_group<kWidth>(centre + i)};
   };
   const auto shifted = [&](const Pair<kWidth>& pair) {
     Numbers a;
@@ -206,17 +182,17 @@ __global__ void __launch_bounds__(kRowThreads)
     const Numbers a = shifted(pair);
     sums.raise_top(a, scaled_exp);
     for (int l = 0; l < kWidth; ++l) sums.exps += scaled_exp(a.at[l] - sums.top);
-    if (i < kept) store_part<kWidth>(kept_row + i, a);
+    if (i < kept) store_group(kept_row + i, a);
   });
   const float top = block_max(sums.top);
   sums.move_top(top, scaled_exp);
   const float share = 1.0f / block_sum(sums.exps);
   const auto finish = [&](int i, Numbers a) {
     for (int l = 0; l < kWidth; ++l) a.at[l] = scaled_exp(a.at[l] - top) * share;
-    store_part<kWidth>(s + i, a);
+    store_group(s + i, a);
   };
   for_parts<kWidth, kBatch>(
-      0, kept, [&](int i) { return load_part<kWidth>(kept_row + i); }, finish);
+      0, kept, [&](int i) { return load_group<kWidth>(kept_row + i); }, finish);
   for_parts<kWidth, kBatch>(kept, k, load_pair,
                             [&](int i, const Pair<kWidth>& pair) { finish(i, shifted(pair)); });
 }
@@ -229,27 +205,25 @@ __global__ void exp_from_reference(float* x, const float* reference, double temp
 
 // ---- sums over rows and columns of a matrix [rows, k]
 
-constexpr int kThreads = 256;
-
 /// Rows of a matrix, 32 columns of each, on their way to the warp that adds them up.
-struct ColumnTile {
+struct RowTile {
   static constexpr int kRows = 64;
   float x[kRows][kWarp];
   float weight[kRows];
 };
-struct ColumnTiles {
-  ColumnTile at[2];
+struct RowTiles {
+  RowTile at[2];
 };
 
 /// One block for 32 columns: all threads fetch rows, the first warp adds them up one behind the other, a
 /// column a lane, so that a sum does not depend on how rows are split over calls.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kBlock)
     add_rows_in_order(const float* x, const float* weight, int64_t rows, int k, float* out) {
   constexpr int kLanes = kWarp / kWidth;  // threads of a row
-  constexpr int kRowsAtOnce = kThreads / kLanes;
-  constexpr int kFetches = ColumnTile::kRows / kRowsAtOnce;
-  ColumnTiles& tiles = block_shared<ColumnTiles>();
+  constexpr int kRowsAtOnce = kBlock / kLanes;
+  constexpr int kFetches = RowTile::kRows / kRowsAtOnce;
+  RowTiles& tiles = block_shared<RowTiles>();
   const int thread = static_cast<int>(threadIdx.x);
   const int begin = static_cast<int>(blockIdx.x) * kWarp;
   const int row_of_thread = thread / kLanes, column_of_thread = thread % kLanes * kWidth;
@@ -261,29 +235,29 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < kFetches; ++j) {
       const int64_t row = first + j * kRowsAtOnce + row_of_thread;
       fetched[j] = Part<kWidth>{};
-      if (inside && row < rows) fetched[j] = load_part<kWidth>(x + row * k + begin + column_of_thread);
+      if (inside && row < rows) fetched[j] = load_group<kWidth>(x + row * k + begin + column_of_thread);
     }
-    if (weight != nullptr && thread < ColumnTile::kRows && first + thread < rows)
+    if (weight != nullptr && thread < RowTile::kRows && first + thread < rows)
       fetched_weight = weight[first + thread];
   };
   const bool adds = thread < kWarp && begin + thread < k;
   float sum = adds ? out[begin + thread] : 0.0f;
   fetch(0);
   int buffer = 0;
-  for (int64_t first = 0; first < rows; first += ColumnTile::kRows) {
-    ColumnTile& tile = tiles.at[buffer];
+  for (int64_t first = 0; first < rows; first += RowTile::kRows) {
+    RowTile& tile = tiles.at[buffer];
 #pragma unroll
     for (int j = 0; j < kFetches; ++j)
-      store_part<kWidth>(&tile.x[j * kRowsAtOnce + row_of_thread][column_of_thread], fetched[j]);
-    if (thread < ColumnTile::kRows) tile.weight[thread] = fetched_weight;
+      store_group(&tile.x[j * kRowsAtOnce + row_of_thread][column_of_thread], fetched[j]);
+    if (thread < RowTile::kRows) tile.weight[thread] = fetched_weight;
     // The one barrier is enough: who fills this tile again has met the adding warp at the next tile's.
     __syncthreads();
-    fetch(first + ColumnTile::kRows);
+    fetch(first + RowTile::kRows);
     if (thread < kWarp) {
       const int64_t left = rows - first;
-      if (left >= ColumnTile::kRows) {
+      if (left >= RowTile::kRows) {
 #pragma unroll 16
-        for (int r = 0; r < ColumnTile::kRows; ++r) sum = fmaf(tile.x[r][thread], tile.weight[r], sum);
+        for (int r = 0; r < RowTile::kRows; ++r) sum = fmaf(tile.x[r][thread], tile.weight[r], sum);
       } else {
         for (int r = 0; r < static_cast<int>(left); ++r) sum = fmaf(tile.x[r][thread], tile.weight[r], sum);
       }
@@ -298,9 +272,9 @@ constexpr int kRowsOfProduct = 2;  ///< rows of such a block, which share the ve
 
 /// partial[r, s] = sum over segment s of x[r, k] u[k]: the same for any number of rows.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kBlock)
     row_products(const float* x, const float* u, int64_t rows, int k, int segments, float* partial) {
-  constexpr int kSteps = kSegment / (kThreads * kWidth);
+  constexpr int kSteps = kSegment / (kBlock * kWidth);
   constexpr int kBatch = kSteps < 4 ? kSteps : 4;
   const int segment = static_cast<int>(blockIdx.x % segments);
   const int64_t first_row = static_cast<int64_t>(blockIdx.x / segments) * kRowsOfProduct;
@@ -313,11 +287,11 @@ __global__ void __launch_bounds__(kThreads)
     Part<kWidth> a[kBatch] = {}, b[kBatch] = {}, c[kBatch] = {};
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {
-      const int i = begin + (step + j) * kThreads * kWidth;
+      const int i = begin + (step + j) * kBlock * kWidth;
       if (i >= k) break;
-      a[j] = load_part<kWidth>(upper + i);
-      b[j] = load_part<kWidth>(lower + i);
-      c[j] = load_part<kWidth>(u + i);
+      a[j] = load_group<kWidth>(upper + i);
+      b[j] = load_group<kWidth>(lower + i);
+      c[j] = load_group<kWidth>(u + i);
     }
 #pragma unroll
     for (int j = 0; j < kBatch; ++j)
@@ -342,26 +316,26 @@ __global__ void add_segments(const float* partial, int64_t rows, int segments, f
 
 constexpr int kRowsOfScale = 8;
 
-/// A block scales kThreads * kWidth columns of kRowsOfScale rows.
+/// A block scales kBlock * kWidth columns of kRowsOfScale rows.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kBlock)
     scale_matrix(float* x, const float* v, const float* u, int64_t rows, int k, int across) {
   const int column =
-      (static_cast<int>(blockIdx.x % across) * kThreads + static_cast<int>(threadIdx.x)) * kWidth;
+      (static_cast<int>(blockIdx.x % across) * kBlock + static_cast<int>(threadIdx.x)) * kWidth;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x / across) * kRowsOfScale;
   if (column >= k) return;
-  const Part<kWidth> of_column = load_part<kWidth>(u + column);
+  const Part<kWidth> of_column = load_group<kWidth>(u + column);
   float* at = x + first_row * k + column;
   Part<kWidth> a[kRowsOfScale];
 #pragma unroll
   for (int r = 0; r < kRowsOfScale; ++r)
-    if (first_row + r < rows) a[r] = load_part<kWidth>(at + static_cast<int64_t>(r) * k);
+    if (first_row + r < rows) a[r] = load_group<kWidth>(at + static_cast<int64_t>(r) * k);
 #pragma unroll
   for (int r = 0; r < kRowsOfScale; ++r) {
     if (first_row + r >= rows) break;
     const float of_row = v[first_row + r];
     for (int l = 0; l < kWidth; ++l) a[r].at[l] = a[r].at[l] * of_row * of_column.at[l];
-    store_part<kWidth>(at + static_cast<int64_t>(r) * k, a[r]);
+    store_group(at + static_cast<int64_t>(r) * k, a[r]);
   }
 }
 
@@ -381,15 +355,10 @@ int columns_of(ConstTensorView x) {
   return static_cast<int>(x.dim(1));
 }
 
-/// Calls function.operator()<W>() with 4 where all rows of k floats can be read 16 bytes at a time, else 1.
+/// Calls function(Width<4>) where all rows of k floats can be read 16 bytes at a time, else with Width<1>.
 template <class Function>
-void with_width(int k, std::initializer_list<const void*> rows, Function&& function) {
-  bool packs = k % 4 == 0;
-  for (const void* row : rows) packs = packs && reinterpret_cast<uintptr_t>(row) % 16 == 0;
-  if (packs)
-    function.template operator()<4>();
-  else
-    function.template operator()<1>();
+void with_row_width(int k, std::initializer_list<const void*> rows, Function&& function) {
+  cuda::with_width<4>(k % 4 == 0 && cuda::aligned(rows), std::forward<Function>(function));
 }
 
 /// 1 / temperature for powers of two, in two parts.
@@ -436,7 +405,7 @@ void CudaBackend::cross_entropy(Stream& stream, TensorView logits, ConstTensorVi
   float* s = pointer<float>(logits);
   const float* t = pointer<float>(targets);
   const Base2 base2(temperature);
-  with_width(k, {s, t}, [&]<int kWidth>() {
+  with_row_width(k, {s, t}, [&]<int kWidth>(cuda::Width<kWidth>) {
     RowLaunch to(memory_.device(), rows, k, kWidth);
     if (!weight) to.keep(0);
     cuda::launch("cross_entropy", cuda::cross_entropy_rows<kWidth>, to.shape, stream, s, t,
@@ -452,7 +421,7 @@ void CudaBackend::exp_rows(Stream& stream, TensorView x, float temperature, Tens
   const int k = columns_of(x);
   float* data = pointer<float>(x);
   const Base2 base2(temperature);
-  with_width(k, {data}, [&]<int kWidth>() {
+  with_row_width(k, {data}, [&]<int kWidth>(cuda::Width<kWidth>) {
     const RowLaunch to(memory_.device(), x.dim(0), k, kWidth);
     cuda::launch("exp_rows", cuda::exp_of_rows<kWidth>, to.shape, stream, data, pointer<float>(maxima), k,
                  to.kept, base2.high, base2.low);
@@ -462,8 +431,8 @@ void CudaBackend::exp_rows(Stream& stream, TensorView x, float temperature, Tens
 void CudaBackend::exp_relative(Stream& stream, TensorView x, ConstTensorView reference, float temperature) {
   check::same_f32({x});
   check::scalar(reference, DType::f32);
-  const unsigned blocks = std::min(blocks_for(x.numel(), cuda::kThreads), 1024u);
-  cuda::launch("exp_relative", cuda::exp_from_reference, {{blocks}, {cuda::kThreads}}, stream,
+  const unsigned blocks = std::min(blocks_for(x.numel(), cuda::kBlock), 1024u);
+  cuda::launch("exp_relative", cuda::exp_from_reference, {{blocks}, {cuda::kBlock}}, stream,
                pointer<float>(x), pointer<float>(reference), static_cast<double>(temperature), x.numel());
 }
 
@@ -475,10 +444,10 @@ void CudaBackend::weighted_column_sums(Stream& stream, ConstTensorView x, ConstT
   check::vector(out, k, false);
   if (x.dim(0) == 0) return;
   const float* in = pointer<float>(x);
-  with_width(k, {in}, [&]<int kWidth>() {
+  with_row_width(k, {in}, [&]<int kWidth>(cuda::Width<kWidth>) {
     cuda::launch("weighted_column_sums", cuda::add_rows_in_order<kWidth>,
-                 {{blocks_for(k, cuda::kWarp)}, {cuda::kThreads}}, stream, in, pointer<float>(weight),
-                 x.dim(0), k, pointer<float>(out));
+                 {{blocks_for(k, cuda::kWarp)}, {cuda::kBlock}}, stream, in, pointer<float>(weight), x.dim(0),
+                 k, pointer<float>(out));
   });
 }
 
@@ -495,14 +464,14 @@ void CudaBackend::matrix_vector(Stream& stream, ConstTensorView x, ConstTensorVi
   float* to = pointer<float>(out);
   const size_t partial_bytes = static_cast<size_t>(rows) * segments * sizeof(float);
   float* partial = segments == 1 ? to : static_cast<float*>(cuda::cuda_stream(stream).scratch(partial_bytes));
-  with_width(k, {in, vector}, [&]<int kWidth>() {
+  with_row_width(k, {in, vector}, [&]<int kWidth>(cuda::Width<kWidth>) {
     cuda::launch("matrix_vector", cuda::row_products<kWidth>,
-                 {{blocks_for(rows, cuda::kRowsOfProduct) * segments}, {cuda::kThreads}}, stream, in, vector,
+                 {{blocks_for(rows, cuda::kRowsOfProduct) * segments}, {cuda::kBlock}}, stream, in, vector,
                  rows, k, segments, partial);
   });
   if (segments == 1) return;
-  cuda::launch("matrix_vector sums", cuda::add_segments,
-               {{blocks_for(rows, cuda::kThreads)}, {cuda::kThreads}}, stream, partial, rows, segments, to);
+  cuda::launch("matrix_vector sums", cuda::add_segments, {{blocks_for(rows, cuda::kBlock)}, {cuda::kBlock}},
+               stream, partial, rows, segments, to);
 }
 
 void CudaBackend::scale_rows_columns(Stream& stream, TensorView x, ConstTensorView v, ConstTensorView u) {
@@ -513,10 +482,10 @@ void CudaBackend::scale_rows_columns(Stream& stream, TensorView x, ConstTensorVi
   check::vector(u, k, false);
   float* data = pointer<float>(x);
   const float* columns = pointer<float>(u);
-  with_width(k, {data, columns}, [&]<int kWidth>() {
-    const unsigned across = blocks_for(k, int64_t{cuda::kThreads} * kWidth);
+  with_row_width(k, {data, columns}, [&]<int kWidth>(cuda::Width<kWidth>) {
+    const unsigned across = blocks_for(k, int64_t{cuda::kBlock} * kWidth);
     cuda::launch("scale_rows_columns", cuda::scale_matrix<kWidth>,
-                 {{across * blocks_for(rows, cuda::kRowsOfScale)}, {cuda::kThreads}}, stream, data,
+                 {{across * blocks_for(rows, cuda::kRowsOfScale)}, {cuda::kBlock}}, stream, data,
                  pointer<float>(v), columns, rows, k, across);
   });
 }
@@ -529,7 +498,7 @@ void CudaBackend::softmax_centred(Stream& stream, TensorView x, ConstTensorView 
   float* data = pointer<float>(x);
   const float* shift = pointer<float>(centre);
   const Base2 base2(temperature);
-  with_width(k, {data, shift}, [&]<int kWidth>() {
+  with_row_width(k, {data, shift}, [&]<int kWidth>(cuda::Width<kWidth>) {
     const RowLaunch to(memory_.device(), x.dim(0), k, kWidth);
     cuda::launch("softmax_centred", cuda::softmax_of_rows<kWidth>, to.shape, stream, data, shift, k, to.kept,
                  base2.high, base2.low);
