@@ -115,7 +115,7 @@ inline TrainingRun train(const TrainingCase& given, ops::Backend& backend,
 }
 
 inline TrainingRun train(const TrainingCase& given, ops::Backend& backend, const Communicator& comm) {
-  return train(given, backend, make_mpi_collective(comm), comm);
+  return train(given, backend, backend.new_collective(comm), comm);
 }
 
 inline TrainingRun train(const TrainingCase& given, MappedBackend& backend, const Communicator& comm) {
