@@ -10,7 +10,7 @@ namespace dino::cuda {
 /// y = x elementwise, rounded to nearest even; act tensors, which may be of two dtypes (pointwise.cu).
 void convert_elements(CudaStream& stream, ConstTensorView x, TensorView y);
 
-/// y = gelu(pre) elementwise, exact; act tensors of one dtype; y may be pre (pointwise.cu).
+/// y = gelu(pre) elementwise, exact; act tensors, which may be of two dtypes; y may be pre (pointwise.cu).
 void gelu(CudaStream& stream, ConstTensorView pre, TensorView y);
 
 /// out[N] (+)= column sums of rows [M,N], act, in f32 and a fixed order (reductions.cu). It asks for scratch:
