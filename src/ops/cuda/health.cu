@@ -113,7 +113,7 @@ __global__ void quotient_kernel(const double* partials, int64_t count, double di
   if (threadIdx.x == 0) *out = sum / divisor;
 }
 
-constexpr int kStdWarps = 32;
+constexpr int kStdWarps = 16;
 struct StdTile {
   double sums[kStdWarps][kWarp], squares[kStdWarps][kWarp];
 };
