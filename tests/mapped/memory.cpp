@@ -30,7 +30,8 @@ size_t bytes_of(const ConstTensorView& view) {
 
 }  // namespace
 
-MappedMemory::MappedMemory(size_t reserve) : reserve_(round_up(reserve, kPage)) {
+MappedMemory::MappedMemory(size_t reserve, Device device)
+    : reserve_(round_up(reserve, kPage)), device_(device) {
   file_ = memfd_create("dino_mapped_memory", MFD_CLOEXEC);
   if (file_ < 0 || ftruncate(file_, static_cast<off_t>(reserve_)) != 0) throw_errno("create", "memory file");
   const auto map = [&] {

@@ -21,12 +21,12 @@ namespace dino::testing {
 class MappedMemory final : public Memory {
  public:
   static constexpr size_t kReserved = size_t{4} << 30;
-  explicit MappedMemory(size_t reserve = kReserved);
+  explicit MappedMemory(size_t reserve = kReserved, Device device = {Device::Kind::cpu, 1});
   ~MappedMemory() override;
   MappedMemory(const MappedMemory&) = delete;
   MappedMemory& operator=(const MappedMemory&) = delete;
 
-  [[nodiscard]] Device device() const override { return {Device::Kind::cpu, 1}; }
+  [[nodiscard]] Device device() const override { return device_; }
   [[nodiscard]] void* allocate(size_t bytes) override;
   void release(void* data, size_t bytes) noexcept override;
   void zero(void* data, size_t bytes) override;
@@ -47,6 +47,7 @@ class MappedMemory final : public Memory {
   [[nodiscard]] size_t find_room(size_t bytes) const;
 
   size_t reserve_ = 0;
+  Device device_;
   int file_ = -1;
   std::byte* closed_ = nullptr;
   std::byte* open_ = nullptr;
