@@ -164,6 +164,7 @@ template <class Function>
 __device__ __forceinline__ void for_chunk_rows(int64_t rows, int64_t rows_per_chunk, Function&& function) {
   const int64_t first = int64_t{blockIdx.x} * rows_per_chunk;
   const int64_t end = first + rows_per_chunk < rows ? first + rows_per_chunk : rows;
+#pragma unroll 4
   for (int64_t row = first + threadIdx.x / kWarp; row < end; row += kBlockWarps) function(row);
 }
 

@@ -143,6 +143,8 @@ DeviceFacts facts(int device) {
   f.multiprocessors = properties.multiProcessorCount;
   f.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   f.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  for (const char byte : properties.uuid.bytes)
+    f.identity += fmt::format("{:02x}", static_cast<unsigned char>(byte));
   int driver = 0, runtime = 0;
   check(cudaDriverGetVersion(&driver), "the driver's version");
   check(cudaRuntimeGetVersion(&runtime), "the runtime's version");
