@@ -7,7 +7,6 @@
 #include <fstream>
 #include <sstream>
 
-#include "test_data.hpp"
 
 namespace dino::ops {
 namespace {

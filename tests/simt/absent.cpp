@@ -180,5 +180,8 @@ __attribute__((weak)) void CudaBackend::adamw(Stream&, TensorView, ConstTensorVi
                                               const AdamW&, ConstTensorView, ConstTensorView) {
   ABSENT("adamw");
 }
+__attribute__((weak)) void CudaBackend::ema(Stream&, TensorView, ConstTensorView, float, ConstTensorView) {
+  ABSENT("ema");
+}
 
 }  // namespace dino::ops

@@ -3,6 +3,7 @@
 #include "tensor/cuda/runtime.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -177,13 +178,15 @@ int device_count(std::string*) {
 }
 DeviceFacts facts(int device) {
   use_device(device);
-  return {"SIMT executor on the CPU",
-          8,
-          0,
-          4,
-          static_cast<int64_t>(simt::kMemoryBytes),
-          static_cast<int64_t>(simt::kSharedBytes),
-          "no driver"};
+  DeviceFacts facts;
+  facts.name = "SIMT executor on the CPU";
+  facts.major = 8;
+  facts.multiprocessors = 4;
+  facts.memory_bytes = static_cast<int64_t>(simt::kMemoryBytes);
+  facts.shared_bytes = static_cast<int64_t>(simt::kSharedBytes);
+  facts.versions = "no driver";
+  facts.identity = fmt::format("process {}", getpid());
+  return facts;
 }
 void use_device(int device) {
   DINO_CHECK(device == 0, "a GPU that is not there");

@@ -21,6 +21,8 @@ namespace dino::cuda {
 ///
 /// An operation that a stream waits for costs the host nothing, so that use() counts as waiting only what the
 /// host itself has waited for.
+[[nodiscard]] std::unique_ptr<Collective> make_nccl_collective(const Communicator& comm, CudaMemory& memory);
+
 /// Staged through the host: for tensors of `memory`, over a collective of the host's. The host waits in each
 /// operation until its stream has come to it.
 [[nodiscard]] std::unique_ptr<Collective> make_staged_collective(std::unique_ptr<Collective> host,
