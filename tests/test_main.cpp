@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs GoogleTest under MPI. --source=NAME keeps the suites that NAME.cpp defines: the file's tests are those
-// whose TestInfo::file() ends in NAME.cpp. A test that fails on any rank fails the run.
+// whose TestInfo::file() ends in NAME.cpp; --variant=NAME of these the ones of that backend. A test that
+// fails on any rank fails the run.
 #include <gtest/gtest.h>
 #include <mpi.h>
 
@@ -19,10 +20,11 @@ int main(int argc, char** argv) {
   int provided = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
   ::testing::InitGoogleTest(&argc, argv);
-  std::string source;
+  std::string source, variant;
   for (int i = 1; i < argc; ++i) {
     const std::string_view arg = argv[i];
     if (arg.starts_with("--source=")) source = std::string(arg.substr(9)) + ".cpp";
+    if (arg.starts_with("--variant=")) variant = "/" + std::string(arg.substr(10)) + "_";
   }
   if (!source.empty() && ::testing::GTEST_FLAG(filter) == "*") {
     std::string filter;
@@ -32,7 +34,9 @@ int main(int argc, char** argv) {
       for (int t = 0; t < suite.total_test_count(); ++t) {
         const auto& info = *suite.GetTestInfo(t);
         const std::string_view file = info.file() == nullptr ? "" : info.file();
-        if (file.ends_with("/" + source)) filter += std::string(suite.name()) + "." + info.name() + ":";
+        const std::string name = info.name();
+        if (file.ends_with("/" + source) && name.find(variant) != std::string::npos)
+          filter += std::string(suite.name()) + "." + name + ":";
       }
     }
     if (filter.empty()) {

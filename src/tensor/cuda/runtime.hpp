@@ -25,6 +25,7 @@ struct DeviceFacts {
   int64_t memory_bytes = 0;
   int64_t shared_bytes = 0;  ///< that a block may have
   std::string versions;      ///< of driver and runtime
+  std::string identity;      ///< that no other GPU of any machine has; empty: unknown
 };
 [[nodiscard]] DeviceFacts facts(int device);
 /// For the calling thread, from now on.
