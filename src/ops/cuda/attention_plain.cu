@@ -42,7 +42,7 @@ __device__ __forceinline__ void clear(Patch& patch) {
 
 /// patch += left^T right over `depth` lines.
 __device__ __forceinline__ void add_product(Patch& patch, const float* left, const float* right, int depth) {
-#pragma unroll 8
+#pragma unroll 4
   for (int d = 0; d < depth; ++d) {
     const Pack<float> a = load_pack(left + d * kLine + patch_row());
     const Pack<float> b = load_pack(right + d * kLine + patch_column());
@@ -55,7 +55,7 @@ __device__ __forceinline__ void add_product(Patch& patch, const float* left, con
 
 /// lines[c][r] = rows[r][from + c], c < kDepth, r < kSide; zero where there is no such row or column.
 template <class T>
-__device__ __forceinline__ void load_columns(float* lines, const T* rows, int64_t stride, int count, int from,
+__device__ __forceinline__ void load_columns(float* lines, const T* rows, int stride, int count, int from,
                                              int width) {
   for (int i = static_cast<int>(threadIdx.x); i < kSide * kDepth; i += kPlainThreads) {
     const int r = i / kDepth, c = i % kDepth;
@@ -64,7 +64,7 @@ __device__ __forceinline__ void load_columns(float* lines, const T* rows, int64_
 }
 /// lines[r][c] = rows[r][from + c], r and c < kSide.
 template <class T>
-__device__ __forceinline__ void load_slab(float* lines, const T* rows, int64_t stride, int count, int from,
+__device__ __forceinline__ void load_slab(float* lines, const T* rows, int stride, int count, int from,
                                           int width) {
   for (int i = static_cast<int>(threadIdx.x); i < kSide * kSide; i += kPlainThreads) {
     const int r = i / kSide, c = i % kSide;
@@ -74,8 +74,8 @@ __device__ __forceinline__ void load_slab(float* lines, const T* rows, int64_t s
 /// patch = own others^T over the whole width.
 template <class T>
 __device__ __forceinline__ void score_plain(Patch& patch, const PlainShared& shared, const T* own,
-                                            int64_t own_stride, int own_count, const T* others,
-                                            int64_t other_stride, int other_count, int width) {
+                                            int own_stride, int own_count, const T* others,
+                                            int other_stride, int other_count, int width) {
   clear(patch);
   for (int from = 0; from < width; from += kDepth) {
     __syncthreads();
@@ -88,7 +88,7 @@ __device__ __forceinline__ void score_plain(Patch& patch, const PlainShared& sha
 /// sums += weights rows, for the block's slab; weights [own][other] are the threads' patches.
 template <class T>
 __device__ __forceinline__ void add_weighted_plain(Patch& sums, const PlainShared& shared,
-                                                   const Patch& weights, const T* rows, int64_t stride,
+                                                   const Patch& weights, const T* rows, int stride,
                                                    int count, int from, int width) {
   __syncthreads();
   load_slab(shared.slab, rows, stride, count, from, width);
@@ -100,7 +100,7 @@ __device__ __forceinline__ void add_weighted_plain(Patch& sums, const PlainShare
   add_product(sums, shared.weights, shared.slab, count < kSide ? count : kSide);
 }
 template <class T>
-__device__ __forceinline__ void write_patch(T* rows, int64_t stride, const Patch& patch, int count, int from,
+__device__ __forceinline__ void write_patch(T* rows, int stride, const Patch& patch, int count, int from,
                                             int width) {
   for (int i = 0; i < 4; ++i)
     for (int j = 0; j < 4; ++j) {
@@ -118,8 +118,8 @@ __device__ __forceinline__ float over_row(float x, Function&& join) {
 
 /// Grid: tiles of queries x heads x slabs.
 template <class T>
-__global__ void __launch_bounds__(kPlainThreads, 1)
-    plain_forward_kernel(const T* q, const T* k, const T* v, int64_t q_stride, int64_t kv_stride,
+__global__ void __launch_bounds__(kPlainThreads, 2)
+    plain_forward_kernel(const T* q, const T* k, const T* v, int q_stride, int kv_stride,
                          const int64_t* query_starts, const int64_t* key_starts, int64_t count,
                          int64_t query_rows, int width, float scale, T* out, float* lse) {
   const Place& place = place_of_block(query_starts, key_starts, count, kSide);
@@ -169,10 +169,10 @@ __global__ void __launch_bounds__(kPlainThreads, 1)
 
 /// Grid: tiles of own rows x heads x slabs; the operands as in attention_backward.cu.
 template <class T, bool kOwnsKeys>
-__global__ void __launch_bounds__(kPlainThreads, 1)
-    plain_backward_kernel(const T* first, const T* second, int64_t first_stride, int64_t second_stride,
-                          const T* other_first, const T* other_second, int64_t other_first_stride,
-                          int64_t other_second_stride, const int64_t* own_starts, const int64_t* other_starts,
+__global__ void __launch_bounds__(kPlainThreads, 2)
+    plain_backward_kernel(const T* first, const T* second, int first_stride, int second_stride,
+                          const T* other_first, const T* other_second, int other_first_stride,
+                          int other_second_stride, const int64_t* own_starts, const int64_t* other_starts,
                           int64_t count, const float* terms, int64_t term_rows, int width, float scale,
                           T* of_first, T* of_second) {
   const Place& place = place_of_block(own_starts, other_starts, count, kSide);
