@@ -57,6 +57,7 @@ __device__ __forceinline__ void add_product(Patch& patch, const float* left, con
 template <class T>
 __device__ __forceinline__ void load_columns(float* lines, const T* rows, int stride, int count, int from,
                                              int width) {
+#pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < kSide * kDepth; i += kPlainThreads) {
     const int r = i / kDepth, c = i % kDepth;
     lines[c * kLine + r] = r < count && from + c < width ? widen(rows[r * stride + from + c]) : 0.0f;
@@ -66,6 +67,7 @@ __device__ __forceinline__ void load_columns(float* lines, const T* rows, int st
 template <class T>
 __device__ __forceinline__ void load_slab(float* lines, const T* rows, int stride, int count, int from,
                                           int width) {
+#pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < kSide * kSide; i += kPlainThreads) {
     const int r = i / kSide, c = i % kSide;
     lines[r * kLine + c] = r < count && from + c < width ? widen(rows[r * stride + from + c]) : 0.0f;
@@ -74,8 +76,8 @@ __device__ __forceinline__ void load_slab(float* lines, const T* rows, int strid
 /// patch = own others^T over the whole width.
 template <class T>
 __device__ __forceinline__ void score_plain(Patch& patch, const PlainShared& shared, const T* own,
-                                            int own_stride, int own_count, const T* others,
-                                            int other_stride, int other_count, int width) {
+                                            int own_stride, int own_count, const T* others, int other_stride,
+                                            int other_count, int width) {
   clear(patch);
   for (int from = 0; from < width; from += kDepth) {
     __syncthreads();
@@ -88,8 +90,8 @@ __device__ __forceinline__ void score_plain(Patch& patch, const PlainShared& sha
 /// sums += weights rows, for the block's slab; weights [own][other] are the threads' patches.
 template <class T>
 __device__ __forceinline__ void add_weighted_plain(Patch& sums, const PlainShared& shared,
-                                                   const Patch& weights, const T* rows, int stride,
-                                                   int count, int from, int width) {
+                                                   const Patch& weights, const T* rows, int stride, int count,
+                                                   int from, int width) {
   __syncthreads();
   load_slab(shared.slab, rows, stride, count, from, width);
 #pragma unroll
