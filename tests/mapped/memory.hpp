@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <span>
 
 #include "ops/ops.hpp"
 #include "tensor/device.hpp"
@@ -16,8 +17,9 @@ namespace dino::testing {
 /// One memory file, mapped twice at a constant distance. Views carry addresses of the closed mapping, which
 /// nobody can access; `open` gives the same bytes at an address that the host can. Every allocation ends at a
 /// page without access in both mappings, so that work which runs over its end faults too; released pages have
-/// no access, and their addresses come back as late as possible. Fresh memory holds bytes of 0xff (NaN; the
-/// index -1), so that a value nobody wrote is seen.
+/// no access, and their addresses come back as late as possible. The address sanitizer knows the bytes of a
+/// page that are not the allocation's. Fresh memory holds bytes of 0xff (NaN; the index -1), so that a value
+/// nobody wrote is seen.
 class MappedMemory final : public Memory {
  public:
   static constexpr size_t kReserved = size_t{4} << 30;
@@ -33,6 +35,8 @@ class MappedMemory final : public Memory {
 
   /// The same bytes for the host. InternalError unless they lie in one allocation that has not been released.
   [[nodiscard]] void* open(const void* data, size_t bytes) const;
+  /// All that `open` may give.
+  [[nodiscard]] std::span<std::byte> opened() const { return {open_, reserve_}; }
   /// The same view for the host; an empty one stays empty.
   [[nodiscard]] ConstTensorView open(ConstTensorView view) const;
   [[nodiscard]] TensorView open(TensorView view) const;

@@ -11,15 +11,21 @@
 #include <vector>
 
 #include "simt/executor.hpp"
+#include "simt/watch.hpp"
 
 namespace dino::simt {
 
 inline constexpr unsigned kWarp = 32;
 inline constexpr unsigned kLargestBlock = 1024;
 
+/// "file.cu:12".
+[[nodiscard]] std::string text_of(const std::source_location& at);
+
 /// A stack on which one thread after the other runs, as long as none of them waits.
 class Fiber {
  public:
+  /// The host's.
+  Fiber() = default;
   explicit Fiber(size_t number);
   ~Fiber();
   Fiber(const Fiber&) = delete;
@@ -28,18 +34,20 @@ class Fiber {
   void start(void (*function)(boost::context::detail::transfer_t));
 
   boost::context::detail::fcontext_t context = nullptr;  ///< where it goes on
-  void* bottom = nullptr;
+  const void* bottom = nullptr;
   size_t bytes = 0;
   void* fake_stack = nullptr;  ///< the address sanitizer's
 
  private:
+  std::byte* mapped_ = nullptr;
   size_t colour_ = 0;  ///< keeps the tops of all stacks out of one set of the cache
 };
 
 struct PendingCopy {
   std::byte* to;
-  const std::byte* from;
+  const std::byte* from;  ///< null: zeros
   size_t bytes;
+  std::source_location at;
 };
 
 struct Thread {
@@ -68,7 +76,10 @@ struct Meeting {
 class Executor {
  public:
   /// The one of this process; one launch at a time.
-  [[nodiscard]] static Executor& instance();
+  [[nodiscard]] static Executor& instance() {
+    if (instance_ == nullptr) instance_ = new Executor;  // lives as long as any stream
+    return *instance_;
+  }
   void run(const char* name, cuda::Dim grid, cuda::Dim block, size_t dynamic_bytes,
            const std::function<void()>& thread);
 
@@ -78,18 +89,38 @@ class Executor {
   void meet(unsigned mask, Meeting::Function function, const char* name, const void* brought,
             const std::source_location& at);
   void* shared_place(SharedPlace& place);
-  void* dynamic_shared_memory();
+  void* dynamic_shared_memory() { return shared_; }
+
+  /// What the thread did before is ordered before what the lanes of the mask do from now on, and the other
+  /// way round.
+  void order_lanes(const Meeting& meeting);
+  /// An access of the current thread, before it happens; `code` is where the compiler's call returns to.
+  static void watch(const void* at, size_t bytes, Access access, const void* code);
+  /// One that the executor carries out for a thread.
+  void check(const Thread& thread, const void* data, size_t bytes, Access access,
+             const std::source_location& at);
+  void check_atomic(const void* data, size_t bytes, const std::source_location& at);
+  void begin_copy(const PendingCopy& copy);
+  void end_copy(const PendingCopy& copy);
+  void watch_device(const void* begin, size_t bytes);
+  void watch_allocated(const void* data, size_t bytes);
+  void watch_released(const void* data, size_t bytes);
+
   /// Ends the launch with an error that names the kernel, the block and the thread.
   [[noreturn]] void fail(const std::string& what) { fail(*current_, what); }
   [[noreturn]] void fail(const Thread& thread, const std::string& what);
-  [[nodiscard]] bool running() const { return current_ != nullptr; }
 
  private:
   struct Warp {
     std::vector<Meeting> meetings;
+    // See Moment.
+    uint32_t stamp = 1, all = 1;
+    std::array<std::array<uint32_t, kWarp>, kWarp> lanes{};
   };
 
+  inline static Executor* instance_ = nullptr;
   Executor();
+  static void arrived(boost::context::detail::transfer_t from, void* fake_stack);
   static void enter(boost::context::detail::transfer_t from);
   void begin_block(size_t number);
   void run_threads();
@@ -102,6 +133,24 @@ class Executor {
   void make_ready(Thread& thread);
   [[noreturn]] void report_stuck();
   [[nodiscard]] std::string place_of(const Thread& thread) const;
+  /// Of a launch, and of each of its blocks: shared memory holds nothing.
+  void begin_shared(size_t dynamic_bytes);
+  void empty_shared();
+  /// Asynchronous copies that nobody waited for.
+  void forget_copies(Thread& thread);
+  void open_shared(size_t offset, size_t bytes);
+  [[nodiscard]] Moment moment_of(const Thread& thread) const;
+  [[nodiscard]] bool is_shared(const void* data) const {
+    return static_cast<size_t>(static_cast<const std::byte*>(data) - shared_) < kSharedRoom;
+  }
+  [[nodiscard]] bool is_device(const void* data) const {
+    return static_cast<size_t>(static_cast<const std::byte*>(data) - device_) < device_bytes_;
+  }
+  /// What is wrong with the access; `other` receives words for whom it collides with.
+  [[nodiscard]] Fault fault_of(const Thread& thread, const void* data, size_t bytes, Access access,
+                               std::string& other);
+  [[noreturn]] void fail_access(const Thread& thread, const void* data, size_t bytes, Access access,
+                                Fault fault, const std::string& other, const std::string& where);
 
   const char* kernel_ = "";
   cuda::Dim grid_, block_;
@@ -119,14 +168,20 @@ class Executor {
   size_t ready_begin_ = 0, ready_end_ = 0;
 
   Fiber* fiber_ = nullptr;  ///< that runs
-  std::unique_ptr<Fiber> root_;
+  Fiber root_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_;
   std::string failure_;
 
   std::byte* shared_ = nullptr;
-  size_t dynamic_bytes_ = 0, shared_used_ = 0;
-  uint64_t shared_block_ = 0;  ///< counts blocks over all launches
+  size_t dynamic_bytes_ = 0, static_bytes_ = 0, shared_used_ = 0;
+  std::vector<std::pair<size_t, size_t>> opened_;  ///< of shared memory: offsets and bytes
+  uint64_t launch_ = 0;
+  uint32_t epoch_ = 0;  ///< counts blocks and barriers
+  const std::byte* device_ = nullptr;
+  size_t device_bytes_ = 0;
+  std::unique_ptr<SharedShadow> shared_shadow_;
+  std::unique_ptr<DeviceShadow> device_shadow_;
 };
 
 }  // namespace dino::simt

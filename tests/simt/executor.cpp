@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/error.hpp"
+#include "mapped/sanitizer.hpp"
 #include "simt/block.hpp"
 
 namespace dino::simt {
@@ -25,11 +26,6 @@ namespace {
 constexpr size_t kStackBytes = size_t{256} << 10;
 constexpr size_t kPage = 4096;
 
-std::string text_of(const std::source_location& at) {
-  const std::string_view file = at.file_name();
-  return fmt::format("{}:{}", file.substr(file.rfind('/') + 1), at.line());
-}
-
 bool same(const std::source_location& a, const std::source_location& b) {
   return a.line() == b.line() && a.column() == b.column() &&
          (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
@@ -37,33 +33,31 @@ bool same(const std::source_location& a, const std::source_location& b) {
 
 }  // namespace
 
-Fiber::Fiber(size_t number) : bytes(kStackBytes), colour_(number * 576 % kPage / 64 * 64) {
-  bottom =
+Fiber::Fiber(size_t number) : bytes(kStackBytes - kPage), colour_(number * 576 % kPage / 64 * 64) {
+  void* const data =
       mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (bottom == MAP_FAILED) throw_errno("map", "the stack of a fiber");
-  if (mprotect(bottom, kPage, PROT_NONE) != 0) throw_errno("protect", "the end of a stack");
+  if (data == MAP_FAILED) throw_errno("map", "the stack of a fiber");
+  mapped_ = static_cast<std::byte*>(data);
+  if (mprotect(mapped_, kPage, PROT_NONE) != 0) throw_errno("protect", "the end of a stack");
+  bottom = mapped_ + kPage;
 }
 
 Fiber::~Fiber() {
-  munmap(bottom, bytes);
+  if (mapped_ != nullptr) munmap(mapped_, kStackBytes);
 }
 
 void Fiber::start(void (*function)(transfer_t)) {
-  context =
-      make_fcontext(static_cast<std::byte*>(bottom) + bytes - colour_, bytes - colour_ - kPage, function);
+  testing::unpoison(bottom, bytes);
+  context = make_fcontext(mapped_ + kStackBytes - colour_, bytes - colour_, function);
 }
 
 // ---- a launch
 
-Executor& Executor::instance() {
-  static auto* const executor = new Executor;  // lives as long as any stream
-  return *executor;
-}
-
-Executor::Executor() : root_(std::make_unique<Fiber>(0)) {
+Executor::Executor() {
   shared_ = static_cast<std::byte*>(
-      mmap(nullptr, kSharedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      mmap(nullptr, kSharedRoom, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (shared_ == MAP_FAILED) throw_errno("map", "shared memory");
+  if (kWatched) shared_shadow_ = std::make_unique<SharedShadow>(kSharedRoom);
 }
 
 void Executor::run(const char* name, cuda::Dim grid, cuda::Dim block, size_t dynamic_bytes,
@@ -79,7 +73,6 @@ void Executor::run(const char* name, cuda::Dim grid, cuda::Dim block, size_t dyn
   grid_ = grid;
   block_ = block;
   thread_ = &thread;
-  dynamic_bytes_ = dynamic_bytes;
   blocks_ = grid.volume();
   count_ = static_cast<unsigned>(block.volume());
   places.block_size = {block.x, block.y, block.z};
@@ -87,11 +80,21 @@ void Executor::run(const char* name, cuda::Dim grid, cuda::Dim block, size_t dyn
   threads_.resize(std::max<size_t>(threads_.size(), count_));
   warps_.resize(std::max<size_t>(warps_.size(), (count_ + kWarp - 1) / kWarp));
   failure_.clear();
+  ++launch_;
+  begin_shared(dynamic_bytes);
+  if (device_shadow_) device_shadow_->begin_launch(epoch_ + 1);
   begin_block(0);
-  fiber_ = root_.get();
+  fiber_ = &root_;
   jump(idle_fiber());
   current_ = nullptr;
-  if (!failure_.empty()) throw InternalError(failure_);
+  if (failure_.empty()) return;
+  for (Warp& warp : warps_) warp.meetings.clear();
+  idle_.clear();
+  for (const auto& fiber : fibers_) {
+    fiber->start(enter);
+    idle_.push_back(fiber.get());
+  }
+  throw InternalError(failure_);
 }
 
 void Executor::begin_block(size_t number) {
@@ -102,16 +105,14 @@ void Executor::begin_block(size_t number) {
   ready_begin_ = ready_end_ = 0;
   for (unsigned i = 0; i < count_; ++i) {
     Thread& thread = threads_[i];
+    // Asynchronous copies that nobody waited for arrive too late to be seen.
+    forget_copies(thread);
     thread.state = Thread::State::fresh;
     thread.number = i;
     thread.index = {i % block_.x, i / block_.x % block_.y, i / block_.x / block_.y};
-    thread.committed.clear();
-    thread.uncommitted.clear();
   }
-  if (shared_used_ > 0) std::memset(shared_, 0xff, shared_used_);
-  shared_used_ = (dynamic_bytes_ + 15) / 16 * 16;
-  if (dynamic_bytes_ > 0) std::memset(shared_, 0xff, shared_used_);
-  ++shared_block_;
+  ++epoch_;
+  empty_shared();
 }
 
 /// What a fiber does: threads that have not begun, and when there is none, somebody else's turn.
@@ -127,22 +128,28 @@ void Executor::run_threads() {
       if (++finished_ == count_ && ++block_number_ < blocks_) begin_block(block_number_);
     }
     Fiber& self = *fiber_;
-    Fiber& next = finished_ == count_ ? *root_ : next_fiber();
+    Fiber& next = finished_ == count_ ? root_ : next_fiber();
     idle_.push_back(&self);
     jump(next);
   }
 }
 
+void Executor::arrived(transfer_t from, void* fake_stack) {
+  auto* const left = static_cast<Fiber*>(from.data);
+  left->context = from.fctx;
+  testing::arrive_on_stack(fake_stack, &left->bottom, &left->bytes);
+}
+
 void Executor::enter(transfer_t from) {
-  static_cast<Fiber*>(from.data)->context = from.fctx;
-  instance().run_threads();
+  arrived(from, nullptr);
+  instance_->run_threads();
 }
 
 void Executor::jump(Fiber& to) {
   Fiber& from = *fiber_;
   fiber_ = &to;
-  const transfer_t arrived = jump_fcontext(to.context, &from);
-  static_cast<Fiber*>(arrived.data)->context = arrived.fctx;
+  testing::leave_stack(&from.fake_stack, to.bottom, to.bytes);
+  arrived(jump_fcontext(to.context, &from), from.fake_stack);
 }
 
 Fiber& Executor::idle_fiber() {
@@ -199,6 +206,7 @@ unsigned Executor::barrier(unsigned value, const std::source_location& at) {
     return barrier_result_;
   }
   at_barrier_ = 0;
+  ++epoch_;
   barrier_result_ = barrier_sum_;
   for (unsigned i = 0; i < count_; ++i)
     if (&threads_[i] != current_) make_ready(threads_[i]);
@@ -246,13 +254,8 @@ void Executor::fail(const Thread& thread, const std::string& what) {
   failure_ = fmt::format("kernel {}, block ({}, {}, {}), {}: {}", kernel_, places.block.x, places.block.y,
                          places.block.z, place_of(thread), what);
   // Threads are left where they are: what runs on a GPU holds nothing that has to be given back.
-  for (Warp& warp : warps_) warp.meetings.clear();
-  idle_.clear();
-  for (const auto& fiber : fibers_) {
-    fiber->start(enter);
-    idle_.push_back(fiber.get());
-  }
-  jump_fcontext(root_->context, root_.get());
+  testing::leave_stack(nullptr, root_.bottom, root_.bytes);
+  jump_fcontext(root_.context, fiber_);
   __builtin_unreachable();
 }
 
@@ -281,37 +284,10 @@ void Executor::report_stuck() {
   fail(*waiting, fmt::format("waits in {} at {}{}", waiting->waits_in, text_of(waiting->at), why));
 }
 
-// ---- shared memory
-
-void* Executor::shared_place(SharedPlace& place) {
-  if (place.block == shared_block_) return place.data;
-  const size_t begin = (shared_used_ + place.alignment - 1) / place.alignment * place.alignment;
-  const size_t dynamic = (dynamic_bytes_ + 15) / 16 * 16;
-  if (begin + place.bytes > kSharedBytes || begin + place.bytes - dynamic > kStaticSharedBytes)
-    fail(fmt::format("{} bytes of static and {} of dynamic shared memory", begin + place.bytes - dynamic,
-                     dynamic_bytes_));
-  std::memset(shared_ + begin, 0xff, place.bytes);
-  shared_used_ = begin + place.bytes;
-  place.block = shared_block_;
-  place.data = shared_ + begin;
-  return place.data;
-}
-
-void* Executor::dynamic_shared_memory() {
-  if (dynamic_bytes_ == 0) fail("asks for dynamic shared memory, of which the launch gives none");
-  return shared_;
-}
-
 // ---- what kernels call
 
 unsigned barrier(unsigned value, const std::source_location& at) {
   return Executor::instance().barrier(value, at);
-}
-void* shared_place(SharedPlace& place) {
-  return Executor::instance().shared_place(place);
-}
-void* dynamic_shared_memory() {
-  return Executor::instance().dynamic_shared_memory();
 }
 void run_kernel(const char* name, cuda::Dim grid, cuda::Dim block, size_t dynamic_bytes,
                 const std::function<void()>& thread) {

@@ -26,6 +26,8 @@ extern Places places;
 /// What a GPU of compute capability 8.0 lets one block have.
 inline constexpr size_t kSharedBytes = size_t{163} << 10;
 inline constexpr size_t kStaticSharedBytes = size_t{48} << 10;
+/// Where it lies, with gaps between what the kernel names.
+inline constexpr size_t kSharedRoom = size_t{256} << 10;
 
 // ---- called by kernels
 
@@ -53,20 +55,28 @@ struct MatrixRow {
 void load_matrices(const MatrixRow& row, bool transposed, const std::source_location& at);
 
 /// Arrives when its thread waits for it, as late as the instruction may. Zeros where `from` is null.
-void copy_async(void* to, const void* from, size_t bytes);
+void copy_async(void* to, const void* from, size_t bytes, const std::source_location& at);
 void copy_commit();
 void copy_wait(int latest);
 
-/// One variable in shared memory: where it is in the block that runs.
+/// An atomic operation is about to touch the bytes.
+void touch_atomically(const void* at, size_t bytes, const std::source_location& location);
+
+/// One variable in shared memory: where it is in the launch that runs.
 struct SharedPlace {
   size_t bytes, alignment;
-  uint64_t block = 0;  ///< the block that it was last seen in
+  uint64_t launch = 0;  ///< that it was last seen in
   void* data = nullptr;
 };
 void* shared_place(SharedPlace& place);
 void* dynamic_shared_memory();
 
 // ---- called by the host
+
+/// The memory of the device, as kernels see it, and what of it may be touched.
+void watch_device(const void* begin, size_t bytes);
+void watch_allocated(const void* data, size_t bytes);
+void watch_released(const void* data, size_t bytes);
 
 /// Runs the kernel to its end. InternalError names kernel, block and thread of what went wrong.
 void run_kernel(const char* name, cuda::Dim grid, cuda::Dim block, size_t dynamic_bytes,

@@ -58,8 +58,9 @@ inline void load_matrices_transposed(uint32_t (&words)[4], const void* shared_ro
   simt::load_matrices({words, shared_row}, true, at);
 }
 
-inline void copy_16_async(void* shared_to, const void* global_from, bool valid = true) {
-  simt::copy_async(shared_to, valid ? global_from : nullptr, 16);
+inline void copy_16_async(void* shared_to, const void* global_from, bool valid = true,
+                          std::source_location at = std::source_location::current()) {
+  simt::copy_async(shared_to, valid ? global_from : nullptr, 16, at);
 }
 inline void copy_commit() {
   simt::copy_commit();

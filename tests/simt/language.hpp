@@ -101,42 +101,56 @@ inline int __all_sync(unsigned mask, int predicate,
 
 // ---- atomics: threads change places in barriers and warp operations alone
 
-template <class T>
-T atomicAdd(T* at, T x) {
-  static_assert(std::is_integral_v<T>, "no kernel adds floats atomically");
+namespace dino::simt {
+
+/// *at <- change(*at); what was there before. The accesses are not watched as those of plain code.
+template <class T, class Change>
+__attribute__((noinline, no_sanitize("thread"))) T atomically(T* at, const Change& change,
+                                                              const std::source_location& location) {
+  static_assert(std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "an integer of 32 or 64 bits");
+  touch_atomically(at, sizeof(T), location);
   const T before = *at;
-  *at = static_cast<T>(before + x);
+  *at = change(before);
   return before;
 }
+
+}  // namespace dino::simt
+
 template <class T>
-T atomicMax(T* at, T x) {
-  const T before = *at;
-  if (x > before) *at = x;
-  return before;
+T atomicAdd(T* at, std::type_identity_t<T> x,
+            std::source_location location = std::source_location::current()) {
+  return dino::simt::atomically(
+      at, [x](T before) { return static_cast<T>(before + x); }, location);
 }
 template <class T>
-T atomicMin(T* at, T x) {
-  const T before = *at;
-  if (x < before) *at = x;
-  return before;
+T atomicMax(T* at, std::type_identity_t<T> x,
+            std::source_location location = std::source_location::current()) {
+  return dino::simt::atomically(
+      at, [x](T before) { return x > before ? x : before; }, location);
 }
 template <class T>
-T atomicExch(T* at, T x) {
-  const T before = *at;
-  *at = x;
-  return before;
+T atomicMin(T* at, std::type_identity_t<T> x,
+            std::source_location location = std::source_location::current()) {
+  return dino::simt::atomically(
+      at, [x](T before) { return x < before ? x : before; }, location);
 }
 template <class T>
-T atomicCAS(T* at, T expected, T x) {
-  const T before = *at;
-  if (before == expected) *at = x;
-  return before;
+T atomicExch(T* at, std::type_identity_t<T> x,
+             std::source_location location = std::source_location::current()) {
+  return dino::simt::atomically(
+      at, [x](T) { return x; }, location);
 }
 template <class T>
-T atomicOr(T* at, T x) {
-  const T before = *at;
-  *at = before | x;
-  return before;
+T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> x,
+            std::source_location location = std::source_location::current()) {
+  return dino::simt::atomically(
+      at, [=](T before) { return before == expected ? x : before; }, location);
+}
+template <class T>
+T atomicOr(T* at, std::type_identity_t<T> x,
+           std::source_location location = std::source_location::current()) {
+  return dino::simt::atomically(
+      at, [x](T before) { return static_cast<T>(before | x); }, location);
 }
 
 // ---- numbers

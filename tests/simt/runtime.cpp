@@ -3,6 +3,7 @@
 #include "tensor/cuda/runtime.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -142,7 +143,11 @@ struct EventTag {
 namespace dino::simt {
 
 testing::MappedMemory& device_memory() {
-  static auto* const memory = new testing::MappedMemory(kMemoryBytes, Device{Device::Kind::cuda, 0});
+  static auto* const memory = [] {
+    auto* const made = new testing::MappedMemory(kMemoryBytes, Device{Device::Kind::cuda, 0});
+    watch_device(made->opened().data(), made->opened().size());
+    return made;
+  }();
   return *memory;
 }
 
@@ -177,13 +182,15 @@ int device_count(std::string*) {
 }
 DeviceFacts facts(int device) {
   use_device(device);
-  return {"SIMT executor on the CPU",
-          8,
-          0,
-          4,
-          static_cast<int64_t>(simt::kMemoryBytes),
-          static_cast<int64_t>(simt::kSharedBytes),
-          "no driver"};
+  DeviceFacts facts;
+  facts.name = "SIMT executor on the CPU";
+  facts.major = 8;
+  facts.multiprocessors = 4;
+  facts.memory_bytes = static_cast<int64_t>(simt::kMemoryBytes);
+  facts.shared_bytes = static_cast<int64_t>(simt::kSharedBytes);
+  facts.versions = "no driver";
+  facts.identity = fmt::format("process {}", getpid());
+  return facts;
 }
 void use_device(int device) {
   DINO_CHECK(device == 0, "a GPU that is not there");
@@ -192,13 +199,16 @@ void use_device(int device) {
 void* allocate(size_t bytes) {
   const Lock lock(Streams::instance().mutex);
   void* const data = device_memory().allocate(bytes);
-  if (data != nullptr) simt::allocations()[data] = bytes;
+  if (data == nullptr) return nullptr;
+  simt::allocations()[data] = bytes;
+  simt::watch_allocated(device_memory().open(data, bytes), bytes);
   return data;
 }
 void release(void* data) noexcept {
   const Lock lock(Streams::instance().mutex);
   const auto found = simt::allocations().find(data);
   DINO_CHECK(found != simt::allocations().end(), "released twice, or never allocated");
+  simt::watch_released(device_memory().open(data, found->second), found->second);
   device_memory().release(data, found->second);
   simt::allocations().erase(found);
 }

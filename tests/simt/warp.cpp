@@ -61,7 +61,9 @@ void do_ballot(Meeting& meeting) {
     if ((meeting.mask >> lane & 1) != 0) meeting.lanes[lane].result = votes;
 }
 
-void do_nothing(Meeting&) {}
+void do_order(Meeting& meeting) {
+  Executor::instance().order_lanes(meeting);
+}
 
 float widened(uint32_t half, bf16) {
   return std::bit_cast<float>(half << 16);
@@ -114,6 +116,7 @@ void do_load_matrices(Meeting& meeting) {
       if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
         Executor::instance().fail(meeting.lanes[8 * i + r],
                                   "gives a row to ldmatrix that is not 16-byte aligned");
+      Executor::instance().check(meeting.lanes[8 * i + r], row, 16, Access::read, meeting.at);
       std::memcpy(matrix[r].data(), row, 16);
     }
     for (unsigned lane = 0; lane < kWarp; ++lane) {
@@ -130,7 +133,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 }  // namespace
 
 void warp_barrier(unsigned mask, const std::source_location& at) {
-  Executor::instance().meet(mask, do_nothing, "__syncwarp", nullptr, at);
+  Executor::instance().meet(mask, do_order, "__syncwarp", nullptr, at);
 }
 
 uint64_t shuffle(unsigned mask, uint64_t value, Shuffle how, int lane, int width,
@@ -163,12 +166,14 @@ void load_matrices(const MatrixRow& row, bool transposed, const std::source_loca
 
 // ---- asynchronous copies
 
-void copy_async(void* to, const void* from, size_t bytes) {
+void copy_async(void* to, const void* from, size_t bytes, const std::source_location& at) {
   Executor& executor = Executor::instance();
   if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
-    executor.fail("copies asynchronously between addresses that are not aligned to the size");
-  executor.current().uncommitted.push_back(
-      {static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes});
+    executor.fail(fmt::format("copies asynchronously between addresses that are no multiples of {} ({})",
+                              bytes, text_of(at)));
+  const PendingCopy copy{static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes, at};
+  executor.begin_copy(copy);
+  executor.current().uncommitted.push_back(copy);
 }
 
 void copy_commit() {
@@ -178,17 +183,13 @@ void copy_commit() {
 }
 
 void copy_wait(int latest) {
-  std::vector<std::vector<PendingCopy>>& groups = Executor::instance().current().committed;
-  const size_t kept = static_cast<size_t>(latest);
+  Executor& executor = Executor::instance();
+  std::vector<std::vector<PendingCopy>>& groups = executor.current().committed;
+  const auto kept = static_cast<size_t>(latest);
   if (groups.size() <= kept) return;
   const auto end = groups.end() - static_cast<std::ptrdiff_t>(kept);
   for (auto group = groups.begin(); group != end; ++group)
-    for (const PendingCopy& copy : *group) {
-      if (copy.from == nullptr)
-        std::memset(copy.to, 0, copy.bytes);
-      else
-        std::memcpy(copy.to, copy.from, copy.bytes);
-    }
+    for (const PendingCopy& copy : *group) executor.end_copy(copy);
   groups.erase(groups.begin(), end);
 }
 

@@ -29,4 +29,7 @@ struct Partials {
 };
 void add_partials(CudaStream& stream, const Partials& partials, float* out, float* behind = nullptr);
 
+/// *out += factor times the sum of `count` partials, in a fixed order (reductions.cu).
+void add_sum(CudaStream& stream, const double* partials, int64_t count, double factor, double* out);
+
 }  // namespace dino::cuda

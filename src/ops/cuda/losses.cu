@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const int64_t row = blockIdx.x;
   float* s = logits + row * k;
   const float* t = targets + row * k;
-  float* kept_row = dynamic_shared<float>();
+  float* kept_row = kept > 0 ? dynamic_shared<float>() : nullptr;
   const ScaledExp scaled_exp(c_high, c_low);
   const auto load_pair = [&](int i) {
     return Pair<kWidth>{load_group<kWidth>(s + i), load_group<kWidth>(t + i)};
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kRowThreads)
   constexpr int kBatch = 4;
   const int64_t row = blockIdx.x;
   float* s = x + row * k;
-  float* kept_row = dynamic_shared<float>();
+  float* kept_row = kept > 0 ? dynamic_shared<float>() : nullptr;
   const auto load = [&](int i) { return load_group<kWidth>(s + i); };
   float largest = -INFINITY;
   for_parts<kWidth, kBatch>(0, k, load, [&](int i, const Numbers& a) {
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kRowThreads)
   constexpr int kBatch = kWidth == 1 ? 4 : 2;
   const int64_t row = blockIdx.x;
   float* s = x + row * k;
-  float* kept_row = dynamic_shared<float>();
+  float* kept_row = kept > 0 ? dynamic_shared<float>() : nullptr;
   const ScaledExp scaled_exp(c_high, c_low);
   const auto load_pair = [&](int i) {
     return Pair<kWidth>{load_group<kWidth>(s + i),

@@ -25,9 +25,30 @@ __global__ void convert_kernel(const From* x, To* y, int64_t n) {
   });
 }
 
-/// Of the standard normal distribution.
-__device__ __forceinline__ float normal_below(float x) {
-  return 0.5f * (1.0f + erff(x * 0.70710678f));
+/// The normal distribution at x: `below` = Phi(x) and `density` = phi(x). Phi(-t) = exp(-t^2/2) s R(s),
+/// s = 1/(1 + 0.35 t), as ops/cpu/vector.hpp has it: accurate relative to Phi also in the lower tail, one
+/// exponential for both, and no branch. A GPU has time for about 34 instructions per element here.
+struct Normal {
+  float below, density;
+};
+__device__ __forceinline__ Normal normal_of(float x) {
+  const float t = fabsf(x);
+  const float s = __fdividef(1.0f, fmaf(0.35f, t, 1.0f));
+  float r = -0.02977205440402031f;
+  r = fmaf(r, s, 0.14694713056087494f);
+  r = fmaf(r, s, -0.2616783380508423f);
+  r = fmaf(r, s, 0.1657264232635498f);
+  r = fmaf(r, s, -0.027398675680160522f);
+  r = fmaf(r, s, 0.10720832645893097f);
+  r = fmaf(r, s, 0.11943741142749786f);
+  r = fmaf(r, s, 0.13991080224514008f);
+  r = fmaf(r, s, 0.13961894810199738f);
+  const float e = expf(-0.5f * x * x);
+  const float tail = e * s * r;
+  return {x > 0.0f ? 1.0f - tail : tail, e * 0.3989422804014327f};
+}
+__device__ __forceinline__ float sigmoid_of(float x) {
+  return __fdividef(1.0f, 1.0f + expf(-x));
 }
 
 template <class From, class To, int N>
@@ -35,7 +56,7 @@ __global__ void gelu_kernel(const From* pre, To* y, int64_t n) {
   for_group<N>(n, [&](auto width, int64_t i) {
     float values[decltype(width)::value];
     load(pre + i, values);
-    for (float& x : values) x *= normal_below(x);
+    for (float& x : values) x *= normal_of(x).below;
     store(y + i, values);
   });
 }
@@ -48,8 +69,8 @@ __global__ void gelu_backward_kernel(const T* dy, const T* pre, T* dx, int64_t n
     load(dy + i, gradient);
     load(pre + i, in);
     for (int j = 0; j < kN; ++j) {
-      const float x = in[j];
-      gradient[j] *= normal_below(x) + x * 0.39894228f * expf(-0.5f * x * x);
+      const Normal normal = normal_of(in[j]);
+      gradient[j] *= fmaf(in[j], normal.density, normal.below);
     }
     store(dx + i, gradient);
   });
@@ -96,7 +117,7 @@ __global__ void swiglu_kernel(const T* x, T* y, int64_t rows, int64_t h) {
   float gate[N], in[N];
   load(x + row * 2 * h + column, gate);
   load(x + row * 2 * h + h + column, in);
-  for (int i = 0; i < N; ++i) in[i] *= gate[i] / (1.0f + expf(-gate[i]));
+  for (int i = 0; i < N; ++i) in[i] *= gate[i] * sigmoid_of(gate[i]);
   store(y + row * h + column, in);
 }
 
@@ -109,7 +130,7 @@ __global__ void swiglu_backward_kernel(const T* dy, const T* x, T* dx, int64_t r
   load(x + row * 2 * h + column, gate);
   load(x + row * 2 * h + h + column, in);
   for (int i = 0; i < N; ++i) {
-    const float sigmoid = 1.0f / (1.0f + expf(-gate[i]));
+    const float sigmoid = sigmoid_of(gate[i]);
     const float to_gate = gradient[i] * in[i] * sigmoid * (1.0f + gate[i] * (1.0f - sigmoid));
     in[i] = gradient[i] * gate[i] * sigmoid;
     gate[i] = to_gate;
