@@ -50,8 +50,8 @@ def demangled(names):
 
 def short_name(name):
     """cross_entropy_rows<4> of the whole signature."""
-    name = name.replace("(anonymous namespace)::", "").replace("dino::cuda::", "").replace("dino::", "")
-    name = re.sub(r"\((int|bool|unsigned int)\)", "", name)
+    name = re.sub(r"\(anonymous namespace\)::|\bdino::(cuda::)?|\battention::", "", name)
+    name = re.sub(r"\((int|bool|unsigned int|Part)\)", "", name)
     name = re.sub(r"^void ", "", name)
     depth = 0
     for i, c in enumerate(name):
@@ -82,8 +82,9 @@ def counts_of_ptx(text):
 def compile_one(nvcc, includes, source, architecture):
     """By mangled kernel, what nvcc says."""
     with tempfile.TemporaryDirectory() as folder:
-        report = run([nvcc, "-std=c++20", f"-arch={architecture}", "-I", str(ROOT / "src"), *includes, "-Xptxas",
-                      "-v", "-cubin", "--keep", "--keep-dir", folder, "-o", f"{folder}/out.cubin", str(source)])
+        report = run([nvcc, "-std=c++20", "--expt-relaxed-constexpr", f"-arch={architecture}", "-Xptxas", "-v",
+                      "-I", str(ROOT / "src"), *includes, "-cubin", "--keep", "--keep-dir", folder, "-o",
+                      f"{folder}/out.cubin", str(source)])
         ptx = "".join(p.read_text() for p in Path(folder).glob("*.ptx"))
     kernels = counts_of_ptx(ptx)
     name = None
