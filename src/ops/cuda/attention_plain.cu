@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kPlainThreads, 2)
   clear(sums);
   float top[4], total[4];
   for (int i = 0; i < 4; ++i) {
-    top[i] = float_of_bits(0xff800000u);
+    top[i] = float_of_bits(kMinusInfinity);
     total[i] = 0;
   }
   const float factor = scale * kLog2E;
