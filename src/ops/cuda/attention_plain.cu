@@ -3,6 +3,9 @@
 // take. 256 threads own 64 rows and a slab of 64 columns of the results; a thread has a patch of 4 x 4 of
 // each product. Both sides of a product pass through shared memory with the summed index outermost. A head
 // wider than 64 has several slabs, which compute the weights once each.
+//
+// Predicted, not measured, for an H100 SXM (67 TFLOP/s of f32, a third of which is expected) at 257 rows, 16
+// heads of 64, f32, per sequence: 270 MFLOP forward, 12 us; 947 MFLOP backward, 43 us.
 
 #include "ops/cuda/attention.hpp"
 #include "ops/cuda/attention_tiles.hpp"
