@@ -47,6 +47,7 @@ void Executor::open_shared(size_t offset, size_t bytes) {
 void Executor::empty_shared() {
   for (const auto& [offset, bytes] : opened_) std::memset(shared_ + offset, 0xff, bytes);
   if (shared_shadow_) shared_shadow_->begin_block(epoch_);
+  if (device_shadow_) device_shadow_->begin_block(epoch_);
 }
 
 void* Executor::shared_place(SharedPlace& place) {
@@ -104,19 +105,18 @@ Moment Executor::moment_of(const Thread& thread) const {
 Fault Executor::fault_of(const Thread& thread, const void* data, size_t bytes, Access access,
                          std::string& other) {
   const auto* begin = static_cast<const std::byte*>(data);
-  if (is_shared(data)) {
-    unsigned with = thread.number;
-    const Fault fault =
-        shared_shadow_->access(static_cast<size_t>(begin - shared_), bytes, access, moment_of(thread), with);
-    if (fault >= Fault::pending) other = with == thread.number ? "other threads" : place_of(threads_[with]);
-    return fault;
-  }
-  if (!is_device(data)) return Fault::none;
-  uint32_t with = 0;
-  const Fault fault = device_shadow_->access(static_cast<size_t>(begin - device_), bytes, access,
-                                             static_cast<uint32_t>(block_number_), with);
-  if (fault >= Fault::pending)
-    other = with == DeviceShadow::kMany ? "several blocks" : fmt::format("block number {}", with);
+  const Moment now = moment_of(thread);
+  unsigned with = thread.number;
+  Fault fault = Fault::none;
+  if (is_shared(data))
+    fault = shared_shadow_->access(static_cast<size_t>(begin - shared_), bytes, access, now, with);
+  else if (is_device(data))
+    fault = device_shadow_->access(static_cast<size_t>(begin - device_), bytes, access, now, with);
+  if (fault < Fault::pending) return fault;
+  if (with == DeviceShadow::kAnotherBlock)
+    other = "another block";
+  else
+    other = with == thread.number ? "other threads" : place_of(threads_[with]);
   return fault;
 }
 

@@ -82,7 +82,7 @@ void Executor::run(const char* name, cuda::Dim grid, cuda::Dim block, size_t dyn
   failure_.clear();
   ++launch_;
   begin_shared(dynamic_bytes);
-  if (device_shadow_) device_shadow_->begin_launch();
+  if (device_shadow_) device_shadow_->begin_launch(epoch_ + 1);
   begin_block(0);
   fiber_ = &root_;
   jump(idle_fiber());

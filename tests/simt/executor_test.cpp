@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "base/error.hpp"
-#include "ops/cuda/device_code.hpp"
+#include "simt/planted.hpp"
 
 namespace dino::simt {
 namespace {
@@ -19,18 +18,7 @@ void run(cuda::Dim grid, cuda::Dim block, const std::function<void()>& kernel, s
 }
 
 std::string error_of(cuda::Dim grid, cuda::Dim block, const std::function<void()>& kernel) {
-  try {
-    run(grid, block, kernel);
-  } catch (const InternalError& error) {
-    return error.what();
-  }
-  return "";
-}
-
-testing::AssertionResult has(const std::string& text, const std::vector<std::string>& parts) {
-  for (const std::string& part : parts)
-    if (text.find(part) == std::string::npos) return testing::AssertionFailure() << text << " lacks " << part;
-  return testing::AssertionSuccess();
+  return error_in([&] { run(grid, block, kernel); });
 }
 
 TEST(Executor, EveryThreadOfEveryBlockRunsOnce) {

@@ -162,26 +162,69 @@ bool DeviceShadow::is_allocated(size_t offset, size_t bytes) const {
   return true;
 }
 
-Fault DeviceShadow::access(size_t offset, size_t bytes, Access access, uint32_t block, uint32_t& other) {
+bool DeviceShadow::is_before(uint16_t stamp, unsigned lane, const Moment& now) const {
+  // Of stamps, the lower halves: they are compared while they are not far from each other.
+  const auto older = [stamp](uint32_t than) {
+    return than != 0 && static_cast<int16_t>(stamp - static_cast<uint16_t>(than)) < 0;
+  };
+  return older(now.all) || older(now.lanes[lane]);
+}
+
+Fault DeviceShadow::collision(const Cell& cell, Access access, const Moment& now, unsigned& other) const {
+  const unsigned warp = now.thread / kWarp;
+  if (cell.write_epoch >= first_of_launch_ && cell.write_epoch < first_of_block_) {
+    other = kAnotherBlock;
+    return Fault::written;
+  }
+  if (cell.write_epoch == now.epoch && cell.writer != now.thread) {
+    other = cell.writer;
+    if (other / kWarp != warp || !is_before(cell.write_stamp, other % kWarp, now)) return Fault::written;
+  }
+  if (access == Access::read || cell.read_epoch < first_of_launch_) return Fault::none;
+  if (cell.read_epoch < first_of_block_ || (cell.reader & kSeveralBlocks) != 0) {
+    other = kAnotherBlock;
+    return Fault::was_read;
+  }
+  if (cell.read_epoch != now.epoch) return Fault::none;
+  const unsigned reader = cell.reader & kThread;
+  const bool several = (cell.reader & (kSeveralLanes | kSeveralWarps)) != 0;
+  if (!several && reader == now.thread) return Fault::none;
+  other = several ? now.thread : reader;
+  if ((cell.reader & kSeveralWarps) != 0 || reader / kWarp != warp) return Fault::was_read;
+  return is_before(cell.read_stamp, reader % kWarp, now) ? Fault::none : Fault::was_read;
+}
+
+void DeviceShadow::note_read(Cell& cell, const Moment& now) const {
+  const unsigned reader = cell.reader & kThread;
+  const bool of_launch = cell.read_epoch >= first_of_launch_;
+  const bool blocks = of_launch && (cell.read_epoch < first_of_block_ || (cell.reader & kSeveralBlocks) != 0);
+  if (cell.read_epoch != now.epoch) {
+    cell.reader = static_cast<uint16_t>(now.thread | (blocks ? kSeveralBlocks : 0));
+  } else if ((cell.reader & kSeveralWarps) != 0 || reader == now.thread) {
+  } else if (reader / kWarp != now.thread / kWarp) {
+    cell.reader |= kSeveralWarps;
+  } else {
+    const uint16_t lanes = is_before(cell.read_stamp, reader % kWarp, now) ? 0 : kSeveralLanes;
+    cell.reader = static_cast<uint16_t>(now.thread | lanes | (blocks ? kSeveralBlocks : 0));
+  }
+  cell.read_epoch = now.epoch;
+  cell.read_stamp = static_cast<uint16_t>(now.stamp);
+}
+
+Fault DeviceShadow::access(size_t offset, size_t bytes, Access access, const Moment& now, unsigned& other) {
   if (!is_allocated(offset, bytes)) return Fault::outside;
   if (ordered_ || bytes == 1) return Fault::none;
   for (size_t i = offset / 2; i < (offset + bytes + 1) / 2; ++i) {
     Cell& cell = cells_[i];
-    if (cell.write_launch == launch_ && cell.writer != block) {
-      other = cell.writer;
-      return Fault::written;
-    }
+    const Fault fault = collision(cell, access, now, other);
+    if (fault != Fault::none) return fault;
     if (access == Access::read) {
-      cell.reader = cell.read_launch == launch_ && cell.reader != block ? kMany : block;
-      cell.read_launch = launch_;
+      note_read(cell, now);
       continue;
     }
-    if (cell.read_launch == launch_ && cell.reader != block) {
-      other = cell.reader;
-      return Fault::was_read;
-    }
-    cell.write_launch = launch_;
-    cell.writer = block;
+    cell.write_epoch = now.epoch;
+    cell.writer = now.thread;
+    cell.write_stamp = static_cast<uint16_t>(now.stamp);
   }
   return Fault::none;
 }

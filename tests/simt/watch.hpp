@@ -70,30 +70,40 @@ class SharedShadow {
   uint32_t first_epoch_ = 0;
 };
 
-/// Which bytes of device memory are allocated, and which block of the launch last wrote and read them.
+/// Which bytes of device memory are allocated, and who of a launch last wrote and read them.
 class DeviceShadow {
  public:
-  static constexpr uint32_t kMany = 0xffffffffu;  ///< blocks
   explicit DeviceShadow(size_t bytes);
   DeviceShadow(const DeviceShadow&) = delete;
   DeviceShadow& operator=(const DeviceShadow&) = delete;
   void allocated(size_t offset, size_t bytes) { mark(offset, bytes, true); }
   void released(size_t offset, size_t bytes) { mark(offset, bytes, false); }
-  void begin_launch() { ++launch_, ordered_ = false; }
+  /// From this epoch on; nothing orders the blocks of a launch.
+  void begin_launch(uint32_t epoch) { first_of_launch_ = first_of_block_ = epoch, ordered_ = false; }
+  void begin_block(uint32_t epoch) { first_of_block_ = epoch; }
   /// Blocks of this launch wait for each other by means that are not looked at.
   void blocks_meet() { ordered_ = true; }
   [[nodiscard]] bool is_allocated(size_t offset, size_t bytes) const;
-  [[nodiscard]] Fault access(size_t offset, size_t bytes, Access access, uint32_t block, uint32_t& other);
+  /// `other` receives the thread that the access collides with, or kAnotherBlock.
+  [[nodiscard]] Fault access(size_t offset, size_t bytes, Access access, const Moment& now, unsigned& other);
+  static constexpr unsigned kAnotherBlock = 0xffffffffu;
 
  private:
   static constexpr size_t kUnit = 64;
   struct Cell {
-    uint32_t write_launch, writer, read_launch, reader;
+    uint32_t write_epoch, read_epoch;
+    uint16_t writer, write_stamp;
+    uint16_t reader, read_stamp;  ///< a thread, and what follows
   };
+  static constexpr uint16_t kThread = 0x3ff, kSeveralBlocks = 0x2000, kSeveralLanes = 0x4000,
+                            kSeveralWarps = 0x8000;
   void mark(size_t offset, size_t bytes, bool live);
+  [[nodiscard]] bool is_before(uint16_t stamp, unsigned lane, const Moment& now) const;
+  [[nodiscard]] Fault collision(const Cell& cell, Access access, const Moment& now, unsigned& other) const;
+  void note_read(Cell& cell, const Moment& now) const;
   uint8_t* valid_;  ///< of each unit of 64 bytes, how many of the first are allocated
   Cell* cells_;     ///< of each pair of bytes
-  uint32_t launch_ = 0;
+  uint32_t first_of_launch_ = 0, first_of_block_ = 0;
   bool ordered_ = false;
 };
 

@@ -74,19 +74,65 @@ __device__ __forceinline__ f16 narrow<f16>(float x) {
   return y;
 }
 
-/// 16 bytes of numbers, read and written at once; the address is a multiple of 16.
-template <class T>
-struct alignas(16) Pack {
-  static constexpr int kCount = 16 / sizeof(T);
-  T at[kCount];
+/// N numbers, aligned to their size or 16 bytes.
+template <class T, int N>
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Group {
+  T at[N];
 };
+/// 16 bytes of numbers.
+template <class T>
+struct Pack : Group<T, static_cast<int>(16 / sizeof(T))> {
+  static constexpr int kCount = 16 / sizeof(T);
+};
+
+/// A group or pack in accesses of 16 bytes, or one of what it has; the address is a multiple of that. (On the
+/// executor an access is one of the numbers' type, which the sanitizer checks for alignment.)
+template <class G>
+__device__ __forceinline__ G load_whole(const G* from) {
+#if defined(DINO_SIMT)
+  return *from;
+#else
+  G group;
+  if constexpr (sizeof(G) >= 16) {
+    uint4 words[sizeof(G) / 16];
+    for (int i = 0; i < static_cast<int>(sizeof(G) / 16); ++i)
+      words[i] = reinterpret_cast<const uint4*>(from)[i];
+    memcpy(&group, words, sizeof(G));
+  } else {
+    group = *from;
+  }
+  return group;
+#endif
+}
+template <class G>
+__device__ __forceinline__ void store_whole(G* to, const G& group) {
+#if defined(DINO_SIMT)
+  *to = group;
+#else
+  if constexpr (sizeof(G) >= 8) {
+    constexpr int kBytes = sizeof(G) >= 16 ? 16 : 8;
+    for (int i = 0; i < static_cast<int>(sizeof(G) / kBytes); ++i) {
+      uint32_t words[kBytes / 4];
+      memcpy(words, reinterpret_cast<const char*>(&group) + i * kBytes, kBytes);
+      store_words(reinterpret_cast<char*>(to) + i * kBytes, words);
+    }
+  } else if constexpr (sizeof(G) == 4) {
+    uint32_t word;
+    memcpy(&word, &group, 4);
+    *reinterpret_cast<uint32_t*>(to) = word;
+  } else {
+    *to = group;
+  }
+#endif
+}
+/// The address is a multiple of 16.
 template <class T>
 __device__ __forceinline__ Pack<T> load_pack(const T* from) {
-  return *reinterpret_cast<const Pack<T>*>(from);
+  return load_whole(reinterpret_cast<const Pack<T>*>(from));
 }
 template <class T>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
-  *reinterpret_cast<Pack<T>*>(to) = pack;
+  store_whole(reinterpret_cast<Pack<T>*>(to), pack);
 }
 
 // ---- sums over lanes and blocks, in a fixed order

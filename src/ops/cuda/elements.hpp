@@ -18,18 +18,13 @@ constexpr int kBlockWarps = kBlock / kWarp;
 
 // ---- groups of N elements
 
-/// Read and written at once where N elements are at most 16 bytes, else in accesses of 16.
-template <class T, int N>
-struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Group {
-  T at[N];
-};
 template <int N, class T>
 __device__ __forceinline__ Group<T, N> load_group(const T* from) {
-  return *reinterpret_cast<const Group<T, N>*>(from);
+  return load_whole(reinterpret_cast<const Group<T, N>*>(from));
 }
 template <int N, class T>
 __device__ __forceinline__ void store_group(T* to, const Group<T, N>& group) {
-  *reinterpret_cast<Group<T, N>*>(to) = group;
+  store_whole(reinterpret_cast<Group<T, N>*>(to), group);
 }
 template <int N, class T>
 __device__ __forceinline__ void load(const T* from, float (&to)[N]) {
@@ -99,6 +94,7 @@ template <int N>
 /// The columns of one row for a thread: from `column` on by `stride`. A team's threads agree on `row`.
 template <int N, bool kWarpRows>
 struct RowTeam {
+  static constexpr bool kOneGroup = kWarpRows;  ///< a thread's
   int64_t row, column, stride;
   __device__ __forceinline__ RowTeam()
       : row(kWarpRows ? int64_t{blockIdx.x} * kBlockWarps + threadIdx.x / kWarp : int64_t{blockIdx.x}),

@@ -62,6 +62,17 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+/// 16 or 8 bytes to global or shared memory at once, which a store in C++ is not sure to be: nvcc 13 takes it
+/// apart where it cannot work out the alignment by itself. Kernels use store_pack() (device_code.hpp).
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[4]) {
+  asm volatile("st.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+               "r"(words[3])
+               : "memory");
+}
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[2]) {
+  asm volatile("st.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(words[0]), "r"(words[1]) : "memory");
+}
+
 /// d += a b on tensor cores, f32 sums; by all lanes of a warp. T: bf16 or f16.
 template <class T>
 __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);

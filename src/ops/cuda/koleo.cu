@@ -59,6 +59,7 @@ __global__ void __launch_bounds__(kBlock)
 
 /// Of anchor a, one warp each, where it or its neighbour is an own row: distances[a] = |x_a - x_nn(a) + eps|
 /// and scales[a] = `share` times the slope of its term, 0 below the resolution.
+template <int kWidth>
 __global__ void __launch_bounds__(kBlock)
     anchor_terms(const float* x, const int64_t* neighbours, int total, int d, int first, int own,
                  double share, double* distances, double* scales) {
@@ -71,9 +72,14 @@ __global__ void __launch_bounds__(kBlock)
   const float* b = x + static_cast<int64_t>(neighbour) * d;
   double squares = 0;
 #pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x) % kWarp; i < d; i += kWarp) {
-    const float difference = a[i] - b[i] + ops::kKoleoEps;
-    squares = fma(static_cast<double>(difference), static_cast<double>(difference), squares);
+  for (int i = static_cast<int>(threadIdx.x) % kWarp * kWidth; i < d; i += kWarp * kWidth) {
+    float of_a[kWidth], of_b[kWidth];
+    load(a + i, of_a);
+    load(b + i, of_b);
+    for (int l = 0; l < kWidth; ++l) {
+      const float difference = of_a[l] - of_b[l] + ops::kKoleoEps;
+      squares = fma(static_cast<double>(difference), static_cast<double>(difference), squares);
+    }
   }
   const double distance = sqrt(warp_sum(squares));
   if (threadIdx.x % kWarp != 0) return;
@@ -102,8 +108,9 @@ struct FoundAnchors {
   int at[kBlock];
 };
 
-/// dx of an own row and kBlock columns, by one block. A sum is rounded after each term, in the order of the
-/// anchors, so that the gradient does not depend on which rows are one's own.
+/// dx of an own row and kBlock * kWidth columns, by one block. A sum is rounded after each term, in the order
+/// of the anchors, so that the gradient does not depend on which rows are one's own.
+template <int kWidth>
 __global__ void __launch_bounds__(kBlock)
     anchor_gradients(const float* x, const int64_t* neighbours, int total, int d, int first, int across,
                      const double* scales, float* dx) {
@@ -111,8 +118,9 @@ __global__ void __launch_bounds__(kBlock)
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
   const auto own_row = static_cast<int>(blockIdx.x / static_cast<unsigned>(across));
   const int row = first + own_row;
-  const int column = static_cast<int>(blockIdx.x % static_cast<unsigned>(across)) * kBlock + thread;
-  float gradient = 0;
+  const int column =
+      (static_cast<int>(blockIdx.x % static_cast<unsigned>(across)) * kBlock + thread) * kWidth;
+  float gradient[kWidth] = {};
   for (int begin = 0; begin < total; begin += kBlock) {
     const int anchor = begin + thread;
     const bool collects = anchor < total && (anchor == row || neighbours[anchor] == row);
@@ -131,14 +139,17 @@ __global__ void __launch_bounds__(kBlock)
       const auto b = static_cast<int>(neighbours[a]);
       const double scale = scales[a];
       if (scale == 0) continue;
-      const float difference =
-          x[static_cast<int64_t>(a) * d + column] - x[static_cast<int64_t>(b) * d + column] + ops::kKoleoEps;
-      const double term = scale * static_cast<double>(difference);
-      if (a == row) gradient = static_cast<float>(static_cast<double>(gradient) + term);
-      if (b == row) gradient = static_cast<float>(static_cast<double>(gradient) - term);
+      float of_a[kWidth], of_b[kWidth];
+      load(x + static_cast<int64_t>(a) * d + column, of_a);
+      load(x + static_cast<int64_t>(b) * d + column, of_b);
+      for (int l = 0; l < kWidth; ++l) {
+        const double term = scale * static_cast<double>(of_a[l] - of_b[l] + ops::kKoleoEps);
+        if (a == row) gradient[l] = static_cast<float>(static_cast<double>(gradient[l]) + term);
+        if (b == row) gradient[l] = static_cast<float>(static_cast<double>(gradient[l]) - term);
+      }
     }
   }
-  if (column < d) dx[static_cast<int64_t>(own_row) * d + column] = gradient;
+  if (column < d) store(dx + static_cast<int64_t>(own_row) * d + column, gradient);
 }
 
 }  // namespace
@@ -177,15 +188,18 @@ void CudaBackend::koleo(Stream& stream, ConstTensorView x, ConstTensorView neigh
   auto* distances = static_cast<double*>(
       cuda::cuda_stream(stream).scratch(2 * static_cast<size_t>(total) * sizeof(double)));
   double* scales = distances + total;
-  cuda::launch("koleo distances", cuda::anchor_terms,
-               {{blocks_for(total, cuda::kBlockWarps)}, {cuda::kBlock}}, stream, in, nearest, total, d, first,
-               own, weight / static_cast<double>(total), distances, scales);
+  float* out = pointer<float>(dx);
+  cuda::with_width<4>(d % 4 == 0 && cuda::aligned({in, out}), [&]<int kWidth>(cuda::Width<kWidth>) {
+    cuda::launch("koleo distances", cuda::anchor_terms<kWidth>,
+                 {{blocks_for(total, cuda::kBlockWarps)}, {cuda::kBlock}}, stream, in, nearest, total, d,
+                 first, own, weight / static_cast<double>(total), distances, scales);
+    const unsigned across = blocks_for(d, int64_t{cuda::kBlock} * kWidth);
+    cuda::launch("koleo gradient", cuda::anchor_gradients<kWidth>,
+                 {{static_cast<unsigned>(own) * across}, {cuda::kBlock}}, stream, in, nearest, total, d,
+                 first, across, scales, out);
+  });
   cuda::launch("koleo loss", cuda::add_anchor_losses, {{1}, {cuda::kBlock}}, stream, distances, first, own,
                total, pointer<double>(loss));
-  const unsigned across = blocks_for(d, cuda::kBlock);
-  cuda::launch("koleo gradient", cuda::anchor_gradients,
-               {{static_cast<unsigned>(own) * across}, {cuda::kBlock}}, stream, in, nearest, total, d, first,
-               across, scales, pointer<float>(dx));
 }
 
 }  // namespace dino::ops
