@@ -6,6 +6,13 @@
 // One kernel makes dv and dk: it owns keys, and queries stream by; one makes dq: it owns queries, and keys
 // stream by. Both compute p and ds anew, with their own rows as the rows of the products, so that what one
 // product leaves in registers is what the next one takes: seven products instead of five, and no exchange.
+//
+// A call over T rows of model width D, sequences of L rows: 26 T D bytes (4 for the terms; 8 + 4 for dk and
+// dv, 8 + 2 for dq), 10 D sum(L^2) flops for the gradient, 14 D sum(L^2) carried out. Predicted, not
+// measured, for an H100 SXM (989 TFLOP/s; 3.35 TB/s; shared memory of 128 bytes a cycle feeds products of 16
+// own rows at 473 TFLOP/s) at L = 257, width 64, D = 1,024, per sequence: 6.8 MB, 2.0 us by bytes; 947 MFLOP
+// carried out, with padding to 288 x 272 2.4 us by shared memory; 0.7 us by exponentials; little of it hides.
+// In all 4.2 us, 160 TFLOP/s of the gradient's 676 MFLOP.
 
 #include "ops/cuda/attention.hpp"
 #include "ops/cuda/attention_tiles.hpp"
