@@ -23,6 +23,19 @@ struct Rows {
   float sum[kM][2];              ///< of weights, of this lane's columns
 };
 
+template <int kWidth, int kM>
+__device__ __forceinline__ void begin(Rows<kWidth, kM>& rows) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+    rows.base[m][0] = rows.base[m][1] = float_of_bits(kMinusInfinity);
+    rows.sum[m][0] = rows.sum[m][1] = 0;
+#pragma unroll
+    for (int n = 0; n < kWidth / 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) rows.out[m][n][e] = 0;
+  }
+}
+
 /// Weights may grow to this power of two before a row takes a new base.
 constexpr float kRoom = 8;
 
@@ -101,6 +114,24 @@ __device__ __forceinline__ void attend(Rows<kWidth, kM>& rows, const uint32_t (&
   add_weighted<T, kWidth, kM, kBlocks>(rows.out, weights, v);
 }
 
+/// Takes in a streamed tile, of whose keys `left` exist.
+template <class T, int kWidth, int kM>
+__device__ __forceinline__ void attend_tile(Rows<kWidth, kM>& rows, const uint32_t (&q)[kM][kWidth / 16][4],
+                                            const T* k, float scale, int left) {
+  const T* v = k + kStreamed * kPitch<kWidth>;
+  const float factor = scale * kLog2E;
+#pragma unroll 1
+  for (int part = 0; part < kStreamed && part < left; part += 32) {
+    const int at = part * kPitch<kWidth>;
+    if (left - part >= 32)
+      attend<T, kWidth, kM, 2, false>(rows, q, k + at, v + at, factor, left - part);
+    else if (left - part > 16)
+      attend<T, kWidth, kM, 2, true>(rows, q, k + at, v + at, factor, left - part);
+    else
+      attend<T, kWidth, kM, 1, true>(rows, q, k + at, v + at, factor, left - part);
+  }
+}
+
 /// The warp's rows of the result, and their log-sum-exp (lse is that of its first row; may be null).
 template <class T, int kWidth, int kM>
 __device__ __forceinline__ void finish(const Rows<kWidth, kM>& rows, T* staged, T* out, int stride,
@@ -157,35 +188,14 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
   load_own<T, kWidth, kM>(own_q, staged);
 
   Rows<kWidth, kM> rows;
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-    rows.base[m][0] = rows.base[m][1] = float_of_bits(kMinusInfinity);
-    rows.sum[m][0] = rows.sum[m][1] = 0;
-#pragma unroll
-    for (int n = 0; n < kWidth / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) rows.out[m][n][e] = 0;
-  }
-  const float factor = scale * kLog2E;
+  begin(rows);
   for (int from = 0; from < place.other_length; from += kStreamed) {
     copy_wait<0>();
     __syncthreads();  // the tile is there, and nobody reads the one before, or own rows
     if (from + kStreamed < place.other_length) copy_tile(from + kStreamed);
     if (own <= 0) continue;
-    const T* tile_k = stages + from / kStreamed % 2 * kStageElements<kWidth>;
-    const T* tile_v = tile_k + kStreamed * kPitch<kWidth>;
-    const int left = place.other_length - from;
-#pragma unroll 1
-    for (int part = 0; part < kStreamed && part < left; part += 32) {
-      const T* part_k = tile_k + part * kPitch<kWidth>;
-      const T* part_v = tile_v + part * kPitch<kWidth>;
-      if (left - part >= 32)
-        attend<T, kWidth, kM, 2, false>(rows, own_q, part_k, part_v, factor, left - part);
-      else if (left - part > 16)
-        attend<T, kWidth, kM, 2, true>(rows, own_q, part_k, part_v, factor, left - part);
-      else
-        attend<T, kWidth, kM, 1, true>(rows, own_q, part_k, part_v, factor, left - part);
-    }
+    attend_tile<T, kWidth, kM>(rows, own_q, stages + from / kStreamed % 2 * kStageElements<kWidth>, scale,
+                               place.other_length - from);
   }
   copy_wait<0>();
   __syncthreads();  // nobody reads a tile any more

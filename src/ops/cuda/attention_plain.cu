@@ -54,7 +54,7 @@ __device__ __forceinline__ int whole_patches(int rows) {
 
 /// patch += left^T right over `depth` lines.
 __device__ __forceinline__ void add_product(Patch& patch, const float* left, const float* right, int depth) {
-#pragma unroll 4
+#pragma unroll 2
   for (int d = 0; d < depth; ++d) {
     const Pack<float> a = load_pack(left + d * kLine + patch_row());
     const Pack<float> b = load_pack(right + d * kLine + patch_column());
@@ -69,7 +69,7 @@ __device__ __forceinline__ void add_product(Patch& patch, const float* left, con
 template <class T>
 __device__ __forceinline__ void load_columns(float* lines, const T* rows, int stride, int count, int from,
                                              int width) {
-#pragma unroll 4
+#pragma unroll 2
   for (int i = static_cast<int>(threadIdx.x); i < whole_patches(count) * kDepth; i += kPlainThreads) {
     const int r = i / kDepth, c = i % kDepth;
     lines[c * kLine + r] = r < count && from + c < width ? widen(rows[r * stride + from + c]) : 0.0f;
@@ -79,7 +79,7 @@ __device__ __forceinline__ void load_columns(float* lines, const T* rows, int st
 template <class T>
 __device__ __forceinline__ void load_slab(float* lines, const T* rows, int stride, int count, int from,
                                           int width) {
-#pragma unroll 4
+#pragma unroll 2
   for (int i = static_cast<int>(threadIdx.x); i < whole_patches(count) * kSide; i += kPlainThreads) {
     const int r = i / kSide, c = i % kSide;
     lines[r * kLine + c] = r < count && from + c < width ? widen(rows[r * stride + from + c]) : 0.0f;
