@@ -261,6 +261,28 @@ TEST_F(Watched, SharedMemoryHoldsNothingAtFirst) {
       has(error_of(read_outside, a.data, nullptr), {"reads 4 bytes of shared memory", "not allocated"}));
 }
 
+/// What the address sanitizer reports in its builds.
+class Sanitized : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (kWatched) GTEST_SKIP() << "this build has no address sanitizer";
+  }
+};
+
+TEST_F(Sanitized, KernelsOutsideOfWhatIsAllocated) {
+  OnDevice a(64), b(60), kept(64);
+  EXPECT_DEATH((void)error_of(copy_one_further, a.data, b.data), "AddressSanitizer: use-after-poison");
+  EXPECT_DEATH((void)error_of(write_one_further, b.data, a.data), "AddressSanitizer: use-after-poison");
+  EXPECT_DEATH((void)error_of(read_outside, a.data, nullptr), "AddressSanitizer: use-after-poison");
+  {
+    OnDevice gone(64);
+    EXPECT_EQ(error_of(keep_address, kept.data, gone.data), "");
+    EXPECT_EQ(error_of(write_kept, nullptr, kept.data), "");
+  }
+  EXPECT_DEATH((void)error_of(write_kept, nullptr, kept.data), "");
+  EXPECT_EQ(error_of(reverse, a.data, kept.data), "");
+}
+
 struct alignas(16) Line {
   int at[256];
 };
