@@ -16,6 +16,10 @@ void choose_gpu(int rank_on_this_machine);
 [[nodiscard]] Backend* gpu_backend();
 /// Why gpu_backend() is null: "this build has no GPU code (preset cuda)", "no NVIDIA driver".
 [[nodiscard]] std::string why_no_gpu();
+/// Bytes of its memory; 0 without one.
+[[nodiscard]] int64_t gpu_memory();
+/// Of a process that has one: "GPU 0 (NVIDIA H100 80GB HBM3; driver for CUDA 13.0, runtime 13.0)".
+[[nodiscard]] std::string describe_gpu();
 /// For --version: "cuBLASLt 13.1, NCCL 2.28"; empty in a build without GPU code.
 [[nodiscard]] std::string describe_gpu_libraries();
 

@@ -134,7 +134,8 @@ class NcclCollective final : public Collective {
   /// The longest pieces of a sum, in elements of `width` bytes.
   [[nodiscard]] int64_t longest_piece(int64_t width) const {
     const int64_t unit = kPieceAlignment / width;
-    return std::max<int64_t>(unit, mpi::kSumBufferBytes / (width * size()) / unit * unit);
+    return std::max<int64_t>(
+        unit, std::min(mpi::kSumBufferBytes, mpi::message_bytes()) / (width * size()) / unit * unit);
   }
 
   Communicator comm_;  ///< its own
@@ -287,7 +288,8 @@ Event NcclCollective::all_reduce(Stream& stream, TensorView values, ReduceOp op)
       nccl::all_reduce(group_, shared_->stream.handle(), values.data, static_cast<size_t>(values.numel()),
                        values.dtype, op);
     });
-  } else if (values.numel() * static_cast<int64_t>(size_of(values.dtype)) * size() <= mpi::kSmallSumBytes) {
+  } else if (values.numel() * static_cast<int64_t>(size_of(values.dtype)) * size() <=
+             std::min(mpi::kSmallSumBytes, mpi::message_bytes())) {
     small_sum(values);
   } else {
     large_sum(values);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/accelerator.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <memory>
 
@@ -30,6 +32,19 @@ Backend* gpu_backend() {
 std::string why_no_gpu() {
   std::string why;
   return cuda::device_count(&why) == 0 ? why : "";
+}
+
+int64_t gpu_memory() {
+  Backend* const gpu = gpu_backend();
+  return gpu == nullptr ? 0 : cuda::facts(gpu->memory().device().index).memory_bytes;
+}
+
+std::string describe_gpu() {
+  Backend* const gpu = gpu_backend();
+  if (gpu == nullptr) return "";
+  const int index = gpu->memory().device().index;
+  const cuda::DeviceFacts facts = cuda::facts(index);
+  return fmt::format("GPU {} ({}; {})", index, facts.name, facts.versions);
 }
 
 std::string describe_gpu_libraries() {

@@ -10,6 +10,12 @@ Backend* gpu_backend() {
 std::string why_no_gpu() {
   return "this build has no GPU code (preset cuda)";
 }
+int64_t gpu_memory() {
+  return 0;
+}
+std::string describe_gpu() {
+  return "";
+}
 std::string describe_gpu_libraries() {
   return "";
 }
