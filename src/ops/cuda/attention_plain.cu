@@ -3,6 +3,9 @@
 // take. 256 threads own 64 rows and a slab of 64 columns of the results; a thread has a patch of 4 x 4 of
 // each product. Both sides of a product pass through shared memory with the summed index outermost. A head
 // wider than 64 has several slabs, which compute the weights once each.
+//
+// Predicted, not measured, for an H100 SXM (67 TFLOP/s of f32, a third of which is expected) at 257 rows, 16
+// heads of 64, f32, per sequence: 270 MFLOP forward, 12 us; 947 MFLOP backward, 43 us.
 
 #include "ops/cuda/attention.hpp"
 #include "ops/cuda/attention_tiles.hpp"
@@ -51,7 +54,7 @@ __device__ __forceinline__ int whole_patches(int rows) {
 
 /// patch += left^T right over `depth` lines.
 __device__ __forceinline__ void add_product(Patch& patch, const float* left, const float* right, int depth) {
-#pragma unroll 4
+#pragma unroll 2
   for (int d = 0; d < depth; ++d) {
     const Pack<float> a = load_pack(left + d * kLine + patch_row());
     const Pack<float> b = load_pack(right + d * kLine + patch_column());
@@ -66,7 +69,7 @@ __device__ __forceinline__ void add_product(Patch& patch, const float* left, con
 template <class T>
 __device__ __forceinline__ void load_columns(float* lines, const T* rows, int stride, int count, int from,
                                              int width) {
-#pragma unroll 4
+#pragma unroll 2
   for (int i = static_cast<int>(threadIdx.x); i < whole_patches(count) * kDepth; i += kPlainThreads) {
     const int r = i / kDepth, c = i % kDepth;
     lines[c * kLine + r] = r < count && from + c < width ? widen(rows[r * stride + from + c]) : 0.0f;
@@ -76,7 +79,7 @@ __device__ __forceinline__ void load_columns(float* lines, const T* rows, int st
 template <class T>
 __device__ __forceinline__ void load_slab(float* lines, const T* rows, int stride, int count, int from,
                                           int width) {
-#pragma unroll 4
+#pragma unroll 2
   for (int i = static_cast<int>(threadIdx.x); i < whole_patches(count) * kSide; i += kPlainThreads) {
     const int r = i / kSide, c = i % kSide;
     lines[r * kLine + c] = r < count && from + c < width ? widen(rows[r * stride + from + c]) : 0.0f;
@@ -148,7 +151,7 @@ __global__ void __launch_bounds__(kPlainThreads, 2)
   clear(sums);
   float top[4], total[4];
   for (int i = 0; i < 4; ++i) {
-    top[i] = float_of_bits(0xff800000u);
+    top[i] = float_of_bits(kMinusInfinity);
     total[i] = 0;
   }
   const float factor = scale * kLog2E;
