@@ -34,8 +34,12 @@ class Queue {
     const std::function<void()> work = std::move(work_.front());
     work_.pop_front();
     ++begun_;
+    is_busy_ = true;
     work();
+    is_busy_ = false;
   }
+  /// In the middle of a piece of work, such as a wait for another stream: what follows it must not begin.
+  [[nodiscard]] bool is_busy() const { return is_busy_; }
   void drop() {
     begun_ += work_.size();
     work_.clear();
@@ -44,6 +48,7 @@ class Queue {
  private:
   std::deque<std::function<void()>> work_;
   size_t begun_ = 0;
+  bool is_busy_ = false;
 };
 
 class Streams {
@@ -80,7 +85,7 @@ class Streams {
     if (seed_ == 0) return;
     while (random_.below(2) == 0) {
       Queue& queue = *queues_[random_.below(queues_.size())];
-      if (!queue.reached(queue.end())) step(queue);
+      if (!queue.is_busy() && !queue.reached(queue.end())) step(queue);
     }
   }
 
