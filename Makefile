@@ -19,7 +19,7 @@ define install_packages
 }
 endef
 
-.PHONY: deps test-deps slurm-deps browser-deps build all demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install package clean
+.PHONY: deps test-deps slurm-deps browser-deps build cuda all demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install package clean
 
 deps: ## Debian packages for the programs (asks for root through sudo where needed)
 	$(call install_packages,$(PACKAGES))
@@ -36,6 +36,10 @@ browser-deps: ## chromium, for the test that opens a report in it; without one t
 build: deps ## the programs
 	cmake --preset release
 	cmake --build --preset release --target programs
+
+cuda: deps ## the programs in build/cuda, for NVIDIA GPUs too; without the CUDA toolkit they are those of `make build`
+	cmake --preset cuda
+	cmake --build --preset cuda
 
 all: test-deps ## the programs and the tests
 	cmake --preset release -DDINO_TESTS=ON
@@ -75,10 +79,10 @@ learning-curve: build ## trains a tiny model on 40,960 pictures, twice, and comp
 	tests/bench/learning_curve.sh
 
 format:
-	git ls-files '*.cpp' '*.hpp' | xargs clang-format -i
+	git ls-files '*.cpp' '*.hpp' '*.cu' | xargs clang-format -i
 
 lint: all
-	git ls-files '*.cpp' '*.hpp' | xargs clang-format --dry-run -Werror
+	git ls-files '*.cpp' '*.hpp' '*.cu' | xargs clang-format --dry-run -Werror
 	cmake --build $(BUILD) --target headers_self_contained
 	! git grep -n '<nlohmann/json.hpp>' -- '*.cpp' '*.hpp' ':!src/base/json.hpp' # take base/json.hpp, which is compiled once
 	tests/lint_arrows.sh

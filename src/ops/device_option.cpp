@@ -27,12 +27,12 @@ ops::Backend& settle_device(DeviceChoice& choice, const Communicator& comm) {
   if (choice.is_auto()) {
     const bool some_have_none = comm.any(!has_gpu);
     choice = some_have_none ? Device::Kind::cpu : Device::Kind::cuda;
-    if (some_have_none)
-      say("the CPU: " + (has_gpu ? "not every rank has a GPU" : ops::why_no_gpu()));
+    if (some_have_none) say("the CPU: " + (has_gpu ? "not every rank has a GPU" : ops::why_no_gpu()));
   } else {
     together(comm, [&] {
       if (!has_gpu)
-        throw UsageError(fmt::format("no GPU: --device cuda: {}; use --device cpu, or auto", ops::why_no_gpu()));
+        throw UsageError(
+            fmt::format("no GPU: --device cuda: {}; use --device cpu, or auto", ops::why_no_gpu()));
     });
   }
   if (choice.value() == Device::Kind::cuda) say(ops::describe_gpu());

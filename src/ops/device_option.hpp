@@ -19,9 +19,10 @@ using DeviceChoice = Auto<Device::Kind>;
 
 template <class C>
 void add_device(Schema<C>& schema, DeviceChoice C::*member) {
-  schema.add("device", member,
-             "What computes; auto: an NVIDIA GPU for every rank where there is one, else the CPU. The ranks of "
-             "a machine take its GPUs in turn.");
+  schema.add(
+      "device", member,
+      "What computes; auto: an NVIDIA GPU for every rank where there is one, else the CPU. The ranks of "
+      "a machine take its GPUs in turn.");
 }
 
 /// Makes the choice if it is open, takes this rank's GPU, and says what computes where there was something to

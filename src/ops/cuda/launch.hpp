@@ -28,8 +28,13 @@ void launch(const char* name, void (*kernel)(P...), const LaunchShape& shape, St
   std::array<void*, sizeof...(P)> addresses{&std::get<I>(values)...};
   constexpr std::array<size_t, sizeof...(P)> sizes{sizeof(P)...};
   constexpr std::array<bool, sizeof...(P)> pointers{std::is_pointer_v<P>...};
-  KernelCall call{name, reinterpret_cast<const void*>(kernel), addresses.data(), sizes.data(), pointers.data(),
-                  sizeof...(P), nullptr};
+  KernelCall call{name,
+                  reinterpret_cast<const void*>(kernel),
+                  addresses.data(),
+                  sizes.data(),
+                  pointers.data(),
+                  sizeof...(P),
+                  nullptr};
 #if defined(DINO_SIMT)
   call.invoke = [](const void* function, void** arguments) {
     reinterpret_cast<void (*)(P...)>(const_cast<void*>(function))(*static_cast<P*>(arguments[I])...);
