@@ -22,15 +22,12 @@ namespace attention {
 
 /// What a kernel makes.
 enum class Part : int { keys_and_values, keys, values, queries };
-constexpr bool owns_keys(Part part) {
-  return part != Part::queries;
-}
-constexpr bool first_wanted(Part part) {
-  return part != Part::values;
-}
-constexpr bool second_wanted(Part part) {
-  return part == Part::values || part == Part::keys_and_values;
-}
+template <Part kPart>
+constexpr bool kOwnsKeys = kPart != Part::queries;
+template <Part kPart>
+constexpr bool kFirstWanted = kPart != Part::values;
+template <Part kPart>
+constexpr bool kSecondWanted = kPart == Part::values || kPart == Part::keys_and_values;
 
 /// Six warps share what streams by where registers let two such blocks live together: 257 rows are three.
 template <int kWidth>
@@ -75,25 +72,25 @@ __device__ __forceinline__ void add_rows(Own<kWidth>& own, const T* first, const
                                          const float* terms, float factor, float scale, int left) {
   const int column = static_cast<int>(threadIdx.x) % 4 * 2;
   float p[1][2][4], ds[1][2][4];
-  score_16<T, kWidth, first_wanted(kPart)>(p[0], ds[0], own, first, second);
+  score_16<T, kWidth, kFirstWanted<kPart>>(p[0], ds[0], own, first, second);
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     float2 lse{}, delta{};
-    if (owns_keys(kPart)) {
+    if (kOwnsKeys<kPart>) {
       lse = *reinterpret_cast<const float2*>(terms + 8 * n + column);
       delta = *reinterpret_cast<const float2*>(terms + kStreamed + 8 * n + column);
     }
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const float lse_e = owns_keys(kPart) ? (e % 2 == 0 ? lse.x : lse.y) : own.terms[e / 2][0];
-      const float delta_e = owns_keys(kPart) ? (e % 2 == 0 ? delta.x : delta.y) : own.terms[e / 2][1];
+      const float lse_e = kOwnsKeys<kPart> ? (e % 2 == 0 ? lse.x : lse.y) : own.terms[e / 2][0];
+      const float delta_e = kOwnsKeys<kPart> ? (e % 2 == 0 ? delta.x : delta.y) : own.terms[e / 2][1];
       p[0][n][e] = exp2_fast(p[0][n][e] * factor - lse_e);
       if (kMasked && 8 * n + column + e % 2 >= left) p[0][n][e] = 0;
       ds[0][n][e] = p[0][n][e] * (ds[0][n][e] * scale - delta_e);
     }
   }
-  if constexpr (second_wanted(kPart)) add_weighted<T, kWidth, 1, 1>(own.of_second, p, second);
-  if constexpr (first_wanted(kPart)) add_weighted<T, kWidth, 1, 1>(own.of_first, ds, first);
+  if constexpr (kSecondWanted<kPart>) add_weighted<T, kWidth, 1, 1>(own.of_second, p, second);
+  if constexpr (kFirstWanted<kPart>) add_weighted<T, kWidth, 1, 1>(own.of_first, ds, first);
 }
 
 /// Takes in a streamed tile, of whose rows `left` exist.
@@ -105,7 +102,7 @@ __device__ __forceinline__ void add_tile(Own<kWidth>& own, const T* first, const
 #pragma unroll 1
   for (int part = 0; part < kStreamed && part < left; part += 16) {
     const int at = part * kPitch<kWidth>;
-    if (owns_keys(kPart) || left - part >= 16)
+    if (kOwnsKeys<kPart> || left - part >= 16)
       add_rows<T, kWidth, kPart, false>(own, first + at, second + at, terms + part, factor, scale, 16);
     else
       add_rows<T, kWidth, kPart, true>(own, first + at, second + at, terms + part, factor, scale,
@@ -158,7 +155,7 @@ __global__ void __launch_bounds__(kWarps<kWidth>* kWarp, 2)
     copy_rows<T, kWidth>(to + kStreamed * kPitch<kWidth>,
                          other_second + row * other_second_stride + place.head * kWidth, other_second_stride,
                          copied, left, thread, threads);
-    if (owns_keys(kPart) && 4 * lane < copied)
+    if (kOwnsKeys<kPart> && 4 * lane < copied)
       for (int kind = warp; kind < 2; kind += threads / kWarp) {
         const float* of_rows = terms + (2 * place.head + kind) * term_rows + place.other_term + from;
         copy_16_async(stage_terms + (2 * stage + kind) * kStreamed + 4 * lane, of_rows + 4 * lane);
@@ -168,7 +165,7 @@ __global__ void __launch_bounds__(kWarps<kWidth>* kWarp, 2)
   const int64_t own_row = place.own_begin + warp * 16;
   copy_rows<T, kWidth>(staged, first + own_row * first_stride + place.head * kWidth, first_stride, 16, rows,
                        lane, kWarp);
-  if constexpr (first_wanted(kPart))
+  if constexpr (kFirstWanted<kPart>)
     copy_rows<T, kWidth>(staged_second, second + own_row * second_stride + place.head * kWidth, second_stride,
                          16, rows, lane, kWarp);
   copy_commit();
@@ -179,11 +176,11 @@ __global__ void __launch_bounds__(kWarps<kWidth>* kWarp, 2)
   const float* own_terms = terms + 2 * place.head * term_rows + place.own_term + warp * 16 + lane / 4;
 #pragma unroll
   for (int i = 0; i < 4; ++i)
-    own.terms[i / 2][i % 2] = !owns_keys(kPart) && rows > 0 ? own_terms[i % 2 * term_rows + i / 2 * 8] : 0;
+    own.terms[i / 2][i % 2] = !kOwnsKeys<kPart> && rows > 0 ? own_terms[i % 2 * term_rows + i / 2 * 8] : 0;
   copy_wait<1>();
   __syncwarp();
   load_own<T, kWidth, 1>(own.first, staged);
-  if constexpr (first_wanted(kPart)) load_own<T, kWidth, 1>(own.second, staged_second);
+  if constexpr (kFirstWanted<kPart>) load_own<T, kWidth, 1>(own.second, staged_second);
 
   for (int from = 0; from < place.other_length; from += kStreamed) {
     copy_wait<0>();
@@ -198,9 +195,9 @@ __global__ void __launch_bounds__(kWarps<kWidth>* kWarp, 2)
   __syncthreads();  // nobody reads a tile any more
   if (rows <= 0) return;
   const int64_t at = (place.own_begin + warp * 16) * first_stride + place.head * kWidth;
-  if constexpr (first_wanted(kPart))
+  if constexpr (kFirstWanted<kPart>)
     write_sums<T, kWidth>(of_first + at, first_stride, own.of_first, staged, rows);
-  if constexpr (second_wanted(kPart))
+  if constexpr (kSecondWanted<kPart>)
     write_sums<T, kWidth>(of_second + at, first_stride, own.of_second, staged_second, rows);
 }
 
@@ -208,7 +205,7 @@ __global__ void __launch_bounds__(kWarps<kWidth>* kWarp, 2)
 template <class T, int kWidth, Part kPart>
 void start(Stream& stream, const AttentionOperands<T>& call, const T* dout, const float* terms,
            const AttentionGradients<T>& gradients) {
-  constexpr bool kKeys = owns_keys(kPart);
+  constexpr bool kKeys = kOwnsKeys<kPart>;
   const int64_t rows = kKeys ? call.key_rows : call.query_rows;
   const int64_t warps = attention_warps(kKeys ? call.longest_keys : call.longest_queries, 16, kWarps<kWidth>);
   const LaunchShape shape{{static_cast<unsigned>(attention_tiles(rows, call.count, warps * 16)),
