@@ -23,7 +23,7 @@
 namespace dino::simt {
 namespace {
 
-constexpr size_t kMemoryBytes = size_t{32} << 30;  // of addresses; pages that nobody touches cost nothing
+constexpr size_t kMemoryBytes = size_t{16} << 30;  // of addresses; pages that nobody touches cost nothing
 
 class Queue {
  public:
