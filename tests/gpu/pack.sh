@@ -30,7 +30,7 @@ cp -r "$source/share/recipes" "$work/files/share/"
 cp "$source/tests/bench/torch_step.py" "$work/files/"
 "$source/share/datasets/fetch.sh" emoji >"$work/fetch.log" 2>&1 || { tail -n 2 "$work/fetch.log" >&2; fail 66 "no pictures: the data set emoji"; }
 pictures=${DINO_DATA:-$HOME/.cache/dinohpc}/packages/ruby-gemojione
-find "$pictures" -name '*.png' -path '*/assets/png/*' | sort | awk 'NR % 2 == 0' | xargs cp -t "$work/files/data"
+find "$pictures" -name '*.png' -path '*/assets/png/*' | sort | awk 'NR % 4 == 0' | xargs cp -t "$work/files/data"
 cp "$pictures/usr/share/doc/ruby-gemojione/copyright" "$work/files/data/"
 
 (cd "$work/files" && find . -type f -printf '%P %s\n' | sort) >"$work/CONTENTS"
