@@ -34,8 +34,8 @@ find "$pictures" -name '*.png' -path '*/assets/png/*' | sort | awk 'NR % 4 == 0'
 cp "$pictures/usr/share/doc/ruby-gemojione/copyright" "$work/files/data/"
 
 (cd "$work/files" && find . -type f -printf '%P %s\n' | sort) >"$work/CONTENTS"
-# Parts of one archive are compressed together: the programs have much in common.
-tar -C "$work/files" --sort=name --owner=0 --group=0 --numeric-owner -cf - . | xz -T0 -6 >"$work/files.tar.xz"
+# The programs have much in common, which a dictionary of 64 MiB finds.
+tar -C "$work/files" --sort=name --owner=0 --group=0 --numeric-owner -cf - . | xz --lzma2=preset=6,dict=64MiB >"$work/files.tar.xz"
 rm -rf "$folder"
 mkdir -p "$folder"
 cp "$here/gpu-check" "$work/files.tar.xz" "$work/CONTENTS" "$source/LICENSE" "$folder/"
