@@ -19,7 +19,7 @@ define install_packages
 }
 endef
 
-.PHONY: deps test-deps slurm-deps browser-deps build cuda all demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install package clean
+.PHONY: gpu-checks gpu-check gpu-bundle deps test-deps slurm-deps browser-deps build cuda all demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install package clean
 
 deps: ## Debian packages for the programs (asks for root through sudo where needed)
 	$(call install_packages,$(PACKAGES))
@@ -74,6 +74,18 @@ peers: all ## checks against PyTorch, transformers and FAISS in a virtual enviro
 
 bench: all
 	tests/bench/run.sh
+
+# The cuda preset's tree, with what runs on a GPU alone and without libvips.
+gpu-checks: test-deps
+	cmake --preset cuda -DDINO_GPU_CHECKS=ON
+	cmake --build build/cuda --target gpu_checks
+
+gpu-check: gpu-checks ## tests and benchmarks on this machine's NVIDIA GPU; one table, 8 minutes at most
+	share/datasets/fetch.sh emoji
+	tests/gpu/gpu-check --build build/cuda
+
+gpu-bundle: gpu-checks ## the same to be copied to a machine with a GPU: build/gpu-bundle, run ./gpu-check there
+	tests/gpu/pack.sh build/cuda build/gpu-bundle
 
 learning-curve: build ## trains a tiny model on 40,960 pictures, twice, and compares with a learning curve of the reference
 	tests/bench/learning_curve.sh
