@@ -5,7 +5,7 @@ PACKAGES = build-essential cmake ninja-build ccache lld git pkg-config \
   openmpi-bin libopenmpi-dev libhdf5-dev libdnnl-dev libfaiss-dev libopenblas-dev \
   libjpeg-dev libpng-dev libwebp-dev libtiff-dev libjxl-dev libvips-dev libarchive-dev libssl-dev zlib1g-dev \
   nlohmann-json3-dev libfmt-dev libxxhash-dev libboost-program-options-dev
-TEST_PACKAGES = libgtest-dev clang-format python3-h5py python3-numpy
+TEST_PACKAGES = libgtest-dev libboost-context-dev clang-format python3-h5py python3-numpy
 SLURM_PACKAGES = slurm-wlm slurmctld slurmd slurm-client
 BROWSER_PACKAGES = chromium
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)

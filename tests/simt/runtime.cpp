@@ -27,28 +27,31 @@ constexpr size_t kMemoryBytes = size_t{32} << 30;  // of addresses; pages that n
 
 class Queue {
  public:
-  void push(std::function<void()> work) { work_.push_back(std::move(work)); }
-  [[nodiscard]] size_t end() const { return begun_ + work_.size(); }
-  [[nodiscard]] bool reached(size_t mark) const { return begun_ >= mark; }
+  /// `run`, or nothing until another queue has reached a mark.
+  struct Work {
+    std::function<void()> run;
+    std::shared_ptr<Queue> after;
+    size_t mark = 0;
+    [[nodiscard]] bool waits() const { return after && !after->reached(mark); }
+  };
+  void push(Work work) { work_.push_back(std::move(work)); }
+  [[nodiscard]] size_t end() const { return done_ + work_.size(); }
+  [[nodiscard]] bool reached(size_t mark) const { return done_ >= mark; }
+  [[nodiscard]] bool can_run() const { return !work_.empty() && !work_.front().waits(); }
+  [[nodiscard]] const Work& next() const { return work_.front(); }
   void run_next() {
-    const std::function<void()> work = std::move(work_.front());
+    if (work_.front().run) work_.front().run();
     work_.pop_front();
-    ++begun_;
-    is_busy_ = true;
-    work();
-    is_busy_ = false;
+    ++done_;
   }
-  /// In the middle of a piece of work, such as a wait for another stream: what follows it must not begin.
-  [[nodiscard]] bool is_busy() const { return is_busy_; }
   void drop() {
-    begun_ += work_.size();
+    done_ = end();
     work_.clear();
   }
 
  private:
-  std::deque<std::function<void()>> work_;
-  size_t begun_ = 0;
-  bool is_busy_ = false;
+  std::deque<Work> work_;
+  size_t done_ = 0;
 };
 
 class Streams {
@@ -71,9 +74,12 @@ class Streams {
       if (!queue.reached(mark)) step(queue);
     }
   }
+  /// The next work that the queue needs.
   void step(Queue& queue) {
+    Queue* needed = &queue;
+    while (needed->next().waits()) needed = needed->next().after.get();
     try {
-      queue.run_next();
+      needed->run_next();
     } catch (...) {
       // A GPU that has failed does nothing more.
       for (const auto& each : queues_) each->drop();
@@ -85,7 +91,7 @@ class Streams {
     if (seed_ == 0) return;
     while (random_.below(2) == 0) {
       Queue& queue = *queues_[random_.below(queues_.size())];
-      if (!queue.is_busy() && !queue.reached(queue.end())) step(queue);
+      if (queue.can_run()) step(queue);
     }
   }
 
@@ -163,7 +169,7 @@ void set_order(uint64_t seed) {
 
 void enqueue(cuda::StreamHandle stream, std::function<void()> work) {
   const Lock lock(Streams::instance().mutex);
-  stream->queue->push(std::move(work));
+  stream->queue->push({std::move(work), nullptr, 0});
   Streams::instance().drift();
 }
 
@@ -270,9 +276,8 @@ void synchronize(EventHandle event) {
   if (event->queue) Streams::instance().run_to(*event->queue, event->mark);
 }
 void wait(StreamHandle stream, EventHandle event) {
-  if (!event->queue) return;
-  simt::enqueue(stream,
-                [queue = event->queue, mark = event->mark] { Streams::instance().run_to(*queue, mark); });
+  const Lock lock(Streams::instance().mutex);
+  if (event->queue) stream->queue->push({nullptr, event->queue, event->mark});
 }
 
 void copy(StreamHandle stream, void* to, const void* from, size_t bytes, CopyKind kind) {

@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kSmallBlock)
     if (lane == 0) probs[j] = sum * scale;
   }
   __syncthreads();
-  float top = float_of_bits(0xff800000u);
+  float top = float_of_bits(kMinusInfinity);
   for (int64_t j = threadIdx.x; j < length; j += kSmallBlock) top = fmaxf(top, probs[j]);
   top = block_max(top);
   float total = 0;

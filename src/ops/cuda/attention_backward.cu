@@ -6,6 +6,13 @@
 // One kernel makes dv and dk: it owns keys, and queries stream by; one makes dq: it owns queries, and keys
 // stream by. Both compute p and ds anew, with their own rows as the rows of the products, so that what one
 // product leaves in registers is what the next one takes: seven products instead of five, and no exchange.
+//
+// A call over T rows of model width D, sequences of L rows: 26 T D bytes (4 for the terms; 8 + 4 for dk and
+// dv, 8 + 2 for dq), 10 D sum(L^2) flops for the gradient, 14 D sum(L^2) carried out. Predicted, not
+// measured, for an H100 SXM (989 TFLOP/s; 3.35 TB/s; shared memory of 128 bytes a cycle feeds products of 16
+// own rows at 473 TFLOP/s) at L = 257, width 64, D = 1,024, per sequence: 6.8 MB, 2.0 us by bytes; 947 MFLOP
+// carried out, with padding to 288 x 272 2.4 us by shared memory; 0.7 us by exponentials; little of it hides.
+// In all 4.2 us, 160 TFLOP/s of the gradient's 676 MFLOP.
 
 #include "ops/cuda/attention.hpp"
 #include "ops/cuda/attention_tiles.hpp"
@@ -89,6 +96,31 @@ __device__ __forceinline__ void add_rows(Own<kWidth>& own, const T* first, const
   if constexpr (first_wanted(kPart)) add_weighted<T, kWidth, 1, 1>(own.of_first, ds, first);
 }
 
+/// Takes in a streamed tile, of whose rows `left` exist.
+template <class T, int kWidth, Part kPart>
+__device__ __forceinline__ void add_tile(Own<kWidth>& own, const T* first, const float* terms, float scale,
+                                         int left) {
+  const T* second = first + kStreamed * kPitch<kWidth>;
+  const float factor = scale * kLog2E;
+#pragma unroll 1
+  for (int part = 0; part < kStreamed && part < left; part += 16) {
+    const int at = part * kPitch<kWidth>;
+    if (owns_keys(kPart) || left - part >= 16)
+      add_rows<T, kWidth, kPart, false>(own, first + at, second + at, terms + part, factor, scale, 16);
+    else
+      add_rows<T, kWidth, kPart, true>(own, first + at, second + at, terms + part, factor, scale,
+                                       left - part);
+  }
+}
+
+template <class T, int kWidth>
+__device__ __forceinline__ void write_sums(T* to, int stride, const float (&sums)[1][kWidth / 8][4],
+                                           T* staged, int rows) {
+  const float as_is[1][2] = {{1, 1}};
+  stage_rows<T, kWidth, 1>(staged, sums, as_is);
+  write_rows<T, kWidth>(to, stride, staged, rows < 16 ? rows : 16);
+}
+
 template <int kWidth>
 __device__ __forceinline__ void clear(float (&sums)[1][kWidth / 8][4]) {
 #pragma unroll
@@ -153,40 +185,23 @@ __global__ void __launch_bounds__(kWarps<kWidth>* kWarp, 2)
   load_own<T, kWidth, 1>(own.first, staged);
   if constexpr (first_wanted(kPart)) load_own<T, kWidth, 1>(own.second, staged_second);
 
-  const float factor = scale * kLog2E;
   for (int from = 0; from < place.other_length; from += kStreamed) {
     copy_wait<0>();
     __syncthreads();  // the tile is there, and nobody reads the one before, or own rows
     if (from + kStreamed < place.other_length) copy_tile(from + kStreamed);
     if (rows <= 0) continue;
     const int stage = from / kStreamed % 2, left = place.other_length - from;
-    const T* tile_first = stages + stage * kStageElements<kWidth>;
-    const float* tile_terms = stage_terms + stage * 2 * kStreamed;
-#pragma unroll 1
-    for (int part = 0; part < kStreamed && part < left; part += 16) {
-      const T* part_first = tile_first + part * kPitch<kWidth>;
-      const T* part_second = part_first + kStreamed * kPitch<kWidth>;
-      if (owns_keys(kPart) || left - part >= 16)
-        add_rows<T, kWidth, kPart, false>(own, part_first, part_second, tile_terms + part, factor, scale, 16);
-      else
-        add_rows<T, kWidth, kPart, true>(own, part_first, part_second, tile_terms + part, factor, scale,
-                                         left - part);
-    }
+    add_tile<T, kWidth, kPart>(own, stages + stage * kStageElements<kWidth>,
+                               stage_terms + stage * 2 * kStreamed, scale, left);
   }
   copy_wait<0>();
   __syncthreads();  // nobody reads a tile any more
   if (rows <= 0) return;
-  const float as_is[1][2] = {{1, 1}};
   const int64_t at = (place.own_begin + warp * 16) * first_stride + place.head * kWidth;
-  const int written = rows < 16 ? rows : 16;
-  if constexpr (first_wanted(kPart)) {
-    stage_rows<T, kWidth, 1>(staged, own.of_first, as_is);
-    write_rows<T, kWidth>(of_first + at, first_stride, staged, written);
-  }
-  if constexpr (second_wanted(kPart)) {
-    stage_rows<T, kWidth, 1>(staged_second, own.of_second, as_is);
-    write_rows<T, kWidth>(of_second + at, first_stride, staged_second, written);
-  }
+  if constexpr (first_wanted(kPart))
+    write_sums<T, kWidth>(of_first + at, first_stride, own.of_first, staged, rows);
+  if constexpr (second_wanted(kPart))
+    write_sums<T, kWidth>(of_second + at, first_stride, own.of_second, staged_second, rows);
 }
 
 /// Starts one of them.

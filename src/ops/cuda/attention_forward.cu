@@ -19,48 +19,117 @@ constexpr int kMaxWarps = 4;
 template <int kWidth, int kM>
 struct Rows {
   float out[kM][kWidth / 8][4];  ///< sums of weights times v
-  float top[kM][2];              ///< the largest score
+  float base[kM][2];             ///< a weight is 2^((score - base) factor)
   float sum[kM][2];              ///< of weights, of this lane's columns
 };
+
+template <int kWidth, int kM>
+__device__ __forceinline__ void begin(Rows<kWidth, kM>& rows) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+    rows.base[m][0] = rows.base[m][1] = float_of_bits(kMinusInfinity);
+    rows.sum[m][0] = rows.sum[m][1] = 0;
+#pragma unroll
+    for (int n = 0; n < kWidth / 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) rows.out[m][n][e] = 0;
+  }
+}
+
+/// Weights may grow to this power of two before a row takes a new base.
+constexpr float kRoom = 8;
+
+/// The largest scores of rows, over the four lanes that share them.
+template <int kM, int kBlocks>
+__device__ __forceinline__ void find_tops(float (&tops)[kM][2], const float (&scores)[kM][2 * kBlocks][4]) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float top = scores[m][0][2 * half];
+#pragma unroll
+      for (int n = 0; n < 2 * kBlocks; ++n)
+        top = fmaxf(top, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+      tops[m][half] = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+    }
+}
+
+/// New bases for all rows of the warp where one of them has to have it. It is rare after the first keys:
+/// sums are not scaled at every step.
+template <int kWidth, int kM>
+__device__ __forceinline__ void raise_bases(Rows<kWidth, kM>& rows, const float (&tops)[kM][2],
+                                            float factor) {
+  bool raise = false;
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+    raise = raise || (tops[m][0] - rows.base[m][0]) * factor > kRoom ||
+            (tops[m][1] - rows.base[m][1]) * factor > kRoom;
+  if (__any_sync(kAllLanes, raise) == 0) return;
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float base = fmaxf(rows.base[m][half], tops[m][half]);
+      const float shrink = exp2_fast((rows.base[m][half] - base) * factor);
+      rows.base[m][half] = base;
+      rows.sum[m][half] *= shrink;
+#pragma unroll
+      for (int n = 0; n < kWidth / 8; ++n) {
+        rows.out[m][n][2 * half] *= shrink;
+        rows.out[m][n][2 * half + 1] *= shrink;
+      }
+    }
+}
 
 /// Takes 16 kBlocks keys in, of which `left` exist.
 template <class T, int kWidth, int kM, int kBlocks, bool kMasked>
 __device__ __forceinline__ void attend(Rows<kWidth, kM>& rows, const uint32_t (&q)[kM][kWidth / 16][4],
                                        const T* k, const T* v, float factor, int left) {
-  float weights[kM][2 * kBlocks][4];
+  float weights[kM][2 * kBlocks][4], tops[kM][2];
   score<T, kWidth, kM, kBlocks>(weights, q, k);
-  const int column = static_cast<int>(threadIdx.x) % 4 * 2;
+  if (kMasked) {
+    const int column = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int i = 0; i < 8 * kBlocks; ++i)
+        if (i / 4 * 8 + column + i % 2 >= left) weights[m][i / 4][i % 4] = float_of_bits(kMinusInfinity);
+  }
+  find_tops<kM, kBlocks>(tops, weights);
+  raise_bases<kWidth, kM>(rows, tops, factor);
 #pragma unroll
   for (int m = 0; m < kM; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float top = rows.top[m][half];
-#pragma unroll
-      for (int n = 0; n < 2 * kBlocks; ++n)
-#pragma unroll
-        for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          if (kMasked && 8 * n + column + e % 2 >= left) weights[m][n][e] = float_of_bits(0xff800000u);
-          top = fmaxf(top, weights[m][n][e]);
-        }
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-      const float offset = top * factor, shrink = exp2_fast(rows.top[m][half] * factor - offset);
-      rows.top[m][half] = top;
-      float sum = rows.sum[m][half] * shrink;
+      const float offset = rows.base[m][half] * factor;
 #pragma unroll
       for (int n = 0; n < 2 * kBlocks; ++n)
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
           weights[m][n][e] = exp2_fast(weights[m][n][e] * factor - offset);
-          sum += weights[m][n][e];
+          rows.sum[m][half] += weights[m][n][e];
         }
-      rows.sum[m][half] = sum;
-#pragma unroll
-      for (int n = 0; n < kWidth / 8; ++n)
-#pragma unroll
-        for (int e = 2 * half; e < 2 * half + 2; ++e) rows.out[m][n][e] *= shrink;
     }
   add_weighted<T, kWidth, kM, kBlocks>(rows.out, weights, v);
+}
+
+/// Takes in a streamed tile, of whose keys `left` exist.
+template <class T, int kWidth, int kM>
+__device__ __forceinline__ void attend_tile(Rows<kWidth, kM>& rows, const uint32_t (&q)[kM][kWidth / 16][4],
+                                            const T* k, float scale, int left) {
+  const T* v = k + kStreamed * kPitch<kWidth>;
+  const float factor = scale * kLog2E;
+#pragma unroll 1
+  for (int part = 0; part < kStreamed && part < left; part += 32) {
+    const int at = part * kPitch<kWidth>;
+    if (left - part >= 32)
+      attend<T, kWidth, kM, 2, false>(rows, q, k + at, v + at, factor, left - part);
+    else if (left - part > 16)
+      attend<T, kWidth, kM, 2, true>(rows, q, k + at, v + at, factor, left - part);
+    else
+      attend<T, kWidth, kM, 1, true>(rows, q, k + at, v + at, factor, left - part);
+  }
 }
 
 /// The warp's rows of the result, and their log-sum-exp (lse is that of its first row; may be null).
@@ -78,7 +147,7 @@ __device__ __forceinline__ void finish(const Rows<kWidth, kM>& rows, T* staged, 
       sum += __shfl_xor_sync(kAllLanes, sum, 2);
       factor[m][half] = 1 / sum;
       const int row = 16 * m + 8 * half + lane / 4;
-      if (lse != nullptr && lane % 4 == 0 && row < count) lse[row] = rows.top[m][half] * scale + logf(sum);
+      if (lse != nullptr && lane % 4 == 0 && row < count) lse[row] = rows.base[m][half] * scale + logf(sum);
     }
   stage_rows<T, kWidth, kM>(staged, rows.out, factor);
   write_rows<T, kWidth>(out, stride, staged, count);
@@ -119,35 +188,14 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
   load_own<T, kWidth, kM>(own_q, staged);
 
   Rows<kWidth, kM> rows;
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-    rows.top[m][0] = rows.top[m][1] = float_of_bits(0xff800000u);
-    rows.sum[m][0] = rows.sum[m][1] = 0;
-#pragma unroll
-    for (int n = 0; n < kWidth / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) rows.out[m][n][e] = 0;
-  }
-  const float factor = scale * kLog2E;
+  begin(rows);
   for (int from = 0; from < place.other_length; from += kStreamed) {
     copy_wait<0>();
     __syncthreads();  // the tile is there, and nobody reads the one before, or own rows
     if (from + kStreamed < place.other_length) copy_tile(from + kStreamed);
     if (own <= 0) continue;
-    const T* tile_k = stages + from / kStreamed % 2 * kStageElements<kWidth>;
-    const T* tile_v = tile_k + kStreamed * kPitch<kWidth>;
-    const int left = place.other_length - from;
-#pragma unroll 1
-    for (int part = 0; part < kStreamed && part < left; part += 32) {
-      const T* part_k = tile_k + part * kPitch<kWidth>;
-      const T* part_v = tile_v + part * kPitch<kWidth>;
-      if (left - part >= 32)
-        attend<T, kWidth, kM, 2, false>(rows, own_q, part_k, part_v, factor, left - part);
-      else if (left - part > 16)
-        attend<T, kWidth, kM, 2, true>(rows, own_q, part_k, part_v, factor, left - part);
-      else
-        attend<T, kWidth, kM, 1, true>(rows, own_q, part_k, part_v, factor, left - part);
-    }
+    attend_tile<T, kWidth, kM>(rows, own_q, stages + from / kStreamed % 2 * kStageElements<kWidth>, scale,
+                               place.other_length - from);
   }
   copy_wait<0>();
   __syncthreads();  // nobody reads a tile any more

@@ -3,6 +3,9 @@
 // take. 256 threads own 64 rows and a slab of 64 columns of the results; a thread has a patch of 4 x 4 of
 // each product. Both sides of a product pass through shared memory with the summed index outermost. A head
 // wider than 64 has several slabs, which compute the weights once each.
+//
+// Predicted, not measured, for an H100 SXM (67 TFLOP/s of f32, a third of which is expected) at 257 rows, 16
+// heads of 64, f32, per sequence: 270 MFLOP forward, 12 us; 947 MFLOP backward, 43 us.
 
 #include "ops/cuda/attention.hpp"
 #include "ops/cuda/attention_tiles.hpp"
@@ -40,9 +43,18 @@ __device__ __forceinline__ void clear(Patch& patch) {
     for (int j = 0; j < 4; ++j) patch[i][j] = 0;
 }
 
+/// Whether the thread's patch reaches into a product of so many rows and columns; only such threads compute,
+/// and shared memory is filled for them alone.
+__device__ __forceinline__ bool has_patch(int rows, int columns) {
+  return patch_row() < rows && patch_column() < columns;
+}
+__device__ __forceinline__ int whole_patches(int rows) {
+  return rows < kSide ? (rows + 3) / 4 * 4 : kSide;
+}
+
 /// patch += left^T right over `depth` lines.
 __device__ __forceinline__ void add_product(Patch& patch, const float* left, const float* right, int depth) {
-#pragma unroll 4
+#pragma unroll 2
   for (int d = 0; d < depth; ++d) {
     const Pack<float> a = load_pack(left + d * kLine + patch_row());
     const Pack<float> b = load_pack(right + d * kLine + patch_column());
@@ -53,20 +65,22 @@ __device__ __forceinline__ void add_product(Patch& patch, const float* left, con
   }
 }
 
-/// lines[c][r] = rows[r][from + c], c < kDepth, r < kSide; zero where there is no such row or column.
+/// lines[c][r] = rows[r][from + c], c < kDepth; zero where there is no such row or column.
 template <class T>
 __device__ __forceinline__ void load_columns(float* lines, const T* rows, int stride, int count, int from,
                                              int width) {
-  for (int i = static_cast<int>(threadIdx.x); i < kSide * kDepth; i += kPlainThreads) {
+#pragma unroll 2
+  for (int i = static_cast<int>(threadIdx.x); i < whole_patches(count) * kDepth; i += kPlainThreads) {
     const int r = i / kDepth, c = i % kDepth;
     lines[c * kLine + r] = r < count && from + c < width ? widen(rows[r * stride + from + c]) : 0.0f;
   }
 }
-/// lines[r][c] = rows[r][from + c], r and c < kSide.
+/// lines[r][c] = rows[r][from + c], c < kSide; the same.
 template <class T>
 __device__ __forceinline__ void load_slab(float* lines, const T* rows, int stride, int count, int from,
                                           int width) {
-  for (int i = static_cast<int>(threadIdx.x); i < kSide * kSide; i += kPlainThreads) {
+#pragma unroll 2
+  for (int i = static_cast<int>(threadIdx.x); i < whole_patches(count) * kSide; i += kPlainThreads) {
     const int r = i / kSide, c = i % kSide;
     lines[r * kLine + c] = r < count && from + c < width ? widen(rows[r * stride + from + c]) : 0.0f;
   }
@@ -74,30 +88,33 @@ __device__ __forceinline__ void load_slab(float* lines, const T* rows, int strid
 /// patch = own others^T over the whole width.
 template <class T>
 __device__ __forceinline__ void score_plain(Patch& patch, const PlainShared& shared, const T* own,
-                                            int own_stride, int own_count, const T* others,
-                                            int other_stride, int other_count, int width) {
+                                            int own_stride, int own_count, const T* others, int other_stride,
+                                            int other_count, int width) {
   clear(patch);
   for (int from = 0; from < width; from += kDepth) {
     __syncthreads();
     load_columns(shared.left, own, own_stride, own_count, from, width);
     load_columns(shared.right, others, other_stride, other_count, from, width);
     __syncthreads();
-    add_product(patch, shared.left, shared.right, width - from < kDepth ? width - from : kDepth);
+    if (has_patch(own_count, other_count))
+      add_product(patch, shared.left, shared.right, width - from < kDepth ? width - from : kDepth);
   }
 }
 /// sums += weights rows, for the block's slab; weights [own][other] are the threads' patches.
 template <class T>
 __device__ __forceinline__ void add_weighted_plain(Patch& sums, const PlainShared& shared,
-                                                   const Patch& weights, const T* rows, int stride,
-                                                   int count, int from, int width) {
+                                                   const Patch& weights, int own_count, const T* rows,
+                                                   int stride, int count, int from, int width) {
   __syncthreads();
   load_slab(shared.slab, rows, stride, count, from, width);
+  if (has_patch(own_count, count))
 #pragma unroll
-  for (int j = 0; j < 4; ++j)
-    store_pack(shared.weights + (patch_column() + j) * kLine + patch_row(),
-               Pack<float>{{weights[0][j], weights[1][j], weights[2][j], weights[3][j]}});
+    for (int j = 0; j < 4; ++j)
+      store_pack(shared.weights + (patch_column() + j) * kLine + patch_row(),
+                 Pack<float>{{weights[0][j], weights[1][j], weights[2][j], weights[3][j]}});
   __syncthreads();
-  add_product(sums, shared.weights, shared.slab, count < kSide ? count : kSide);
+  if (has_patch(own_count, width - from))
+    add_product(sums, shared.weights, shared.slab, count < kSide ? count : kSide);
 }
 template <class T>
 __device__ __forceinline__ void write_patch(T* rows, int stride, const Patch& patch, int count, int from,
@@ -134,7 +151,7 @@ __global__ void __launch_bounds__(kPlainThreads, 2)
   clear(sums);
   float top[4], total[4];
   for (int i = 0; i < 4; ++i) {
-    top[i] = float_of_bits(0xff800000u);
+    top[i] = float_of_bits(kMinusInfinity);
     total[i] = 0;
   }
   const float factor = scale * kLog2E;
@@ -155,7 +172,7 @@ __global__ void __launch_bounds__(kPlainThreads, 2)
         sums[i][j] *= shrink;
       }
     }
-    add_weighted_plain(sums, shared, p, v + from * kv_stride, kv_stride, left, slab, width);
+    add_weighted_plain(sums, shared, p, own, v + from * kv_stride, kv_stride, left, slab, width);
   }
   for (int i = 0; i < 4; ++i) {
     const float whole = over_row(total[i], [](float a, float b) { return a + b; });
@@ -178,38 +195,41 @@ __global__ void __launch_bounds__(kPlainThreads, 2)
   const Place& place = place_of_block(own_starts, other_starts, count, kSide);
   if (place.own_left <= 0) return;
   const PlainShared shared = plain_shared();
-  const int64_t column = int64_t{blockIdx.y} * width;
-  const int own = place.own_left, others = place.other_length, slab = static_cast<int>(blockIdx.z) * kSide;
-  first += place.own_begin * first_stride + column;
-  second += place.own_begin * second_stride + column;
-  other_first += place.other_begin * other_first_stride + column;
-  other_second += place.other_begin * other_second_stride + column;
-  terms += 2 * blockIdx.y * term_rows + (kOwnsKeys ? place.other_term : place.own_term);
+  const int own = place.own_left, slab = static_cast<int>(blockIdx.z) * kSide;
+  const auto own_rows = [&](auto* matrix, int stride) {
+    return matrix + place.own_begin * stride + place.head * width;
+  };
+  const auto other_rows = [&](const T* matrix, int stride, int from) {
+    return matrix + (place.other_begin + from) * stride + place.head * width;
+  };
   Patch sums, second_sums, p, ds;
   clear(sums);
   clear(second_sums);
   const float factor = scale * kLog2E;
-  for (int from = 0; from < others; from += kSide) {
-    const int left = others - from;
-    const T* rows = other_first + from * other_first_stride;
-    const T* second_rows = other_second + from * other_second_stride;
-    score_plain(p, shared, first, first_stride, own, rows, other_first_stride, left, width);
-    score_plain(ds, shared, second, second_stride, own, second_rows, other_second_stride, left, width);
+  for (int from = 0; from < place.other_length; from += kSide) {
+    const int left = place.other_length - from;
+    score_plain(p, shared, own_rows(first, first_stride), first_stride, own,
+                other_rows(other_first, other_first_stride, from), other_first_stride, left, width);
+    score_plain(ds, shared, own_rows(second, second_stride), second_stride, own,
+                other_rows(other_second, other_second_stride, from), other_second_stride, left, width);
+    const float* of_queries =
+        terms + 2 * place.head * term_rows + (kOwnsKeys ? place.other_term + from : place.own_term);
     for (int i = 0; i < 4; ++i)
       for (int j = 0; j < 4; ++j) {
         const int own_row = patch_row() + i, other_row = patch_column() + j;
         const bool exists = own_row < own && other_row < left;
-        const int query = exists ? (kOwnsKeys ? from + other_row : own_row) : 0;
-        p[i][j] = exists ? exp2f(p[i][j] * factor - terms[query]) : 0.0f;
-        ds[i][j] = p[i][j] * (ds[i][j] * scale - terms[term_rows + query]);
+        const int query = exists ? (kOwnsKeys ? other_row : own_row) : 0;
+        p[i][j] = exists ? exp2f(p[i][j] * factor - of_queries[query]) : 0.0f;
+        ds[i][j] = p[i][j] * (ds[i][j] * scale - of_queries[term_rows + query]);
       }
     if (kOwnsKeys)
-      add_weighted_plain(second_sums, shared, p, second_rows, other_second_stride, left, slab, width);
-    add_weighted_plain(sums, shared, ds, rows, other_first_stride, left, slab, width);
+      add_weighted_plain(second_sums, shared, p, own, other_rows(other_second, other_second_stride, from),
+                         other_second_stride, left, slab, width);
+    add_weighted_plain(sums, shared, ds, own, other_rows(other_first, other_first_stride, from),
+                       other_first_stride, left, slab, width);
   }
-  const int64_t at = place.own_begin * first_stride + column;
-  write_patch(of_first + at, first_stride, sums, own, slab, width);
-  if (kOwnsKeys) write_patch(of_second + at, first_stride, second_sums, own, slab, width);
+  write_patch(own_rows(of_first, first_stride), first_stride, sums, own, slab, width);
+  if (kOwnsKeys) write_patch(own_rows(of_second, first_stride), first_stride, second_sums, own, slab, width);
 }
 
 template <class T>

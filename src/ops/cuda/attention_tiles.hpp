@@ -11,6 +11,7 @@
 namespace dino::cuda::attention {
 
 constexpr int kStreamed = 64;  ///< rows of a streamed tile
+constexpr uint32_t kMinusInfinity = 0xff800000u;
 constexpr float kLog2E = 1.4426950408889634f;
 
 template <int kWidth>
