@@ -50,8 +50,8 @@ def demangled(names):
 
 def short_name(name):
     """cross_entropy_rows<4> of the whole signature."""
-    name = name.replace("(anonymous namespace)::", "").replace("dino::cuda::", "").replace("dino::", "")
-    name = re.sub(r"\((int|bool|unsigned int)\)", "", name)
+    name = re.sub(r"\(anonymous namespace\)::|\bdino::(cuda::)?|\battention::", "", name)
+    name = re.sub(r"\((int|bool|unsigned int|Part)\)", "", name)
     name = re.sub(r"^void ", "", name)
     depth = 0
     for i, c in enumerate(name):
@@ -63,11 +63,12 @@ def short_name(name):
 
 def counts_of_ptx(text):
     """By mangled kernel: loads from global memory, those of 16 bytes among them, and the like."""
+    whole = r"(v4\.[fubs]32|v2\.[fubs]64|v8\.[fubs]16)\s"  # 16 bytes
     patterns = {
-        "loads": r"\bld\.global\S*\s",
-        "wide_loads": r"\bld\.global\S*\.(v4\.[fubs]32|v2\.[fubs]64|v8\.[fubs]16)\s",
-        "stores": r"\bst\.global\S*\s",
-        "wide_stores": r"\bst\.global\S*\.(v4\.[fubs]32|v2\.[fubs]64|v8\.[fubs]16)\s",
+        "loads": r"\bld\.(global|v\d)\S*\s",
+        "wide_loads": rf"\bld\.(global\S*\.)?{whole}",
+        "stores": r"\bst\.(global|v\d)\S*\s",
+        "wide_stores": rf"\bst\.(global\S*\.)?{whole}",
         "mma": r"\bmma\.sync\S*\s",
         "ldmatrix": r"\bldmatrix\S*\s",
         "cp_async": r"\bcp\.async\.c[ag]\S*\s",
@@ -81,8 +82,9 @@ def counts_of_ptx(text):
 def compile_one(nvcc, includes, source, architecture):
     """By mangled kernel, what nvcc says."""
     with tempfile.TemporaryDirectory() as folder:
-        report = run([nvcc, "-std=c++20", f"-arch={architecture}", "-I", str(ROOT / "src"), *includes, "-Xptxas",
-                      "-v", "-cubin", "--keep", "--keep-dir", folder, "-o", f"{folder}/out.cubin", str(source)])
+        report = run([nvcc, "-std=c++20", "--expt-relaxed-constexpr", f"-arch={architecture}", "-Xptxas", "-v",
+                      "-I", str(ROOT / "src"), *includes, "-cubin", "--keep", "--keep-dir", folder, "-o",
+                      f"{folder}/out.cubin", str(source)])
         ptx = "".join(p.read_text() for p in Path(folder).glob("*.ptx"))
     kernels = counts_of_ptx(ptx)
     name = None
@@ -136,8 +138,10 @@ def compiler_tables(table, version):
         f"nvcc {version}; two numbers are those of {ARCHITECTURES[0]} and {ARCHITECTURES[1]} where they differ. "
         "Registers are per thread; shared memory is the static part, in bytes (what a launch asks for beside it "
         "is in the code). Loads, stores and tensor-core instructions are counted in the PTX: those of 16 bytes "
-        "out of all that name global memory, each once, however often a loop runs.", "",
-        f"{sum(map(len, table.values()))} kernels, of which {len(spills(table))} spill registers.", ""]
+        "out of all that may name global memory (addresses of either kind count, shared memory by name does not), "
+        "each once, however often a loop runs.", "",
+        f"{sum(map(len, table.values()))} kernels, of which "
+        f"{len({line.split(' on ')[0] for line in spills(table)})} spill registers.", ""]
     for source, kernels in table.items():
         if not kernels:
             continue

@@ -81,8 +81,9 @@ struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Group {
 };
 /// 16 bytes of numbers.
 template <class T>
-struct Pack : Group<T, static_cast<int>(16 / sizeof(T))> {
+struct alignas(16) Pack {
   static constexpr int kCount = 16 / sizeof(T);
+  T at[kCount];
 };
 
 /// A group or pack in accesses of 16 bytes, or one of what it has; the address is a multiple of that. (On the

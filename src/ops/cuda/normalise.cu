@@ -15,10 +15,12 @@ template <int N, class Team, class T, class Function>
 __device__ __forceinline__ void for_columns(const Team& team, const T* row, const float (&kept)[N], int64_t d,
                                             Function&& function) {
   if (team.column < d) function(kept, team.column);
-  for (int64_t column = team.column + team.stride; column < d; column += team.stride) {
-    float values[N];
-    load(row + column, values);
-    function(values, column);
+  if constexpr (!Team::kOneGroup) {
+    for (int64_t column = team.column + team.stride; column < d; column += team.stride) {
+      float values[N];
+      load(row + column, values);
+      function(values, column);
+    }
   }
 }
 
