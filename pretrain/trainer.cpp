@@ -233,6 +233,7 @@ CheckpointContent Trainer::content() {
                       {"seed", context_.common.seed}};
   content.model_json = vit_config_to_json(engine_.config().vit);
   content.config_ini = context_.config_ini;
+  content.stream = &place_.context().stream;
   return content;
 }
 
