@@ -40,6 +40,8 @@ if(DINO_CUDA)
   set_target_properties(dino_cuda PROPERTIES UNITY_BUILD OFF CUDA_STANDARD 20 CUDA_EXTENSIONS OFF)
   target_link_libraries(dino_cuda PUBLIC dino_ops PRIVATE CUDA::cudart_static CUDA::cublasLt)
   target_include_directories(dino_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  # Kernels call constexpr functions.
+  target_compile_options(dino_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
   if(DINO_WERROR)
     target_compile_options(dino_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
   endif()

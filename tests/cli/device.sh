@@ -4,8 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 if dino-eval bench --preset vits14 --batch 1 --size 28 --repeats 1 --device cuda --json >probe.txt 2>&1; then echo "this machine has a GPU"; exit 77; fi
 images pictures 12
-SMALL=(--data pictures --preset vits14 --global-size 28 --local-size 14 --local-count 2 --prototypes 16 --bottleneck 8 --head-hidden 16 --batch 4 --steps 2
-       --precision fp32 --progress off)
+SMALL=(--config "$DINO_SHARE/recipes/tiny.cfg" --data pictures --batch 4 --steps 2 --precision fp32 --progress off)
 FEATURES=(dino-eval features --weights random:vits14 --data pictures --size 28 --progress off)
 
 # refused COMMAND...: exit 64 and one line that says what to do
@@ -31,7 +30,7 @@ expect 64 "device" dino-eval bench --preset vits14 --batch 1 --size 28 --device 
 expect 0 "" "${FEATURES[@]}" --output auto.h5
 expect 0 "" "${FEATURES[@]}" --device cpu --output cpu.h5
 cmp -s auto.h5 cpu.h5 && ok "features by auto and cpu" || fail "features differ between auto and cpu"
-expect 0 "" dino-pretrain train "${SMALL[@]}" --stop-after 1 --device cpu --output run
+expect 75 "" dino-pretrain train "${SMALL[@]}" --stop-after 1 --device cpu --output run
 expect 0 "" dino-pretrain train "${SMALL[@]}" --output run
 "$DINO_PYTHON" -c 'import json; s = json.load(open("run/run.json"))["starts"]; assert [x["device"] for x in s] == ["cpu", "cpu"], s' || fail "run.json names no device"
 expect 0 "" dino-eval bench --preset vits14 --batch 1 --size 28 --repeats 1 --json

@@ -62,7 +62,9 @@ void run(const Product& p) {
     for (size_t l = 0; l < k; ++l) {
       const float x = a[i * k + l];
       const float* const other = &b[l * n];
-      for (size_t j = 0; j < n; ++j) row[j] += x * other[j];
+      float* const sums = row.data();
+#pragma GCC ivdep
+      for (size_t j = 0; j < n; ++j) sums[j] += x * other[j];
     }
     for (size_t j = 0; j < n; ++j) c[i * n + j] += row[j] + bias[j];
   }

@@ -139,7 +139,11 @@ class Executor {
   /// Asynchronous copies that nobody waited for.
   void forget_copies(Thread& thread);
   void open_shared(size_t offset, size_t bytes);
-  [[nodiscard]] Moment moment_of(const Thread& thread) const;
+  [[nodiscard]] Moment moment_of(const Thread& thread) const {
+    const Warp& warp = warps_[thread.number / kWarp];
+    return {epoch_, warp.stamp, warp.all, warp.lanes[thread.number % kWarp].data(),
+            static_cast<uint16_t>(thread.number)};
+  }
   [[nodiscard]] bool is_shared(const void* data) const {
     return static_cast<size_t>(static_cast<const std::byte*>(data) - shared_) < kSharedRoom;
   }

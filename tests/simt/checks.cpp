@@ -96,12 +96,6 @@ void Executor::order_lanes(const Meeting& meeting) {
     if ((meeting.mask >> lane & 1) != 0) warp.lanes[lane] = merged;
 }
 
-Moment Executor::moment_of(const Thread& thread) const {
-  const Warp& warp = warps_[thread.number / kWarp];
-  return {epoch_, warp.stamp, warp.all, warp.lanes[thread.number % kWarp].data(),
-          static_cast<uint16_t>(thread.number)};
-}
-
 Fault Executor::fault_of(const Thread& thread, const void* data, size_t bytes, Access access,
                          std::string& other) {
   const auto* begin = static_cast<const std::byte*>(data);

@@ -174,6 +174,13 @@ __global__ void reverse_without_second(int* to, int* from) {
   to[threadIdx.x] = row.at[63 - threadIdx.x];
   row.at[threadIdx.x] = 0;
 }
+__global__ void overwrite_what_all_read(int* to, int*) {
+  Row& row = cuda::block_shared<Row>();
+  row.at[threadIdx.x] = 1;
+  __syncthreads();
+  to[threadIdx.x] = row.at[5];
+  if (threadIdx.x == 5) row.at[5] = 2;
+}
 __global__ void all_write_shared(int*, int*) {
   cuda::block_shared<Row>().at[threadIdx.x / 64] = 1;
 }
@@ -185,6 +192,8 @@ TEST_F(Watched, RacesBetweenBarriers) {
                   {"reads 4 bytes of shared memory", "written", "by thread (31, 0, 0)"}));
   EXPECT_TRUE(has(error_of(reverse_without_second, a.data, b.data),
                   {"4 bytes of shared memory", "nothing in between", "by thread"}));
+  EXPECT_TRUE(has(error_of(overwrite_what_all_read, a.data, b.data),
+                  {"thread (5, 0, 0)", "writes 4 bytes of shared memory", "read", "by other threads"}));
   EXPECT_TRUE(has(error_of(all_write_shared, a.data, b.data),
                   {"thread (1, 0, 0)", "writes", "written", "by thread (0, 0, 0)"}));
 }
@@ -212,6 +221,14 @@ __global__ void overwrite_without_syncwarp(int* to, int* from) {
   to[threadIdx.x] = row.at[threadIdx.x ^ 1];
   row.at[threadIdx.x] = 1;
 }
+__global__ void overwrite_what_a_warp_reads(int* to, int* from) {
+  Row& row = cuda::block_shared<Row>();
+  row.at[threadIdx.x] = from[threadIdx.x];
+  __syncwarp();
+  to[threadIdx.x] = row.at[threadIdx.x / 32 * 32 + 5];
+  if (from != to) __syncwarp();
+  if (threadIdx.x % 32 == 5) row.at[threadIdx.x] = 1;
+}
 __global__ void swap_in_halves(int* to, int* from) {
   Row& row = cuda::block_shared<Row>();
   const unsigned mask = threadIdx.x % 32 < 16 ? 0xffffu : 0xffff0000u;
@@ -233,6 +250,9 @@ TEST_F(Watched, RacesWithinAWarp) {
   OnDevice a(64), b(64);
   EXPECT_EQ(error_of(swap_in_warp, a.data, b.data), "");
   EXPECT_EQ(error_of(swap_in_halves, a.data, b.data), "");
+  EXPECT_EQ(error_of(overwrite_what_a_warp_reads, a.data, b.data), "");
+  EXPECT_TRUE(has(error_of(overwrite_what_a_warp_reads, a.data, a.data),
+                  {"thread (5, 0, 0)", "writes 4 bytes of shared memory", "read", "by thread (0, 0, 0)"}));
   EXPECT_TRUE(has(error_of(swap_without_syncwarp, a.data, b.data),
                   {"reads 4 bytes of shared memory", "written", "by thread"}));
   EXPECT_TRUE(has(error_of(overwrite_without_syncwarp, a.data, b.data),
@@ -259,6 +279,28 @@ TEST_F(Watched, SharedMemoryHoldsNothingAtFirst) {
                   {"block (1, 0, 0)", "thread (0, 0, 0)", "that nobody has written"}));
   EXPECT_TRUE(
       has(error_of(read_outside, a.data, nullptr), {"reads 4 bytes of shared memory", "not allocated"}));
+}
+
+/// What the address sanitizer reports in its builds.
+class Sanitized : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (kWatched) GTEST_SKIP() << "this build has no address sanitizer";
+  }
+};
+
+TEST_F(Sanitized, KernelsOutsideOfWhatIsAllocated) {
+  OnDevice a(64), b(60), kept(64);
+  EXPECT_DEATH((void)error_of(copy_one_further, a.data, b.data), "AddressSanitizer: use-after-poison");
+  EXPECT_DEATH((void)error_of(write_one_further, b.data, a.data), "AddressSanitizer: use-after-poison");
+  EXPECT_DEATH((void)error_of(read_outside, a.data, nullptr), "AddressSanitizer: use-after-poison");
+  {
+    OnDevice gone(64);
+    EXPECT_EQ(error_of(keep_address, kept.data, gone.data), "");
+    EXPECT_EQ(error_of(write_kept, nullptr, kept.data), "");
+  }
+  EXPECT_DEATH((void)error_of(write_kept, nullptr, kept.data), "");
+  EXPECT_EQ(error_of(reverse, a.data, kept.data), "");
 }
 
 struct alignas(16) Line {

@@ -140,7 +140,8 @@ def compiler_tables(table, version):
         "is in the code). Loads, stores and tensor-core instructions are counted in the PTX: those of 16 bytes "
         "out of all that may name global memory (addresses of either kind count, shared memory by name does not), "
         "each once, however often a loop runs.", "",
-        f"{sum(map(len, table.values()))} kernels, of which {len(spills(table))} spill registers.", ""]
+        f"{sum(map(len, table.values()))} kernels, of which "
+        f"{len({line.split(' on ')[0] for line in spills(table)})} spill registers.", ""]
     for source, kernels in table.items():
         if not kernels:
             continue

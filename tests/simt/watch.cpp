@@ -48,7 +48,7 @@ void SharedShadow::open(size_t offset, size_t bytes) {
   each(offset, bytes, [](Cell& cell) { cell.write_epoch = 0; });
 }
 
-Fault SharedShadow::collision(const Cell& cell, Access access, const Moment& now, unsigned& other) const {
+inline Fault SharedShadow::collision(const Cell& cell, Access access, const Moment& now, unsigned& other) {
   const unsigned warp = now.thread / kWarp, lane = now.thread % kWarp;
   if (cell.write_epoch == now.epoch && cell.writer != now.thread) {
     other = cell.writer;
@@ -69,7 +69,7 @@ Fault SharedShadow::collision(const Cell& cell, Access access, const Moment& now
   return Fault::none;
 }
 
-void SharedShadow::note_read(Cell& cell, const Moment& now) {
+inline void SharedShadow::note_read(Cell& cell, const Moment& now) {
   const auto warp = static_cast<uint16_t>(now.thread / kWarp);
   const uint32_t lane = 1u << (now.thread % kWarp);
   if (cell.read_epoch != now.epoch || (cell.read_warp == warp && cell.read_stamp < now.all)) {
@@ -170,7 +170,8 @@ bool DeviceShadow::is_before(uint16_t stamp, unsigned lane, const Moment& now) c
   return older(now.all) || older(now.lanes[lane]);
 }
 
-Fault DeviceShadow::collision(const Cell& cell, Access access, const Moment& now, unsigned& other) const {
+inline Fault DeviceShadow::collision(const Cell& cell, Access access, const Moment& now,
+                                     unsigned& other) const {
   const unsigned warp = now.thread / kWarp;
   if (cell.write_epoch >= first_of_launch_ && cell.write_epoch < first_of_block_) {
     other = kAnotherBlock;
@@ -194,7 +195,7 @@ Fault DeviceShadow::collision(const Cell& cell, Access access, const Moment& now
   return is_before(cell.read_stamp, reader % kWarp, now) ? Fault::none : Fault::was_read;
 }
 
-void DeviceShadow::note_read(Cell& cell, const Moment& now) const {
+inline void DeviceShadow::note_read(Cell& cell, const Moment& now) const {
   const unsigned reader = cell.reader & kThread;
   const bool of_launch = cell.read_epoch >= first_of_launch_;
   const bool blocks = of_launch && (cell.read_epoch < first_of_block_ || (cell.reader & kSeveralBlocks) != 0);

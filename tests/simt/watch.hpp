@@ -59,8 +59,10 @@ class SharedShadow {
     uint32_t read_lanes = 0;
     uint16_t writer = 0, read_warp = 0;
   };
-  [[nodiscard]] Fault collision(const Cell& cell, Access access, const Moment& now, unsigned& other) const;
-  static void note_read(Cell& cell, const Moment& now);
+  // These run for every two bytes that a kernel touches.
+  [[gnu::always_inline]] [[nodiscard]] static Fault collision(const Cell& cell, Access access,
+                                                              const Moment& now, unsigned& other);
+  [[gnu::always_inline]] static void note_read(Cell& cell, const Moment& now);
   template <class Each>
   void each(size_t offset, size_t bytes, Each&& function) {
     for (size_t i = offset / 2; i < (offset + bytes + 1) / 2; ++i) function(cells_[i]);
@@ -99,8 +101,9 @@ class DeviceShadow {
                             kSeveralWarps = 0x8000;
   void mark(size_t offset, size_t bytes, bool live);
   [[nodiscard]] bool is_before(uint16_t stamp, unsigned lane, const Moment& now) const;
-  [[nodiscard]] Fault collision(const Cell& cell, Access access, const Moment& now, unsigned& other) const;
-  void note_read(Cell& cell, const Moment& now) const;
+  [[gnu::always_inline]] [[nodiscard]] Fault collision(const Cell& cell, Access access, const Moment& now,
+                                                       unsigned& other) const;
+  [[gnu::always_inline]] void note_read(Cell& cell, const Moment& now) const;
   uint8_t* valid_;  ///< of each unit of 64 bytes, how many of the first are allocated
   Cell* cells_;     ///< of each pair of bytes
   uint32_t first_of_launch_ = 0, first_of_block_ = 0;

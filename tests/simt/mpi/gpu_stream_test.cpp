@@ -14,7 +14,7 @@
 namespace dino::cuda {
 namespace {
 
-class GpuStream : public testing::TestWithParam<uint64_t> {
+class GpuStream : public ::testing::TestWithParam<uint64_t> {
  protected:
   GpuStream() {
     simt::set_order(GetParam());
@@ -154,8 +154,8 @@ TEST_P(GpuStream, OtherDevicesBytesAreRefused) {
   EXPECT_EQ(pointer<float>(ConstTensorView{}), nullptr);
 }
 
-INSTANTIATE_TEST_SUITE_P(Orders, GpuStream, testing::Values(0, 1, 2),
-                         [](const auto& info) { return std::to_string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Orders, GpuStream, ::testing::Values(0, 1, 2),
+                         [](const auto& values) { return std::to_string(values.param); });
 
 }  // namespace
 }  // namespace dino::cuda
