@@ -90,6 +90,7 @@ TEST_P(TrainingOnGpu, AgreesWithTheCpu) {
 TEST(TrainingOnGpuAgain, GivesTheSameBits) {
   const Communicator world = Communicator::world();
   ops::choose_gpu(world.rank());
+  ASSERT_NE(ops::gpu_backend(), nullptr);
   TrainingCase given = training_cases()[1];
   given.steps = 2;
   const TrainingRun first = train(given, *ops::gpu_backend(), world);
