@@ -5,7 +5,7 @@ PACKAGES = build-essential cmake ninja-build ccache lld git pkg-config \
   openmpi-bin libopenmpi-dev libhdf5-dev libdnnl-dev libfaiss-dev libopenblas-dev \
   libjpeg-dev libpng-dev libwebp-dev libtiff-dev libjxl-dev libvips-dev libarchive-dev libssl-dev zlib1g-dev \
   nlohmann-json3-dev libfmt-dev libxxhash-dev libboost-program-options-dev
-TEST_PACKAGES = libgtest-dev clang-format python3-h5py python3-numpy
+TEST_PACKAGES = libgtest-dev libboost-context-dev clang-format python3-h5py python3-numpy
 SLURM_PACKAGES = slurm-wlm slurmctld slurmd slurm-client
 BROWSER_PACKAGES = chromium
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
@@ -19,7 +19,7 @@ define install_packages
 }
 endef
 
-.PHONY: deps test-deps slurm-deps browser-deps build all demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install package clean
+.PHONY: gpu-checks gpu-check gpu-bundle deps test-deps slurm-deps browser-deps build cuda all demo demo-short showcase test test-release test-dev test-long peers bench learning-curve format lint install package clean
 
 deps: ## Debian packages for the programs (asks for root through sudo where needed)
 	$(call install_packages,$(PACKAGES))
@@ -36,6 +36,10 @@ browser-deps: ## chromium, for the test that opens a report in it; without one t
 build: deps ## the programs
 	cmake --preset release
 	cmake --build --preset release --target programs
+
+cuda: deps ## the programs in build/cuda, for NVIDIA GPUs too; without the CUDA toolkit they are those of `make build`
+	cmake --preset cuda
+	cmake --build --preset cuda
 
 all: test-deps ## the programs and the tests
 	cmake --preset release -DDINO_TESTS=ON
@@ -71,14 +75,26 @@ peers: all ## checks against PyTorch, transformers and FAISS in a virtual enviro
 bench: all
 	tests/bench/run.sh
 
+# The cuda preset's tree, with what runs on a GPU alone and without libvips.
+gpu-checks: test-deps
+	cmake --preset cuda -DDINO_GPU_CHECKS=ON
+	cmake --build build/cuda --target gpu_checks
+
+gpu-check: gpu-checks ## tests and benchmarks on this machine's NVIDIA GPU; one table, 8 minutes at most
+	share/datasets/fetch.sh emoji
+	tests/gpu/gpu-check --build build/cuda
+
+gpu-bundle: gpu-checks ## the same to be copied to a machine with a GPU: build/gpu-bundle, run ./gpu-check there
+	tests/gpu/pack.sh build/cuda build/gpu-bundle
+
 learning-curve: build ## trains a tiny model on 40,960 pictures, twice, and compares with a learning curve of the reference
 	tests/bench/learning_curve.sh
 
 format:
-	git ls-files '*.cpp' '*.hpp' | xargs clang-format -i
+	git ls-files '*.cpp' '*.hpp' '*.cu' | xargs clang-format -i
 
 lint: all
-	git ls-files '*.cpp' '*.hpp' | xargs clang-format --dry-run -Werror
+	git ls-files '*.cpp' '*.hpp' '*.cu' | xargs clang-format --dry-run -Werror
 	cmake --build $(BUILD) --target headers_self_contained
 	! git grep -n '<nlohmann/json.hpp>' -- '*.cpp' '*.hpp' ':!src/base/json.hpp' # take base/json.hpp, which is compiled once
 	tests/lint_arrows.sh

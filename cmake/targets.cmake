@@ -10,11 +10,11 @@ set(CMAKE_UNITY_BUILD_BATCH_SIZE 8)
 
 add_library(dino_flags INTERFACE)
 target_include_directories(dino_flags INTERFACE ${PROJECT_SOURCE_DIR}/src)
-target_compile_options(dino_flags INTERFACE -Wall -Wextra -Wshadow -Wpedantic -Wno-stringop-overflow -Wno-array-bounds -fno-math-errno
-                       -ffp-contract=off)
+set(flags -Wall -Wextra -Wshadow -Wpedantic -Wno-stringop-overflow -Wno-array-bounds -fno-math-errno -ffp-contract=off)
 if(DINO_WERROR)
-  target_compile_options(dino_flags INTERFACE -Werror)
+  list(APPEND flags -Werror)
 endif()
+target_compile_options(dino_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${flags}>")
 if(LLD)
   target_link_options(dino_flags INTERFACE -fuse-ld=lld)
 endif()
@@ -55,6 +55,7 @@ endfunction()
 
 function(dino_library folder)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${folder}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/(no_)?cuda/")  # cmake/cuda.cmake
   if(NOT sources)
     message(FATAL_ERROR "src/${folder} holds no source")
   endif()

@@ -94,6 +94,12 @@ Schema<PairLimit> pair_limit_options() {
   return schema;
 }
 
+Schema<EmbedDevice> embed_device_options() {
+  Schema<EmbedDevice> schema;
+  add_device(schema, &EmbedDevice::device);
+  return schema;
+}
+
 namespace {
 
 /// What is kept with the results: every option, and the seed.

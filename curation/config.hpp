@@ -8,6 +8,7 @@
 
 #include "base/options.hpp"
 #include "imaging/decode_options.hpp"
+#include "ops/device_option.hpp"
 #include "vectors/components.hpp"
 #include "vectors/kmeans.hpp"
 
@@ -16,6 +17,11 @@ namespace dino::curation {
 /// The memory that near-duplicates may take, which a later start may change: it decides no result.
 struct PairLimit {
   int64_t max_pairs = 100'000'000;
+};
+
+/// What a backbone computes on, which a later start may change: it decides the last bits of embeddings.
+struct EmbedDevice {
+  DeviceChoice device;
 };
 
 struct CurateConfig {
@@ -43,7 +49,8 @@ struct CurateConfig {
   double threshold = 0.95;
   GroupRule rule = GroupRule::star;
   int64_t lists = 0, probes = 8;
-  PairLimit pairs;  ///< given up beyond; no setting of the folder
+  PairLimit pairs;      ///< given up beyond; no setting of the folder
+  EmbedDevice compute;  ///< of a backbone; no setting of the folder
   double leak_threshold = 0.9;
   // balance
   int64_t target = 0;           ///< images to keep; 0 = all
@@ -60,6 +67,7 @@ struct CurateConfig {
 
 [[nodiscard]] Schema<CurateConfig> curate_options();
 [[nodiscard]] Schema<PairLimit> pair_limit_options();
+[[nodiscard]] Schema<EmbedDevice> embed_device_options();
 
 /// UsageError for a setting whose fault the table of options cannot see and a late stage would.
 void check_settings(const CurateConfig& config);

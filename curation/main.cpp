@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "commands.hpp"
+#include "ops/device_option.hpp"
 #include "storage/hdf5_server.hpp"
 #include "vector_commands.hpp"
 
 int main(int argc, char** argv) {
   if (dino::h5::serves_hdf5(argc, argv)) return dino::h5::serve_hdf5();
   namespace c = dino::curation;
+  dino::add_gpu_version_line();
   return dino::run_program(
       {"dino-curate",
        "turns an image dump into a curated data set",

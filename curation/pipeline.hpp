@@ -148,7 +148,12 @@ struct MeasuredImage {
 };
 [[nodiscard]] MeasuredImage measure_record(const Record& record, const CurateConfig& config);
 
-/// Turns images into embeddings as the configuration says.
+/// For the identity of what is left half done: vectors of a GPU and of the CPU do not go into one stage.
+[[nodiscard]] std::string embed_device_text(const CurateConfig& config);
+
+/// Turns images into embeddings as the configuration says, whose device is settled. The same bytes come from
+/// any number of ranks: batches are cut by the input alone, and one kind of GPU with one release of cuBLASLt
+/// multiplies a batch of one size in one way. Other GPUs, other releases and the CPU differ in the last bits.
 class Embedder {
  public:
   explicit Embedder(const CurateConfig& config);

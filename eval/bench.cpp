@@ -21,6 +21,7 @@ namespace {
 
 struct BenchConfig {
   std::string preset = "vits14";
+  DeviceChoice device;
   Auto<Precision> precision = Precision::f32;
   int64_t batch = 8, size = 224, repeats = 5;
   bool mixed_sizes = false;
@@ -33,6 +34,7 @@ Schema<BenchConfig> bench_options() {
   schema.add("batch", &C::batch, "Images per pass and rank.").range(1, 65536);
   schema.add("size", &C::size, "Side of the images in pixels.").range(1, 8192);
   schema.add("mixed-sizes", &C::mixed_sizes, "Images of three sizes in one packed call.");
+  add_device(schema, &C::device);
   schema.add("precision", &C::precision, "Arithmetic.");
   schema.add("repeats", &C::repeats, "Timed passes.").range(1, 10000);
   return schema;
@@ -70,7 +72,7 @@ std::vector<Input> make_inputs(const BenchConfig& config, int64_t patch) {
   return inputs;
 }
 
-ExitCode run_bench(const BenchConfig& config, CommandContext& context) {
+ExitCode run_bench(BenchConfig config, CommandContext& context) {
   if (context.common.dry_run) return ExitCode::done;
   const log::Phase phase("bench");
   const VitConfig vit_config = vit_preset(config.preset);
@@ -78,17 +80,21 @@ ExitCode run_bench(const BenchConfig& config, CommandContext& context) {
     throw UsageError(fmt::format("benchmark: --size {}: is not a multiple of the patch side {}; use {}",
                                  config.size, vit_config.patch,
                                  (config.size / vit_config.patch + 1) * vit_config.patch));
-  const Precision precision = precision_here(config.precision);
+  ops::Backend& backend = settle_device(config.device, context.world);
+  const Precision precision = precision_here(config.precision, kind_of(config.device));
   const auto backbone = random_backbone(vit_config, static_cast<uint64_t>(context.common.seed));
   const Vit vit(vit_config);
-  ops::Backend& backend = ops::backend_named("cpu");
   Workplace place(backend, context.world, precision);
   const Context& device = place.context();
+  bring_to_device(*backbone, device);
   const std::vector<Input> inputs = make_inputs(config, vit_config.patch);
   std::vector<CropBatch> crops;
+  std::vector<Tensor> images;  // on the device
   double flops = 0;
   for (const Input& input : inputs) {
-    crops.push_back({input.images, {}});
+    images.push_back(Tensor::uninitialised(input.images.shape(), DType::f32, backend.memory()));
+    copy(device.stream, images.back(), input.images);
+    crops.push_back({images.back(), {}});
     flops += forward_flops(vit_config, input.batch, input.side);
   }
   std::vector<double> seconds;
@@ -109,6 +115,7 @@ ExitCode run_bench(const BenchConfig& config, CommandContext& context) {
       {"batch", config.batch},
       {"size", config.size},
       {"mixed_sizes", config.mixed_sizes},
+      {"device", name_of(kind_of(config.device))},
       {"precision", name_of(precision)},
       {"ranks", ranks},
       {"images_per_second", static_cast<double>(config.batch * ranks) / median},

@@ -117,13 +117,15 @@ class RawPixels final : public Extractor {
 
 class VitExtractor final : public Extractor {
  public:
-  VitExtractor(std::unique_ptr<Backbone> backbone, Normalisation normalisation, Precision precision,
-               ModelIdentity identity)
+  VitExtractor(std::unique_ptr<Backbone> backbone, Normalisation normalisation, ops::Backend& backend,
+               Precision precision, ModelIdentity identity)
       : backbone_(std::move(backbone)),
         normalisation_(normalisation),
         vit_(backbone_->config),
         identity_(std::move(identity)),
-        place_(ops::backend_named("cpu"), Communicator::self(), precision) {}
+        place_(backend, Communicator::self(), precision) {
+    bring_to_device(*backbone_, place_.context());
+  }
   ModelIdentity identity() const override { return identity_; }
   std::string describe() const override { return backbone_->description; }
   FeatureColumns columns(const FeatureProtocol& p) const override {
@@ -143,16 +145,22 @@ class VitExtractor final : public Extractor {
     const VitOutput out = forward(images, options);
     const TokenEntry& entry = out.entries.front();
     const int64_t width = backbone_->config.width, count = entry.grid_h * entry.grid_w;
-    const auto row = [&](const TensorView& tokens, int64_t index) {
+    const auto row = [&](ConstTensorView tokens, int64_t index) {
       return tokens.as<float>() + index * width;
     };
+    const Context& c = place_.context();
+    std::vector<ConstTensorView> intermediate;
+    intermediate_.resize(out.intermediate.size());
+    for (size_t b = 0; b < out.intermediate.size(); ++b)
+      intermediate.push_back(host_view(c, out.intermediate[b], intermediate_[b]));
+    const ConstTensorView norm = host_view(c, out.norm, norm_);
     for (int64_t i = 0; i < entry.batch; ++i) {
       if (protocol.tokens != Tokens::patch) {
-        for (const TensorView& block : out.intermediate)
+        for (const ConstTensorView& block : intermediate)
           features = std::copy_n(row(block, entry.cls_row(i)), width, features);
-        features = std::copy_n(row(out.norm, entry.cls_row(i)), width, features);
+        features = std::copy_n(row(norm, entry.cls_row(i)), width, features);
       }
-      const float* first = row(out.norm, entry.patch_row(i, 0, backbone_->config.registers));
+      const float* first = row(norm, entry.patch_row(i, 0, backbone_->config.registers));
       if (protocol.tokens != Tokens::cls) features = mean_of(first, count, width, features);
       if (patches != nullptr) patches = std::copy_n(first, count * width, patches);
     }
@@ -164,8 +172,9 @@ class VitExtractor final : public Extractor {
     const VitOutput out = forward(images, options);
     const TokenEntry& entry = out.entries.front();
     const int64_t count = entry.grid_h * entry.grid_w, skip = 1 + backbone_->config.registers;
+    const float* const all = host_view(place_.context(), out.last_attention, norm_).as<float>();
     for (int64_t m = 0; m < entry.batch * heads(); ++m)
-      maps = std::copy_n(out.last_attention.as<float>() + m * entry.tokens + skip, count, maps);
+      maps = std::copy_n(all + m * entry.tokens + skip, count, maps);
   }
 
  private:
@@ -174,11 +183,13 @@ class VitExtractor final : public Extractor {
     c.arena.reset();
     const auto batch = static_cast<int64_t>(images.size());
     const int64_t side = images.front().width, pixels = 3 * side * side;
-    const TensorView input = c.arena.make({batch, 3, side, side});
+    const Shape shape{batch, 3, side, side};
+    if (input_.shape() != shape) input_ = Tensor::uninitialised(shape);
+    float* const input = input_.as<float>();
 #pragma omp parallel for
     for (int64_t i = 0; i < batch; ++i)
-      normalize_to(images[static_cast<size_t>(i)], normalisation_, input.as<float>() + i * pixels);
-    const CropBatch crops{input, {}};
+      normalize_to(images[static_cast<size_t>(i)], normalisation_, input + i * pixels);
+    const CropBatch crops{device_view(c, input_), {}};
     return vit_.forward(c, backbone_->weights, std::span(&crops, 1), options);
   }
   static float* mean_of(const float* rows, int64_t count, int64_t width, float* out) {
@@ -195,6 +206,8 @@ class VitExtractor final : public Extractor {
   Vit vit_;
   ModelIdentity identity_;
   Workplace place_;
+  Tensor input_, norm_;               ///< the host's, of the last batch
+  std::vector<Tensor> intermediate_;  ///< likewise
 };
 
 void check_size(const FeatureProtocol& p, int64_t patch, int64_t depth) {
@@ -298,8 +311,9 @@ std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const Inp
   if (!options.name.empty()) identity.name = options.name;
   identity.input = input_json(preparation);
   if (!input.silent) say_input(w, input, preparation, protocol);
-  return std::make_unique<VitExtractor>(std::move(backbone), preparation.normalisation,
-                                        precision_here(options.precision), std::move(identity));
+  return std::make_unique<VitExtractor>(
+      std::move(backbone), preparation.normalisation, backend_of(options.device),
+      precision_here(options.precision, kind_of(options.device)), std::move(identity));
 }
 
 }  // namespace dino::eval

@@ -15,6 +15,7 @@
 #include "imaging/image.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
+#include "ops/device_option.hpp"
 
 namespace dino::eval {
 
@@ -24,6 +25,7 @@ struct ModelOptions {
   std::string name;     ///< name in results; empty = from the reference
   Network which = Network::teacher;  ///< where a checkpoint holds both
   int64_t heads = 0;                 ///< attention heads, where the weights do not tell; 0 = not given
+  DeviceChoice device;               ///< settled by whoever makes an extractor
   Auto<Precision> precision = Precision::f32;
   int64_t patch = 14;  ///< of raw-pixels only
 };

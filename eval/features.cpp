@@ -248,6 +248,7 @@ FeaturesOutcome write_features(const Communicator& world, FeaturesConfig config,
   const log::Phase phase("features");
   Dataset dataset = open_on_all_ranks(config.data, world);
   const std::vector<Record> records = chosen_records(config, dataset);
+  settle_device(config.model.device, world);
   const auto extractor =
       make_extractor(config.model, config.input, config.protocol, static_cast<uint64_t>(config.seed));
   const int64_t width = extractor->columns(config.protocol).width();

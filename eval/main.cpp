@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "commands.hpp"
+#include "ops/device_option.hpp"
 #include "storage/hdf5_server.hpp"
 
 int main(int argc, char** argv) {
@@ -16,5 +17,6 @@ int main(int argc, char** argv) {
        {"RESULTS/pictures/", "Pictures of pca, attention, k-NN and segmentation."}},
       {},
       {"mpirun(1)"}};
+  dino::add_gpu_version_line();
   return dino::run_program(spec, argc, argv);
 }

@@ -12,7 +12,7 @@ namespace dino::eval {
 
 /// --weights, --name, --which and backbone_options().
 [[nodiscard]] Schema<ModelOptions> model_options();
-/// What holds for every backbone of a command: --heads, --precision.
+/// What holds for every backbone of a command: --heads, --device, --precision.
 [[nodiscard]] Schema<ModelOptions> backbone_options();
 /// `size` says what --size is without the option.
 [[nodiscard]] Schema<InputOptions> input_options(const std::string& size = "as the model was trained");

@@ -47,6 +47,7 @@ Command picture_command(ExitCode (*draw)(CommandContext& context, const PictureC
 
 PictureInput::PictureInput(PictureConfig config, uint64_t seed) : config_(std::move(config)) {
   const Dataset dataset = open_dataset(config_.data);
+  settle_device(config_.model.device, Communicator::self());  // only rank 0 draws
   extractor_ = make_extractor(config_.model, config_.input, config_.protocol, seed);
   if (config_.protocol.size % extractor_->patch_side() != 0)
     throw UsageError(

@@ -237,6 +237,7 @@ ExitCode run_segment(CommandContext& context, SegmentConfig config) {
   const Communicator& world = context.world;
   const auto train_records = sample_records(config.train, config.limit),
              test_records = sample_records(config.test, config.limit);
+  settle_device(config.model.device, world);
   const auto extractor = settle_model(config);
   const int64_t grid = config.size / extractor->patch_side();
   const auto n_train = static_cast<int64_t>(train_records.size()),

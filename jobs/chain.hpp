@@ -17,6 +17,7 @@ struct Resources {
   int64_t nodes = 1;
   int64_t tasks_per_node = 1;
   int64_t cpus_per_task = 1;
+  int64_t gpus_per_node = 0;              ///< all of them seen by each rank of the node, which takes one
   std::vector<std::string> sbatch_extra;  ///< further sbatch options, one a word
   int64_t signal_seconds = 180;           ///< USR2 comes this long before the time limit
   int64_t max_restarts = 20;              ///< starts again after exit code 75, at most

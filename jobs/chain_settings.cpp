@@ -52,6 +52,8 @@ Schema<ResourceLines> resource_schema() {
   schema.add("nodes", &L::values, &R::nodes, "Nodes.").range(1, kMost);
   schema.add("tasks-per-node", &L::values, &R::tasks_per_node, "Ranks of a node.").range(1, kMost);
   schema.add("cpus-per-task", &L::values, &R::cpus_per_task, "Cores of a rank.").range(1, kMost);
+  schema.add("gpus-per-node", &L::values, &R::gpus_per_node, "GPUs of a node; its ranks take them in turn.")
+      .range(0, kMost);
   schema
       .add("signal-seconds", &L::values, &R::signal_seconds, "A stop is asked for so long before the limit.")
       .range(1, kMost);

@@ -31,6 +31,7 @@ std::string sbatch_lines(const Resources& r) {
   add("qos", r.qos);
   add("time", r.time);
   add("mem", r.memory);
+  if (r.gpus_per_node > 0) add("gpus-per-node", std::to_string(r.gpus_per_node));
   for (const std::string& extra : r.sbatch_extra) lines += fmt::format("#SBATCH {}\n", extra);
   if (!lines.empty()) lines.pop_back();
   return lines.empty() ? "#" : lines;
@@ -166,8 +167,12 @@ void check_container(const Stage& stage) {
 std::string render_runner(const Chain& chain, const Stage& stage, const std::string& launcher) {
   const std::string& setup = stage.resources.setup;
   const std::string& container = stage.resources.container;
+  const std::vector<std::string>& given = stage.resources.container_options;
   std::string options;
-  for (const std::string& option : stage.resources.container_options) options += " " + shell_quote(option);
+  // Apptainer brings the driver into the image.
+  if (stage.resources.gpus_per_node > 0 && std::find(given.begin(), given.end(), "--nv") == given.end())
+    options = " --nv";
+  for (const std::string& option : given) options += " " + shell_quote(option);
   return fill_template(read_text(template_folder() + "/run.bash.in"),
                        {{"PROGRAMS", shell_quote(programs_folder())},
                         {"SHARE", shell_quote(share_dir())},
@@ -181,7 +186,11 @@ std::string render_runner(const Chain& chain, const Stage& stage, const std::str
 
 std::string render_stage(const Chain& chain, const Stage& stage, const std::string& script) {
   const Resources& r = stage.resources;
-  const char* launcher = R"(srun --mpi=pmix -K1 --unbuffered -c "${SLURM_CPUS_PER_TASK:-1}" --export=ALL )";
+  // NCCL reaches another rank's GPU directly where both ranks see both; each takes its own by its place on
+  // the node.
+  const std::string launcher =
+      fmt::format(R"(srun --mpi=pmix -K1 --unbuffered -c "${{SLURM_CPUS_PER_TASK:-1}}" {}--export=ALL )",
+                  r.gpus_per_node > 0 ? "--gpu-bind=none " : "");
   return fill_template(read_text(template_folder() + "/stage.sbatch.in"),
                        {{"JOB_NAME", job_name(chain, stage)},
                         {"RUN", chain.run},

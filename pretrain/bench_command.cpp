@@ -50,13 +50,14 @@ MemoryPlan counted_bytes(const TrainConfig& config, const Timings& timings, cons
 ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   StepShape& shape = bench_config.shape;
   settle_groups(shape.split, context.world);
+  settle_device(shape.device, context.world);
   check_pieces(shape.split, shape.batch, context.world.size());
   const TrainConfig config = train_config(shape);
   validate(config);
   if (context.common.dry_run) return ExitCode::done;
   const TrainingConfig ssl = make_training_config(config);
   const int64_t idle = current_rss_bytes();
-  const double peak = context.world.sum(ops::gemm_rate(ops::backend_named("cpu"), ssl.precision));
+  const double peak = context.world.sum(ops::gemm_rate(backend_of(config.device), ssl.precision));
   Timings timings = time_steps(config, context.world, bench_config.warmup, bench_config.steps);
   if (!timings.finite) throw InternalError("a bench step gave non-finite values; please report it");
   std::sort(timings.seconds.begin(), timings.seconds.end());
@@ -70,6 +71,7 @@ ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   nlohmann::ordered_json json;
   json["preset"] = shape.preset;
   json["batch"] = shape.batch;
+  json["device"] = name_of(kind_of(shape.device));
   json["precision"] = name_of(ssl.precision);
   json["reduce_precision"] = name_of(ssl.reduce_precision);
   json["ranks"] = context.world.size();

@@ -105,17 +105,17 @@ void add_crops(std::vector<CapturePiece>& pieces, const std::string& name, Const
       });
 }
 
-void add_parameters(std::vector<CapturePiece>& pieces, const std::string& network,
-                    const UnitWeights& weights) {
+void add_parameters(std::vector<CapturePiece>& pieces, const std::string& network, const UnitWeights& weights,
+                    Stream& stream) {
   const auto& units = weights.layout().units();
   for (size_t u = 0; u < units.size(); ++u)
-    pieces.emplace_back([&weights, &unit = units[u], u, network](Hdf5File* out) {
+    pieces.emplace_back([&weights, &stream, &unit = units[u], u, network](Hdf5File* out) {
       const UnitView view = weights.acquire(static_cast<int64_t>(u));
       if (out == nullptr) return;
       const ConstTensorView values = view(ParameterPlace{0, Shape{unit.padded}});
       Tensor host(values.shape);
-      HostStream stream;
       copy(stream, host, values);
+      stream.synchronize();
       out->write(fmt::format("/{}/{}", network, unit.name), host);
     });
 }
@@ -190,8 +190,8 @@ std::string Captures::write(const CaptureFacts& facts, const CapturedBatch& batc
   if (const Tensor& locals = batch.crops.local_crops; locals.numel() > 0)
     add_crops(pieces, "/inputs/local_crops", locals, locals.shape()[0] / batch.crops.images, facts.batch,
               comm);
-  add_parameters(pieces, "student", engine.state().student());
-  add_parameters(pieces, "teacher", engine.state().teacher());
+  add_parameters(pieces, "student", engine.state().student(), engine.stream());
+  add_parameters(pieces, "teacher", engine.state().teacher(), engine.stream());
 
   size_t next = 0;
   std::string path;

@@ -2,6 +2,7 @@
 #include <malloc.h>
 
 #include "commands.hpp"
+#include "ops/device_option.hpp"
 #include "storage/hdf5_server.hpp"
 
 int main(int argc, char** argv) {
@@ -21,8 +22,11 @@ int main(int argc, char** argv) {
        {"RUN/config.ini", "All settings in force, those that were chosen too."},
        {"RUN/metrics.jsonl", "One JSON object a logged step or event."},
        {"RUN/run.json", "Where and when the run began and went on, and over which images."},
-       {"RUN/trace/rank_N.json", "Where the time of steps went (train --trace)."}},
-      {},
+       {"RUN/trace/rank_N.json", "Where the time of steps went (train --trace)."},
+       {"~/.cache/dinohpc/cublaslt-*.txt", "How a GPU multiplies matrices of each size; may be deleted."}},
+      {{"DINO_NCCL", "off: GPUs exchange through the host's memory and MPI instead of NCCL."},
+       {"NCCL_DEBUG", "WARN or INFO: what NCCL does, on stderr."}},
       {"mpirun(1)"}};
+  dino::add_gpu_version_line();
   return dino::run_program(spec, argc, argv);
 }

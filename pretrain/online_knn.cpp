@@ -117,7 +117,7 @@ Tensor OnlineKnn::features(const Context& c, const Vit& vit, const UnitWeights& 
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t begin = pass * kBatch, count = std::clamp<int64_t>(n - begin, 0, kBatch);
     c.arena.reset();
-    const CropBatch crop{count > 0 ? set.images.view().rows(begin, count) : blank.view(), {}};
+    const CropBatch crop{device_view(c, count > 0 ? set.images.view().rows(begin, count) : blank.view()), {}};
     const VitOutput output = vit.forward(c, teacher, {&crop, 1}, {});
     const float* const tokens = host_view(c, output.norm, tokens_).as<float>();
     const TokenEntry& entry = output.entries[0];

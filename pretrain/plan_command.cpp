@@ -190,11 +190,12 @@ void print_row(const StepShape& shape, int ranks, const Plan& plan, int64_t step
 /// Fills in what a rank receives; where it is from.
 const char* settle_network(PlanConfig& config, const Communicator& world) {
   if (config.network > 0) return "given";
-  config.network = world.size() > 1 ? gather_rate(world) / kGiga : kNetworkGb;
+  config.network = world.size() > 1 ? gather_rate(config.shape.device, world) / kGiga : kNetworkGb;
   return world.size() > 1 ? "measured between the ranks here" : "assumed";
 }
 
 ExitCode plan(PlanConfig config, CommandContext& context) {
+  settle_device(config.shape.device, context.world);
   const char* network = settle_network(config, context.world);
   StepClock clock(config, resolve_threads(context), context.world);
   const bool prints = context.world.root() && !context.common.json;

@@ -46,6 +46,8 @@ TrainConfig settings_of(const Capture& capture, const std::string& path) {
   const auto precision = value_named<Precision>(facts.precision);
   if (!precision) does_not_fit(path, fmt::format("its precision is \"{}\"", facts.precision));
   config.precision = *precision;
+  // A GPU's step goes on a GPU again, where there is one.
+  if (kind_of(config.device) != Device::Kind::cpu) config.device = {};
   config.vit = vit_config_from_json(facts.model_json, path);
   config.batch = facts.batch;
   // Pieces of the size that a rank had, so that the memory does.
@@ -180,10 +182,10 @@ void print_result(const Capture& capture, const ModuleWatch& watch, const StepRe
 
 void replay_here(const std::string& path, CommandContext& context) {
   const Capture capture = read_capture(path);
-  const TrainConfig config = settings_of(capture, path);
+  TrainConfig config = settings_of(capture, path);
   check_inputs(capture, config, path);
   const Communicator alone = Communicator::self();
-  Workplace place(ops::backend_named("cpu"), alone, config.precision);
+  Workplace place(settle_device(config.device, alone), alone, config.precision);
   Engine engine(make_training_config(config), place.context(), alone);
   ModuleWatch watch(capture, engine.config().vit, engine.layout());
   watch.saw_crops("global", capture.global_crops);

@@ -77,14 +77,16 @@ std::map<std::string, std::string> settings_of(const std::string& ini, const std
 /// images themselves are compared (check_data), not the place where they lie.
 const std::set<std::string>& free_settings() {
   static const std::set<std::string> names = {
-      "config",     "output",         "threads",      "dry-run",          "print-config",
-      "progress",   "json",           "resume",       "checkpoint-every", "keep",
-      "keep-every", "log-every",      "max-seconds",  "stop-after",       "workers",
-      "prefetch",   "cache-gib",      "knn-train",    "knn-test",         "knn-every",
-      "knn-limit",  "knn-test-limit", "knn-k",        "max-skips",        "watchdog-seconds",
-      "data",       "retry-seconds",  "max-replaced", "weights",          "which",
-      "minutes",    "strategy",       "shard-group",  "accumulate",       "recompute",
-      "outlier-z",  "captures",       "trace",        "targets-gib"};
+      "config",           "output",         "threads",       "dry-run",
+      "print-config",     "progress",       "json",          "resume",
+      "checkpoint-every", "keep",           "keep-every",    "log-every",
+      "max-seconds",      "stop-after",     "workers",       "prefetch",
+      "cache-gib",        "knn-train",      "knn-test",      "knn-every",
+      "knn-limit",        "knn-test-limit", "knn-k",         "max-skips",
+      "watchdog-seconds", "data",           "retry-seconds", "max-replaced",
+      "weights",          "which",          "minutes",       "strategy",
+      "device",           "shard-group",    "accumulate",    "recompute",
+      "outlier-z",        "captures",       "trace",         "targets-gib"};
   return names;
 }
 
@@ -356,7 +358,7 @@ namespace {
 void say_what_changed(const OrderedJson& before, const OrderedJson& now) {
   std::string changed;
   for (const char* name :
-       {"ranks", "cpu", "precision", "reduce_precision", "strategy", "accumulate", "recompute"}) {
+       {"ranks", "device", "cpu", "precision", "reduce_precision", "strategy", "accumulate", "recompute"}) {
     if (!before.contains(name) || before[name] == now[name]) continue;
     changed += fmt::format("{}{} {} (was {})", changed.empty() ? "" : ", ", name, json_line(now[name]),
                            json_line(before[name]));
@@ -368,7 +370,7 @@ void say_what_changed(const OrderedJson& before, const OrderedJson& now) {
 }  // namespace
 
 void write_run_json(const std::string& run, const CommandContext& context, const RecordList& list,
-                    const TrainingConfig& training, int64_t start_step) {
+                    const TrainingConfig& training, Device::Kind device, int64_t start_step) {
   OrderedJson json = read_run_json(run);
   json["data"] = {{"reference", list.reference()}, {"records", list.count()}, {"hash", data_hash(list)}};
   std::array<char, 256> host{};
@@ -377,6 +379,7 @@ void write_run_json(const std::string& run, const CommandContext& context, const
   start["time"] = utc_now();
   start["host"] = host.data();
   start["ranks"] = context.world.size();
+  start["device"] = name_of(device);
   start["cpu"] = cpu_level_name(cpu_level());
   start["cpu_model"] = cpu_model();
   start["precision"] = name_of(training.precision);

@@ -84,7 +84,7 @@ void say_other_settings(const std::string& checkpoint, const std::string& before
 /// lie does not matter.
 void check_data(const std::string& run, const RecordList& list);
 void write_run_json(const std::string& run, const CommandContext& context, const RecordList& list,
-                    const TrainingConfig& training, int64_t start_step);
+                    const TrainingConfig& training, Device::Kind device, int64_t start_step);
 /// For a run without any valid checkpoint: DataError unless it never had one. To begin anew in silence would
 /// throw away its history.
 void refuse_lost_checkpoints(const std::string& run);

@@ -42,7 +42,7 @@ class StepTrials {
         ranks_(ranks),
         model_(make_training_config(config)),
         images_(even_range(config.batch, 0, ranks).size()) {
-    const double rate = 1e9 * ops::gemm_rate(ops::backend_named("cpu"), model_.precision, 512, 3);
+    const double rate = 1e9 * ops::gemm_rate(backend_of(config.device), model_.precision, 512, 3);
     flop_seconds_ = 1 / (kLikelyShare * rate);
   }
   [[nodiscard]] StepEstimate estimate();
@@ -210,12 +210,13 @@ StepEstimate estimate_step(const TrainConfig& config, int ranks) {
   return StepTrials(config, ranks).estimate();
 }
 
-double gather_rate(const Communicator& comm) {
+double gather_rate(const DeviceChoice& device, const Communicator& comm) {
   constexpr int64_t kPart = 1 << 20;
   constexpr int kTimes = 5;
-  Workplace place(ops::backend_named("cpu"), comm, Precision::f32);
+  ops::Backend& backend = backend_of(device);
+  Workplace place(backend, comm, Precision::f32);
   Context& c = place.context();
-  Tensor all(Shape{kPart * comm.size()});
+  Tensor all(Shape{kPart * comm.size()}, DType::f32, backend.memory());
   double best = 0;
   for (int i = 0; i < kTimes; ++i) {
     comm.barrier();

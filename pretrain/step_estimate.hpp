@@ -30,6 +30,6 @@ struct StepEstimate {
 [[nodiscard]] StepEstimate estimate_step(const TrainConfig& config, int ranks);
 
 /// Bytes a second that the slowest rank receives from the others when they gather. Collective.
-[[nodiscard]] double gather_rate(const Communicator& comm);
+[[nodiscard]] double gather_rate(const DeviceChoice& device, const Communicator& comm);
 
 }  // namespace dino::pretrain

@@ -37,6 +37,7 @@ Schema<StepShape> shape_options() {
   Schema<C> schema;
   schema.add("preset", &C::preset, "Backbone.").choices(vit_preset_names());
   schema.add("batch", &C::batch, "Images per step over all ranks.").range(1, 1e6);
+  add_device(schema, &C::device);
   add_precision(schema);
   schema.add(&C::split, split_options());
   schema.add("crops", &C::crops, "Crops: 2x<global side>[,<locals>x<local side>].");
@@ -51,6 +52,7 @@ TrainConfig train_config(const StepShape& shape) {
   const CropPlan plan = parse_crops(shape.crops);
   TrainConfig config;
   config.preset = shape.preset;
+  config.device = shape.device;
   config.precision = shape.precision;
   config.reduce_precision = shape.reduce_precision;
   config.batch = shape.batch;

@@ -11,6 +11,7 @@ namespace dino::pretrain {
 
 struct StepShape {
   std::string preset = "vits14", crops = "2x224,8x98";
+  DeviceChoice device;
   Auto<Precision> precision;
   Precision reduce_precision = Precision::f32;
   int64_t batch = 8, prototypes = 65536, bottleneck = 256, head_hidden = 2048;

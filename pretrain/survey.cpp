@@ -18,6 +18,8 @@
 #include "comm/together.hpp"
 #include "imaging/image.hpp"
 #include "model/checkpoint_reader.hpp"
+#include "ops/accelerator.hpp"
+#include "ops/gemm_rate.hpp"
 #include "storage/files.hpp"
 #include "training/checkpoint.hpp"
 
@@ -122,13 +124,18 @@ ImageFacts survey_images(const RecordList& list, const Communicator& comm) {
   return {facts[0], facts[1], facts[2]};
 }
 
-MachineFacts survey_machine(const CommandContext& context, Precision precision) {
+MachineFacts survey_machine(const CommandContext& context, const DeviceChoice& device, Precision precision) {
   const Communicator& world = context.world;
   MachineFacts machine;
   machine.ranks = world.size();
   machine.cores = world.sum(static_cast<int64_t>(resolve_threads(context)));
   machine.memory = -world.max(-free_memory() / ranks_of_node(world));
   machine.core_gflops = nominal_core_gflops(cpu_level(), precision);
+  if (kind_of(device) != Device::Kind::cpu) {
+    machine.memory = -world.max(-ops::gpu_memory());
+    machine.core_gflops =
+        world.sum(ops::gemm_rate(backend_of(device), precision)) / static_cast<double>(machine.cores);
+  }
   return machine;
 }
 

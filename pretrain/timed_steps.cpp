@@ -72,13 +72,13 @@ Timings time_steps_at(Workplace& place, const TrainConfig& config, const Communi
 
 Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup, int64_t steps,
                    DataLoader* loader) {
-  Workplace place(ops::backend_named("cpu"), comm, make_training_config(config).precision);
+  Workplace place(backend_of(config.device), comm, make_training_config(config).precision);
   return time_steps_at(place, config, comm, comm, warmup, steps, loader);
 }
 
 Timings time_steps_of_first(const TrainConfig& config, int ranks, int64_t warmup, int64_t steps) {
   int64_t received = 0;
-  Workplace place(ops::backend_named("cpu"), make_absent_ranks(ranks, received),
+  Workplace place(backend_of(config.device), make_absent_ranks(ranks, received),
                   make_training_config(config).precision);
   return time_steps_at(place, config, Communicator::alike(ranks), Communicator::self(), warmup, steps,
                        nullptr);

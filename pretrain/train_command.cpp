@@ -42,7 +42,8 @@ std::optional<Forecast> settle_settings(TrainConfig& config, const RecordList& l
     if (field.is_auto()) open.emplace_back(name);
   });
   const ImageFacts images = survey_images(list, comm);
-  const MachineFacts machine = survey_machine(context, precision_here(config.precision));
+  const MachineFacts machine =
+      survey_machine(context, config.device, precision_here(config.precision, kind_of(config.device)));
   settle_groups(config.split, comm);
   choose_settings(config, images, machine);
   check_pieces(config.split, config.batch, comm.size());
@@ -93,6 +94,7 @@ std::string dry_run_json(const TrainConfig& config, const Forecast& forecast, in
 ExitCode train(TrainConfig& config, const OptionTable& table, CommandContext& context) {
   if (context.common.output.empty() && !context.common.dry_run)
     throw UsageError("missing option: --output: the run folder is needed; give --output RUN");
+  settle_device(config.device, context.world);
   log::info(fmt::format("reading the list of images: {}", fmt::join(config.data, ", ")));
   // A dry run writes nothing: its list lies in memory.
   RecordList list = list_images(

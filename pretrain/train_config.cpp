@@ -149,6 +149,7 @@ void declare_optimisation(Schema<C>& schema) {
       .range(0, 10);
   schema.add("beta1", &C::beta1, "AdamW beta 1.").range(0, 0.99999);
   schema.add("beta2", &C::beta2, "AdamW beta 2.").range(0, 0.9999999);
+  add_device(schema, &C::device);
   add_precision(schema);
   schema
       .add("loss-scale", &C::loss_scale,
@@ -403,7 +404,7 @@ TrainingConfig make_training_config(const TrainConfig& c) {
   s.optimizer.layer_decay = c.layer_decay;
   s.optimizer.patch_embed_lr_mult = c.patch_embed_lr;
   s.local_crops = c.local_count;
-  s.precision = precision_here(c.precision);
+  s.precision = precision_here(c.precision, kind_of(c.device));
   s.reduce_precision = c.reduce_precision;
   s.loss_scale = c.loss_scale;
   s.split = c.split;

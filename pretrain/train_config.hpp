@@ -14,6 +14,7 @@
 #include "imaging/augment.hpp"
 #include "imaging/decode_options.hpp"
 #include "model/weights.hpp"
+#include "ops/device_option.hpp"
 #include "training/config.hpp"
 #include "training/masks.hpp"
 #include "training/schedules.hpp"
@@ -84,6 +85,7 @@ struct TrainConfig {
   Auto<double> weight_decay_end, momentum, layer_decay;
   double momentum_end = 1.0;
   double clip = 3.0, patch_embed_lr = 0.2, beta1 = 0.9, beta2 = 0.999;
+  DeviceChoice device;  ///< settled before anything is computed
   Auto<Precision> precision;
   Precision reduce_precision = Precision::f32;
   double loss_scale = 65536;

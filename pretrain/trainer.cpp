@@ -64,7 +64,8 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       list_(std::move(start.list)),
       forecast_(std::move(start.forecast)),
       schedules_(config_),
-      place_(ops::backend_named("cpu"), context.world, precision_here(config_.precision)),
+      place_(backend_of(config_.device), context.world,
+             precision_here(config_.precision, kind_of(config_.device))),
       engine_(make_training_config(config_), place_.context(), context.world),
       flops_per_image_(flops_per_image(engine_.config(), config_.global_size, config_.local_size)),
       captures_(context.common.output, config_.captures),
@@ -109,7 +110,7 @@ void Trainer::begin_log() {
   const std::string& run = context_.common.output;
   log_ = std::make_unique<RunLog>(run, step_);
   replaced_before_ = log_->replaced_before();
-  write_run_json(run, context_, list_, engine_.config(), step_);
+  write_run_json(run, context_, list_, engine_.config(), kind_of(config_.device), step_);
   if (step_ == 0)
     log_->start(config_, context_,
                 {list_.count(), engine_.layout().count(), gemm_gflops_, forecast_ ? &*forecast_ : nullptr});
@@ -232,6 +233,7 @@ CheckpointContent Trainer::content() {
                       {"seed", context_.common.seed}};
   content.model_json = vit_config_to_json(engine_.config().vit);
   content.config_ini = context_.config_ini;
+  content.stream = &place_.context().stream;
   return content;
 }
 

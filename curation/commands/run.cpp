@@ -96,6 +96,12 @@ void finish_stage(Run& run, const std::string& stage, double seconds) {
   log::info(fmt::format("{}: done in {}", stage, human_seconds(seconds)));
 }
 
+/// Copies are not embedded: no GPU is looked for then, unless it is asked for.
+void settle_compute(CurateConfig& config, const Communicator& world) {
+  if (config.embedding != "copy" || !config.compute.device.is_auto())
+    settle_device(config.compute.device, world);
+}
+
 /// Runs the stages up to and including `last` that are not complete. False when stopped early.
 bool run_stages(Run& run, const std::string& last) {
   for (const StageEntry& stage : stage_entries()) {
@@ -223,6 +229,7 @@ ExitCode begin(const CurateConfig& given, bool verify, CommandContext& context, 
   config.seed = context.common.seed;
   check_settings(config);
   if (context.common.dry_run) return dry_run(config, context);
+  settle_compute(config, context.world);
   Run run{context.world, config, context.common.output, config_hash(config)};
   // Before anything is written: a mistyped input must not become a setting that the next start has to keep,
   // nor a mistyped exclusion be found out after hours of embedding.
@@ -237,9 +244,22 @@ ExitCode begin(const CurateConfig& given, bool verify, CommandContext& context, 
   return ExitCode::done;
 }
 
+/// What a later stage takes beside the settings in the folder.
+struct Later {
+  PairLimit pairs;
+  EmbedDevice compute;
+};
+
+Schema<Later> later_options(const std::string& stage) {
+  Schema<Later> schema;
+  if (stage == "decontaminate") schema.add(&Later::pairs, pair_limit_options());
+  if (stage == "embed" || stage == "decontaminate") schema.add(&Later::compute, embed_device_options());
+  return schema;
+}
+
 /// A later stage by itself: settings come from the output folder.
 ExitCode resume(CommandContext& context, const std::string& stage, const std::string& needs,
-                int64_t max_pairs) {
+                const Later& later) {
   const std::string& out = context.common.output;
   std::string settings;
   on_root(context.world, [&] {
@@ -255,11 +275,13 @@ ExitCode resume(CommandContext& context, const std::string& stage, const std::st
   });
   context.world.broadcast(settings);
   CurateConfig config = parse_settings(settings, settings_path(out));
-  config.pairs.max_pairs = max_pairs;
+  config.pairs = later.pairs;
+  config.compute = later.compute;
   if (context.common.dry_run) {
     if (context.world.root()) log::info(fmt::format("dry run: would run {} in {}", stage, out));
     return ExitCode::done;
   }
+  settle_compute(config, context.world);
   const std::unique_ptr<FolderLock> lock = lock_output_folder(context, output_kind::curation);
   Run run{context.world, config, out, config_hash(config)};
   on_root(run.world, [&] { check_settings_file(out, config, settings_path(out)); });
@@ -273,15 +295,16 @@ struct Begin {
   bool verify = false;
 };
 
-Schema<Begin> begin_options(bool with_pairs) {
+Schema<Begin> begin_options(bool later_stages) {
   Schema<CurateConfig> limits;
   limits.add(&CurateConfig::pairs, pair_limit_options());
+  limits.add(&CurateConfig::compute, embed_device_options());
   Schema<Begin> schema;
   schema.add(&Begin::curate, curate_options());
   schema.section("Start again")
       .add("verify", &Begin::verify,
            "Compare every byte of complete stages with its checksum (up to 8 GiB this is always done).");
-  if (with_pairs) schema.add(&Begin::curate, limits);
+  if (later_stages) schema.add(&Begin::curate, limits);
   return schema;
 }
 
@@ -310,10 +333,10 @@ Command continuing(const std::string& name, const std::string& summary, const st
   command.description = description;
   command.output = "Folder of the curation.";
   command.examples = {{"--output curated"}};
-  command.make = with_options(name == "decontaminate" ? pair_limit_options() : Schema<PairLimit>{},
-                              [name, needs](const PairLimit& limit, CommandContext& context) {
-                                return resume(context, name, needs, limit.max_pairs);
-                              });
+  command.make =
+      with_options(later_options(name), [name, needs](const Later& later, CommandContext& context) {
+        return resume(context, name, needs, later);
+      });
   return command;
 }
 

@@ -91,6 +91,7 @@ Excluded measure_excluded(const Run& run, const Listing& listing, const Embedder
   std::string fingerprint;
   for (const char* stage : {"ingest", "embed", "decontaminate"})
     fingerprint += stage_settings_text(run.config, stage);
+  fingerprint += embed_device_text(run.config);
   fingerprint = sha256_hex(std::as_bytes(std::span(fingerprint)));
   for (const Input& input : listing.inputs) fingerprint += " " + input.hash;
   run.world.broadcast(fingerprint);

@@ -190,7 +190,8 @@ bool embed_by_units(Run& run, const Ledger& ledger, const std::vector<int64_t>& 
     load_listing(run);
     unit = unit_size(run.config, ledger.rows());
     begin_units(run, "embed",
-                fmt::format("{}{}unit {}", run.after, stage_settings_text(run.config, "embed"), unit));
+                fmt::format("{}{}{}unit {}", run.after, stage_settings_text(run.config, "embed"),
+                            embed_device_text(run.config), unit));
     items = judged_items(run, ledger, rows);
   });
   const Units units = share_units(
@@ -226,6 +227,10 @@ bool embed_by_ingest(Run& run, const Ledger& ledger, const std::vector<int64_t>&
 
 }  // namespace
 
+std::string embed_device_text(const CurateConfig& config) {
+  return kind_of(config.compute.device) == Device::Kind::cpu ? "" : "device = cuda\n";
+}
+
 struct Embedder::Backend {
   std::unique_ptr<Backbone> backbone;  ///< null = the copy descriptor
   std::unique_ptr<Vit> vit;
@@ -242,7 +247,8 @@ Embedder::Embedder(const CurateConfig& config) : backend_(std::make_unique<Backe
   // fp32, so that the same bytes come from machines with and without bf16 instructions.
   backend_->vit = std::make_unique<Vit>(vit);
   backend_->place =
-      std::make_unique<Workplace>(ops::backend_named("cpu"), Communicator::self(), Precision::f32);
+      std::make_unique<Workplace>(backend_of(config.compute.device), Communicator::self(), Precision::f32);
+  bring_to_device(*backend_->backbone, backend_->place->context());
   backend_->size = std::max(vit.patch, config.image_size / vit.patch * vit.patch);
 }
 
@@ -277,11 +283,13 @@ void Embedder::embed(std::span<const Image> images, float* out) const {
   }
   const Context& c = backend_->place->context();
   c.arena.reset();
-  const CropBatch batch{pixels, {}};
+  const CropBatch batch{device_view(c, pixels), {}};
   const VitOutput tokens = backend_->vit->forward(c, backend_->backbone->weights, std::span(&batch, 1), {});
   const int64_t width = backend_->backbone->config.width;
+  Tensor buffer;
+  const float* const norm = host_view(c, tokens.norm, buffer).as<float>();
   for (int64_t i = 0; i < n; ++i) {
-    const float* row = tokens.norm.as<float>() + tokens.entries[0].cls_row(i) * width;
+    const float* row = norm + tokens.entries[0].cls_row(i) * width;
     std::copy_n(row, width, out + i * width);
   }
   normalize_rows(out, n, width);

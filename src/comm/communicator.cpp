@@ -284,14 +284,29 @@ Communicator Communicator::split(int colour, int key) const {
   return {part, true};
 }
 
-int ranks_of_node(const Communicator& comm) {
-  if (comm.size() == 1) return 1;
+namespace {
+
+/// Where each rank runs.
+std::vector<std::string> node_names(const Communicator& comm) {
   std::array<char, MPI_MAX_PROCESSOR_NAME> name{};
   int length = 0;
   MPI_Get_processor_name(name.data(), &length);
-  const std::string mine(name.data(), static_cast<size_t>(length));
-  const std::vector<std::string> all = comm.all_gather_strings(mine);
-  return static_cast<int>(std::count(all.begin(), all.end(), mine));
+  return comm.all_gather_strings(std::string(name.data(), static_cast<size_t>(length)));
+}
+
+}  // namespace
+
+int ranks_of_node(const Communicator& comm) {
+  if (comm.size() == 1) return 1;
+  const std::vector<std::string> all = node_names(comm);
+  return static_cast<int>(std::count(all.begin(), all.end(), all[static_cast<size_t>(comm.rank())]));
+}
+
+int rank_on_node(const Communicator& comm) {
+  if (comm.size() == 1) return 0;
+  const std::vector<std::string> all = node_names(comm);
+  const auto own = all.begin() + comm.rank();
+  return static_cast<int>(std::count(all.begin(), own, *own));
 }
 
 }  // namespace dino

@@ -102,6 +102,8 @@ class Communicator {
 
 /// Ranks on this rank's node. Collective.
 [[nodiscard]] int ranks_of_node(const Communicator& comm);
+/// Those among them that come before this one. Collective.
+[[nodiscard]] int rank_on_node(const Communicator& comm);
 
 /// Tests only: transfers are cut into messages of at most this many bytes (at least 64; default 2^30).
 void set_message_bytes(int64_t bytes);

@@ -27,6 +27,7 @@
 #include "comm/program_text.hpp"
 #include "comm/threads.hpp"
 #include "comm/watchdog.hpp"
+#include "comm/without_mpi.hpp"
 
 namespace dino {
 namespace {
@@ -154,6 +155,16 @@ void check_launcher(const Communicator& world) {
         fmt::format("bad launch: srun: {} tasks were started, but MPI sees one; use srun --mpi=pmix", tasks));
 }
 
+/// Whether MPI is to be started for this command.
+bool starts_mpi(const Command& command) {
+  if (!command.uses_mpi || !runs_without_mpi()) return command.uses_mpi;
+  if (launched_ranks() > 1)
+    throw UsageError(fmt::format(
+        "bad environment: DINO_MPI=off: {} ranks were launched, and each would be alone; unset it",
+        launched_ranks()));
+  return false;
+}
+
 int finish(int code) {
   int initialised = 0;
   MPI_Initialized(&initialised);
@@ -205,8 +216,9 @@ ExitCode run_and_print(const Prepared& prepared, CommandContext& context) {
 int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** argv) {
   set_error_folder(prepared.common.output);
   set_retry_seconds(prepared.common.retry_seconds);
-  start_watchdog(watchdog_limit(prepared), launcher_rank(), prepared.command->uses_mpi);
-  if (prepared.command->uses_mpi) {
+  const bool with_mpi = starts_mpi(*prepared.command);
+  start_watchdog(watchdog_limit(prepared), launcher_rank(), with_mpi);
+  if (with_mpi) {
     const WatchdogScope scope("MPI_Init");
     int provided = 0;
     // Only the main thread calls MPI; other threads compute and read files.
@@ -221,7 +233,7 @@ int run_command(const ProgramSpec& spec, Prepared& prepared, int argc, char** ar
   // For the whole command: a rank that has come to its end waits for those that say that they still work.
   std::unique_ptr<KeepingPace> pace;
   try {
-    if (prepared.command->uses_mpi) {
+    if (with_mpi) {
       open_failure_vote(world);
       check_launcher(world);
       introduce_to_watchdog(world);

@@ -33,6 +33,7 @@ const std::vector<ManualEntry>& common_environment() {
        "what "
        "all of them have."},
       {"DINO_DATA", "Folder of the packages that share/datasets/fetch.sh unpacks."},
+      {"DINO_MPI", "off: one process that does not start MPI, for machines that have none."},
       {"DINO_SHARE", "Folder of recipes and data set definitions."},
       {"DINO_STOP_SECONDS",
        "Seconds after a signal in which a program comes to its next point of stopping (7); after that it is "

@@ -167,6 +167,14 @@ std::unique_ptr<Backbone> load_backbone(const std::string& reference, const Load
   return backbone;
 }
 
+void bring_to_device(Backbone& backbone, const Context& c) {
+  if (c.stream.device().is_host()) return;
+  ParameterStore there(backbone.layout, c.ops.memory());
+  there.copy_from(c.stream, backbone.weights);
+  c.stream.synchronize();
+  backbone.weights = std::move(there);
+}
+
 std::unique_ptr<Backbone> random_backbone(const VitConfig& config, uint64_t seed) {
   auto backbone = std::make_unique<Backbone>();
   backbone->config = config;

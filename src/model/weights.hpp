@@ -34,6 +34,9 @@ constexpr auto names_of(Network) {
   return std::to_array<Named<Network>>({{"teacher", Network::teacher}, {"student", Network::student}});
 }
 
+/// Moves the weights to where the context computes; nothing where they are there.
+void bring_to_device(Backbone& backbone, const Context& c);
+
 struct LoadOptions {
   Network which = Network::teacher;  ///< where a file or checkpoint holds both
   int64_t heads = 0;                 ///< attention heads, where the file does not tell; 0 = not given

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <array>
+#include <vector>
 
+#include "ops/accelerator.hpp"
 #include "ops/cpu/cpu_backend.hpp"
 #include "ops/reference/reference.hpp"
 
@@ -9,8 +10,17 @@ namespace dino::ops {
 std::span<Backend* const> backends() {
   static CpuBackend cpu;
   static ReferenceBackend reference;
-  static const std::array<Backend*, 2> all{&cpu, &reference};
+  static const std::vector<Backend*> all = [] {
+    std::vector<Backend*> list{&cpu};
+    if (Backend* gpu = gpu_backend()) list.push_back(gpu);
+    list.push_back(&reference);
+    return list;
+  }();
   return all;
+}
+
+std::unique_ptr<Collective> Backend::new_collective(const Communicator& comm) {
+  return make_mpi_collective(comm);
 }
 
 Backend& backend_named(std::string_view name) {

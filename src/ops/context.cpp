@@ -29,7 +29,7 @@ ConstTensorView host_view(const Context& c, ConstTensorView view, Tensor& buffer
 }
 
 Workplace::Workplace(ops::Backend& backend, const Communicator& comm, Precision precision)
-    : Workplace(backend, make_mpi_collective(comm), precision) {}
+    : Workplace(backend, backend.new_collective(comm), precision) {}
 
 Workplace::Workplace(ops::Backend& backend, std::unique_ptr<Collective> collective, Precision precision)
     : stream_(backend.new_stream()),

@@ -21,6 +21,7 @@
 #include <string>
 #include <string_view>
 
+#include "comm/collective.hpp"
 #include "tensor/tensor.hpp"
 
 namespace dino::ops {
@@ -51,6 +52,8 @@ class Backend {
   /// Of the device that the operators run on.
   [[nodiscard]] virtual Memory& memory() = 0;
   [[nodiscard]] virtual std::unique_ptr<Stream> new_stream() = 0;
+  /// Of tensors in this backend's memory. Collective.
+  [[nodiscard]] virtual std::unique_ptr<Collective> new_collective(const Communicator& comm);
 
   // ---- matrix products
   // --------------------------------------------------------------------------------------------------------
@@ -241,8 +244,8 @@ class Backend {
                    ConstTensorView apply) = 0;
 };
 
-/// All backends of this build, in the order of preference: cpu, reference (naive, for tests: plain loops,
-/// sums in f64).
+/// All backends of this process: cpu, cuda where there is a GPU (ops/accelerator.hpp), reference (naive, for
+/// tests: plain loops, sums in f64).
 [[nodiscard]] std::span<Backend* const> backends();
 /// Of that list, by name; DINO_CHECK when absent.
 [[nodiscard]] Backend& backend_named(std::string_view name);

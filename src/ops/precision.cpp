@@ -17,9 +17,9 @@ DType dtype_of(Precision precision) {
   return DType::f32;
 }
 
-Precision precision_here(const Auto<Precision>& precision) {
+Precision precision_here(const Auto<Precision>& precision, Device::Kind device) {
   if (!precision.is_auto()) return precision;
-  return cpu_has_bf16() ? Precision::bf16 : Precision::f32;
+  return device != Device::Kind::cpu || cpu_has_bf16() ? Precision::bf16 : Precision::f32;
 }
 
 }  // namespace dino

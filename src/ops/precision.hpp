@@ -20,7 +20,7 @@ constexpr auto names_of(Precision) {
 }
 /// Of what is kept or sent in this precision.
 [[nodiscard]] DType dtype_of(Precision precision);
-/// What auto means on this CPU: bf16 where it has the instructions.
-[[nodiscard]] Precision precision_here(const Auto<Precision>& precision);
+/// What auto means on this machine's CPU, bf16 where it has the instructions, or on a GPU: bf16.
+[[nodiscard]] Precision precision_here(const Auto<Precision>& precision, Device::Kind device);
 
 }  // namespace dino

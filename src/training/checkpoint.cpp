@@ -152,14 +152,21 @@ std::string text_field(const OrderedJson& manifest, const char* name) {
 }
 
 /// Of the parameters, what lies in this rank's own part.
-void read_own_part(CheckpointReader& reader, const std::string& store, ShardedValues& values) {
+void read_own_part(CheckpointReader& reader, const std::string& store, ShardedValues& values,
+                   Stream& stream) {
   for (const ParameterInfo& info : values.layout().parameters()) {
     const Range own = values.own_range(info.unit);
     const int64_t begin = std::max(info.offset, own.begin);
     const int64_t end = std::max(begin, std::min(info.offset + info.shape.numel(), own.end));
     const TensorView part =
         begin < end ? values.own(info.unit).rows(begin - own.begin, end - begin) : TensorView{};
-    reader.read_part(store, info, begin - info.offset, part ? part.f32() : std::span<float>{});
+    if (!part || part.device.is_host()) {
+      reader.read_part(store, info, begin - info.offset, part ? part.f32() : std::span<float>{});
+      continue;
+    }
+    Tensor host = Tensor::uninitialised(part.shape);
+    reader.read_part(store, info, begin - info.offset, host.f32());
+    copy(stream, part, host);
   }
 }
 
@@ -167,14 +174,15 @@ void read_own_parts(const std::string& folder, CheckpointContent& content) {
   CheckpointReader reader(read_checkpoint_manifest(folder));
   const CheckpointManifest& manifest = reader.manifest();
   const std::string path = manifest.text_path();
-  HostStream stream;
+  HostStream host;
+  Stream& stream = content.stream != nullptr ? *content.stream : host;
   for (auto& [store, values] : content.stores) {
     if (!manifest.has_store(store))
       throw DataError(
           fmt::format("cannot resume: {}: it has no \"{}\" (weights only); start a new run from it instead",
                       folder, store));
     values->zero(stream);
-    read_own_part(reader, store, *values);
+    read_own_part(reader, store, *values, stream);
   }
   const OrderedJson json = OrderedJson::parse(manifest.json);
   if (!json.contains("integers") || !json["integers"].is_object())
@@ -196,7 +204,8 @@ void read_own_parts(const std::string& folder, CheckpointContent& content) {
 
 void load_checkpoint(const std::string& folder, CheckpointContent& content, const Communicator& comm) {
   together(comm, [&] { read_own_parts(folder, content); });
-  HostStream stream;
+  HostStream host;
+  Stream& stream = content.stream != nullptr ? *content.stream : host;
   for (auto& [store, values] : content.stores) values->share(stream);
 }
 

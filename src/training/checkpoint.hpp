@@ -25,6 +25,7 @@ struct CheckpointContent {
   std::map<std::string, int64_t> integers;             ///< step, samples_consumed, seed, ...
   std::string model_json;                              ///< configuration of the model (backbone and heads)
   std::string config_ini;                              ///< all settings in force
+  Stream* stream = nullptr;                            ///< of the stores' device; null: they are the host's
 };
 
 /// Which checkpoints stay: the newest `newest` (>= 2), every `every`-th step (0 = none), and the best one.

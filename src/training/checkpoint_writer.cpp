@@ -105,15 +105,16 @@ void CheckpointWriter::begin(int64_t step, const CheckpointContent& content) {
   comm_.broadcast(temporary_);
   step_ = step;
   content_ = content;
-  copy_own_parts(content.stores);
+  copy_own_parts(content);
   // Where no thread is to be had, finish() writes the shard.
   shard_ = std::async(std::launch::async | std::launch::deferred, [this] { return write_shard(); });
 }
 
-void CheckpointWriter::copy_own_parts(const CheckpointStores& stores) {
-  HostStream stream;
+void CheckpointWriter::copy_own_parts(const CheckpointContent& content) {
+  HostStream host;
+  Stream& stream = content.stream != nullptr ? *content.stream : host;
   for (auto& [store, units] : copy_) {
-    ShardedValues& values = *stores.at(store);
+    ShardedValues& values = *content.stores.at(store);
     for (size_t u = 0; u < units.size(); ++u)
       if (ranges_[u].size() > 0) copy(stream, units[u], values.own(static_cast<int64_t>(u)));
   }

@@ -47,7 +47,7 @@ class CheckpointWriter {
   std::string finish();
 
  private:
-  void copy_own_parts(const CheckpointStores& stores);
+  void copy_own_parts(const CheckpointContent& content);
   /// The thread's work; returns the shard's entry of the manifest.
   [[nodiscard]] std::string write_shard() const;
   void commit(const std::string& folder, const std::vector<std::string>& shards) const;

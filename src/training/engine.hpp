@@ -35,6 +35,8 @@ class Engine {
   [[nodiscard]] const TrainingConfig& config() const { return config_; }
   [[nodiscard]] const ParameterLayout& layout() const { return layout_; }
   [[nodiscard]] ParameterState& state() { return state_; }
+  /// In which the state's values change.
+  [[nodiscard]] Stream& stream() const { return c_.stream; }
   /// What a checkpoint keeps besides: the objective's, and the loss scale.
   [[nodiscard]] std::map<std::string, std::vector<double>> objective_state() const;
   void set_objective_state(const std::map<std::string, std::vector<double>>& state);

@@ -3,14 +3,17 @@
 """Times the work of dino-pretrain bench and dino-eval bench in PyTorch, as the peer of tests/bench/run.sh.
 
     torch_step.py step    [--preset vits14] [--batch 8] [--precision fp32] [--threads N] [--steps 5] [--warmup 2]
+                          [--device cuda] [--compile]
     torch_step.py forward [--preset vits14] [--batch 8] [--precision fp32] [--size 224] [--threads N] [--steps 5]
+                          [--device cuda] [--compile]
 
 A step is the one of DINOv2 (arXiv 2304.07193) with drop path 0: the teacher on two global crops, the student on these
 (half of them masked) and on the local crops; heads D-2048-2048-256-65536 with weight normalisation, one for class tokens
 and one for masked patches; DINO and iBOT cross-entropies against Sinkhorn-Knopp targets, KoLeo; clipping per module,
 fused AdamW, EMA of the teacher. PyTorch gets what is fastest for it: scaled_dot_product_attention per crop size, foreach
-updates, and two parameter groups instead of one per layer. Eager; bf16 by autocast, with losses and Sinkhorn in f32. Prints one line of JSON; fails when the losses of
-the first step are not those of an untrained network.
+updates, and two parameter groups instead of one per layer. bf16 by autocast, with losses and Sinkhorn in f32. Eager, or
+with --compile, which compiles blocks, heads and losses (blocks are alike, so that this takes a minute). On a GPU fp32
+products are TF32's. Prints one line of JSON; fails when the losses of the first step are not those of an untrained network.
 """
 
 import argparse
@@ -123,8 +126,21 @@ def koleo(tokens):
     return -(F.pairwise_distance(x, x[nearest], eps=1e-8) + 1e-8).log().mean()
 
 
-def in_precision(precision):
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+def in_precision(options):
+    return torch.autocast(options.device, dtype=torch.bfloat16, enabled=options.precision == "bf16")
+
+
+def now(options):
+    """After all that the device was given to do."""
+    if options.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def compile_network(network):
+    for part in network.modules():
+        if isinstance(part, (Block, Head)):
+            part.compile(dynamic=False)
 
 
 def draw_masks(views, patches):
@@ -139,10 +155,16 @@ def draw_masks(views, patches):
 class Step:
     def __init__(self, options):
         shape = PRESETS[options.preset]
-        self.images, self.locals, self.precision = options.batch, 8, options.precision
+        self.images, self.locals, self.options = options.batch, 8, options
         self.student, self.teacher = Network(shape), Network(shape)
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
+        self.sinkhorn, self.cross_entropy = sinkhorn, cross_entropy
+        if options.compile:
+            compile_network(self.student), compile_network(self.teacher)
+            self.sinkhorn, self.cross_entropy = (
+                torch.compile(f, dynamic=False) for f in (sinkhorn, cross_entropy)
+            )
         decayed = [p for name, p in self.student.named_parameters() if p.ndim > 1]
         others = [p for name, p in self.student.named_parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.04}, {"params": others, "weight_decay": 0.0}]
@@ -156,23 +178,23 @@ class Step:
         chosen = masks.flatten().nonzero().flatten()
         with torch.no_grad():
             tokens = self.teacher["backbone"](self.globals)
-            cls_targets = sinkhorn(self.teacher["dino"](tokens[:, 0]).float())
-            patch_targets = sinkhorn(self.teacher["ibot"](tokens[:, 1:].flatten(0, 1)[chosen]).float())
+            cls_targets = self.sinkhorn(self.teacher["dino"](tokens[:, 0]).float())
+            patch_targets = self.sinkhorn(self.teacher["ibot"](tokens[:, 1:].flatten(0, 1)[chosen]).float())
         big, small = self.student["backbone"](self.globals, masks), self.student["backbone"](self.smalls)
         logits = self.student["dino"](torch.cat([small[:, 0], big[:, 0]])).float()
         views = cls_targets.view(2, n, -1)
         # A local crop learns from both views, CE(s, t1) + CE(s, t2) = CE(s, t1 + t2), a global one from the other view.
-        both = cross_entropy(views.sum(0).expand(self.locals, -1, -1).flatten(0, 1), logits[: self.locals * n])
-        other = cross_entropy(views.flip(0).flatten(0, 1), logits[self.locals * n :])
+        both = self.cross_entropy(views.sum(0).expand(self.locals, -1, -1).flatten(0, 1), logits[: self.locals * n])
+        other = self.cross_entropy(views.flip(0).flatten(0, 1), logits[self.locals * n :])
         dino = (both.sum() + other.sum()) / (n * pairs)
-        per_patch = cross_entropy(patch_targets, self.student["ibot"](big[:, 1:].flatten(0, 1)[chosen]).float())
+        per_patch = self.cross_entropy(patch_targets, self.student["ibot"](big[:, 1:].flatten(0, 1)[chosen]).float())
         weight = (masks / masks.sum(1, keepdim=True).clamp(min=1)).flatten()[chosen]
         ibot = (per_patch * weight).sum() / (2 * n)
         spread = KOLEO_WEIGHT * sum(koleo(view) for view in big[:, 0].float().chunk(2))
         return dino, ibot, spread
 
     def run(self, masks):
-        with in_precision(self.precision):
+        with in_precision(self.options):
             dino, ibot, spread = self.losses(masks)
         (dino + ibot + spread).backward()
         for module in self.student.values():
@@ -200,9 +222,9 @@ def time_steps(options):
     seconds, losses = [], []
     for _ in range(options.warmup + options.steps):
         masks = draw_masks(2 * options.batch, (224 // PATCH) ** 2)
-        start = time.perf_counter()
+        start = now(options)
         losses.append(step.run(masks))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now(options) - start)
     check_start(*losses[0])
     if not all(map(math.isfinite, losses[-1])):
         raise SystemExit("the losses are not finite")
@@ -212,13 +234,15 @@ def time_steps(options):
 
 def time_forward(options):
     vit = Vit(*PRESETS[options.preset]).eval()
+    if options.compile:
+        compile_network(vit)
     images = torch.randn(options.batch, 3, options.size, options.size)
     seconds = []
-    with torch.inference_mode(), in_precision(options.precision):
+    with torch.inference_mode(), in_precision(options):
         for _ in range(options.warmup + options.steps):
-            start = time.perf_counter()
+            start = now(options)
             tokens = vit(images)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(now(options) - start)
     if not torch.isfinite(tokens).all():
         raise SystemExit("the tokens are not finite")
     return seconds[options.warmup :], {}
@@ -234,9 +258,14 @@ def main():
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    torch.set_default_device(options.device)
+    if options.device == "cuda":
+        torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
     seconds, losses = (time_steps if options.what == "step" else time_forward)(options)
     median = statistics.median(seconds)
@@ -245,11 +274,14 @@ def main():
             {
                 "torch": torch.__version__,
                 "threads": torch.get_num_threads(),
+                "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+                "compiled": options.compile,
                 "batch": options.batch,
                 "images_per_second": options.batch / median,
                 "seconds": median,
                 "seconds_all": seconds,
                 "losses": losses,
+                "peak_device_bytes": torch.cuda.max_memory_allocated() if options.device == "cuda" else 0,
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
         )

@@ -375,6 +375,13 @@ TEST(Program, ARankOutsideOfTheCollectiveIsNamed) {
   EXPECT_EQ(run(0, "run --watchdog-seconds 5", "DINO_WATCHDOG_SECONDS=soon").code, 0) << "the flag wins";
 }
 
+TEST(Program, RunsWithoutMpi) {
+  EXPECT_EQ(run(0, "run", "DINO_MPI=off").code, 0);
+  const Outcome o = run(2, "run", "DINO_MPI=off");
+  EXPECT_EQ(o.code, 64) << o.err;
+  expect_contains(o.err, "bad environment: DINO_MPI=off: 2 ranks were launched");
+}
+
 struct Death {
   const char* how;
   int ranks, victim, code;

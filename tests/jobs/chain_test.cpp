@@ -106,6 +106,23 @@ TEST(Render, ScriptsHoldTheirResourcesAndCommands) {
   expect_contains(report, "module load openmpi\n");
 }
 
+TEST(Render, GpusAreAskedForSeenByAllRanksAndBroughtIntoTheContainer) {
+  const Chain chain = parse_chain(
+      "[chain]\nrun = /r\ngpus-per-node = 4\ntasks-per-node = 4\ncontainer = /opt/dino.sif\n"
+      "[a]\nprogram = my-pretrain\n[b]\nprogram = my-eval\ngpus-per-node = 0\n"
+      "[c]\nprogram = my-eval\ncontainer-options = --nv --bind=/data\n",
+      "g.cfg");
+  const std::string with = render_stage(chain, chain.stages[0], "/s/a.sbatch");
+  expect_contains(with, "#SBATCH --gpus-per-node=4\n");
+  expect_contains(with, "-c \"${SLURM_CPUS_PER_TASK:-1}\" --gpu-bind=none --export=ALL ");
+  expect_contains(with, "\ndino_in /opt/dino.sif --nv\n");
+  const std::string without = render_stage(chain, chain.stages[1], "/s/b.sbatch");
+  EXPECT_EQ(without.find("gpu"), std::string::npos);
+  expect_contains(without, "\ndino_in /opt/dino.sif\n");
+  expect_contains(render_stage(chain, chain.stages[2], "/s/c.sbatch"),
+                  "\ndino_in /opt/dino.sif --nv --bind=/data\n");
+}
+
 TEST(Render, AContainerStandsBetweenTheLauncherAndTheProgram) {
   const Chain chain = parse_chain(
       "[chain]\nrun = /r\ncontainer = /opt/dino.sif\ncontainer-options = --nv --bind=/data\n"

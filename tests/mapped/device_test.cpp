@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The device for tests notices what it is there to notice.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -14,22 +12,12 @@
 
 #include "base/random.hpp"
 #include "mapped/backend.hpp"
+#include "mapped/faults.hpp"
 #include "mapped/memory.hpp"
 #include "mapped/stream.hpp"
 
 namespace dino::testing {
 namespace {
-
-/// Whether reading the byte at `address` would fault: the kernel reads it for us.
-bool faults(const void* address) {
-  std::array<int, 2> ends{};
-  EXPECT_EQ(pipe(ends.data()), 0);
-  const bool failed = write(ends[1], address, 1) != 1;
-  EXPECT_TRUE(!failed || errno == EFAULT);
-  close(ends[0]);
-  close(ends[1]);
-  return failed;
-}
 
 const std::byte* end_of(ConstTensorView view) {
   return static_cast<const std::byte*>(view.data) + static_cast<size_t>(view.numel()) * size_of(view.dtype);

@@ -11,6 +11,7 @@
 #include <exception>
 
 #include "base/error.hpp"
+#include "mapped/sanitizer.hpp"
 
 namespace dino::testing {
 namespace {
@@ -30,7 +31,8 @@ size_t bytes_of(const ConstTensorView& view) {
 
 }  // namespace
 
-MappedMemory::MappedMemory(size_t reserve) : reserve_(round_up(reserve, kPage)) {
+MappedMemory::MappedMemory(size_t reserve, Device device)
+    : reserve_(round_up(reserve, kPage)), device_(device) {
   file_ = memfd_create("dino_mapped_memory", MFD_CLOEXEC);
   if (file_ < 0 || ftruncate(file_, static_cast<off_t>(reserve_)) != 0) throw_errno("create", "memory file");
   const auto map = [&] {
@@ -71,6 +73,8 @@ void* MappedMemory::allocate(size_t bytes) {
   next_ = begin + used + kPage;
   const size_t first = begin + used - rounded;
   std::memset(open_ + begin, 0xff, used);
+  poison(open_ + begin, used - rounded);
+  poison(open_ + first + bytes, rounded - bytes);
   blocks_[first] = {bytes, begin, next_};
   return closed_ + first;
 }
@@ -82,6 +86,7 @@ void MappedMemory::release(void* data, size_t bytes) noexcept {
   DINO_CHECK(block != blocks_.end(), "released twice, or never allocated");
   DINO_CHECK(block->second.bytes == bytes, "released with another size");
   const size_t begin = block->second.pages_begin, used = block->second.pages_end - kPage - begin;
+  unpoison(open_ + begin, used);
   DINO_CHECK(mprotect(open_ + begin, used, PROT_NONE) == 0, "mprotect");
   DINO_CHECK(fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(begin),
                        static_cast<off_t>(used)) == 0,

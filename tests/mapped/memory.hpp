@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <span>
 
 #include "ops/ops.hpp"
 #include "tensor/device.hpp"
@@ -16,23 +17,26 @@ namespace dino::testing {
 /// One memory file, mapped twice at a constant distance. Views carry addresses of the closed mapping, which
 /// nobody can access; `open` gives the same bytes at an address that the host can. Every allocation ends at a
 /// page without access in both mappings, so that work which runs over its end faults too; released pages have
-/// no access, and their addresses come back as late as possible. Fresh memory holds bytes of 0xff (NaN; the
-/// index -1), so that a value nobody wrote is seen.
+/// no access, and their addresses come back as late as possible. The address sanitizer knows the bytes of a
+/// page that are not the allocation's. Fresh memory holds bytes of 0xff (NaN; the index -1), so that a value
+/// nobody wrote is seen.
 class MappedMemory final : public Memory {
  public:
   static constexpr size_t kReserved = size_t{4} << 30;
-  explicit MappedMemory(size_t reserve = kReserved);
+  explicit MappedMemory(size_t reserve = kReserved, Device device = {Device::Kind::cpu, 1});
   ~MappedMemory() override;
   MappedMemory(const MappedMemory&) = delete;
   MappedMemory& operator=(const MappedMemory&) = delete;
 
-  [[nodiscard]] Device device() const override { return {Device::Kind::cpu, 1}; }
+  [[nodiscard]] Device device() const override { return device_; }
   [[nodiscard]] void* allocate(size_t bytes) override;
   void release(void* data, size_t bytes) noexcept override;
   void zero(void* data, size_t bytes) override;
 
   /// The same bytes for the host. InternalError unless they lie in one allocation that has not been released.
   [[nodiscard]] void* open(const void* data, size_t bytes) const;
+  /// All that `open` may give.
+  [[nodiscard]] std::span<std::byte> opened() const { return {open_, reserve_}; }
   /// The same view for the host; an empty one stays empty.
   [[nodiscard]] ConstTensorView open(ConstTensorView view) const;
   [[nodiscard]] TensorView open(TensorView view) const;
@@ -47,6 +51,7 @@ class MappedMemory final : public Memory {
   [[nodiscard]] size_t find_room(size_t bytes) const;
 
   size_t reserve_ = 0;
+  Device device_;
   int file_ = -1;
   std::byte* closed_ = nullptr;
   std::byte* open_ = nullptr;

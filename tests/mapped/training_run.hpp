@@ -23,6 +23,7 @@ struct TrainingCase {
   std::string name;
   TrainingConfig config;
   int64_t frozen = 0;  ///< first steps with a frozen backbone
+  int64_t steps = 8;
 };
 
 inline void PrintTo(const TrainingCase& given, std::ostream* out) {
@@ -88,14 +89,14 @@ inline std::vector<float> values_of(Stream& stream, const ShardedValues& values)
 
 inline TrainingRun train(const TrainingCase& given, ops::Backend& backend,
                          std::unique_ptr<Collective> collective, const Communicator& comm) {
-  constexpr int64_t kImages = 12, kSteps = 8;
+  constexpr int64_t kImages = 12;
   const TrainingConfig& config = given.config;
   const Range own = even_range(kImages, comm.rank(), comm.size());
   Workplace place(backend, std::move(collective), config.precision);
   TrainingRun run;
   Engine model(config, place.context(), comm);
   model.initialize(3);
-  for (int64_t step = 0; step < kSteps; ++step) {
+  for (int64_t step = 0; step < given.steps; ++step) {
     const auto seed = static_cast<uint64_t>(step);
     const BatchPart part(config, kImages, own.begin, own.size(), seed, false);
     const StepSchedule schedule{1e-3, step == 0 ? 0.0 : 1e-3, 0.04,        0.99,
@@ -115,7 +116,7 @@ inline TrainingRun train(const TrainingCase& given, ops::Backend& backend,
 }
 
 inline TrainingRun train(const TrainingCase& given, ops::Backend& backend, const Communicator& comm) {
-  return train(given, backend, make_mpi_collective(comm), comm);
+  return train(given, backend, backend.new_collective(comm), comm);
 }
 
 inline TrainingRun train(const TrainingCase& given, MappedBackend& backend, const Communicator& comm) {

@@ -61,9 +61,10 @@ TEST(VitPresets, AllAreConsistent) {
   } catch (const UsageError& error) {
     EXPECT_NE(std::string(error.what()).find("vits14, vitb14"), std::string::npos) << error.what();
   }
-  EXPECT_EQ(precision_here(Precision::f32), Precision::f32);
-  EXPECT_EQ(precision_here(Precision::bf16), Precision::bf16);
-  EXPECT_EQ(precision_here({}), cpu_has_bf16() ? Precision::bf16 : Precision::f32);
+  EXPECT_EQ(precision_here(Precision::f32, Device::Kind::cpu), Precision::f32);
+  EXPECT_EQ(precision_here(Precision::bf16, Device::Kind::cpu), Precision::bf16);
+  EXPECT_EQ(precision_here({}, Device::Kind::cuda), Precision::bf16);
+  EXPECT_EQ(precision_here({}, Device::Kind::cpu), cpu_has_bf16() ? Precision::bf16 : Precision::f32);
   EXPECT_STREQ(name_of(Precision::f32), "fp32");
 }
 

@@ -7,13 +7,6 @@
 namespace dino::ops::testing {
 namespace {
 
-class AttentionTest : public OperatorTest {
- protected:
-  /// Probabilities and outputs meet one rounding each.
-  [[nodiscard]] double bound() const { return by_act(5e-6, 1e-2); }
-};
-INSTANTIATE_TEST_SUITE_P(Backends, AttentionTest, ::testing::ValuesIn(variants()), variant_name);
-
 struct Problem {
   std::vector<int64_t> starts;
   int64_t heads, width;
@@ -23,6 +16,24 @@ struct Problem {
   [[nodiscard]] int64_t model() const { return heads * width; }
   [[nodiscard]] double scale() const { return 1 / std::sqrt(static_cast<double>(width)); }
 };
+
+Problem of_lengths(const std::vector<int64_t>& lengths, int64_t heads, int64_t width) {
+  Problem p{{0}, heads, width};
+  for (const int64_t length : lengths) p.starts.push_back(p.starts.back() + length);
+  return p;
+}
+
+class AttentionTest : public OperatorTest {
+ protected:
+  /// Probabilities and outputs meet one rounding each.
+  [[nodiscard]] double bound() const { return by_act(5e-6, 1e-2); }
+  void expect_softmax_of_scores(const Problem& p);
+  void expect_reference_gradient(const Problem& p, double size, double tolerance);
+  void expect_reference_gradient(const Problem& p) { expect_reference_gradient(p, 1, bound()); }
+  void expect_rows_of_the_whole(const Problem& p);  ///< some queries alone
+  void expect_same_bits(const Problem& p);          ///< for any number of threads
+};
+INSTANTIATE_TEST_SUITE_P(Backends, AttentionTest, ::testing::ValuesIn(variants()), variant_name);
 
 /// Lengths 1, an empty one, one of exactly a tile, and more than a tile; widths that are and are not whole
 /// vectors.
@@ -64,28 +75,51 @@ Result attend(const Values& qkv, const Problem& p) {
   return result;
 }
 
-TEST_P(AttentionTest, ForwardMatchesSoftmaxOfScores) {
-  for (const Problem& p : kProblems) {
-    const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 1);
-    const Result expected = attend(values_of(qkv), p);
-    const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()});
-    ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), out, lse);
-    expect_close(out, expected.out, bound(), "out");
-    expect_close(lse, expected.lse, 2e-6, "lse");
-    const TensorView again = output({p.rows(), p.model()}, act());
-    ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), again, {});
-    expect_close(again, values_of(out), 0, "without lse");
-  }
+void AttentionTest::expect_softmax_of_scores(const Problem& p) {
+  const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 1);
+  const Result expected = attend(values_of(qkv), p);
+  const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()});
+  ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), out, lse);
+  expect_close(out, expected.out, bound(), "out");
+  expect_close(lse, expected.lse, 2e-6, "lse");
+  const TensorView again = output({p.rows(), p.model()}, act());
+  ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), again, {});
+  expect_close(again, values_of(out), 0, "without lse");
 }
 
-/// Scores of several hundred overflow exp() unless the maximum is taken off.
+/// All elements of the gradient against the reference backend's, which the differences below vouch for.
+void AttentionTest::expect_reference_gradient(const Problem& p, double size, double tolerance) {
+  const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 6, size);
+  const Tensor dout = random_tensor({p.rows(), p.model()}, act(), 7);
+  const Tensor starts = tensor_of(p.starts);
+  const Sequences whole{starts, p.rows(), sequences(p.starts).longest};
+  const auto scale = static_cast<float>(p.scale());
+  Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()});
+  Tensor expected({p.rows(), 3 * p.model()}, act());
+  Backend& reference = backend_named("reference");
+  const std::unique_ptr<Stream> host = reference.new_stream();
+  reference.attention(*host, qkv, whole, p.heads, scale, out, lse);
+  reference.attention_backward(*host, dout, qkv, out, lse, whole, p.heads, scale, expected);
+  const TensorView got = output({p.rows(), 3 * p.model()}, act());
+  ops().attention_backward(stream(), input(dout), input(qkv), input(out), input(lse), sequences(p.starts),
+                           p.heads, scale, got);
+  expect_close(got, host_values(expected), tolerance, "dqkv");
+}
+
+TEST_P(AttentionTest, ForwardMatchesSoftmaxOfScores) {
+  for (const Problem& p : kProblems) expect_softmax_of_scores(p);
+}
+
+/// Scores of several hundred overflow exp() unless the maximum is taken off, which rises again and again over
+/// many keys; where a row's scores are all far below zero, so does anything that is not of the row.
 TEST_P(AttentionTest, LargeScoresStayFinite) {
-  const Problem p{{0, 33}, 1, 16};
-  const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 2, 12);
+  const Problem p = of_lengths({33, 190, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 3, 17}, 1, 16);
+  const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 2, 10);
   const Result expected = attend(values_of(qkv), p);
   const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()});
   ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), out, lse);
   expect_close(out, expected.out, by_act(1e-4, 1e-2), "out");
+  expect_reference_gradient(p, 10, by_act(1e-4, 1e-2));
 }
 
 /// The derivative against differences of the fp64 forward, on elements spread over q, k and v.
@@ -116,28 +150,43 @@ TEST_P(AttentionTest, BackwardIsTheDerivative) {
   }
 }
 
-/// All elements of the CPU's gradient against the reference backend, which the differences above vouch for.
 TEST_P(AttentionTest, BackwardAgreesWithTheReference) {
-  const Problem p{{0, 50, 151, 152}, 3, 64};
-  const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 6);
-  const Tensor dout = random_tensor({p.rows(), p.model()}, act(), 7);
-  const Tensor starts = tensor_of(p.starts);
-  const Sequences whole{starts, p.rows(), 101};
-  const auto scale = static_cast<float>(p.scale());
-  Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()});
-  Tensor expected({p.rows(), 3 * p.model()}, act());
-  Backend& reference = backend_named("reference");
-  const std::unique_ptr<Stream> host = reference.new_stream();
-  reference.attention(*host, qkv, whole, p.heads, scale, out, lse);
-  reference.attention_backward(*host, dout, qkv, out, lse, whole, p.heads, scale, expected);
-  const TensorView got = output({p.rows(), 3 * p.model()}, act());
-  ops().attention_backward(stream(), input(dout), input(qkv), input(out), input(lse), sequences(p.starts),
-                           p.heads, scale, got);
-  expect_close(got, host_values(expected), bound(), "dqkv");
+  expect_reference_gradient({{0, 50, 151, 152}, 3, 64});
 }
 
-TEST_P(AttentionTest, ThreadsDoNotChangeABit) {
-  const Problem p{{0, 20, 75, 76, 140}, 2, 24};
+/// Lengths around those of tiles, in one matrix; 257 is an image of 224 pixels.
+TEST_P(AttentionTest, LengthsAroundTiles) {
+  const Problem p = of_lengths({1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 257}, 1, 64);
+  expect_softmax_of_scores(p);
+  expect_reference_gradient(p);
+}
+
+/// Heads of widths that are a whole number of matrix instructions, in every number up to six.
+TEST_P(AttentionTest, WidthsAndHeads) {
+  const std::vector<int64_t> lengths = {33, 0, 5, 70};
+  for (const auto& [heads, width] : std::vector<std::pair<int64_t, int64_t>>{
+           {6, 16}, {5, 32}, {4, 48}, {3, 64}, {2, 80}, {1, 96}, {1, 112}, {2, 128}}) {
+    SCOPED_TRACE(std::to_string(heads) + " heads of " + std::to_string(width));
+    const Problem p = of_lengths(lengths, heads, width);
+    expect_softmax_of_scores(p);
+    expect_reference_gradient(p);
+  }
+}
+
+/// More sequences than a warp has lanes, and than its square; every third is empty.
+TEST_P(AttentionTest, ManySequences) {
+  std::vector<int64_t> lengths;
+  for (int64_t s = 0; s < 60; ++s) lengths.push_back(s % 3 * (s % 7 * 4 + 1));
+  const Problem p = of_lengths(lengths, 2, 16);
+  expect_softmax_of_scores(p);
+  expect_reference_gradient(p);
+  lengths.clear();
+  for (int64_t s = 0; s < 1100; ++s) lengths.push_back(s % 3);
+  lengths.push_back(20);
+  expect_softmax_of_scores(of_lengths(lengths, 1, 16));
+}
+
+void AttentionTest::expect_same_bits(const Problem& p) {
   const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 8);
   const ConstTensorView dout = random({p.rows(), p.model()}, act(), 9);
   const auto scale = static_cast<float>(p.scale());
@@ -154,6 +203,10 @@ TEST_P(AttentionTest, ThreadsDoNotChangeABit) {
   set_threads(1);
 }
 
+TEST_P(AttentionTest, ThreadsDoNotChangeABit) {
+  for (const int64_t width : {24, 64}) expect_same_bits({{0, 20, 75, 76, 140}, 2, width});
+}
+
 /// Columns [first, first + width) of some rows of a host tensor.
 Tensor part_of(const Tensor& x, const std::vector<int64_t>& rows, int64_t first, int64_t width) {
   Tensor part({static_cast<int64_t>(rows.size()), width}, x.dtype());
@@ -167,8 +220,7 @@ Tensor part_of(const Tensor& x, const std::vector<int64_t>& rows, int64_t first,
 
 /// Some queries against all keys give these queries' rows of the whole attention, and the gradient of a loss
 /// that reads nothing else. One sequence has no query.
-TEST_P(AttentionTest, SomeQueriesAreRowsOfTheWhole) {
-  const Problem p{{0, 50, 151, 152, 160}, 3, 40};
+void AttentionTest::expect_rows_of_the_whole(const Problem& p) {
   const std::vector<int64_t> rows = {0, 3, 49, 50, 51, 90, 150, 151}, starts = {0, 3, 7, 8, 8};
   const int64_t model = p.model(), count = static_cast<int64_t>(rows.size());
   const auto scale = static_cast<float>(p.scale());
@@ -198,6 +250,10 @@ TEST_P(AttentionTest, SomeQueriesAreRowsOfTheWhole) {
                                  dkv);
   expect_close(dq, host_values(part_of(expected, rows, 0, model)), bound(), "dq");
   expect_close(dkv, host_values(part_of(expected, every, model, 2 * model)), bound(), "dkv");
+}
+
+TEST_P(AttentionTest, SomeQueriesAreRowsOfTheWhole) {
+  for (const int64_t width : {40, 64}) expect_rows_of_the_whole({{0, 50, 151, 152, 160}, 3, width});
 }
 
 TEST_P(AttentionTest, ProbabilitiesOfOneQuery) {

@@ -172,6 +172,34 @@ TEST_P(LinearTest, AGradientOfManyRowsIsThatOfFew) {
   expect_close(part, Values(all.end() - 40 * s.k, all.end()), by_act(4e-6, 8e-3), "last rows");
 }
 
+/// Operands and results of different dtypes, as where an f32 stream meets narrower activations.
+TEST_P(LinearTest, ResultsOfAnotherDtype) {
+  const Sizes s{67, 19, 130};
+  const ConstTensorView w = random({s.n, s.k}, DType::f32, 51), b = random({s.n}, DType::f32, 52);
+  for (const auto& [from, to] : {std::pair{DType::f32, act()}, std::pair{act(), DType::f32}}) {
+    const ConstTensorView x = random({s.m, s.k}, from, 53), dy = random({s.m, s.n}, from, 54);
+    const Values ws = rounded(values_of(w), from), gs = values_of(dy);
+    const Values biased = linear(values_of(x), ws, values_of(b), s);
+    Values activated = biased, dx(at(s.m * s.k));
+    for (double& v : activated) v = gelu(v);
+    for (int64_t i = 0; i < s.m; ++i)
+      for (int64_t j = 0; j < s.n; ++j)
+        for (int64_t p = 0; p < s.k; ++p) dx[at(i * s.k + p)] += gs[at(i * s.n + j)] * ws[at(j * s.k + p)];
+    const TensorView y = output({s.m, s.n}, to), pre = output({s.m, s.n}, from);
+    ops().linear(stream(), x, w, b, Activation::gelu, y, pre);
+    expect_close(y, activated, tolerance(), "gelu");
+    expect_close(pre, biased, tolerance(), "pre");
+    ops().linear(stream(), x, w, b, Activation::none, y, pre);
+    expect_close(y, biased, tolerance(), "no activation");
+    const TensorView got = random_inout({s.m, s.k}, to, 55);
+    const Values before = values_of(got);
+    ops().linear_backward_input(stream(), dy, w, got, true);
+    expect_close(got, add(dx, before), tolerance(), "dx accumulated");
+    ops().linear_backward_input(stream(), dy, w, got, false);
+    expect_close(got, dx, tolerance(), "dx");
+  }
+}
+
 TEST_P(LinearTest, NoRows) {
   const ConstTensorView x = random({0, 5}, act(), 1);
   const ConstTensorView w = random({3, 5}, DType::f32, 1);

@@ -177,5 +177,46 @@ TEST_P(LossesTest, SoftmaxCentred) {
   }
 }
 
+/// Wider than what a core's cache or a multiprocessor's shared memory holds of a row.
+TEST_P(LossesTest, WideRows) {
+  const int64_t rows = 2;
+  const double temperature = 0.5;
+  for (const int64_t k : {70000, 70003}) {
+    const ConstTensorView targets = input(positive({rows, k}, 2)), weight = random({rows}, DType::f32, 3),
+                          u = random({k}, DType::f32, 7);
+    const Tensor start = random_tensor({rows, k}, DType::f32, 1);
+    const TensorView logits = inout(start), exps = inout(start), shares = inout(start);
+    const TensorView loss = output({rows}), maxima = output({rows}), product = output({rows});
+    const Values s = values_of(logits), t = values_of(targets), w = values_of(weight), us = values_of(u);
+    Values gradient(s.size()), of_top(s.size()), softmax(s.size()), products(at(rows)), tops;
+    for (size_t begin = 0; begin < s.size(); begin += at(k)) {
+      const auto row = s.begin() + static_cast<int64_t>(begin);
+      const double top = *std::max_element(row, row + k);
+      double exp_sum = 0, shifted_sum = 0, mass = 0;
+      for (size_t i = begin; i < begin + at(k); ++i) {
+        exp_sum += of_top[i] = std::exp((s[i] - top) / temperature);
+        shifted_sum += softmax[i] = std::exp((s[i] - us[i - begin]) / temperature);
+        mass += t[i];
+        products[begin / at(k)] += s[i] * us[i - begin];
+      }
+      for (size_t i = begin; i < begin + at(k); ++i) {
+        gradient[i] = w[begin / at(k)] / temperature * (of_top[i] / exp_sum * mass - t[i]);
+        softmax[i] /= shifted_sum;
+      }
+      tops.push_back(top);
+    }
+    ops().matrix_vector(stream(), logits, u, product);
+    ops().cross_entropy(stream(), logits, targets, static_cast<float>(temperature), weight, loss);
+    ops().exp_rows(stream(), exps, static_cast<float>(temperature), maxima);
+    ops().softmax_centred(stream(), shares, u, static_cast<float>(temperature));
+    expect_close(loss, cross_entropy(s, t, k, temperature), 1e-5, "loss");
+    expect_close(logits, gradient, 1e-5, "gradient");
+    expect_close(maxima, tops, 0, "maxima");
+    expect_close(exps, of_top, 1e-6, "exponentials");
+    expect_close(shares, softmax, 2e-5, "softmax");
+    expect_close(product, products, 2e-5, "matrix times vector");
+  }
+}
+
 }  // namespace
 }  // namespace dino::ops::testing

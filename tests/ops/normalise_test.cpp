@@ -112,6 +112,43 @@ TEST_P(NormaliseTest, LayerNormGradientsDoNotDependOnThreads) {
   set_threads(1);
 }
 
+/// Rows of more columns than a block of threads holds.
+TEST_P(NormaliseTest, WideRows) {
+  for (const int64_t d : {301, 2600, 6150}) {
+    const int64_t rows = 6;
+    const ConstTensorView x = input(shifted(random_tensor({rows, d}, DType::f32, 23), 2));
+    const ConstTensorView gamma = random({d}, DType::f32, 24), beta = random({d}, DType::f32, 25);
+    const ConstTensorView dy = random({rows, d}, act(), 26);
+    const Values xs = values_of(x), gs = values_of(gamma), g = values_of(dy);
+    const TensorView y = output({rows, d}, act()), mean = output({rows}), rstd = output({rows});
+    ops().layer_norm(stream(), x, gamma, beta, static_cast<float>(kEps), y, mean, rstd);
+    expect_close(y, layer_norm(xs, gs, values_of(beta)), tolerance() * 2, "y");
+    const TensorView dx = random_inout({rows, d}, DType::f32, 27), dgamma = random_inout({d}, DType::f32, 28),
+                     dbeta = random_inout({d}, DType::f32, 29);
+    Values to_x = values_of(dx), to_gamma = values_of(dgamma), to_beta = values_of(dbeta);
+    for (int64_t r = 0; r < rows; ++r) {
+      const Statistics s = statistics(xs, r, d);
+      const auto hat = [&](size_t i) { return (xs[i] - s.mean) * s.rstd; };
+      double sum = 0, along = 0;
+      for (size_t c = 0; c < at(d); ++c) {
+        const size_t i = at(r * d) + c;
+        sum += g[i] * gs[c] / static_cast<double>(d);
+        along += g[i] * gs[c] * hat(i) / static_cast<double>(d);
+        to_gamma[c] += g[i] * hat(i);
+        to_beta[c] += g[i];
+      }
+      for (size_t c = 0; c < at(d); ++c) {
+        const size_t i = at(r * d) + c;
+        to_x[i] += s.rstd * (g[i] * gs[c] - sum - hat(i) * along);
+      }
+    }
+    ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, dx, dgamma, dbeta);
+    expect_close(dx, to_x, 5e-6, "dx");
+    expect_close(dgamma, to_gamma, 5e-6, "dgamma");
+    expect_close(dbeta, to_beta, 5e-6, "dbeta");
+  }
+}
+
 Values normalize(const Values& x, int64_t d, double eps) {
   Values y(x.size());
   for (size_t r = 0; r * at(d) < x.size(); ++r) {
@@ -124,7 +161,7 @@ Values normalize(const Values& x, int64_t d, double eps) {
 }
 
 TEST_P(NormaliseTest, L2NormalizeAndItsDerivative) {
-  for (const int64_t d : {3, 16, 45}) {
+  for (const int64_t d : {3, 16, 45, 160}) {
     const double eps = 0.5;  // the second row is shorter than eps: there the norm is a constant
     Tensor start = random_tensor({3, d}, DType::f32, 14);
     for (int64_t c = 0; c < d; ++c) start.as<float>()[d + c] *= 0.01f;
@@ -154,7 +191,7 @@ Values weight_norm(const Values& g, const Values& v) {
 }
 
 TEST_P(NormaliseTest, WeightNormAndItsDerivative) {
-  for (const int64_t d : {1, 3, 16, 45}) {
+  for (const int64_t d : {1, 3, 16, 45, 264}) {
     const int64_t rows = 5;
     const ConstTensorView g = random({rows, 1}, DType::f32, 16), v = random({rows, d}, DType::f32, 17, 0.1),
                           dw = random({rows, d}, DType::f32, 18);

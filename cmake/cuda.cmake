@@ -1,0 +1,60 @@
+# What stands behind ops/accelerator.hpp. A target's property DINO_ACCELERATOR names it where it is not the build's own:
+# tests that run the GPU's code on the CPU set it to dino_simt (tests/simt).
+add_library(dino_no_cuda STATIC ${PROJECT_SOURCE_DIR}/src/ops/no_cuda/accelerator.cpp)
+target_link_libraries(dino_no_cuda PUBLIC dino_ops)
+set(DINO_DEFAULT_ACCELERATOR dino_no_cuda)
+
+# The GPU's code, as sources: what both builds share, and the wrappers of the GPU's libraries, which the executor replaces.
+file(GLOB DINO_CUDA_SOURCES CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/tensor/cuda/*.cpp ${PROJECT_SOURCE_DIR}/src/comm/cuda/*.cpp
+     ${PROJECT_SOURCE_DIR}/src/ops/cuda/*.cpp)
+file(GLOB DINO_CUDA_KERNELS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/ops/cuda/*.cu)
+set(DINO_CUDA_WRAPPERS ${DINO_CUDA_SOURCES})
+list(FILTER DINO_CUDA_WRAPPERS INCLUDE REGEX "/(runtime|blas|nccl)\\.cpp$")
+list(FILTER DINO_CUDA_SOURCES EXCLUDE REGEX "/(runtime|blas|nccl)\\.cpp$")
+
+# The toolkit, where the build asks for it: nvcc is often in /usr/local/cuda/bin and not in PATH.
+set(DINO_CUDA_OFF "-DDINO_CUDA=ON, or the cuda preset")
+if(DINO_CUDA)
+  find_package(CUDAToolkit QUIET)
+  if(NOT CUDAToolkit_FOUND OR NOT CUDAToolkit_NVCC_EXECUTABLE OR NOT TARGET CUDA::cublasLt)
+    set(DINO_CUDA OFF)
+    set(DINO_CUDA_OFF "no CUDA toolkit with nvcc and cuBLASLt; set CUDAToolkit_ROOT to where it is")
+  endif()
+endif()
+if(DINO_CUDA)
+  if(NOT CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+  endif()
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+  endif()
+  if(CCACHE)
+    set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+  endif()
+  enable_language(CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # CMake 3.25 does not know it
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  endif()
+  add_library(dino_cuda STATIC ${DINO_CUDA_SOURCES} ${DINO_CUDA_WRAPPERS} ${DINO_CUDA_KERNELS})
+  # Each wrapper has its own small check().
+  set_target_properties(dino_cuda PROPERTIES UNITY_BUILD OFF CUDA_STANDARD 20 CUDA_EXTENSIONS OFF)
+  target_link_libraries(dino_cuda PUBLIC dino_ops PRIVATE CUDA::cudart_static CUDA::cublasLt)
+  target_include_directories(dino_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  # Kernels call constexpr functions.
+  target_compile_options(dino_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
+  if(DINO_WERROR)
+    target_compile_options(dino_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
+  endif()
+  find_path(NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+  if(NCCL_INCLUDE AND NCCL_LIBRARY)
+    set(DINO_NCCL ON)
+    target_include_directories(dino_cuda SYSTEM PRIVATE ${NCCL_INCLUDE})
+    target_link_libraries(dino_cuda PRIVATE ${NCCL_LIBRARY})
+    set_property(SOURCE ${PROJECT_SOURCE_DIR}/src/comm/cuda/nccl.cpp PROPERTY COMPILE_DEFINITIONS DINO_HAVE_NCCL=1)
+  endif()
+  set(DINO_DEFAULT_ACCELERATOR dino_cuda)
+endif()
+
+set(accelerator $<TARGET_PROPERTY:DINO_ACCELERATOR>)
+target_link_libraries(dino_ops PUBLIC $<IF:$<BOOL:${accelerator}>,${accelerator},${DINO_DEFAULT_ACCELERATOR}>)

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# A whole run and features of it, where the GPU is the executor of tests/simt: trains, writes checkpoints, goes on after a stop, and changes
+# between the GPU and the CPU on the way; its losses are the CPU's.
+. "$(dirname "$0")/lib.sh"
+command -v dino-pretrain-simt >/dev/null || { echo "no dino-pretrain-simt in this build"; exit 77; }
+images pictures 24
+SMALL=(--config "$DINO_SHARE/recipes/tiny.cfg" --data pictures --batch 4 --steps 6 --checkpoint-every 2 --precision fp32 --progress off)
+gpu() { dino-pretrain-simt train "${SMALL[@]}" --device cuda "$@"; }
+cpu() { dino-pretrain train "${SMALL[@]}" --device cpu "$@"; }
+
+# same_losses A B TOLERANCE: of all steps, relative
+same_losses() {
+  "$DINO_PYTHON" - "$@" <<'PY' || fail "the losses of $1 and $2 differ"
+import json, sys
+def losses(run):
+    rows = [json.loads(line) for line in open(run + "/metrics.jsonl")]
+    return {row["step"]: row["loss"] for row in rows if row.get("loss") is not None and "event" not in row}
+a, b = losses(sys.argv[1]), losses(sys.argv[2])
+assert a.keys() == b.keys() and len(a) == 6, (sorted(a), sorted(b))
+worst = max(abs(a[s] - b[s]) / abs(b[s]) for s in a)
+print(f"ok: losses of {sys.argv[1]} within {worst:.1e} of {sys.argv[2]}")
+assert worst <= float(sys.argv[3]), worst
+PY
+}
+
+expect 0 "" cpu --output on_cpu
+expect 0 "" gpu --output on_gpu
+same_losses on_gpu on_cpu 2e-5
+grep -q '"device": *"[^"]*cuda' on_gpu/run.json || fail "run.json does not name the GPU"
+
+# Stopped on the GPU, on with the CPU, and the other way round.
+expect 75 "" gpu --stop-after 3 --output there
+expect 0 "" cpu --output there
+same_losses there on_cpu 2e-5
+expect 75 "" cpu --stop-after 3 --output back
+expect 0 "" gpu --output back
+same_losses back on_cpu 2e-5
+
+# A stop on the GPU costs no bit.
+expect 75 "" gpu --stop-after 3 --output stopped
+expect 0 "" gpu --output stopped
+same_losses stopped on_gpu 0
+
+# Features of both, read from the same checkpoint, on 1 and 2 ranks.
+FEATURES=(--weights on_cpu --data pictures --progress off)
+expect 0 "" dino-eval features "${FEATURES[@]}" --device cpu --output cpu.h5
+expect 0 "" dino-eval-simt features "${FEATURES[@]}" --device cuda --output gpu.h5
+expect 0 "" ranks 2 dino-eval-simt features "${FEATURES[@]}" --device cuda --output gpu2.h5
+cmp -s gpu.h5 gpu2.h5 && ok "features of 1 and 2 ranks are the same bytes" || fail "features differ between 1 and 2 ranks"
+"$DINO_PYTHON" - <<'PY' || fail "features of the GPU differ from the CPU's"
+import h5py, numpy as np
+def rows(path):
+    with h5py.File(path) as f:
+        found = []
+        f.visititems(lambda name, x: found.append((name, x[()])) if isinstance(x, h5py.Dataset) and x.dtype.kind == "f" else None)
+        return dict(found)
+a, b = rows("cpu.h5"), rows("gpu.h5")
+assert a.keys() == b.keys() and a, (a.keys(), b.keys())
+for name in a:
+    worst = np.abs(a[name] - b[name]).max() / np.abs(a[name]).max()
+    print(f"ok: {name} {a[name].shape} within {worst:.1e}")
+    assert worst < 2e-5, name
+PY
+finish
