@@ -9,14 +9,16 @@ SMALL=(--config "$DINO_SHARE/recipes/tiny.cfg" --data pictures --batch 4 --steps
 gpu() { dino-pretrain-simt train "${SMALL[@]}" --device cuda "$@"; }
 cpu() { dino-pretrain train "${SMALL[@]}" --device cpu "$@"; }
 
-# same_losses A B TOLERANCE: of all steps, relative
+# same_losses A B TOLERANCE: of all steps, relative; the samples and what was drawn for them are the same
 same_losses() {
   "$DINO_PYTHON" - "$@" <<'PY' || fail "the losses of $1 and $2 differ"
 import json, sys
-def losses(run):
+def column(run, name):
     rows = [json.loads(line) for line in open(run + "/metrics.jsonl")]
-    return {row["step"]: row["loss"] for row in rows if row.get("loss") is not None and "event" not in row}
-a, b = losses(sys.argv[1]), losses(sys.argv[2])
+    return {row["step"]: row[name] for row in rows if row.get(name) is not None and "event" not in row}
+a, b = (column(run, "loss") for run in sys.argv[1:3])
+crcs = [column(run, "batch_crc") for run in sys.argv[1:3]]
+assert crcs[0] == crcs[1] and len(set(crcs[0].values())) == 6, crcs
 assert a.keys() == b.keys() and len(a) == 6, (sorted(a), sorted(b))
 worst = max(abs(a[s] - b[s]) / abs(b[s]) for s in a)
 print(f"ok: losses of {sys.argv[1]} within {worst:.1e} of {sys.argv[2]}")
