@@ -108,9 +108,8 @@ int64_t crop_bytes(const TrainConfig& config, int64_t images) {
 }
 
 int64_t prepared_bytes(const TrainConfig& config, int64_t images, int64_t picture_bytes) {
-  return kind_of(config.device) == Device::Kind::cpu
-             ? crop_bytes(config, images)
-             : images * std::min(picture_bytes, LoaderConfig{}.picture_bytes);
+  if (kind_of(config.device) == Device::Kind::cpu || picture_bytes == 0) return crop_bytes(config, images);
+  return images * std::min(picture_bytes, LoaderConfig{}.picture_bytes);
 }
 
 void MemoryPlan::set_state(const StateBytes& state) {

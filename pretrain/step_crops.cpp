@@ -14,14 +14,16 @@ void StepCrops::give(const CropSet& set, const AugmentConfig& augment, StepBatch
     if (set.local_crops.numel() > 0) batch.local_crops = set.local_crops;
     return;
   }
-  // What the last step read is written anew.
-  c_.transfer.wait(c_.stream.record());
+  // Beside what is left of the last step, but for the making of its crops.
+  c_.transfer.wait(made_);
   upload_pictures(set);
   make(set.global_sources, augment, augment.global_size, global_);
   batch.global_crops = global_.crops;
-  if (set.local_sources.empty()) return;
-  make(set.local_sources, augment, augment.local_size, local_);
-  batch.local_crops = local_.crops;
+  if (!set.local_sources.empty()) {
+    make(set.local_sources, augment, augment.local_size, local_);
+    batch.local_crops = local_.crops;
+  }
+  made_ = c_.stream.record();
 }
 
 void StepCrops::upload_pictures(const CropSet& set) {

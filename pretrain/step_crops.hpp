@@ -16,8 +16,8 @@ class StepCrops {
  public:
   explicit StepCrops(const Context& context) : c_(context) {}
   /// Gives `batch` the crops of `set`, of a loader with these settings. They are valid until the next call,
-  /// and what `set` holds as long as the loader says. What is on its way to a GPU goes by the context's
-  /// transfer stream, behind the steps that read the crops before; operators wait for it.
+  /// and what `set` holds as long as the loader says. Pictures go to a GPU by the context's transfer stream,
+  /// beside what is left of the last step; operators wait for them.
   void give(const CropSet& set, const AugmentConfig& augment, StepBatch& batch);
   /// The same set with the crops last given on the host: itself where they are, else `buffer`.
   [[nodiscard]] const CropSet& on_host(const CropSet& set, CropSet& buffer) const;
@@ -34,6 +34,7 @@ class StepCrops {
   Group global_, local_;
   Tensor pixels_;                                    ///< the pictures of the step, one behind the other
   std::unordered_map<const Image*, int64_t> first_;  ///< bytes of them
+  Event made_;                                       ///< the crops: nothing reads the pictures any more
 };
 
 }  // namespace dino::pretrain
