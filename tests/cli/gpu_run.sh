@@ -44,6 +44,21 @@ expect 75 "" gpu --stop-after 3 --output stopped
 expect 0 "" gpu --output stopped
 same_losses stopped on_gpu 0
 
+# What a step saw on the GPU, captured there because one channel overflows, is what the CPU makes, to the bit.
+BAD=(--std 1e-42,0.2,0.2 --max-skips 2 --captures 1)
+expect 76 "" cpu --output bad_cpu "${BAD[@]}"
+expect 76 "" gpu --output bad_gpu "${BAD[@]}"
+"$DINO_PYTHON" - <<'PY' || fail "the GPU's crops differ from the CPU's"
+import h5py, numpy as np
+def crops(run):
+    with h5py.File(run + "/captures/step_00000001.h5") as f:
+        return [f["inputs/" + name][()] for name in ("global_crops", "local_crops")]
+for a, b in zip(crops("bad_cpu"), crops("bad_gpu"), strict=True):
+    assert a.shape == b.shape and a.shape[0] >= 8 and a[:, 1:].std() > 0.1 and np.isinf(a[:, 0]).any()
+    assert a.tobytes() == b.tobytes()
+    print(f"ok: crops {a.shape} are the same bits")
+PY
+
 # Features of both, read from the same checkpoint, on 1 and 2 ranks.
 FEATURES=(--weights on_cpu --data pictures --progress off)
 expect 0 "" dino-eval features "${FEATURES[@]}" --device cpu --output cpu.h5
