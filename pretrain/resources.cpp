@@ -98,7 +98,7 @@ CountedStep planned_step(const TrainConfig& config, int ranks) {
   sizes.masks = draws.masks();
   sizes.masked_bound = draws.masked_bound();
   sizes.drop_path = draws.drop_path();
-  return count_step(ssl, sizes);
+  return count_step(ssl, sizes, backend_of(config.device));
 }
 
 int64_t crop_bytes(const TrainConfig& config, int64_t images) {

@@ -38,17 +38,21 @@ class CountingStream final : public Stream {
 
 class CountingBackend final : public ForwardingBackend<CountingBackend> {
  public:
+  /// Works in the blocks of that one.
+  explicit CountingBackend(const Backend& like) : blocks_(like.block_sizes()) {}
   [[nodiscard]] const char* name() const override { return "counting"; }
   [[nodiscard]] CountingMemory& memory() override { return memory_; }
   [[nodiscard]] std::unique_ptr<Stream> new_stream() override {
     return std::make_unique<CountingStream>(memory_);
   }
+  [[nodiscard]] BlockSizes block_sizes() const override { return blocks_; }
 
  private:
   friend class ForwardingBackend<CountingBackend>;
   template <class... Parameters, class... Arguments>
   void run(Stream&, void (Backend::*)(Stream&, Parameters...), const Arguments&...) {}
 
+  BlockSizes blocks_;
   CountingMemory memory_;
 };
 

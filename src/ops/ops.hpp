@@ -46,6 +46,14 @@ struct SparseRows {
   ConstTensorView weights;  ///< f32 [entries]
 };
 
+/// How much of a large matrix is worked on at a time. Sums are added up in these blocks, so that a result
+/// depends on them in its last bits.
+struct BlockSizes {
+  int64_t reread_bytes;           ///< what operators read one after the other should still be in a cache
+  int64_t product_bytes;          ///< a product's result that is used up at once
+  int64_t least_rows, most_rows;  ///< of such a product: fewer would read the other operand too often
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -53,6 +61,10 @@ class Backend {
   /// Of the device that the operators run on.
   [[nodiscard]] virtual Memory& memory() = 0;
   [[nodiscard]] virtual std::unique_ptr<Stream> new_stream() = 0;
+  /// Those of a CPU unless a backend says otherwise.
+  [[nodiscard]] virtual BlockSizes block_sizes() const {
+    return {int64_t{4} << 20, int64_t{64} << 20, 64, 256};
+  }
   /// Of tensors in this backend's memory. Collective.
   [[nodiscard]] virtual std::unique_ptr<Collective> new_collective(const Communicator& comm);
 

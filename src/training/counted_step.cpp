@@ -6,10 +6,10 @@
 
 namespace dino {
 
-CountedStep count_step(const TrainingConfig& config, const StepSizes& sizes) {
+CountedStep count_step(const TrainingConfig& config, const StepSizes& sizes, const ops::Backend& backend) {
   const Communicator ranks = Communicator::alike(sizes.ranks);
   CountedStep counted;
-  ops::CountingBackend nowhere;
+  ops::CountingBackend nowhere(backend);
   Workplace place(nowhere, make_absent_ranks(sizes.ranks, counted.received), config.precision);
   Engine engine(config, place.context(), ranks);
 

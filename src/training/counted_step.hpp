@@ -26,8 +26,9 @@ struct CountedStep {
   int64_t received = 0;
 };
 
-/// A step, or two where there are other ranks. No memory beyond some lists is touched, and nothing is
-/// computed.
-[[nodiscard]] CountedStep count_step(const TrainingConfig& config, const StepSizes& sizes);
+/// A step on that backend's device, or two where there are other ranks. No memory beyond some lists is
+/// touched, and nothing is computed.
+[[nodiscard]] CountedStep count_step(const TrainingConfig& config, const StepSizes& sizes,
+                                     const ops::Backend& backend);
 
 }  // namespace dino

@@ -21,7 +21,7 @@ void prototype_cross_entropy(const Context& c, ConstTensorView unit, ConstTensor
   DINO_CHECK(covered == rows, "target segments do not cover the rows");
 
   const Arena::Scope scope(c.arena);
-  const int64_t step = std::min(rows, logits_chunk_rows(k));
+  const int64_t step = std::min(rows, logits_chunk_rows(c, k));
   const TensorView buffer = c.arena.make(Shape{step, k});
   size_t s = 0;
   for (int64_t begin = 0; begin < rows; begin += step) {

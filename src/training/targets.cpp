@@ -10,11 +10,13 @@
 namespace dino {
 namespace {
 
-/// Rows of the exponential matrix that are read twice in a row should still be in cache.
-constexpr int64_t kCacheBytes = int64_t{4} << 20;
+int64_t row_bytes(int64_t prototypes) {
+  return prototypes * static_cast<int64_t>(sizeof(float));
+}
 
-int64_t cache_rows(int64_t prototypes) {
-  return std::max<int64_t>(1, kCacheBytes / (prototypes * static_cast<int64_t>(sizeof(float))));
+/// Rows of the exponential matrix that are read twice in a row should still be in cache.
+int64_t cache_rows(const Context& c, int64_t prototypes) {
+  return std::max<int64_t>(1, c.ops.block_sizes().reread_bytes / row_bytes(prototypes));
 }
 
 /// v = 1 / (E u)
@@ -32,8 +34,9 @@ void for_row_blocks(int64_t rows, int64_t step, const Body& body) {
 
 }  // namespace
 
-int64_t logits_chunk_rows(int64_t prototypes) {
-  return std::clamp<int64_t>((int64_t{1} << 24) / prototypes, 64, 256);
+int64_t logits_chunk_rows(const Context& c, int64_t prototypes) {
+  const ops::BlockSizes sizes = c.ops.block_sizes();
+  return std::clamp(sizes.product_bytes / row_bytes(prototypes), sizes.least_rows, sizes.most_rows);
 }
 
 ConstTensorView prototype_logits(const Context& c, ConstTensorView unit, ConstTensorView prototypes,
@@ -45,7 +48,7 @@ ConstTensorView prototype_logits(const Context& c, ConstTensorView unit, ConstTe
 
 TeacherTargets::TeacherTargets(const Context& c, ConstTensorView unit, ConstTensorView prototypes)
     : unit_(unit), of_prototypes_(prototypes), prototypes_(prototypes.dim(0)) {
-  const int64_t rows = logits_chunk_rows(prototypes_);
+  const int64_t rows = logits_chunk_rows(c, prototypes_);
   buffer_ = c.arena.make({rows, prototypes_});
   row_ = c.arena.make({rows});
 }
@@ -66,10 +69,10 @@ TensorView TeacherTargets::exponentials(const Context& c, int64_t first, int64_t
 }
 
 void TeacherTargets::add_columns(const Context& c, TensorView v, bool has_u, TensorView sums) const {
-  for_row_blocks(rows(), logits_chunk_rows(prototypes_), [&](int64_t first, int64_t count) {
+  for_row_blocks(rows(), logits_chunk_rows(c, prototypes_), [&](int64_t first, int64_t count) {
     const TensorView e =
         kept() ? whole_.rows(first, count) : exponentials(c, first, count, row_.rows(0, count));
-    for_row_blocks(count, cache_rows(prototypes_), [&](int64_t row, int64_t n) {
+    for_row_blocks(count, cache_rows(c, prototypes_), [&](int64_t row, int64_t n) {
       const TensorView scale = v.rows(first + row, n);
       if (has_u) scale_of_rows(c, e.rows(row, n), u_, scale);
       c.ops.weighted_column_sums(c.stream, e.rows(row, n), scale, sums);
@@ -84,7 +87,7 @@ void TeacherTargets::become_targets(const Context& c, TensorView block) const {
   }
   const Arena::Scope scope(c.arena);
   const TensorView v = c.arena.make({block.dim(0)});
-  for_row_blocks(block.dim(0), cache_rows(prototypes_), [&](int64_t row, int64_t n) {
+  for_row_blocks(block.dim(0), cache_rows(c, prototypes_), [&](int64_t row, int64_t n) {
     scale_of_rows(c, block.rows(row, n), u_, v.rows(row, n));
     c.ops.scale_rows_columns(c.stream, block.rows(row, n), v.rows(row, n), u_);
   });
@@ -122,7 +125,7 @@ void sinkhorn(const Context& c, std::span<TeacherTargets* const> problems, doubl
   for (size_t p = 0; p < problems.size(); ++p) {
     const TeacherTargets& problem = *problems[p];
     v.push_back(c.arena.make(Shape{problem.rows()}));
-    for_row_blocks(problem.rows(), logits_chunk_rows(problem.prototypes()),
+    for_row_blocks(problem.rows(), logits_chunk_rows(c, problem.prototypes()),
                    [&](int64_t first, int64_t count) {
                      (void)problem.exponentials(c, first, count, v[p].rows(first, count));
                    });
@@ -160,7 +163,7 @@ void SoftmaxCentre::targets(const Context& c, TeacherTargets& rows, int64_t all_
   rows.centre_ = centre_;
   if (all_rows > 0) {
     const TensorView sums = c.arena.zeros(c.stream, Shape{k});
-    for_row_blocks(rows.rows(), logits_chunk_rows(k), [&](int64_t first, int64_t count) {
+    for_row_blocks(rows.rows(), logits_chunk_rows(c, k), [&](int64_t first, int64_t count) {
       c.ops.weighted_column_sums(c.stream, rows.logits(c, first, count), {}, sums);
     });
     c.stream.wait(c.collective.all_reduce(c.stream, sums));

@@ -97,8 +97,8 @@ class SoftmaxCentre {
 ConstTensorView prototype_logits(const Context& c, ConstTensorView unit, ConstTensorView prototypes,
                                  TensorView logits);
 
-/// Rows of logits that are made at once, the teacher's or the student's: up to 256, fewer when they would
-/// pass 64 MiB, at least 64 (fewer rows would read the prototypes too often).
-[[nodiscard]] int64_t logits_chunk_rows(int64_t prototypes);
+/// Rows of logits that are made at once, the teacher's or the student's (ops::BlockSizes; on a CPU up to 256,
+/// fewer when they would pass 64 MiB, at least 64).
+[[nodiscard]] int64_t logits_chunk_rows(const Context& c, int64_t prototypes);
 
 }  // namespace dino

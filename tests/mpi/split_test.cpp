@@ -280,7 +280,7 @@ TEST(Split, BytesAreAsPlanned) {
       sizes.global_side = BatchPart::kGlobal;
       sizes.local_side = BatchPart::kLocal;
       sizes.masks = part.batch.masks;
-      const CountedStep planned = count_step(config, sizes);
+      const CountedStep planned = count_step(config, sizes, ops::backend_named("cpu"));
       EXPECT_EQ(received, planned.received) << accumulate;
       const StateBytes held = model.state().bytes();
       EXPECT_EQ(held.parameters, planned.state.parameters);

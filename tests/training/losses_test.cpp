@@ -114,7 +114,7 @@ TEST_P(Losses, SinkhornWithoutRowsDoesNothing) {
 /// 600 rows cross the blocks of 256, and a block's end in the middle of what is asked for.
 TEST_P(Losses, TargetsMadeAgainHaveTheBitsOfKeptOnes) {
   const int64_t rows = 600, k = 61, width = 8;
-  ASSERT_LT(2 * logits_chunk_rows(k), rows);
+  ASSERT_LT(2 * logits_chunk_rows(c, k), rows);
   const Tensor unit = random_matrix(rows, width, 0.4, 10), prototypes = random_matrix(k, width, 0.4, 11);
   const Arena::Scope scope(c.arena);
   for (const bool softmax : {false, true}) {
@@ -167,7 +167,7 @@ TEST_P(Losses, ChunkedCrossEntropyHasTheGradientOfFiniteDifferences) {
   Tensor targets = random_matrix(shared, k, 1.0, 7);
   c.ops.softmax_centred(c.stream, targets, {}, 0.5F);
   for (float& value : targets.f32()) value *= 2;
-  ASSERT_LT(logits_chunk_rows(k), rows);
+  ASSERT_LT(logits_chunk_rows(c, k), rows);
   std::vector<TargetRows> segments;
   Matrix expanded;
   const Matrix wide = widen(targets);

@@ -14,6 +14,10 @@ class CudaBackend final : public Backend {
   [[nodiscard]] const char* name() const override { return "cuda"; }
   [[nodiscard]] cuda::CudaMemory& memory() override { return memory_; }
   [[nodiscard]] std::unique_ptr<Stream> new_stream() override;
+  /// Half of an A100's second-level cache; and enough for a product that all multiprocessors share.
+  [[nodiscard]] BlockSizes block_sizes() const override {
+    return {int64_t{20} << 20, int64_t{512} << 20, 256, 4096};
+  }
   [[nodiscard]] std::unique_ptr<Collective> new_collective(const Communicator& comm) override;
   DINO_OPS_OVERRIDES;
 

@@ -124,6 +124,11 @@ class CudaStream::Staging {
     pieces_[current_].used = 0;
   }
 
+  /// The stream has failed: nobody waits for what it would have brought, and the places may be gone.
+  void forget() {
+    for (Piece& piece : pieces_) piece.deliveries.clear();
+  }
+
  private:
   struct Delivery {
     void* to;
@@ -220,7 +225,12 @@ void CudaStream::drain() {
 }
 
 void CudaStream::synchronize() {
-  drain();
+  try {
+    drain();
+  } catch (const Error&) {
+    if (staging_) staging_->forget();
+    throw;
+  }
   if (staging_) staging_->deliver();
 }
 
