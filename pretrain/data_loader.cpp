@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <new>
 #include <numeric>
 #include <span>
@@ -15,6 +16,7 @@
 #include "base/timing.hpp"
 #include "imaging/decode_options.hpp"
 #include "imaging/image.hpp"
+#include "ops/device_option.hpp"
 #include "storage/files.hpp"
 
 namespace dino::pretrain {
@@ -37,6 +39,20 @@ Image prepare(Decoded decoded, const LoaderConfig& config) {
   return image;
 }
 
+/// What is handed on where a GPU makes the crop: the picture, or of one that is too large for it what the
+/// crop shows, already of its size.
+CropSource source_of(std::shared_ptr<const Image> picture, CropSteps steps, int64_t size,
+                     const LoaderConfig& config) {
+  if (static_cast<int64_t>(picture->pixels.size()) <= config.picture_bytes &&
+      std::max(steps.height, steps.width) <= ops::Backend::kMostReduction * size)
+    return {std::move(picture), steps};
+  const Box box{steps.top, steps.left, steps.height, steps.width};
+  auto cut = std::make_shared<const Image>(resize(*picture, box, size, size, config.augment.resampling));
+  steps.top = steps.left = 0;
+  steps.height = steps.width = static_cast<int32_t>(size);
+  return {std::move(cut), steps};
+}
+
 }  // namespace
 
 LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int threads) {
@@ -51,6 +67,7 @@ LoaderConfig make_loader_config(const TrainConfig& config, uint64_t seed, int th
   loader.prefetch = config.prefetch;
   loader.cache_bytes = static_cast<int64_t>(config.cache_gib * 1024 * 1024 * 1024);
   loader.seed = seed;
+  loader.only_draw = kind_of(config.device) != Device::Kind::cpu;
   return loader;
 }
 
@@ -70,9 +87,9 @@ LoadingCost measure_loading(const RecordList& list, const LoaderConfig& config, 
       Decoded decoded = decode_image(read_record(list.at(i * records / count)), options);
       if (decoded.status != DecodeStatus::ok) continue;
       const auto whole = static_cast<int64_t>(decoded.image.pixels.size());
-      const Image image = prepare(std::move(decoded), config);
+      const auto image = std::make_shared<const Image>(prepare(std::move(decoded), config));
       cost.decode_seconds += watch.seconds();
-      cost.bytes += static_cast<int64_t>(image.pixels.size());
+      cost.bytes += static_cast<int64_t>(image->pixels.size());
       cost.decode_bytes = std::max(cost.decode_bytes, whole);
       watch.restart();
       const AugmentConfig& augment = config.augment;
@@ -81,7 +98,12 @@ LoadingCost measure_loading(const RecordList& list, const LoaderConfig& config, 
       for (int64_t crop = 0; crop < 2 + augment.local_count; ++crop) {
         Random random(config.seed, RandomStream::synthetic, static_cast<uint64_t>(i * 256 + crop));
         const CropKind kind = crop == 0 ? CropKind::global1 : crop == 1 ? CropKind::global2 : CropKind::local;
-        normalize_to(augment_crop(image, kind, augment, random), augment.normalisation, out.data());
+        const CropSteps steps = draw_crop(image->width, image->height, kind, augment, random);
+        const int64_t size = crop < 2 ? augment.global_size : augment.local_size;
+        if (config.only_draw)
+          static_cast<void>(source_of(image, steps, size, config));
+        else
+          normalize_to(make_crop(*image, steps, size, augment.resampling), augment.normalisation, out.data());
       }
       cost.augment_seconds += watch.seconds();
       ++loaded;
@@ -181,12 +203,18 @@ DataLoader::DataLoader(const RecordList& list, LoaderConfig config, Range images
       slots_(static_cast<size_t>(config_.prefetch) + 1),
       next_step_(first_step),
       fill_step_(first_step) {
-  const int64_t global = config_.augment.global_size;
-  const int64_t local = config_.augment.local_size;
+  const AugmentConfig& augment = config_.augment;
+  const int64_t globals = 2 * range_.size(), locals = augment.local_count * range_.size();
   for (Slot& slot : slots_) {
-    slot.crops.images = range_.size();
-    slot.crops.global_crops = Tensor(Shape{2 * range_.size(), 3, global, global});
-    slot.crops.local_crops = Tensor(Shape{config_.augment.local_count * range_.size(), 3, local, local});
+    CropSet& set = slot.crops;
+    set.images = range_.size();
+    if (config_.only_draw) {
+      set.global_sources.resize(static_cast<size_t>(globals));
+      set.local_sources.resize(static_cast<size_t>(locals));
+    } else {
+      set.global_crops = Tensor(Shape{globals, 3, augment.global_size, augment.global_size});
+      set.local_crops = Tensor(Shape{locals, 3, augment.local_size, augment.local_size});
+    }
     slot.checksums.resize(static_cast<size_t>(range_.size()));
     slot.status.resize(static_cast<size_t>(range_.size()));
   }
@@ -281,31 +309,39 @@ ImageCache::Loaded DataLoader::load(int64_t record) {
 void DataLoader::fill(Slot& slot, int64_t image, int64_t record) {
   const auto [pixels, status] = load(record);
   const AugmentConfig& augment = config_.augment;
-  const auto sample = static_cast<uint64_t>(slot.crops.step * config_.batch + range_.begin + image);
+  const int64_t sample = slot.crops.step * config_.batch + range_.begin + image;
   const int64_t count = range_.size();
+  const std::array facts = {sample, augment.global_size, augment.local_size};
+  uint32_t checksum = crc32c(std::as_bytes(std::span(facts)));
+  checksum = crc32c(std::as_bytes(std::span(pixels->pixels)), checksum);
   // Crops of one image use streams of their own, so that the number of local crops does not change the global
   // ones.
-  const uint64_t first = sample * 256;
-  uint32_t checksum = crc32c(std::as_bytes(std::span(&sample, 1)));
-  const int64_t global_values = 3 * augment.global_size * augment.global_size;
-  const int64_t local_values = 3 * augment.local_size * augment.local_size;
-  for (int64_t view = 0; view < 2; ++view) {
-    Random random(config_.seed, RandomStream::augment, first + static_cast<uint64_t>(view));
-    const Image crop =
-        augment_crop(*pixels, view == 0 ? CropKind::global1 : CropKind::global2, augment, random);
-    float* out = slot.crops.global_crops.as<float>() + (view * count + image) * global_values;
-    normalize_to(crop, augment.normalisation, out);
-    checksum = crc32c(std::as_bytes(std::span(out, static_cast<size_t>(global_values))), checksum);
-  }
-  for (int64_t j = 0; j < augment.local_count; ++j) {
-    Random random(config_.seed, RandomStream::augment, first + 2 + static_cast<uint64_t>(j));
-    const Image crop = augment_crop(*pixels, CropKind::local, augment, random);
-    float* out = slot.crops.local_crops.as<float>() + (j * count + image) * local_values;
-    normalize_to(crop, augment.normalisation, out);
-    checksum = crc32c(std::as_bytes(std::span(out, static_cast<size_t>(local_values))), checksum);
-  }
+  const auto drawn = [&](CropKind kind, int64_t crop) {
+    Random random(config_.seed, RandomStream::augment, static_cast<uint64_t>(sample * 256 + crop));
+    const CropSteps steps = draw_crop(pixels->width, pixels->height, kind, augment, random);
+    checksum = crc32c(std::as_bytes(std::span(&steps, 1)), checksum);
+    return steps;
+  };
+  CropSet& set = slot.crops;
+  for (int64_t view = 0; view < 2; ++view)
+    fill_crop(pixels, drawn(view == 0 ? CropKind::global1 : CropKind::global2, view), augment.global_size,
+              view * count + image, set.global_crops, set.global_sources);
+  for (int64_t j = 0; j < augment.local_count; ++j)
+    fill_crop(pixels, drawn(CropKind::local, 2 + j), augment.local_size, j * count + image, set.local_crops,
+              set.local_sources);
   slot.checksums[static_cast<size_t>(image)] = checksum;
   slot.status[static_cast<size_t>(image)] = status;
+}
+
+void DataLoader::fill_crop(std::shared_ptr<const Image> picture, const CropSteps& steps, int64_t size,
+                           int64_t index, Tensor& crops, std::vector<CropSource>& sources) const {
+  const AugmentConfig& augment = config_.augment;
+  if (config_.only_draw) {
+    sources[static_cast<size_t>(index)] = source_of(std::move(picture), steps, size, config_);
+    return;
+  }
+  normalize_to(make_crop(*picture, steps, size, augment.resampling), augment.normalisation,
+               crops.as<float>() + index * 3 * size * size);
 }
 
 }  // namespace dino::pretrain

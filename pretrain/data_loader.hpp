@@ -34,6 +34,11 @@ struct LoaderConfig {
   int64_t workers = 1, prefetch = 3;
   int64_t cache_bytes = 0;
   uint64_t seed = 0;
+  /// Crops are only drawn; a GPU makes them (StepCrops).
+  bool only_draw = false;
+  /// Then, of a larger picture the crops are cut out here, each a picture of its own: no step waits with more
+  /// than this for an image.
+  int64_t picture_bytes = int64_t{8} << 20;
 };
 
 /// Of settings that are complete.
@@ -83,14 +88,22 @@ class SampleOrder {
   uint64_t seed_;
 };
 
+/// What a crop is made of.
+struct CropSource {
+  std::shared_ptr<const Image> picture;
+  CropSteps steps;
+};
+
 /// This rank's crops of one step, in StepBatch's layout.
 struct CropSet {
   int64_t step = -1;
   int64_t images = 0;
   Tensor global_crops;  ///< f32 [2B, 3, G, G]
   Tensor local_crops;   ///< f32 [L*B, 3, S, S]
-  /// Sum over the images of the CRC32C of their sample number and crops: added over the ranks it is the same
-  /// for any number of them.
+  /// Instead of them, in the same order, where crops are only drawn.
+  std::vector<CropSource> global_sources, local_sources;
+  /// Sum over the images of the CRC32C of their sample number, their pixels and all that is drawn for their
+  /// crops: added over the ranks it is the same for any number of them, and whatever makes the crops.
   int64_t checksum = 0;
 };
 
@@ -123,6 +136,7 @@ class DataLoader {
   [[nodiscard]] Awaited await();
   /// The crops of the next step; valid until the next call. Rethrows a worker's exception.
   [[nodiscard]] const CropSet& next();
+  [[nodiscard]] const AugmentConfig& augment() const { return config_.augment; }
   [[nodiscard]] double wait_seconds() const { return wait_seconds_; }  ///< of the last next()
   [[nodiscard]] int64_t bad_records() const { return cache_.bad_records(); }
   /// The first few broken images that this rank met, one line.
@@ -137,6 +151,9 @@ class DataLoader {
   };
   void work();
   void fill(Slot& slot, int64_t image, int64_t record);
+  /// Crop `index` of its group, of `size` pixels.
+  void fill_crop(std::shared_ptr<const Image> picture, const CropSteps& steps, int64_t size, int64_t index,
+                 Tensor& crops, std::vector<CropSource>& sources) const;
   /// The record's image, or the next one's that decodes, with the status of the record itself.
   [[nodiscard]] ImageCache::Loaded load(int64_t record);
   [[nodiscard]] bool is_complete() const;  ///< the next step's slot; under the lock

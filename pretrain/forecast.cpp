@@ -156,7 +156,8 @@ bool StepTrial::measure_beside_loader(StepCost& cost, const LoadingCost& alone, 
   cost.is_loaded = true;
   // Else the peak is that of the whole step, which was timed without the loader.
   if (batch == config_.batch)
-    loaded_bytes_ = (loading.prefetch + 1) * crop_bytes(config_, own(batch)) + kTrialImages * alone.bytes;
+    loaded_bytes_ = (loading.prefetch + 1) * prepared_bytes(config_, own(batch), alone.bytes) +
+                    kTrialImages * alone.bytes;
   return true;
 }
 

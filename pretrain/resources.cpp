@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "resources.hpp"
-#include "step_draws.hpp"
 
 #include <algorithm>
+
+#include "data_loader.hpp"
+#include "step_draws.hpp"
 
 namespace dino::pretrain {
 namespace {
@@ -105,6 +107,11 @@ int64_t crop_bytes(const TrainConfig& config, int64_t images) {
           config.local_count * config.local_size * config.local_size);
 }
 
+int64_t prepared_bytes(const TrainConfig& config, int64_t images, int64_t picture_bytes) {
+  if (kind_of(config.device) == Device::Kind::cpu || picture_bytes == 0) return crop_bytes(config, images);
+  return images * std::min(picture_bytes, LoaderConfig{}.picture_bytes);
+}
+
 void MemoryPlan::set_state(const StateBytes& state) {
   parameters = state.parameters;
   gradients = state.gradients;
@@ -131,8 +138,8 @@ MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, in
   const int64_t met = config.steps.is_auto()
                           ? loaded.count
                           : std::min(loaded.count, (config.steps + config.prefetch) * images);
-  plan.loader = (config.prefetch + 1) * crop_bytes(config, images) + std::min(cache, met * loaded.bytes) +
-                workers * (loaded.bytes + loaded.decode_bytes);
+  plan.loader = (config.prefetch + 1) * prepared_bytes(config, images, loaded.bytes) +
+                std::min(cache, met * loaded.bytes) + workers * (loaded.bytes + loaded.decode_bytes);
   plan.process = kProcessBytes;
   return plan;
 }

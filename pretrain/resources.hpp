@@ -29,6 +29,9 @@ namespace dino::pretrain {
 [[nodiscard]] CountedStep planned_step(const TrainConfig& config, int ranks);
 /// Of the crops of `images` images, f32.
 [[nodiscard]] int64_t crop_bytes(const TrainConfig& config, int64_t images);
+/// Of what the loader prepares for a step of `images` images: their crops, or the pictures themselves, of
+/// `picture_bytes` each (0: unknown, no more than its crops), where a GPU makes the crops.
+[[nodiscard]] int64_t prepared_bytes(const TrainConfig& config, int64_t images, int64_t picture_bytes);
 
 /// Bytes of one rank, by kind.
 struct MemoryPlan {

@@ -7,6 +7,7 @@
 #include "base/signals.hpp"
 #include "base/timing.hpp"
 #include "comm/absent_ranks.hpp"
+#include "step_crops.hpp"
 #include "step_draws.hpp"
 #include "training/engine.hpp"
 
@@ -37,6 +38,7 @@ Timings time_steps_at(Workplace& place, const TrainConfig& config, const Communi
   TrainConfig learning = config;
   learning.freeze_backbone_steps = {};
   const Schedules schedules(learning);
+  StepCrops crops(place.context());
   Timings timings;
   for (int64_t step = 0; step < warmup + steps; ++step) {
     if (here.any(stop_requested())) throw_stopped();
@@ -48,9 +50,12 @@ Timings time_steps_at(Workplace& place, const TrainConfig& config, const Communi
     here.barrier();
     const int64_t allocated = Tensor::bytes_allocated(), faults = page_faults();
     const Stopwatch watch;
-    const CropSet* crops = loader == nullptr ? nullptr : &loader->next();
-    batch.global_crops = crops == nullptr ? global : crops->global_crops;
-    if (locals > 0) batch.local_crops = crops == nullptr ? local : crops->local_crops;
+    if (loader != nullptr) {
+      crops.give(loader->next(), loader->augment(), batch);
+    } else {
+      batch.global_crops = global;
+      if (locals > 0) batch.local_crops = local;
+    }
     const StepResult result = engine.forward_backward(batch, schedules.at(step + 1, step), draws.drop_path());
     timings.finite = timings.finite && (result.finite || result.scale_fell);
     engine.update(schedules.at(step + 1, step), step + 1);

@@ -66,6 +66,7 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       schedules_(config_),
       place_(backend_of(config_.device), context.world,
              precision_here(config_.precision, kind_of(config_.device))),
+      crops_(place_.context()),
       engine_(make_training_config(config_), place_.context(), context.world),
       flops_per_image_(flops_per_image(engine_.config(), config_.global_size, config_.local_size)),
       captures_(context.common.output, config_.captures),
@@ -296,8 +297,7 @@ bool Trainer::train_step(DataLoader& loader) {
   const int64_t views = 2 * images.size();
   StepBatch batch;
   batch.images = images.size();
-  batch.global_crops = crops.global_crops;
-  if (config_.local_count > 0) batch.local_crops = crops.local_crops;
+  crops_.give(crops, loader.augment(), batch);
   batch.masks = view_of(own.data(), Shape{views, static_cast<int64_t>(own.size()) / views});
   // Over several ranks the masked views fall where they fall, and no useful bound holds for one of them.
   if (comm_.size() == 1) batch.masked_bound = masks.upper_bound;

@@ -19,6 +19,7 @@
 #include "replaced_samples.hpp"
 #include "run_checkpoints.hpp"
 #include "run_log.hpp"
+#include "step_crops.hpp"
 #include "step_trace.hpp"
 #include "storage/files.hpp"
 #include "train_config.hpp"
@@ -83,6 +84,7 @@ class Trainer {
   std::optional<Forecast> forecast_;
   Schedules schedules_;
   Workplace place_;
+  StepCrops crops_;
   Engine engine_;
   std::unique_ptr<FolderLock> lock_;
   std::unique_ptr<RunLog> log_;  ///< rank 0 only

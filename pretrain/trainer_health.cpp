@@ -54,7 +54,9 @@ void Trainer::capture(const std::string& kind, const StepLine& line, const CropS
     const int64_t sample = (line.step - 1) * config_.batch + image;
     return list_.at(order.record(sample)).key;
   };
-  const std::string file = captures_.write(facts, {crops, masks, key_of}, engine_, comm_);
+  CropSet buffer;
+  const std::string file =
+      captures_.write(facts, {crops_.on_host(crops, buffer), masks, key_of}, engine_, comm_);
   if (file.empty()) return;
   log::info(fmt::format("step {} captured: dino-pretrain replay {}", line.step, file));
   if (log_) log_->capture(line.step, file, watch.seconds());

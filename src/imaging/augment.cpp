@@ -10,8 +10,10 @@
 namespace dino {
 namespace {
 
-constexpr int kBlurKernel = 9;
 constexpr double kBlurSigmaMin = 0.1, kBlurSigmaMax = 2.0;
+/// ColorJitter's operations, as their order is drawn.
+constexpr std::array kColours = {ColourStep::brightness, ColourStep::contrast, ColourStep::saturation,
+                                 ColourStep::hue};
 
 /// All draws of one crop, made in this order whether or not they are used, so that switching one operation
 /// off leaves the others as they were.
@@ -40,11 +42,10 @@ double draw_factor(Random& random, double strength) {
   return random.uniform(std::max(0.0, 1.0 - strength), 1.0 + strength);
 }
 
-Draws draw(const Image& image, CropKind kind, const AugmentConfig& config, Random& random) {
+Draws draw(int64_t width, int64_t height, CropKind kind, const AugmentConfig& config, Random& random) {
   Draws d;
   const bool local = kind == CropKind::local;
-  d.box = random_resized_crop_box(image.width, image.height,
-                                  local ? config.local_scale_min : config.global_scale_min,
+  d.box = random_resized_crop_box(width, height, local ? config.local_scale_min : config.global_scale_min,
                                   local ? config.local_scale_max : config.global_scale_max, random);
   d.flip = random.bernoulli(config.flip);
   d.jitter = random.bernoulli(config.jitter);
@@ -61,21 +62,18 @@ Draws draw(const Image& image, CropKind kind, const AugmentConfig& config, Rando
   return d;
 }
 
-Image jitter(Image image, const Draws& d) {
-  for (int operation : d.order) {
-    switch (operation) {
-      case 0:
-        image = adjust_brightness(std::move(image), d.brightness);
-        break;
-      case 1:
-        image = adjust_contrast(std::move(image), d.contrast);
-        break;
-      case 2:
-        image = adjust_saturation(std::move(image), d.saturation);
-        break;
-      default:
-        image = adjust_hue(std::move(image), d.hue);
-    }
+Image change_colour(Image image, ColourStep step, float factor) {
+  switch (step) {
+    case ColourStep::none:
+      return image;
+    case ColourStep::brightness:
+      return adjust_brightness(std::move(image), factor);
+    case ColourStep::contrast:
+      return adjust_contrast(std::move(image), factor);
+    case ColourStep::saturation:
+      return adjust_saturation(std::move(image), factor);
+    case ColourStep::hue:
+      return shift_hue(std::move(image), static_cast<uint8_t>(factor));
   }
   return image;
 }
@@ -106,16 +104,48 @@ Box random_resized_crop_box(int64_t width, int64_t height, double scale_min, dou
   return {(height - h) / 2, (width - w) / 2, h, w};
 }
 
-Image augment_crop(const Image& image, CropKind kind, const AugmentConfig& config, Random& random) {
-  const Draws d = draw(image, kind, config, random);
-  const int64_t size = kind == CropKind::local ? config.local_size : config.global_size;
-  Image crop = resize(image, d.box, size, size, config.resampling);
-  if (d.flip) crop = flip_horizontal(std::move(crop));
-  if (d.jitter) crop = jitter(std::move(crop), d);
-  if (d.grayscale) crop = to_grayscale(std::move(crop));
-  if (d.blur) crop = gaussian_blur(crop, d.sigma, kBlurKernel);
-  if (d.solarize) crop = solarize(std::move(crop));
+CropSteps draw_crop(int64_t width, int64_t height, CropKind kind, const AugmentConfig& config,
+                    Random& random) {
+  const Draws d = draw(width, height, kind, config, random);
+  CropSteps steps;
+  steps.top = static_cast<int32_t>(d.box.top);
+  steps.left = static_cast<int32_t>(d.box.left);
+  steps.height = static_cast<int32_t>(d.box.height);
+  steps.width = static_cast<int32_t>(d.box.width);
+  steps.flip = d.flip ? 1 : 0;
+  if (d.jitter) {
+    const std::array factors = {static_cast<float>(d.brightness), static_cast<float>(d.contrast),
+                                static_cast<float>(d.saturation), static_cast<float>(hue_shift(d.hue))};
+    for (size_t i = 0; i < d.order.size(); ++i) {
+      const auto operation = static_cast<size_t>(d.order[i]);
+      steps.colour[i] = kColours[operation];
+      steps.factor[i] = factors[operation];
+    }
+  }
+  steps.grayscale = d.grayscale ? 1 : 0;
+  if (d.blur) {
+    const std::vector<float> weights = gaussian_weights(d.sigma, kBlurKernel);
+    std::copy(weights.begin(), weights.end(), steps.blur);
+  }
+  steps.solarize = d.solarize ? 1 : 0;
+  return steps;
+}
+
+Image make_crop(ImageView image, const CropSteps& steps, int64_t size, Resampling resampling) {
+  Image crop = resize(image, Box{steps.top, steps.left, steps.height, steps.width}, size, size, resampling);
+  if (steps.flip != 0) crop = flip_horizontal(std::move(crop));
+  for (int i = 0; i < kColourSteps; ++i)
+    crop = change_colour(std::move(crop), steps.colour[i], steps.factor[i]);
+  if (steps.grayscale != 0) crop = to_grayscale(std::move(crop));
+  if (steps.blur[kBlurKernel / 2] > 0) crop = blur(crop, steps.blur);
+  if (steps.solarize != 0) crop = solarize(std::move(crop), kSolarizeThreshold);
   return crop;
+}
+
+Image augment_crop(const Image& image, CropKind kind, const AugmentConfig& config, Random& random) {
+  const int64_t size = kind == CropKind::local ? config.local_size : config.global_size;
+  return make_crop(image, draw_crop(image.width, image.height, kind, config, random), size,
+                   config.resampling);
 }
 
 }  // namespace dino

@@ -4,6 +4,7 @@
 // ... on PIL images).
 
 #include "base/names.hpp"
+#include "imaging/crop_steps.hpp"
 #include "imaging/image.hpp"
 
 namespace dino {
@@ -38,7 +39,12 @@ struct AugmentConfig {
 
 enum class CropKind : uint8_t { global1, global2, local };
 
-/// One crop of one image: every draw comes from `random`, in a fixed order.
+/// One crop of an image of that size: every draw comes from `random`, in a fixed order.
+[[nodiscard]] CropSteps draw_crop(int64_t width, int64_t height, CropKind kind, const AugmentConfig& config,
+                                  Random& random);
+/// Makes it, size x size; `image` is the picture.
+[[nodiscard]] Image make_crop(ImageView image, const CropSteps& steps, int64_t size, Resampling resampling);
+/// Both.
 [[nodiscard]] Image augment_crop(const Image& image, CropKind kind, const AugmentConfig& config,
                                  Random& random);
 

@@ -2,6 +2,7 @@
 // torchvision's colour operations on PIL images. PIL blends in float32 and truncates to 8 bits.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "imaging/image.hpp"
 #include "imaging/pixel_kernels.hpp"
@@ -45,9 +46,16 @@ Image adjust_saturation(Image image, double factor) {
   return image;
 }
 
-Image adjust_hue(Image image, double factor) {
+uint8_t hue_shift(double factor) {
   // Truncated toward zero, then added modulo 256.
-  const auto shift = static_cast<uint8_t>(static_cast<int>(factor * 255.0));
+  return static_cast<uint8_t>(static_cast<int>(factor * 255.0));
+}
+
+Image adjust_hue(Image image, double factor) {
+  return shift_hue(std::move(image), hue_shift(factor));
+}
+
+Image shift_hue(Image image, uint8_t shift) {
   pixel_kernels().turn_hue(image.pixels.data(), image.width * image.height, shift);
   return image;
 }
@@ -62,7 +70,7 @@ Image solarize(Image image, int threshold) {
   return image;
 }
 
-Image gaussian_blur(const Image& image, double sigma, int kernel) {
+std::vector<float> gaussian_weights(double sigma, int kernel) {
   DINO_CHECK(kernel % 2 == 1 && sigma > 0, "kernel");
   const int64_t half = kernel / 2;
   std::vector<float> weights(static_cast<size_t>(kernel));
@@ -75,6 +83,17 @@ Image gaussian_blur(const Image& image, double sigma, int kernel) {
     const double z = static_cast<double>(i) / sigma;
     weights[static_cast<size_t>(i + half)] = static_cast<float>(std::exp(-0.5 * z * z) / sum);
   }
+  return weights;
+}
+
+Image gaussian_blur(const Image& image, double sigma, int kernel) {
+  return blur(image, gaussian_weights(sigma, kernel));
+}
+
+Image blur(const Image& image, std::span<const float> weights) {
+  const auto kernel = static_cast<int64_t>(weights.size());
+  DINO_CHECK(kernel % 2 == 1, "kernel");
+  const int64_t half = kernel / 2;
   const int64_t row = image.width * image.channels;
   // Vertical first, so that one padded row of floats is all the horizontal pass needs.
   std::vector<float> padded(static_cast<size_t>(row + 2 * half * image.channels));

@@ -25,6 +25,17 @@ struct Image {
   [[nodiscard]] uint8_t* at(int64_t x, int64_t y) { return pixels.data() + (y * width + x) * channels; }
 };
 
+/// Somebody's image.
+struct ImageView {
+  const uint8_t* pixels = nullptr;
+  int64_t width = 0, height = 0, channels = 3;
+  ImageView(const uint8_t* bytes, int64_t columns, int64_t rows, int64_t samples)
+      : pixels(bytes), width(columns), height(rows), channels(samples) {}
+  ImageView(const Image& image)  // NOLINT(google-explicit-constructor)
+      : ImageView(image.pixels.data(), image.width, image.height, image.channels) {}
+  [[nodiscard]] const uint8_t* at(int64_t x, int64_t y) const { return pixels + (y * width + x) * channels; }
+};
+
 /// memory: decoding would need more than DecodeLimits::max_memory, or the machine had no more.
 enum class DecodeStatus : uint8_t { ok, not_an_image, truncated, corrupt, too_large, unsupported, memory };
 [[nodiscard]] const char* name_of(DecodeStatus status);
@@ -91,7 +102,7 @@ struct Box {
 };
 enum class Resampling : uint8_t { bicubic, bilinear, box };
 /// Crops `box` and resizes it; pixels outside the box do not contribute.
-[[nodiscard]] Image resize(const Image& image, Box box, int64_t width, int64_t height,
+[[nodiscard]] Image resize(ImageView image, Box box, int64_t width, int64_t height,
                            Resampling filter = Resampling::bicubic);
 [[nodiscard]] Image resize(const Image& image, int64_t width, int64_t height,
                            Resampling filter = Resampling::bicubic);
@@ -114,8 +125,13 @@ enum class Resampling : uint8_t { bicubic, bilinear, box };
 [[nodiscard]] Image adjust_contrast(Image image, double factor);
 [[nodiscard]] Image adjust_saturation(Image image, double factor);
 [[nodiscard]] Image adjust_hue(Image image, double factor);  ///< factor in [-0.5, 0.5]
-[[nodiscard]] Image to_grayscale(Image image);               ///< three equal channels
+[[nodiscard]] uint8_t hue_shift(double factor);              ///< what it adds to the 8-bit hue, modulo 256
+[[nodiscard]] Image shift_hue(Image image, uint8_t shift);
+[[nodiscard]] Image to_grayscale(Image image);  ///< three equal channels
 [[nodiscard]] Image gaussian_blur(const Image& image, double sigma, int kernel = 9);
+[[nodiscard]] std::vector<float> gaussian_weights(double sigma, int kernel);
+/// With weights of an odd number, downwards and across.
+[[nodiscard]] Image blur(const Image& image, std::span<const float> weights);
 [[nodiscard]] Image solarize(Image image, int threshold = 128);
 
 struct Normalisation {

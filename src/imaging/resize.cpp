@@ -108,7 +108,7 @@ int64_t round_even(double value) {
 class WideRows {
  public:
   /// Columns [left, left + count) of the box at `width`; `kept` rows are held.
-  WideRows(const Image& image, Box from, int64_t width, const Filter& filter, int64_t left, int64_t count,
+  WideRows(ImageView image, Box from, int64_t width, const Filter& filter, int64_t left, int64_t count,
            int64_t kept)
       : image_(image), box_(from), left_(left), same_(width == from.width), bytes_(count * image.channels) {
     if (same_) return;
@@ -136,7 +136,7 @@ class WideRows {
     imaging::pixel_kernels().columns(sources, image_.channels, taps_.view(), scratch_.data(), targets);
     next_ = y + kRowsAtOnce;
   }
-  const Image& image_;
+  ImageView image_;
   Box box_;
   int64_t left_;
   bool same_;
@@ -146,8 +146,7 @@ class WideRows {
 };
 
 /// The part `window` of box_ resized to width x height: the same bytes as cutting it out of the whole.
-Image resize_window(const Image& image, Box box_, int64_t width, int64_t height, Box window,
-                    Resampling filter) {
+Image resize_window(ImageView image, Box box_, int64_t width, int64_t height, Box window, Resampling filter) {
   const Filter chosen = filter_of(filter);
   Image out = empty_image(window.width, window.height, image.channels);
   const int64_t samples = window.width * image.channels;
@@ -172,7 +171,7 @@ Image resize_window(const Image& image, Box box_, int64_t width, int64_t height,
 
 }  // namespace
 
-Image resize(const Image& image, Box box_, int64_t width, int64_t height, Resampling filter) {
+Image resize(ImageView image, Box box_, int64_t width, int64_t height, Resampling filter) {
   DINO_CHECK(width > 0 && height > 0, "size");
   DINO_CHECK(box_.left >= 0 && box_.top >= 0 && box_.width > 0 && box_.height > 0 &&
                  box_.left + box_.width <= image.width && box_.top + box_.height <= image.height,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/checks.hpp"
 
+#include "imaging/crop_steps.hpp"
+
 namespace dino::ops::check {
 namespace {
 
@@ -211,6 +213,21 @@ void patchify(ConstTensorView images, int64_t patch, ConstTensorView patches) {
   is_act(patches);
   is_matrix(patches, images.dim(0) * (images.dim(2) / patch) * (images.dim(3) / patch),
             images.dim(1) * patch * patch);
+}
+
+void augment_crops(ConstTensorView pixels, ConstTensorView pictures, ConstTensorView crops,
+                   ConstTensorView out) {
+  constexpr int64_t kMostSide = 2048;
+  constexpr auto kBytes = static_cast<int64_t>(sizeof(CropSteps));
+  holds(pixels, DType::u8, pixels.numel());
+  holds(pictures, DType::i64, pictures.numel());
+  is_matrix(pictures, pictures.dim(0), 3);
+  DINO_CHECK(out.shape.rank() == 4 && out.dtype == DType::f32 && out.dim(1) == 3 && out.dim(2) == out.dim(3),
+             "crops are f32 [C,3,S,S]");
+  DINO_CHECK(out.dim(2) > 0 && out.dim(2) <= kMostSide,
+             "a crop of " + std::to_string(out.dim(2)) + " pixels");
+  holds(crops, DType::u8, out.dim(0) * kBytes);
+  DINO_CHECK(reinterpret_cast<uintptr_t>(crops.data) % alignof(CropSteps) == 0, "unaligned steps");
 }
 
 void nearest_other(ConstTensorView dots, int64_t first, ConstTensorView index) {

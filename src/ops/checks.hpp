@@ -38,6 +38,8 @@ void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& que
 void attention_probabilities(ConstTensorView qkv, const Sequences& sequences, int64_t heads, int64_t query,
                              ConstTensorView probs);
 void patchify(ConstTensorView images, int64_t patch, ConstTensorView patches);
+void augment_crops(ConstTensorView pixels, ConstTensorView pictures, ConstTensorView crops,
+                   ConstTensorView out);
 void nearest_other(ConstTensorView dots, int64_t first, ConstTensorView index);
 void koleo(ConstTensorView x, ConstTensorView neighbours, int64_t first, ConstTensorView loss,
            ConstTensorView dx);

@@ -142,6 +142,11 @@ class ForwardingBackend : public Backend {
     self().run(stream, &Backend::patchify_backward, dpatches, patch, dimages);
   }
 
+  void augment_crops(Stream& stream, ConstTensorView pixels, ConstTensorView pictures, ConstTensorView crops,
+                     Resampling filter, const Normalisation& normalisation, TensorView out) override {
+    self().run(stream, &Backend::augment_crops, pixels, pictures, crops, filter, normalisation, out);
+  }
+
   void cross_entropy(Stream& stream, TensorView logits, ConstTensorView targets, float temperature,
                      ConstTensorView weight, TensorView loss) override {
     self().run(stream, &Backend::cross_entropy, logits, targets, temperature, weight, loss);

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "imaging/augment.hpp"
+
 namespace dino::ops {
 namespace {
 
@@ -44,6 +46,39 @@ HostSparse::HostSparse(const SparseRows& matrix, int64_t columns) : starts_(matr
   columns_ = matrix.columns.as<int64_t>();
   weights_ = matrix.weights.as<float>();
   check_range(columns_, entries, columns);
+}
+
+HostCrops::HostCrops(ConstTensorView pixels, ConstTensorView pictures, ConstTensorView crops, int64_t size)
+    : pixels_(pixels.as<uint8_t>()),
+      pictures_(pictures.as<int64_t>()),
+      crops_(reinterpret_cast<const CropSteps*>(crops.as<uint8_t>())),
+      size_(size) {
+  const int64_t count = pictures.dim(0);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t first = pictures_[3 * i], height = pictures_[3 * i + 1], width = pictures_[3 * i + 2];
+    DINO_CHECK(first >= 0 && height > 0 && width > 0 && first + 3 * height * width <= pixels.numel(),
+               "picture " + std::to_string(i) + " leaves the pixels");
+  }
+  for (int64_t i = 0; i < crops.numel() / static_cast<int64_t>(sizeof(CropSteps)); ++i) {
+    const CropSteps& crop = crops_[i];
+    DINO_CHECK(crop.picture >= 0 && crop.picture < count, "crop of picture " + std::to_string(crop.picture));
+    const ImageView picture = picture_of(i);
+    DINO_CHECK(crop.top >= 0 && crop.left >= 0 && crop.height > 0 && crop.width > 0 &&
+                   crop.top + int64_t{crop.height} <= picture.height &&
+                   crop.left + int64_t{crop.width} <= picture.width,
+               "the box of crop " + std::to_string(i) + " leaves its picture");
+    DINO_CHECK(std::max(crop.height, crop.width) <= Backend::kMostReduction * size,
+               "the box of crop " + std::to_string(i) + " is too large");
+  }
+}
+
+ImageView HostCrops::picture_of(int64_t crop) const {
+  const int64_t* picture = pictures_ + int64_t{3} * crops_[crop].picture;
+  return {pixels_ + picture[0], picture[2], picture[1], 3};
+}
+
+void HostCrops::make(int64_t i, Resampling filter, const Normalisation& normalisation, float* out) const {
+  normalize_to(make_crop(picture_of(i), crops_[i], size_, filter), normalisation, out);
 }
 
 }  // namespace dino::ops

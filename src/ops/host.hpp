@@ -2,6 +2,7 @@
 #pragma once
 // How the host's backends read the integers that operators take as tensors; what they hold is checked here.
 
+#include "imaging/crop_steps.hpp"
 #include "ops/ops.hpp"
 
 namespace dino::ops {
@@ -33,6 +34,22 @@ class HostSequences {
   const int64_t* starts_ = nullptr;
   int64_t count_ = 0;
   int64_t longest_ = 0;
+};
+
+/// What augment_crops reads.
+class HostCrops {
+ public:
+  /// Every picture lies in `pixels`, every box in its picture and is not too large.
+  HostCrops(ConstTensorView pixels, ConstTensorView pictures, ConstTensorView crops, int64_t size);
+  /// Makes crop i, f32 [3,size,size].
+  void make(int64_t i, Resampling filter, const Normalisation& normalisation, float* out) const;
+
+ private:
+  [[nodiscard]] ImageView picture_of(int64_t crop) const;
+  const uint8_t* pixels_;
+  const int64_t* pictures_;
+  const CropSteps* crops_;
+  int64_t size_;
 };
 
 /// No sequence has queries, but no keys.

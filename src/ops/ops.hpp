@@ -22,6 +22,7 @@
 #include <string_view>
 
 #include "comm/collective.hpp"
+#include "imaging/image.hpp"
 #include "tensor/tensor.hpp"
 
 namespace dino::ops {
@@ -188,6 +189,17 @@ class Backend {
   /// The transpose: dimages f32 [B,C,H,W] = scattered dpatches.
   virtual void patchify_backward(Stream& stream, ConstTensorView dpatches, int64_t patch,
                                  TensorView dimages) = 0;
+
+  // ---- crops
+  // ----------------------------------------------------------------------------------------------------------------
+  /// Crops of decoded pictures, normalised: to the bit what make_crop and normalize_to (imaging/augment.hpp)
+  /// make. pixels u8: pictures of interleaved RGB; pictures i64 [N,3]: the first byte of each in `pixels`,
+  /// its height and width; crops u8 [C, sizeof(CropSteps)] (imaging/crop_steps.hpp): a CropSteps each;
+  /// out f32 [C,3,S,S]. A box is at most kMostReduction times as high and as wide as a crop.
+  virtual void augment_crops(Stream& stream, ConstTensorView pixels, ConstTensorView pictures,
+                             ConstTensorView crops, Resampling filter, const Normalisation& normalisation,
+                             TensorView out) = 0;
+  static constexpr int64_t kMostReduction = 32;
 
   // ---- losses (all f32)
   // -------------------------------------------------------------------------------------------------------

@@ -61,6 +61,9 @@
   void patchify(Stream& stream, ConstTensorView images, int64_t patch, TensorView patches) override;         \
   void patchify_backward(Stream& stream, ConstTensorView dpatches, int64_t patch, TensorView dimages)        \
       override;                                                                                              \
+  void augment_crops(Stream& stream, ConstTensorView pixels, ConstTensorView pictures,                       \
+                     ConstTensorView crops, Resampling filter, const Normalisation& normalisation,           \
+                     TensorView out) override;                                                               \
   void cross_entropy(Stream& stream, TensorView logits, ConstTensorView targets, float temperature,          \
                      ConstTensorView weight, TensorView loss) override;                                      \
   void exp_rows(Stream& stream, TensorView x, float temperature, TensorView maxima) override;                \

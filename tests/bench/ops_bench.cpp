@@ -5,6 +5,7 @@
 //   ops_bench [--backend cpu|cuda] [GROUP]
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
@@ -16,6 +17,7 @@
 #include "base/random.hpp"
 #include "base/timing.hpp"
 #include "exact/ordered_gemm.hpp"
+#include "imaging/augment.hpp"
 #include "ops/accelerator.hpp"
 #include "ops/ops.hpp"
 
@@ -277,6 +279,34 @@ void koleo() {
           [&] { ops().koleo(stream(), x, nearest, 0, 0.1, loss, dx); });
 }
 
+/// All augmentations, of pictures of 500 x 375 pixels.
+void crops(int64_t images, int64_t each, int64_t size, CropKind kind) {
+  constexpr int64_t kWidth = 500, kHeight = 375, kBytes = 3 * kWidth * kHeight;
+  const int64_t count = images * each;
+  Tensor pixels({images * kBytes}, DType::u8), pictures({images, 3}, DType::i64),
+      steps({count * static_cast<int64_t>(sizeof(CropSteps))}, DType::u8),
+      out = tensor({count, 3, size, size});
+  double read = 0;
+  for (int64_t i = 0; i < images * kBytes; ++i)
+    pixels.as<uint8_t>()[i] = static_cast<uint8_t>(i * 2654435761 >> 12);
+  for (int64_t i = 0; i < images; ++i) {
+    const std::array picture = {i * kBytes, kHeight, kWidth};
+    std::copy(picture.begin(), picture.end(), pictures.as<int64_t>() + 3 * i);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    Random random(1, RandomStream::synthetic, static_cast<uint64_t>(i));
+    CropSteps drawn = draw_crop(kWidth, kHeight, kind, {}, random);
+    drawn.picture = static_cast<int32_t>(i / each);
+    read += 3 * elements({drawn.height, drawn.width});
+    std::memcpy(steps.as<uint8_t>() + i * static_cast<int64_t>(sizeof(drawn)), &drawn, sizeof(drawn));
+  }
+  const Tensor of_pixels = placed(pixels), of_pictures = placed(pictures), of_steps = placed(steps);
+  measure("crops " + std::to_string(count) + " of " + std::to_string(size) + " pixels",
+          {0, read + 12 * elements({count, size, size})}, [&] {
+            ops().augment_crops(stream(), of_pixels, of_pictures, of_steps, Resampling::bicubic, {}, out);
+          });
+}
+
 /// The CPU's alone.
 void ordered(int64_t m, int64_t n, int64_t k) {
   const Tensor a = random_tensor({m, k}), b = random_tensor({n, k});
@@ -307,6 +337,10 @@ void measure_group(const std::string& only) {
   if (asked("prototypes")) prototypes();
   if (asked("positions")) positions();
   if (asked("koleo")) koleo();
+  if (asked("crops")) {
+    const int64_t pictures = on_gpu() ? 64 : 4;
+    crops(pictures, 2, 224, CropKind::global1), crops(pictures, 8, 98, CropKind::local);
+  }
   if (asked("ordered") && !on_gpu()) ordered(1024, 1024, 512), ordered(256, 64, 768), ordered(1024, 1024, 64);
 }
 

@@ -9,14 +9,16 @@ SMALL=(--config "$DINO_SHARE/recipes/tiny.cfg" --data pictures --batch 4 --steps
 gpu() { dino-pretrain-simt train "${SMALL[@]}" --device cuda "$@"; }
 cpu() { dino-pretrain train "${SMALL[@]}" --device cpu "$@"; }
 
-# same_losses A B TOLERANCE: of all steps, relative
+# same_losses A B TOLERANCE: of all steps, relative; the samples and what was drawn for them are the same
 same_losses() {
   "$DINO_PYTHON" - "$@" <<'PY' || fail "the losses of $1 and $2 differ"
 import json, sys
-def losses(run):
+def column(run, name):
     rows = [json.loads(line) for line in open(run + "/metrics.jsonl")]
-    return {row["step"]: row["loss"] for row in rows if row.get("loss") is not None and "event" not in row}
-a, b = losses(sys.argv[1]), losses(sys.argv[2])
+    return {row["step"]: row[name] for row in rows if row.get(name) is not None and "event" not in row}
+a, b = (column(run, "loss") for run in sys.argv[1:3])
+crcs = [column(run, "batch_crc") for run in sys.argv[1:3]]
+assert crcs[0] == crcs[1] and len(set(crcs[0].values())) == 6, crcs
 assert a.keys() == b.keys() and len(a) == 6, (sorted(a), sorted(b))
 worst = max(abs(a[s] - b[s]) / abs(b[s]) for s in a)
 print(f"ok: losses of {sys.argv[1]} within {worst:.1e} of {sys.argv[2]}")
@@ -41,6 +43,21 @@ same_losses back on_cpu 2e-5
 expect 75 "" gpu --stop-after 3 --output stopped
 expect 0 "" gpu --output stopped
 same_losses stopped on_gpu 0
+
+# What a step saw on the GPU, captured there because one channel overflows, is what the CPU makes, to the bit.
+BAD=(--std 1e-42,0.2,0.2 --max-skips 2 --captures 1 --jitter 0.8 --grayscale 0.2 --solarize 0.5 --blur paper)
+expect 76 "" cpu --output bad_cpu "${BAD[@]}"
+expect 76 "" gpu --output bad_gpu "${BAD[@]}"
+"$DINO_PYTHON" - <<'PY' || fail "the GPU's crops differ from the CPU's"
+import h5py, numpy as np
+def crops(run):
+    with h5py.File(run + "/captures/step_00000001.h5") as f:
+        return [f["inputs/" + name][()] for name in ("global_crops", "local_crops")]
+for a, b in zip(crops("bad_cpu"), crops("bad_gpu"), strict=True):
+    assert a.shape == b.shape and a.shape[0] >= 8 and a[:, 1:].std() > 0.1 and np.isinf(a[:, 0]).any()
+    assert a.tobytes() == b.tobytes()
+    print(f"ok: crops {a.shape} are the same bits")
+PY
 
 # Features of both, read from the same checkpoint, on 1 and 2 ranks.
 FEATURES=(--weights on_cpu --data pictures --progress off)

@@ -8,10 +8,13 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <utility>
 
 #include "base/error.hpp"
 #include "base/retry.hpp"
 #include "datasets/record_list_writer.hpp"
+#include "host_place.hpp"
+#include "step_crops.hpp"
 
 namespace dino::pretrain {
 namespace {
@@ -114,6 +117,41 @@ TEST_F(LoaderTest, ChecksumsAddUpOverTheRanks) {
     EXPECT_NE(sum, others.next().checksum);
     EXPECT_NE(sum, last);
     last = sum;
+  }
+}
+
+/// Drawn alone they are the same crops: of the pictures themselves, and of what is cut out of large ones.
+TEST_F(LoaderTest, StepsMakeTheCropsThatAreOnlyDrawn) {
+  DataLoader made(list_, config_, {0, 6}, 0);
+  LoaderConfig drawing = config_;
+  drawing.only_draw = true;
+  DataLoader drawn(list_, drawing, {0, 6}, 0);
+  drawing.picture_bytes = 100;
+  DataLoader cut(list_, drawing, {0, 6}, 0);
+  const HostPlace place;
+  StepCrops of_drawn(place.c), of_cut(place.c);
+  const auto expect_same = [](ConstTensorView crops, const Tensor& expected) {
+    ASSERT_EQ(crops.shape, expected.shape());
+    EXPECT_EQ(std::memcmp(crops.data, expected.as<float>(), static_cast<size_t>(expected.bytes())), 0);
+  };
+  for (int64_t step = 0; step < 3; ++step) {
+    const CropSet& expected = made.next();
+    for (auto [loader, crops] : {std::pair{&drawn, &of_drawn}, std::pair{&cut, &of_cut}}) {
+      const CropSet& set = loader->next();
+      EXPECT_EQ(set.checksum, expected.checksum);
+      EXPECT_EQ(set.global_crops.numel() + set.local_crops.numel(), 0);
+      for (const CropSource& source : set.local_sources)
+        EXPECT_EQ(source.picture->width, loader == &cut ? 8 : 20);
+      StepBatch batch;
+      crops->give(set, loader->augment(), batch);
+      expect_same(batch.global_crops, expected.global_crops);
+      expect_same(batch.local_crops, expected.local_crops);
+      CropSet buffer;
+      const CropSet& host = crops->on_host(set, buffer);
+      expect_same(host.global_crops, expected.global_crops);
+      expect_same(host.local_crops, expected.local_crops);
+      EXPECT_EQ(host.images, 6);
+    }
   }
 }
 
