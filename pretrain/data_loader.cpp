@@ -307,30 +307,31 @@ ImageCache::Loaded DataLoader::load(int64_t record) {
 }
 
 void DataLoader::fill(Slot& slot, int64_t image, int64_t record) {
-  const auto [pixels, status] = load(record);
+  const ImageCache::Loaded loaded = load(record);
+  const Image& pixels = *loaded.image;
   const AugmentConfig& augment = config_.augment;
   const int64_t sample = slot.crops.step * config_.batch + range_.begin + image;
   const int64_t count = range_.size();
   const std::array facts = {sample, augment.global_size, augment.local_size};
   uint32_t checksum = crc32c(std::as_bytes(std::span(facts)));
-  checksum = crc32c(std::as_bytes(std::span(pixels->pixels)), checksum);
+  checksum = crc32c(std::as_bytes(std::span(pixels.pixels)), checksum);
   // Crops of one image use streams of their own, so that the number of local crops does not change the global
   // ones.
   const auto drawn = [&](CropKind kind, int64_t crop) {
     Random random(config_.seed, RandomStream::augment, static_cast<uint64_t>(sample * 256 + crop));
-    const CropSteps steps = draw_crop(pixels->width, pixels->height, kind, augment, random);
+    const CropSteps steps = draw_crop(pixels.width, pixels.height, kind, augment, random);
     checksum = crc32c(std::as_bytes(std::span(&steps, 1)), checksum);
     return steps;
   };
   CropSet& set = slot.crops;
   for (int64_t view = 0; view < 2; ++view)
-    fill_crop(pixels, drawn(view == 0 ? CropKind::global1 : CropKind::global2, view), augment.global_size,
-              view * count + image, set.global_crops, set.global_sources);
+    fill_crop(loaded.image, drawn(view == 0 ? CropKind::global1 : CropKind::global2, view),
+              augment.global_size, view * count + image, set.global_crops, set.global_sources);
   for (int64_t j = 0; j < augment.local_count; ++j)
-    fill_crop(pixels, drawn(CropKind::local, 2 + j), augment.local_size, j * count + image, set.local_crops,
-              set.local_sources);
+    fill_crop(loaded.image, drawn(CropKind::local, 2 + j), augment.local_size, j * count + image,
+              set.local_crops, set.local_sources);
   slot.checksums[static_cast<size_t>(image)] = checksum;
-  slot.status[static_cast<size_t>(image)] = status;
+  slot.status[static_cast<size_t>(image)] = loaded.status;
 }
 
 void DataLoader::fill_crop(std::shared_ptr<const Image> picture, const CropSteps& steps, int64_t size,
