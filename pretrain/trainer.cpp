@@ -137,8 +137,7 @@ ExitCode Trainer::train(DataLoader& loader) {
       save(true);
       break;
     }
-    std::array<int64_t, 2> votes = {should_stop() ? 1 : 0, checkpoints_->writing() ? 1 : 0};
-    comm_.all_reduce(std::span(votes), ReduceOp::max);
+    const std::array<int64_t, 2> votes = end_of_step_votes();
     if (votes[0] > 0) return stopped(progress);
     if (votes[1] == 0) checkpoints_->finish();
     if (is_best_ || step_ % config_.checkpoint_every == 0)
@@ -149,6 +148,14 @@ ExitCode Trainer::train(DataLoader& loader) {
   if (log_) log_->stop(step_, "done");
   say_done();
   return ExitCode::done;
+}
+
+/// Of all ranks: to stop; a checkpoint still being written.
+std::array<int64_t, 2> Trainer::end_of_step_votes() const {
+  const log::Phase phase("vote after the step");
+  std::array<int64_t, 2> votes = {should_stop() ? 1 : 0, checkpoints_->writing() ? 1 : 0};
+  comm_.all_reduce(std::span(votes), ReduceOp::max);
+  return votes;
 }
 
 void Trainer::say_done() const {

@@ -3,6 +3,7 @@
 // The training loop: data -> step -> update -> metrics, checkpoints, stops. All control decisions are
 // collective.
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -75,6 +76,7 @@ class Trainer {
   /// The result and the note of the live line.
   void show(Progress& progress);
   [[nodiscard]] bool should_stop() const;
+  [[nodiscard]] std::array<int64_t, 2> end_of_step_votes() const;
 
   CommandContext& context_;
   TrainConfig config_;

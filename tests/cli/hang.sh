@@ -57,9 +57,9 @@ for victim in 0 1; do
   until_true 60 training "$name" || fail "$name does not train"
   kill -STOP "$(rank_pid 2)"; sleep 0.5
   kill -KILL "$(rank_pid $victim)"
-  # Its own phase is the step, or already the wait for its next samples: the step's last collective ends on one rank before another.
+  # Its own phase is the step, or already what comes after: the step's last collective ends on one rank before another.
   judge "$name" 3 137 "$name" $victim "rank died: rank $victim of 3" "in phase '"
-  grep -qE "rank $victim of 3: its process ended in phase '(train step|data wait)'" "$name.log" || fail "$name: neither the step nor the wait for samples is named"
+  grep -qE "rank $victim of 3: its process ended in phase '(train step|vote after the step|data wait)'" "$name.log" || fail "$name: neither the step nor what follows it is named"
 done
 faults kill unit_000001.h5 0
 launch killed_in_ingest 2 "${FAULTS[@]}" dino-curate run --input data --unit-records 8 --output b6 --progress off
