@@ -83,6 +83,14 @@ class Stream {
   virtual void copy_bytes(DeviceBytes to, DeviceBytes from, size_t bytes) = 0;
   /// `count` times the element (1, 2, 4 or 8 bytes).
   virtual void fill_elements(DeviceBytes to, std::span<const std::byte> element, size_t count) = 0;
+
+  /// Whether products of f32 matrices in this stream may round their operands to TF32, f32's range with 10
+  /// bits behind the point, where the device multiplies that faster.
+  [[nodiscard]] bool tf32_products() const { return tf32_products_; }
+  void allow_tf32_products(bool allowed) { tf32_products_ = allowed; }
+
+ private:
+  bool tf32_products_ = false;
 };
 
 /// The host's: everything is done when the call returns.

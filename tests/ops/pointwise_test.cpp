@@ -21,9 +21,9 @@ TEST_P(PointwiseTest, GeluBackward) {
     const double cancelled = largest_magnitude(g) / std::max(largest_magnitude(expected), 1e-3);
     const double bound = tolerance() * std::max(1.0, cancelled);
     const TensorView dx = output({n}, act());
-    ops().gelu_backward(stream(), dy, pre, dx);
+    ops().gelu_backward(stream(), dy, pre, dx, {});
     expect_close(dx, expected, bound, "gelu");
-    ops().gelu_backward(stream(), dy, pre, dy);
+    ops().gelu_backward(stream(), dy, pre, dy, {});
     expect_close(dy, expected, bound, "gelu in place");
   }
 }
