@@ -70,6 +70,12 @@ class ForwardingBackend : public Backend {
   void reciprocal(Stream& stream, ConstTensorView x, float of_zero, TensorView y) override {
     self().run(stream, &Backend::reciprocal, x, of_zero, y);
   }
+  void relu(Stream& stream, ConstTensorView x, TensorView y) override {
+    self().run(stream, &Backend::relu, x, y);
+  }
+  void relu_backward(Stream& stream, ConstTensorView dy, ConstTensorView y, TensorView dx) override {
+    self().run(stream, &Backend::relu_backward, dy, y, dx);
+  }
 
   void weighted_sum(Stream& stream, ConstTensorView x, ConstTensorView weight, double factor,
                     TensorView out) override {

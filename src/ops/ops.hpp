@@ -120,6 +120,10 @@ class Backend {
   virtual void scale(Stream& stream, float a, ConstTensorView x, TensorView y) = 0;
   /// y = 1 / x, both f32; where x is 0, `of_zero`. y may be x.
   virtual void reciprocal(Stream& stream, ConstTensorView x, float of_zero, TensorView y) = 0;
+  /// y = max(x, 0), both f32; NaN stays. y may be x.
+  virtual void relu(Stream& stream, ConstTensorView x, TensorView y) = 0;
+  /// dx = dy where y > 0, else 0; all f32; y is relu's result (or its input). dx may be dy.
+  virtual void relu_backward(Stream& stream, ConstTensorView dy, ConstTensorView y, TensorView dx) = 0;
 
   // ---- reductions
   // -----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@
   void axpy(Stream& stream, float a, ConstTensorView x, TensorView y) override;                              \
   void scale(Stream& stream, float a, ConstTensorView x, TensorView y) override;                             \
   void reciprocal(Stream& stream, ConstTensorView x, float of_zero, TensorView y) override;                  \
+  void relu(Stream& stream, ConstTensorView x, TensorView y) override;                                       \
+  void relu_backward(Stream& stream, ConstTensorView dy, ConstTensorView y, TensorView dx) override;         \
   void weighted_sum(Stream& stream, ConstTensorView x, ConstTensorView weight, double factor,                \
                     TensorView out) override;                                                                \
   void sum_of_squares(Stream& stream, ConstTensorView x, TensorView out) override;                           \

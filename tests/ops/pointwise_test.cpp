@@ -357,6 +357,35 @@ TEST_P(PointwiseTest, AxpyAndScale) {
   }
 }
 
+TEST_P(PointwiseTest, ReluAndItsDerivative) {
+  for (const int64_t n : {1, 19, 20000}) {
+    Tensor start = random_tensor({n}, DType::f32, 17);
+    if (n > 8) start.as<float>()[3] = 0, start.as<float>()[4] = -HUGE_VALF, start.as<float>()[5] = HUGE_VALF;
+    const Values x = host_values(start);
+    const TensorView y = output({n}), in_place = inout(start), dy = random_inout({n}, DType::f32, 18),
+                     dx = output({n});
+    const Values g = values_of(dy);
+    Values expected(x.size()), gradient(x.size());
+    for (size_t i = 0; i < x.size(); ++i) {
+      expected[i] = std::max(x[i], 0.0);
+      gradient[i] = x[i] > 0 ? g[i] : 0;
+    }
+    ops().relu(stream(), input(start), y);
+    ops().relu(stream(), in_place, in_place);
+    EXPECT_EQ(values_of(y), expected);
+    EXPECT_EQ(values_of(in_place), expected);
+    ops().relu_backward(stream(), dy, y, dx);
+    EXPECT_EQ(values_of(dx), gradient);
+    ops().relu_backward(stream(), dy, input(start), dy);
+    EXPECT_EQ(values_of(dy), gradient);
+  }
+  Tensor bad({1});
+  bad.as<float>()[0] = std::nanf("");
+  const TensorView y = output({1});
+  ops().relu(stream(), input(bad), y);
+  EXPECT_TRUE(std::isnan(values_of(y)[0]));
+}
+
 TEST_P(PointwiseTest, Reciprocal) {
   const float nan = std::nanf("");
   const float inf = HUGE_VALF;

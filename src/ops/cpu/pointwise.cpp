@@ -215,6 +215,24 @@ void CpuBackend::reciprocal(Stream&, ConstTensorView x, float of_zero, TensorVie
   });
 }
 
+void CpuBackend::relu(Stream&, ConstTensorView x, TensorView y) {
+  check::same_f32({x, y});
+  const float* in = x.as<float>();
+  float* to = y.as<float>();
+  for_blocks(x.numel(), kBlock, [&](int64_t first, int64_t n) {
+    for (int64_t i = first; i < first + n; ++i) to[i] = in[i] < 0.0f ? 0.0f : in[i];
+  });
+}
+
+void CpuBackend::relu_backward(Stream&, ConstTensorView dy, ConstTensorView y, TensorView dx) {
+  check::same_f32({dy, y, dx});
+  const float *gradient = dy.as<float>(), *out = y.as<float>();
+  float* to = dx.as<float>();
+  for_blocks(dy.numel(), kBlock, [&](int64_t first, int64_t n) {
+    for (int64_t i = first; i < first + n; ++i) to[i] = out[i] > 0.0f ? gradient[i] : 0.0f;
+  });
+}
+
 namespace {
 
 /// function(patch row, image element, length) for each run of `patch` pixels that a patch row holds.

@@ -130,6 +130,28 @@ __global__ void reciprocal_kernel(const float* x, float of_zero, float* y, int64
   });
 }
 
+template <int N>
+__global__ void relu_kernel(const float* x, float* y, int64_t n) {
+  for_group<N>(n, [&](auto width, int64_t i) {
+    float values[decltype(width)::value];
+    load(x + i, values);
+    for (float& value : values) value = value < 0.0f ? 0.0f : value;
+    store(y + i, values);
+  });
+}
+
+template <int N>
+__global__ void relu_backward_kernel(const float* dy, const float* y, float* dx, int64_t n) {
+  for_group<N>(n, [&](auto width, int64_t i) {
+    constexpr int kN = decltype(width)::value;
+    float gradient[kN], out[kN];
+    load(dy + i, gradient);
+    load(y + i, out);
+    for (int j = 0; j < kN; ++j) gradient[j] = out[j] > 0.0f ? gradient[j] : 0.0f;
+    store(dx + i, gradient);
+  });
+}
+
 // ---- rows
 
 template <class T, int N>
@@ -498,6 +520,22 @@ void CudaBackend::reciprocal(Stream& stream, ConstTensorView x, float of_zero, T
   with_width<4>(aligned({x.data, y.data}), [&]<int N>(Width<N>) {
     launch("reciprocal", reciprocal_kernel<N>, group_shape<N>(x.numel()), stream, pointer<float>(x), of_zero,
            pointer<float>(y), x.numel());
+  });
+}
+
+void CudaBackend::relu(Stream& stream, ConstTensorView x, TensorView y) {
+  check::same_f32({x, y});
+  with_width<4>(aligned({x.data, y.data}), [&]<int N>(Width<N>) {
+    launch("relu", relu_kernel<N>, group_shape<N>(x.numel()), stream, pointer<float>(x), pointer<float>(y),
+           x.numel());
+  });
+}
+
+void CudaBackend::relu_backward(Stream& stream, ConstTensorView dy, ConstTensorView y, TensorView dx) {
+  check::same_f32({dy, y, dx});
+  with_width<4>(aligned({dy.data, y.data, dx.data}), [&]<int N>(Width<N>) {
+    launch("relu_backward", relu_backward_kernel<N>, group_shape<N>(dy.numel()), stream, pointer<float>(dy),
+           pointer<float>(y), pointer<float>(dx), dy.numel());
   });
 }
 

@@ -153,6 +153,16 @@ void ReferenceBackend::reciprocal(Stream&, ConstTensorView x, float of_zero, Ten
     Writer(y).set(i, Reader(x)[i] == 0 ? static_cast<double>(of_zero) : 1 / Reader(x)[i]);
 }
 
+void ReferenceBackend::relu(Stream&, ConstTensorView x, TensorView y) {
+  check::same_f32({x, y});
+  for (int64_t i = 0; i < x.numel(); ++i) Writer(y).set(i, Reader(x)[i] < 0 ? 0 : Reader(x)[i]);
+}
+
+void ReferenceBackend::relu_backward(Stream&, ConstTensorView dy, ConstTensorView y, TensorView dx) {
+  check::same_f32({dy, y, dx});
+  for (int64_t i = 0; i < dy.numel(); ++i) Writer(dx).set(i, Reader(y)[i] > 0 ? Reader(dy)[i] : 0);
+}
+
 void ReferenceBackend::patchify(Stream&, ConstTensorView images, int64_t patch, TensorView patches) {
   check::patchify(images, patch, patches);
   const int64_t channels = images.dim(1);
