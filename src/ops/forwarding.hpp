@@ -28,6 +28,9 @@ class ForwardingBackend : public Backend {
   void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) override {
     self().run(stream, &Backend::gelu_backward, dy, pre, dx);
   }
+  void quick_gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) override {
+    self().run(stream, &Backend::quick_gelu_backward, dy, pre, dx);
+  }
   void swiglu(Stream& stream, ConstTensorView x, TensorView y) override {
     self().run(stream, &Backend::swiglu, x, y);
   }

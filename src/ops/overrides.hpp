@@ -12,6 +12,7 @@
   void linear_backward_weight(Stream& stream, ConstTensorView dy, ConstTensorView x, TensorView dw,          \
                               TensorView db) override;                                                       \
   void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) override;       \
+  void quick_gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) override; \
   void swiglu(Stream& stream, ConstTensorView x, TensorView y) override;                                     \
   void swiglu_backward(Stream& stream, ConstTensorView dy, ConstTensorView x, TensorView dx) override;       \
   void scaled_index_add(Stream& stream, TensorView out, ConstTensorView branch, ConstTensorView gamma,       \
