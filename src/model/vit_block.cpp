@@ -116,7 +116,7 @@ TensorView linear_backward(const Context& c, ConstTensorView d_out, ConstTensorV
 }  // namespace
 
 ops::Sequences BranchRows::sequences() const {
-  return {device_starts, count, longest};
+  return {device_starts, count, longest, causal};
 }
 
 namespace {
@@ -131,8 +131,10 @@ std::shared_ptr<const BranchRows> uploaded(const Context& c, const std::shared_p
 
 }  // namespace
 
-std::shared_ptr<const BranchRows> all_rows(const Context& c, std::span<const TokenEntry> entries) {
+std::shared_ptr<const BranchRows> all_rows(const Context& c, std::span<const TokenEntry> entries,
+                                           bool causal) {
   auto rows = std::make_shared<BranchRows>();
+  rows->causal = causal;
   rows->starts.push_back(0);
   for (const TokenEntry& entry : entries)
     for (int64_t image = 0; image < entry.batch; ++image) rows->starts.push_back(rows->count += entry.tokens);
@@ -308,7 +310,9 @@ void ffn_products(const VitContext& vit, const Context& c, const UnitView& w, co
   const Arena::Scope scope(c.arena);
   const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias), with_statistics);
   if (vit.config.ffn == FfnKind::mlp) {
-    c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), ops::Activation::gelu, hidden, pre);
+    const ops::Activation activation =
+        vit.config.quick_gelu ? ops::Activation::quick_gelu : ops::Activation::gelu;
+    c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), activation, hidden, pre);
     return;
   }
   c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), ops::Activation::none, pre, {});
@@ -363,7 +367,9 @@ void ffn_backward(const VitContext& vit, const Context& c, const UnitView& w, co
   const TensorView d_hidden =
       linear_backward(c, d_out, hidden, w(at.out_weight), d(at.out_weight), d(at.out_bias));
   TensorView d_pre = d_hidden;
-  if (mlp) {
+  if (mlp && config.quick_gelu) {
+    c.ops.quick_gelu_backward(c.stream, d_hidden, pre, d_pre);
+  } else if (mlp) {
     c.ops.gelu_backward(c.stream, d_hidden, pre, d_pre);
   } else {
     d_pre = c.arena.make({n, 2 * config.hidden}, c.act());
