@@ -158,7 +158,7 @@ class Dpt final : public DenseHead {
                                       d(l.resize.bias), 2);
     const Maps d_read =
         pointwise_backward(c, read, d_projected, w(l.project.weight), d(l.project.weight), d(l.project.bias));
-    c.ops.gelu_backward(c.stream, d_read.values, pre.values, d_read.values);
+    c.ops.gelu_backward(c.stream, d_read.values, pre.values, d_read.values, {});
     c.ops.linear_backward_weight(c.stream, d_read.values, x.values, d(l.readout.weight), d(l.readout.bias));
   }
 

@@ -89,6 +89,17 @@ struct Vit::Impl {
                                   options.attention_query, output.last_attention);
   }
 
+  /// The class tokens in the space shared with text; made in the caller's scope.
+  void project(const Context& c, const UnitView& w, const TokenPlan& plan, VitOutput& output) const {
+    if (context.config.projection == 0) return;
+    const int64_t images = plan.class_rows.numel();
+    output.projected = c.arena.make({images, context.config.projection});
+    const Arena::Scope scope(c.arena);
+    const TensorView tokens = c.arena.make({images, context.config.width}, c.act());
+    c.ops.gather_rows(c.stream, output.norm, plan.class_rows, tokens);
+    c.ops.linear(c.stream, tokens, w(context.projection), {}, ops::Activation::none, output.projected, {});
+  }
+
   /// All tokens after a branch of a block, which an observer wants added up.
   void observe(const Context& c, int64_t block, const char* tensor, Residual& x) const {
     if (c.observer != nullptr) observe(c, block, tensor, x.settled(c));
@@ -261,8 +272,10 @@ VitOutput Vit::forward(const Context& c, const UnitWeights& weights, std::span<c
     keep->mean = c.arena.make({everything->count});
     keep->rstd = c.arena.make({everything->count});
   }
-  impl_->final_norm(c, weights.acquire(norm_unit), output.prenorm, output.norm,
-                    keep ? keep->mean : TensorView{}, keep ? keep->rstd : TensorView{});
+  const UnitView last = weights.acquire(norm_unit);
+  impl_->final_norm(c, last, output.prenorm, output.norm, keep ? keep->mean : TensorView{},
+                    keep ? keep->rstd : TensorView{});
+  impl_->project(c, last, *plan, output);
   c.observe(unit_name(weights, norm_unit), "tokens", output.norm, ObservedRows::packed);
   if (saved != nullptr) *saved = keep;
   return output;

@@ -134,7 +134,7 @@ TensorView enter_keys(const VitContext& vit, const Context& c, Residual& x, cons
 }  // namespace
 
 ops::Sequences BranchRows::sequences() const {
-  return {device_starts, count, longest};
+  return {device_starts, count, longest, causal};
 }
 
 namespace {
@@ -149,8 +149,10 @@ std::shared_ptr<const BranchRows> uploaded(const Context& c, const std::shared_p
 
 }  // namespace
 
-std::shared_ptr<const BranchRows> all_rows(const Context& c, std::span<const TokenEntry> entries) {
+std::shared_ptr<const BranchRows> all_rows(const Context& c, std::span<const TokenEntry> entries,
+                                           bool causal) {
   auto rows = std::make_shared<BranchRows>();
+  rows->causal = causal;
   rows->starts.push_back(0);
   for (const TokenEntry& entry : entries)
     for (int64_t image = 0; image < entry.batch; ++image) rows->starts.push_back(rows->count += entry.tokens);
@@ -326,7 +328,9 @@ void ffn_products(const VitContext& vit, const Context& c, const UnitView& w, Co
                   TensorView pre, TensorView hidden) {
   const BlockPlaces& at = vit.block;
   if (vit.config.ffn == FfnKind::mlp) {
-    c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), ops::Activation::gelu, hidden, pre);
+    const ops::Activation activation =
+        vit.config.quick_gelu ? ops::Activation::quick_gelu : ops::Activation::gelu;
+    c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), activation, hidden, pre);
     return;
   }
   c.ops.linear(c.stream, y, w(at.in_weight), w(at.in_bias), ops::Activation::none, pre, {});
@@ -387,15 +391,19 @@ void ffn_backward(const VitContext& vit, const Context& c, const UnitView& w, co
   const TensorView d_hidden =
       linear_backward(c, d_out, hidden, w(at.out_weight), d(at.out_weight), d(at.out_bias));
   TensorView d_pre = d_hidden;
-  if (mlp) {
+  // The bias's gradient comes with GELU's: the others' comes with their product's.
+  const bool with_bias = mlp && !config.quick_gelu;
+  if (with_bias) {
     c.ops.gelu_backward(c.stream, d_hidden, pre, d_pre, d(at.in_bias));
+  } else if (mlp) {
+    c.ops.quick_gelu_backward(c.stream, d_hidden, pre, d_pre);
   } else {
     d_pre = c.arena.make({n, 2 * config.hidden}, c.act());
     c.ops.swiglu_backward(c.stream, d_hidden, pre, d_pre);
   }
   const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias));
-  const TensorView dy =
-      linear_backward(c, d_pre, y, w(at.in_weight), d(at.in_weight), mlp ? TensorView{} : d(at.in_bias));
+  const TensorView dy = linear_backward(c, d_pre, y, w(at.in_weight), d(at.in_weight),
+                                        with_bias ? TensorView{} : d(at.in_bias));
   const NormPlaces& norm = at.norm2;
   if (before.saved == nullptr) {
     finish_backward(c, saved, dy, w(norm.weight), d(norm.weight), d(norm.bias), dx);

@@ -20,6 +20,9 @@ struct EmbedPlaces {
 struct NormPlaces {
   ParameterPlace weight, bias;
 };
+/// A block's parameters as a unit "<module>.blocks.<index>".
+void append_block_layout(ParameterLayout& layout, const VitConfig& config, const std::string& module,
+                         int64_t index);
 struct BlockPlaces {
   NormPlaces norm1, norm2;
   ParameterPlace qkv_weight, qkv_bias, proj_weight, proj_bias, gamma1;
@@ -37,6 +40,8 @@ struct VitContext {
   EmbedPlaces embed;
   BlockPlaces block;
   NormPlaces norm;
+  NormPlaces input_norm;      ///< in the embedding's unit
+  ParameterPlace projection;  ///< in the final norm's
   // A layout's units of this model.
   [[nodiscard]] int64_t embed_unit(const ParameterLayout& layout) const;
   [[nodiscard]] int64_t block_unit(const ParameterLayout& layout, int64_t index) const {
@@ -54,6 +59,7 @@ struct BranchRows {
     float scale = 1;
   };
   bool all = true;
+  bool causal = false;  ///< a row attends to the rows up to itself
   int64_t count = 0;
   int64_t longest = 0;          ///< of its sequences
   std::vector<int64_t> rows;    ///< packed rows, entry by entry; empty when all
@@ -64,7 +70,8 @@ struct BranchRows {
 };
 /// The lists are uploaded into the context's arena, and live as long as its scope.
 [[nodiscard]] std::shared_ptr<const BranchRows> all_rows(const Context& c,
-                                                         std::span<const TokenEntry> entries);
+                                                         std::span<const TokenEntry> entries,
+                                                         bool causal = false);
 /// A plan that keeps everything as it is gives all_rows. No row at all may be left.
 [[nodiscard]] std::shared_ptr<const BranchRows> kept_rows(const Context& c,
                                                           std::span<const TokenEntry> entries,
@@ -91,6 +98,7 @@ struct TokenPlan {
   std::shared_ptr<const BranchRows> everything;
   std::vector<int64_t> patch_rows;     ///< packed row of every patch, image by image
   TensorView device_patch_rows;        ///< the same, i64 [P]
+  TensorView class_rows;               ///< i64 [images]: packed row of every class token
   std::vector<TensorView> table_rows;  ///< per entry i64 [B T]: a token's row of the table [cls, patches,
                                        ///< registers]
   std::vector<PositionMaps> position_maps;  ///< per entry
@@ -160,13 +168,16 @@ struct EmbedSaved {
   TensorView patches;      ///< act [P, C p p]: the patches of all entries
   TensorView masked;       ///< i64: indices into `patches`; empty without masks
   TensorView masked_rows;  ///< i64: their packed rows
+  // Of a model that normalises its tokens:
+  TensorView tokens;      ///< f32 [rows, D] before the norm
+  TensorView mean, rstd;  ///< f32 [rows]
 };
 /// Fills x f32 [rows, D].
 void embed_forward(const VitContext& vit, const Context& c, const UnitView& w,
                    std::span<const CropBatch> crops, const TokenPlan& plan, TensorView x, EmbedSaved& saved,
                    bool keep);
 void embed_backward(const VitContext& vit, const Context& c, const UnitView& w, const EmbedSaved& saved,
-                    const TokenPlan& plan, ConstTensorView dx, const UnitGradient& d,
+                    const TokenPlan& plan, ConstTensorView d_tokens, const UnitGradient& d,
                     std::span<const TensorView> d_images);
 
 }  // namespace dino

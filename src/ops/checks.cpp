@@ -236,6 +236,7 @@ void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& que
   attention_heads(width, heads);
   attention_sequences(queries, q);
   attention_sequences(keys, kv);
+  DINO_CHECK(!queries.causal && !keys.causal, "queries of their own attend to all keys");
   DINO_CHECK(queries.count() == keys.count(), "queries and keys of the same sequences");
   DINO_CHECK(q.dtype == kv.dtype && out.dtype == q.dtype, "attention's inputs and output have one dtype");
   is_matrix(out, q.dim(0), width);
@@ -245,6 +246,7 @@ void query_attention(ConstTensorView q, ConstTensorView kv, const Sequences& que
 void attention_probabilities(ConstTensorView qkv, const Sequences& sequences, int64_t heads, int64_t query,
                              ConstTensorView probs) {
   attention(qkv, sequences, heads, {}, {}, true);
+  DINO_CHECK(!sequences.causal, "probabilities are over all rows of a sequence");
   vector(probs, heads * qkv.dim(0), false);
   DINO_CHECK(sequences.count() * sequences.longest == sequences.rows &&
                  (sequences.count() == 0 || (query >= 0 && query < sequences.longest)),

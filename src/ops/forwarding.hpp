@@ -29,6 +29,9 @@ class ForwardingBackend : public Backend {
                      TensorView db) override {
     self().run(stream, &Backend::gelu_backward, dy, pre, dx, db);
   }
+  void quick_gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) override {
+    self().run(stream, &Backend::quick_gelu_backward, dy, pre, dx);
+  }
   void swiglu(Stream& stream, ConstTensorView x, TensorView y) override {
     self().run(stream, &Backend::swiglu, x, y);
   }

@@ -28,13 +28,18 @@
 namespace dino::ops {
 
 /// What is fused behind a matrix product.
-enum class Activation : uint8_t { none, gelu };  ///< gelu: exact, x/2 (1 + erf(x/sqrt 2))
+enum class Activation : uint8_t {
+  none,
+  gelu,       ///< exact, x/2 (1 + erf(x/sqrt 2))
+  quick_gelu  ///< x sigmoid(1.702 x), of the first CLIP models (arXiv 1606.08415, section 2)
+};
 
 /// Packed sequences of different lengths: sequence s owns rows [starts[s], starts[s+1]). starts[0] = 0.
 struct Sequences {
   ConstTensorView starts;  ///< i64 [count + 1]
   int64_t rows = 0;        ///< starts[count]
   int64_t longest = 0;     ///< rows of the longest
+  bool causal = false;     ///< a row attends to itself and to the rows before it (attention() alone)
   [[nodiscard]] int64_t count() const { return starts.numel() - 1; }
 };
 
@@ -88,6 +93,9 @@ class Backend {
   /// bias that `pre` was given (db may be empty; without it any shape will do).
   virtual void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx,
                              TensorView db) = 0;
+  /// dx = dy * quick_gelu'(pre), elementwise; dx may be dy.
+  virtual void quick_gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre,
+                                   TensorView dx) = 0;
   /// y[M,H] = silu(x[:, :H]) * x[:, H:], x[M,2H].
   virtual void swiglu(Stream& stream, ConstTensorView x, TensorView y) = 0;
   /// dx[M,2H] from dy[M,H] and the forward input x[M,2H].
@@ -186,8 +194,9 @@ class Backend {
   // ---- attention
   // --------------------------------------------------------------------------------------------------------------
   /// Block-diagonal multi-head attention over packed sequences, softmax(q k^T * scale) v within each
-  /// sequence. qkv[T,3D] holds q | k | v, each split in `heads` of D/heads columns. out[T,D]: act; lse: f32
-  /// [heads,T], may be empty (inference). Never keeps a T x T matrix.
+  /// sequence, of all its rows or (causal) of those up to the query's. qkv[T,3D] holds q | k | v, each split
+  /// in `heads` of D/heads columns. out[T,D]: act; lse: f32 [heads,T], may be empty (inference). Never keeps
+  /// a T x T matrix.
   virtual void attention(Stream& stream, ConstTensorView qkv, const Sequences& sequences, int64_t heads,
                          float scale, TensorView out, TensorView lse) = 0;
   /// dqkv[T,3D] from dout[T,D] and the forward's qkv, out, lse.

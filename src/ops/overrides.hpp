@@ -13,6 +13,7 @@
                               TensorView db) override;                                                       \
   void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx, TensorView db)  \
       override;                                                                                              \
+  void quick_gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) override; \
   void swiglu(Stream& stream, ConstTensorView x, TensorView y) override;                                     \
   void swiglu_backward(Stream& stream, ConstTensorView dy, ConstTensorView x, TensorView dx) override;       \
   void scaled_index_add(Stream& stream, TensorView out, ConstTensorView branch, ConstTensorView gamma,       \

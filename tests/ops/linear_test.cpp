@@ -41,6 +41,8 @@ TEST_P(LinearTest, Forward) {
     const Values biased = linear(values_of(x), rounded(values_of(w), act()), values_of(b), s);
     Values activated = biased;
     for (double& v : activated) v = gelu(v);
+    Values quick = biased;
+    for (double& v : quick) v = v / (1 + std::exp(-1.702 * v));
     const TensorView y = output({s.m, s.n}, act());
     const TensorView pre = output({s.m, s.n}, act());
     ops().linear(stream(), x, w, {}, Activation::none, y, {});
@@ -51,6 +53,10 @@ TEST_P(LinearTest, Forward) {
     ops().linear(stream(), x, w, b, Activation::gelu, again, pre);
     expect_close(again, activated, tolerance(), "gelu with pre");
     expect_close(pre, biased, tolerance(), "pre");
+    ops().linear(stream(), x, w, b, Activation::quick_gelu, again, pre);
+    expect_close(again, quick, tolerance(), "quick_gelu with pre");
+    ops().linear(stream(), x, w, b, Activation::quick_gelu, y, {});
+    expect_close(y, quick, tolerance(), "quick_gelu");
     const TensorView wide = output({s.m, s.n}, DType::f32);
     ops().linear(stream(), x, w, b, Activation::none, wide, {});
     expect_close(wide, biased, 4e-6, "f32 result");

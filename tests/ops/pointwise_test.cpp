@@ -8,23 +8,30 @@ class PointwiseTest : public OperatorTest {};
 INSTANTIATE_TEST_SUITE_P(Backends, PointwiseTest, ::testing::ValuesIn(variants()), variant_name);
 
 TEST_P(PointwiseTest, GeluBackward) {
-  for (const int64_t n : {1, 16, 37, 5000}) {
+  const auto gelu = [](double v) { return 0.5 * v * std::erfc(-v / std::sqrt(2.0)); };
+  const auto quick = [](double v) { return v / (1 + std::exp(-1.702 * v)); };
+  const auto expect = [&](const char* name, auto backward, auto activation, int64_t n) {
     const ConstTensorView pre = random({n}, act(), 1, 2);
     const TensorView dy = random_inout({n}, act(), 2);
     const Values x = values_of(pre), g = values_of(dy);
     Values expected(x.size());
-    for (size_t i = 0; i < x.size(); ++i) {
-      const auto gelu = [](double v) { return 0.5 * v * std::erfc(-v / std::sqrt(2.0)); };
-      expected[i] = g[i] * (gelu(x[i] + 1e-5) - gelu(x[i] - 1e-5)) / 2e-5;
-    }
+    for (size_t i = 0; i < x.size(); ++i)
+      expected[i] = g[i] * (activation(x[i] + 1e-5) - activation(x[i] - 1e-5)) / 2e-5;
     // Near x = -0.75 the derivative's two terms cancel: they are rounded relative to dy.
     const double cancelled = largest_magnitude(g) / std::max(largest_magnitude(expected), 1e-3);
     const double bound = tolerance() * std::max(1.0, cancelled);
     const TensorView dx = output({n}, act());
-    ops().gelu_backward(stream(), dy, pre, dx, {});
-    expect_close(dx, expected, bound, "gelu");
-    ops().gelu_backward(stream(), dy, pre, dy, {});
-    expect_close(dy, expected, bound, "gelu in place");
+    backward(dy, pre, dx);
+    expect_close(dx, expected, bound, name);
+    backward(dy, pre, dy);
+    expect_close(dy, expected, bound, "in place");
+  };
+  for (const int64_t n : {1, 16, 37, 5000}) {
+    expect(
+        "gelu", [&](auto dy, auto pre, auto dx) { ops().gelu_backward(stream(), dy, pre, dx, {}); }, gelu, n);
+    expect(
+        "quick_gelu", [&](auto dy, auto pre, auto dx) { ops().quick_gelu_backward(stream(), dy, pre, dx); },
+        quick, n);
   }
 }
 

@@ -60,6 +60,18 @@ void CpuBackend::gelu_backward(Stream&, ConstTensorView dy, ConstTensorView pre,
   });
 }
 
+void CpuBackend::quick_gelu_backward(Stream&, ConstTensorView dy, ConstTensorView pre, TensorView dx) {
+  check::same_act({dy, pre, dx});
+  with_act(dy.dtype, [&]<class T>(T) {
+    const T* gradient = dy.as<T>();
+    const T* in = pre.as<T>();
+    T* out = dx.as<T>();
+    for_blocks(dy.numel(), kBlock, [&](int64_t i, int64_t n) {
+      act_kernels<T>().quick_gelu_backward(gradient + i, in + i, out + i, n);
+    });
+  });
+}
+
 void CpuBackend::swiglu(Stream&, ConstTensorView x, TensorView y) {
   check::swiglu(x, y);
   const int64_t h = y.dim(1);

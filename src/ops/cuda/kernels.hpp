@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/error.hpp"
+#include "ops/ops.hpp"
 #include "tensor/cuda/device.hpp"
 
 namespace dino::cuda {
@@ -20,8 +21,8 @@ namespace dino::cuda {
 /// y = x elementwise, rounded to nearest even; act tensors, which may be of two dtypes (pointwise.cu).
 void convert_elements(CudaStream& stream, ConstTensorView x, TensorView y);
 
-/// y = gelu(pre) elementwise, exact; act tensors, which may be of two dtypes; y may be pre (pointwise.cu).
-void gelu(CudaStream& stream, ConstTensorView pre, TensorView y);
+/// y = activation(pre) elementwise; act tensors, which may be of two dtypes; y may be pre (pointwise.cu).
+void activate(CudaStream& stream, ops::Activation activation, ConstTensorView pre, TensorView y);
 
 /// out[N] (+)= column sums of rows [M,N], act, in f32 and a fixed order (reductions.cu). It asks for scratch:
 /// what the caller has there is lost.

@@ -91,8 +91,8 @@ void CudaBackend::linear(Stream& stream, ConstTensorView x, ConstTensorView w, C
   p.transpose_b = true;
   const TensorView before = pre ? pre : y;
   product(queue, p, x, w, b, before);
-  if (activation == Activation::gelu)
-    cuda::gelu(queue, before, y);
+  if (activation != Activation::none)
+    cuda::activate(queue, activation, before, y);
   else if (pre)
     cuda::convert_elements(queue, pre, y);
 }

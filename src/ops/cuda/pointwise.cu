@@ -52,6 +52,31 @@ __device__ __forceinline__ float sigmoid_of(float x) {
 }
 
 template <class From, class To, int N>
+__global__ void quick_gelu_kernel(const From* pre, To* y, int64_t n) {
+  for_group<N>(n, [&](auto width, int64_t i) {
+    float values[decltype(width)::value];
+    load(pre + i, values);
+    for (float& x : values) x *= sigmoid_of(1.702f * x);
+    store(y + i, values);
+  });
+}
+
+template <class T, int N>
+__global__ void quick_gelu_backward_kernel(const T* dy, const T* pre, T* dx, int64_t n) {
+  for_group<N>(n, [&](auto width, int64_t i) {
+    constexpr int kN = decltype(width)::value;
+    float gradient[kN], in[kN];
+    load(dy + i, gradient);
+    load(pre + i, in);
+    for (int j = 0; j < kN; ++j) {
+      const float x = 1.702f * in[j], s = sigmoid_of(x);
+      gradient[j] *= s * fmaf(x, 1.0f - s, 1.0f);
+    }
+    store(dx + i, gradient);
+  });
+}
+
+template <class From, class To, int N>
 __global__ void gelu_kernel(const From* pre, To* y, int64_t n) {
   for_group<N>(n, [&](auto width, int64_t i) {
     float values[decltype(width)::value];
@@ -327,12 +352,14 @@ void convert_elements(CudaStream& stream, ConstTensorView x, TensorView y) {
   });
 }
 
-void gelu(CudaStream& stream, ConstTensorView pre, TensorView y) {
+void activate(CudaStream& stream, ops::Activation activation, ConstTensorView pre, TensorView y) {
+  const bool exact = activation == ops::Activation::gelu;
   ops::with_cuda_act(pre.dtype, [&]<class From>(From) {
     ops::with_cuda_act(y.dtype, [&]<class To>(To) {
       with_width<8>(aligned({pre.data, y.data}), [&]<int N>(Width<N>) {
-        launch("gelu", gelu_kernel<From, To, N>, group_shape<N>(y.numel()), stream, pointer<From>(pre),
-               pointer<To>(y), y.numel());
+        launch(exact ? "gelu" : "quick_gelu",
+               exact ? gelu_kernel<From, To, N> : quick_gelu_kernel<From, To, N>, group_shape<N>(y.numel()),
+               stream, pointer<From>(pre), pointer<To>(y), y.numel());
       });
     });
   });
@@ -373,6 +400,17 @@ void CudaBackend::gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorV
     with_width<8>(aligned({dy.data, pre.data, dx.data}), [&]<int N>(Width<N>) {
       launch("gelu_backward", gelu_backward_kernel<T, N>, group_shape<N>(dy.numel()), stream, pointer<T>(dy),
              pointer<T>(pre), pointer<T>(dx), dy.numel());
+    });
+  });
+}
+
+void CudaBackend::quick_gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre,
+                                      TensorView dx) {
+  check::same_act({dy, pre, dx});
+  with_cuda_act(dy.dtype, [&]<class T>(T) {
+    with_width<8>(aligned({dy.data, pre.data, dx.data}), [&]<int N>(Width<N>) {
+      launch("quick_gelu_backward", quick_gelu_backward_kernel<T, N>, group_shape<N>(dy.numel()), stream,
+             pointer<T>(dy), pointer<T>(pre), pointer<T>(dx), dy.numel());
     });
   });
 }

@@ -29,6 +29,12 @@ void ReferenceBackend::gelu_backward(Stream&, ConstTensorView dy, ConstTensorVie
   }
 }
 
+void ReferenceBackend::quick_gelu_backward(Stream&, ConstTensorView dy, ConstTensorView pre, TensorView dx) {
+  check::same_act({dy, pre, dx});
+  const Reader gradient(dy), in(pre);
+  for (int64_t i = 0; i < dy.numel(); ++i) Writer(dx).set(i, gradient[i] * quick_gelu_derivative(in[i]));
+}
+
 void ReferenceBackend::swiglu(Stream&, ConstTensorView x, TensorView y) {
   check::swiglu(x, y);
   const int64_t h = y.dim(1);
