@@ -2,7 +2,7 @@
 #include "numeric/ranking.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <utility>
 
 #include "base/error.hpp"
 
@@ -71,33 +71,28 @@ double trapezoid_average_precision(std::span<const int64_t> ranks, int64_t posit
   return sum / static_cast<double>(positives);
 }
 
-GlobalAveragePrecision::GlobalAveragePrecision(std::span<const Scored> predictions,
-                                               std::span<const uint8_t> answerable)
-    : predictions_(predictions.begin(), predictions.end()),
-      answerable_(answerable.begin(), answerable.end()),
-      order_(predictions.size()) {
-  DINO_CHECK(predictions.size() == answerable.size(), "one prediction a query");
-  std::iota(order_.begin(), order_.end(), 0);
-  std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) {
-    return predictions_[static_cast<size_t>(a)].score > predictions_[static_cast<size_t>(b)].score;
-  });
+MicroAveragePrecision::MicroAveragePrecision(std::vector<Prediction> predictions,
+                                             std::vector<int64_t> positives)
+    : predictions_(std::move(predictions)), positives_(std::move(positives)) {
+  std::sort(predictions_.begin(), predictions_.end(),
+            [](const Prediction& a, const Prediction& b) { return a.scored.score > b.scored.score; });
 }
 
-double GlobalAveragePrecision::value(std::span<const int64_t> counts) const {
-  DINO_CHECK(counts.size() == order_.size(), "one count a query");
+double MicroAveragePrecision::value(std::span<const int64_t> counts) const {
+  DINO_CHECK(counts.size() == positives_.size(), "one count a query");
   int64_t positives = 0;
-  for (size_t q = 0; q < counts.size(); ++q) positives += answerable_[q] != 0 ? counts[q] : 0;
+  for (size_t q = 0; q < counts.size(); ++q) positives += positives_[q] * counts[q];
   if (positives == 0) return 0;
   double sum = 0;
   int64_t seen = 0, right = 0;
   // Tied predictions are accepted together, as on the curve.
-  for (size_t begin = 0, end = 0; begin < order_.size(); begin = end) {
-    const double score = predictions_[static_cast<size_t>(order_[begin])].score;
+  for (size_t begin = 0, end = 0; begin < predictions_.size(); begin = end) {
+    const double score = predictions_[begin].scored.score;
     int64_t gained = 0;
-    for (; end < order_.size() && predictions_[static_cast<size_t>(order_[end])].score == score; ++end) {
-      const auto query = static_cast<size_t>(order_[end]);
-      seen += counts[query];
-      gained += predictions_[query].relevant ? counts[query] : 0;
+    for (; end < predictions_.size() && predictions_[end].scored.score == score; ++end) {
+      const int64_t count = counts[static_cast<size_t>(predictions_[end].query)];
+      seen += count;
+      gained += predictions_[end].scored.relevant ? count : 0;
     }
     right += gained;
     if (gained > 0)

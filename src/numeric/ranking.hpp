@@ -50,19 +50,22 @@ enum class Relevance : uint8_t { negative, positive, junk };
 /// precisions before and at it, where the precision before the first rank is 1.
 [[nodiscard]] double trapezoid_average_precision(std::span<const int64_t> ranks, int64_t positives);
 
-/// Global average precision of one prediction a query. A query can be drawn several times, as a bootstrap
-/// does: the rows are sorted once, then `value` takes a count per query.
-class GlobalAveragePrecision {
+/// Micro average precision of the predictions of all queries, where a query can count several times, as a
+/// bootstrap over queries draws it: the predictions are sorted once, then `value` takes a count per query.
+class MicroAveragePrecision {
  public:
-  /// `answerable`: whether the database has a right answer for the query at all; only those count as
-  /// positives, and the others can only do harm.
-  GlobalAveragePrecision(std::span<const Scored> predictions, std::span<const uint8_t> answerable);
+  struct Prediction {
+    Scored scored;
+    int64_t query = 0;
+  };
+  /// `positives`: right answers that the database has for each query; what a query without any predicts can
+  /// only do harm.
+  MicroAveragePrecision(std::vector<Prediction> predictions, std::vector<int64_t> positives);
   [[nodiscard]] double value(std::span<const int64_t> counts) const;
 
  private:
-  std::vector<Scored> predictions_;
-  std::vector<uint8_t> answerable_;
-  std::vector<int64_t> order_;  ///< queries, largest score first
+  std::vector<Prediction> predictions_;  ///< largest score first
+  std::vector<int64_t> positives_;
 };
 
 }  // namespace dino

@@ -3,8 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "base/random.hpp"
@@ -77,34 +75,35 @@ TEST(Ranks, WithoutTiesEqualTheCurve) {
   }
 }
 
-TEST(GlobalAveragePrecision, CountsByHand) {
+TEST(MicroAveragePrecision, OfOnePredictionAQueryByHand) {
   // Confidences .9 right, .8 wrong (and no right answer exists), .7 right, .6 wrong: (1 + 2/3) / 3.
-  const std::vector<Scored> predictions = {{0.7, true}, {0.9, true}, {0.6, false}, {0.8, false}};
-  const std::vector<uint8_t> answerable = {1, 1, 1, 0};
-  const GlobalAveragePrecision gap(predictions, answerable);
+  const MicroAveragePrecision gap({{{0.7, true}, 0}, {{0.9, true}, 1}, {{0.6, false}, 2}, {{0.8, false}, 3}},
+                                  {1, 1, 1, 0});
   EXPECT_DOUBLE_EQ(gap.value(std::vector<int64_t>{1, 1, 1, 1}), (1 + 2.0 / 3) / 3);
   // Without the query that cannot be answered.
   EXPECT_DOUBLE_EQ(gap.value(std::vector<int64_t>{1, 1, 1, 0}), (1 + 1.0) / 3);
   EXPECT_EQ(gap.value(std::vector<int64_t>{0, 0, 0, 1}), 0);
 }
 
-TEST(GlobalAveragePrecision, ARepeatedQueryIsTwoQueries) {
+TEST(MicroAveragePrecision, ARepeatedQueryIsTwoQueries) {
   Random random(6, RandomStream::test, 0);
   for (int trial = 0; trial < 50; ++trial) {
-    std::vector<Scored> predictions, repeated;
-    std::vector<uint8_t> answerable;
-    std::vector<int64_t> counts;
+    std::vector<MicroAveragePrecision::Prediction> predictions;
+    std::vector<Scored> repeated;
+    std::vector<int64_t> answers, counts;
     int64_t positives = 0;
-    for (int q = 0; q < 30; ++q) {
-      const bool right = random.bernoulli(0.5);
-      predictions.push_back({static_cast<double>(random.below(10)), right});
-      answerable.push_back(right || random.bernoulli(0.5) ? 1 : 0);
+    for (int64_t q = 0; q < 30; ++q) {
       counts.push_back(static_cast<int64_t>(random.below(4)));
-      repeated.insert(repeated.end(), static_cast<size_t>(counts.back()), predictions.back());
-      positives += answerable.back() * counts.back();
+      answers.push_back(static_cast<int64_t>(random.below(2)));
+      for (uint64_t i = random.below(5); i > 0; --i) {
+        const Scored scored{static_cast<double>(random.below(10)), random.bernoulli(0.5)};
+        predictions.push_back({scored, q});
+        answers.back() += scored.relevant ? 1 : 0;
+        repeated.insert(repeated.end(), static_cast<size_t>(counts.back()), scored);
+      }
+      positives += answers.back() * counts.back();
     }
-    EXPECT_NEAR(GlobalAveragePrecision(predictions, answerable).value(counts), ap(repeated, positives),
-                1e-12);
+    EXPECT_NEAR(MicroAveragePrecision(predictions, answers).value(counts), ap(repeated, positives), 1e-12);
   }
 }
 
