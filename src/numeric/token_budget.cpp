@@ -59,6 +59,14 @@ double feature_entropy(std::span<const float> patch) {
   return entropy;
 }
 
+std::vector<double> patch_entropies(const float* values, int64_t patches, int64_t width) {
+  std::vector<double> out(static_cast<size_t>(patches));
+  for (int64_t p = 0; p < patches; ++p)
+    out[static_cast<size_t>(p)] =
+        feature_entropy(std::span<const float>(values + p * width, static_cast<size_t>(width)));
+  return out;
+}
+
 double cosine(std::span<const float> a, std::span<const float> b) {
   DINO_CHECK(a.size() == b.size(), "vectors of two lengths");
   double dot = 0, aa = 0, bb = 0;
@@ -77,13 +85,9 @@ std::vector<int64_t> token_counts(std::span<const double> relevance, TokenBounds
 }
 
 std::vector<int64_t> token_counts(std::span<const double> relevance, TokenBounds bounds, int64_t budget) {
-  const auto patches = static_cast<int64_t>(relevance.size());
-  if (budget < patches * bounds.min || budget > patches * bounds.max)
-    throw UsageError("cannot share out tokens: --budget " + std::to_string(budget) + ": " +
-                     std::to_string(patches) + " patches of " + std::to_string(bounds.min) + " to " +
-                     std::to_string(bounds.max) + " tokens take " + std::to_string(patches * bounds.min) +
-                     " to " + std::to_string(patches * bounds.max) +
-                     "; give a budget in that range, or other --min-tokens and --max-tokens");
+  DINO_CHECK(static_cast<int64_t>(relevance.size()) * bounds.min <= budget &&
+                 budget <= static_cast<int64_t>(relevance.size()) * bounds.max,
+             "a budget out of reach");
   std::vector<double> wanted = wanted_tokens(relevance, bounds);
   scale_to_sum(wanted, bounds, static_cast<double>(budget));
   std::vector<int64_t> tokens(wanted.size()), order(wanted.size());
@@ -103,6 +107,18 @@ std::vector<int64_t> token_counts(std::span<const double> relevance, TokenBounds
   }
   DINO_CHECK(left == 0, "tokens are left over");
   return tokens;
+}
+
+void check_token_options(int64_t patches, TokenBounds bounds, int64_t budget) {
+  if (bounds.min > bounds.max)
+    throw UsageError("cannot share out tokens: --min-tokens " + std::to_string(bounds.min) +
+                     ": is more than --max-tokens " + std::to_string(bounds.max) + "; give a smaller one");
+  if (budget != 0 && (budget < patches * bounds.min || budget > patches * bounds.max))
+    throw UsageError("cannot share out tokens: --budget " + std::to_string(budget) + ": " +
+                     std::to_string(patches) + " patches of " + std::to_string(bounds.min) + " to " +
+                     std::to_string(bounds.max) + " tokens take " + std::to_string(patches * bounds.min) +
+                     " to " + std::to_string(patches * bounds.max) +
+                     "; give a budget in that range, or other --min-tokens and --max-tokens");
 }
 
 double token_share(std::span<const int64_t> tokens, std::span<const double> mass) {

@@ -12,6 +12,9 @@ namespace dino {
 /// stands out) and log(width).
 [[nodiscard]] double feature_entropy(std::span<const float> patch);
 
+/// Of each row of patches [patches, width].
+[[nodiscard]] std::vector<double> patch_entropies(const float* values, int64_t patches, int64_t width);
+
 /// Cosine of two vectors of one length; 0 where either is zero.
 [[nodiscard]] double cosine(std::span<const float> a, std::span<const float> b);
 
@@ -25,9 +28,13 @@ struct TokenBounds {
 
 /// Integers within the bounds that sum to `budget` exactly: the counts above before they are rounded, scaled
 /// by one factor and held within the bounds so that they sum to it, then rounded by largest remainder (ties:
-/// the smaller index). UsageError where patches * min <= budget <= patches * max does not hold.
+/// the smaller index). patches * min <= budget <= patches * max (check_token_options).
 [[nodiscard]] std::vector<int64_t> token_counts(std::span<const double> relevance, TokenBounds bounds,
                                                 int64_t budget);
+
+/// UsageError, naming the options, where the bounds are in the wrong order, or a budget (0 = none) cannot be
+/// met by `patches` patches.
+void check_token_options(int64_t patches, TokenBounds bounds, int64_t budget);
 
 /// The share of tokens that fall on the object: sum of tokens * mass / sum of tokens, where `mass` is the
 /// share of each patch that the object covers. With equal tokens it is the object's share of the image.

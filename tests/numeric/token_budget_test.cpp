@@ -25,6 +25,9 @@ TEST(Entropy, BetweenOneFeatureAndAllAlike) {
   const float log2 = std::log(2.0F);
   EXPECT_NEAR(feature_entropy(std::vector<float>{log2, 0}),
               -(2.0 / 3 * std::log(2.0 / 3 + 1e-8) + 1.0 / 3 * std::log(1.0 / 3 + 1e-8)), 1e-7);
+  EXPECT_EQ(patch_entropies(std::vector<float>{1, 1, 0, 9}.data(), 2, 2),
+            (std::vector<double>{feature_entropy(std::vector<float>{1, 1}),
+                                 feature_entropy(std::vector<float>{0, 9})}));
   // Large values do not overflow, and a shift of all changes nothing.
   EXPECT_NEAR(feature_entropy(std::vector<float>{1000, 1001, 1002}),
               feature_entropy(std::vector<float>{0, 1, 2}), 1e-9);
@@ -82,16 +85,18 @@ TEST(Tokens, AnyBudgetIsMetWithinTheBoundsInTheOrderOfRelevance) {
 }
 
 TEST(Tokens, ABudgetOutsideTheBoundsIsRefused) {
-  const std::vector<double> relevance = {0, 1, 2};
   for (const int64_t budget : {int64_t{191}, int64_t{1201}, int64_t{-1}}) {
     try {
-      (void)token_counts(relevance, {}, budget);
+      check_token_options(3, {}, budget);
       FAIL() << budget;
     } catch (const UsageError& error) {
       EXPECT_NE(std::string(error.what()).find("--budget " + std::to_string(budget)), std::string::npos);
       EXPECT_NE(std::string(error.what()).find("192 to 1200"), std::string::npos);
     }
   }
+  EXPECT_THROW(check_token_options(3, {10, 9}, 0), UsageError);
+  for (const int64_t budget : {int64_t{0}, int64_t{192}, int64_t{1200}})
+    EXPECT_NO_THROW(check_token_options(3, {}, budget));
 }
 
 TEST(TokenShare, EqualTokensGiveTheObjectsShare) {
