@@ -13,6 +13,7 @@
 #include "commands.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
+#include "ops/device_option.hpp"
 #include "ops/gemm_rate.hpp"
 
 namespace dino::eval {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "picture_input.hpp"
+#include "inputs/picture_input.hpp"
 
 #include <fmt/format.h>
 
@@ -48,7 +48,8 @@ Command picture_command(ExitCode (*draw)(CommandContext& context, const PictureC
 PictureInput::PictureInput(PictureConfig config, uint64_t seed) : config_(std::move(config)) {
   const Dataset dataset = open_dataset(config_.data);
   settle_device(config_.model.device, Communicator::self());  // only rank 0 draws
-  extractor_ = make_extractor(config_.model, config_.input, config_.protocol, seed);
+  extractor_ = make_extractor(config_.model, seed);
+  extractor_->settle(config_.input, config_.protocol);
   if (config_.protocol.size % extractor_->patch_side() != 0)
     throw UsageError(
         fmt::format("drawing pictures: --size {}: is not a multiple of the patch side {}; choose another",

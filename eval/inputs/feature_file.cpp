@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "feature_file.hpp"
+#include "inputs/feature_file.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -103,10 +103,10 @@ FeatureSet read_features(const std::string& path) {
   if (set.columns.class_width < 0 || set.columns.layers < 0 || set.columns.width() != info.dims[1])
     broken(path,
            fmt::format("/features has {} columns, its attributes say {}", info.dims[1], set.columns.width()));
-  const Tensor features = file.read("/features", DType::f32);
-  set.features.assign(features.f32().begin(), features.f32().end());
-  for (size_t i = 0; i < set.features.size(); ++i)
-    if (!std::isfinite(set.features[i]))
+  set.features = file.read("/features", DType::f32);
+  const std::span<const float> values = std::as_const(set.features).f32();
+  for (size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(values[i]))
       broken(path,
              fmt::format("row {} holds a value that is not finite", static_cast<int64_t>(i) / info.dims[1]));
   const Tensor labels = file.read("/labels", DType::i32);
@@ -144,19 +144,12 @@ std::string keys_hash(const std::vector<std::string>& keys) {
   return sha256_hex(std::as_bytes(std::span(all)));
 }
 
-std::vector<float> select_columns(const FeatureSet& set, int64_t layers, bool mean) {
+FeatureView columns_of(const FeatureSet& set, int64_t layers, bool mean) {
   const FeatureColumns& c = set.columns;
   DINO_CHECK(layers <= c.layers && (!mean || c.mean_width > 0), "columns that the file does not have");
-  const int64_t skip = (c.layers - layers) * c.class_width, taken = layers * c.class_width;
-  const int64_t width = taken + (mean ? c.mean_width : 0);
-  std::vector<float> out(static_cast<size_t>(set.rows * width));
-  for (int64_t i = 0; i < set.rows; ++i) {
-    const float* row = set.row(i);
-    float* to = out.data() + i * width;
-    std::copy_n(row + skip, taken, to);
-    if (mean) std::copy_n(row + c.layers * c.class_width, c.mean_width, to + taken);
-  }
-  return out;
+  const int64_t skip = (c.layers - layers) * c.class_width;
+  return {set.features.as<float>() + skip, set.rows, layers * c.class_width + (mean ? c.mean_width : 0),
+          c.width()};
 }
 
 std::vector<int32_t> map_labels(const FeatureSet& train, const FeatureSet& test) {

@@ -10,9 +10,9 @@
 
 #include "base/auto_setting.hpp"
 #include "datasets/dataset.hpp"
-#include "feature_file.hpp"
 #include "imaging/decode_options.hpp"
 #include "imaging/image.hpp"
+#include "inputs/feature_file.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
 #include "ops/device_option.hpp"
@@ -68,22 +68,30 @@ class Extractor {
   virtual ~Extractor() = default;
   [[nodiscard]] virtual ModelIdentity identity() const = 0;
   [[nodiscard]] virtual std::string describe() const = 0;
+  /// Size, resize, pad and background of the protocol: what the user leaves open is the model's own. Says
+  /// what was taken from where. UsageError where the size does not suit the patch, or the model has fewer
+  /// blocks than protocol.layers.
+  virtual void settle(const InputOptions& input, FeatureProtocol& protocol) const = 0;
   [[nodiscard]] virtual FeatureColumns columns(const FeatureProtocol& protocol) const = 0;
   [[nodiscard]] virtual int64_t patch_width() const = 0;
   [[nodiscard]] virtual int64_t patch_side() const = 0;
+  [[nodiscard]] virtual int64_t depth() const = 0;  ///< blocks
   /// images: prepared, all of protocol.size. features f32 [B, columns.width()]; patches (may be null) f32
   /// [B, grid * grid, patch_width] of the last block.
   virtual void extract(std::span<const Image> images, const FeatureProtocol& protocol, float* features,
                        float* patches) = 0;
+  /// For dense heads: tokens after the named blocks (from 0, rising; the final norm is applied to each).
+  /// images: all of one size, whole patches, not necessarily square. cls f32 [B, blocks, patch_width] (may
+  /// be null), patches f32 [B, grid_h * grid_w, blocks, patch_width]. Raw pixels have one block, and a class
+  /// token of zeros.
+  virtual void dense(std::span<const Image> images, std::span<const int64_t> blocks, float* cls,
+                     float* patches) = 0;
   /// Class-token attention of the last block, f32 [B, heads, grid * grid]; heads = 0 where there is none.
   [[nodiscard]] virtual int64_t heads() const = 0;
   virtual void attention(std::span<const Image> images, float* maps) = 0;
 };
 
-/// UsageError, MissingInputError, DataError as load_backbone. Settles size, resize, pad and background of the
-/// protocol, says what was taken from where, and checks that the size suits the patch.
-[[nodiscard]] std::unique_ptr<Extractor> make_extractor(const ModelOptions& options,
-                                                        const InputOptions& input, FeatureProtocol& protocol,
-                                                        uint64_t seed);
+/// UsageError, MissingInputError, DataError as load_backbone. The device is settled before.
+[[nodiscard]] std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, uint64_t seed);
 
 }  // namespace dino::eval

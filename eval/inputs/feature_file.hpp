@@ -66,10 +66,16 @@ struct FeatureSet {
   FeatureProtocol protocol;
   FeatureColumns columns;
   int64_t rows = 0;
-  std::vector<float> features;  ///< [rows, columns.width()]
+  Tensor features;  ///< f32 [rows, columns.width()]
   std::vector<int32_t> labels;
   std::vector<std::string> keys, groups, classes;
-  [[nodiscard]] const float* row(int64_t i) const { return features.data() + i * columns.width(); }
+};
+
+/// Some columns of all rows, where they lie in a FeatureSet (which outlives it).
+struct FeatureView {
+  const float* data = nullptr;
+  int64_t rows = 0, width = 0, stride = 0;
+  [[nodiscard]] const float* row(int64_t i) const { return data + i * stride; }
 };
 
 void write_feature_attributes(Hdf5File& file, const FeatureSet& set);
@@ -83,8 +89,8 @@ void write_feature_attributes(Hdf5File& file, const FeatureSet& set);
 /// SHA-256 over the keys, which tells two versions of a data set apart on protocol cards.
 [[nodiscard]] std::string keys_hash(const std::vector<std::string>& keys);
 
-/// Copies columns: class tokens of the last `layers` blocks, then the mean patch token when `mean`.
-[[nodiscard]] std::vector<float> select_columns(const FeatureSet& set, int64_t layers, bool mean);
+/// Class tokens of the last `layers` blocks, then the mean patch token when `mean`: they lie side by side.
+[[nodiscard]] FeatureView columns_of(const FeatureSet& set, int64_t layers, bool mean);
 
 /// Test labels as indices into the training set's classes (by name); -1 for a class that training does not
 /// know. Throws UsageError when the two files come from different models or protocols.

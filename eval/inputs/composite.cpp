@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "composite.hpp"
+#include "inputs/composite.hpp"
 
 #include <algorithm>
 #include <array>

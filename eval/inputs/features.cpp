@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "features.hpp"
+#include "inputs/features.hpp"
 
 #include <fmt/format.h>
 
@@ -249,8 +249,8 @@ FeaturesOutcome write_features(const Communicator& world, FeaturesConfig config,
   Dataset dataset = open_on_all_ranks(config.data, world);
   const std::vector<Record> records = chosen_records(config, dataset);
   settle_device(config.model.device, world);
-  const auto extractor =
-      make_extractor(config.model, config.input, config.protocol, static_cast<uint64_t>(config.seed));
+  const auto extractor = make_extractor(config.model, static_cast<uint64_t>(config.seed));
+  extractor->settle(config.input, config.protocol);
   const int64_t width = extractor->columns(config.protocol).width();
   const int64_t grid = config.protocol.size / extractor->patch_side();
   if (config.store_patches && grid * extractor->patch_side() != config.protocol.size)

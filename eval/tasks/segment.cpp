@@ -16,11 +16,11 @@
 #include "base/timing.hpp"
 #include "base/working.hpp"
 #include "commands.hpp"
-#include "composite.hpp"
+#include "heads/segment_head.hpp"
 #include "imaging/decode_options.hpp"
+#include "inputs/composite.hpp"
 #include "options.hpp"
 #include "pictures.hpp"
-#include "segment_head.hpp"
 #include "storage/files.hpp"
 #include "storage/output_folder.hpp"
 
@@ -212,7 +212,8 @@ std::unique_ptr<Extractor> settle_model(SegmentConfig& config) {
   InputOptions input;
   input.size = config.chosen_size;
   input.pad = input.silent = true;
-  auto extractor = make_extractor(config.model, input, protocol, static_cast<uint64_t>(config.seed));
+  auto extractor = make_extractor(config.model, static_cast<uint64_t>(config.seed));
+  extractor->settle(input, protocol);
   config.size = protocol.size;
   if (config.size % extractor->patch_side() != 0)
     throw UsageError(

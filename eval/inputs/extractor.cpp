@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "extractor.hpp"
+#include "inputs/extractor.hpp"
 
 #include <fmt/format.h>
 
@@ -70,146 +70,6 @@ std::string model_name(const std::string& reference) {
   return name;
 }
 
-/// 16 x 16 RGB pixels, centred per image: the floor that any encoder has to beat. A patch is its 4 x 4 RGB
-/// pixels.
-class RawPixels final : public Extractor {
- public:
-  explicit RawPixels(int64_t patch) : patch_(patch) {}
-  ModelIdentity identity() const override { return {"raw-pixels", ""}; }
-  std::string describe() const override { return "raw pixels, 16 x 16 RGB, centred per image"; }
-  FeatureColumns columns(const FeatureProtocol&) const override { return {kSide * kSide * 3, 1, 0}; }
-  int64_t patch_width() const override { return kPatchSide * kPatchSide * 3; }
-  int64_t patch_side() const override { return patch_; }
-  int64_t heads() const override { return 0; }
-
-  void extract(std::span<const Image> images, const FeatureProtocol& protocol, float* features,
-               float* patches) override {
-    const int64_t grid = protocol.size / patch_, width = columns(protocol).width();
-#pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < images.size(); ++i) {
-      const auto image = static_cast<int64_t>(i);
-      centred(resize(images[i], kSide, kSide, Resampling::bilinear), features + image * width);
-      if (patches == nullptr) continue;
-      float* out = patches + image * grid * grid * patch_width();
-      for (int64_t p = 0; p < grid * grid; ++p, out += patch_width()) {
-        const Box box{p / grid * patch_, p % grid * patch_, patch_, patch_};
-        const Image small = resize(images[i], box, kPatchSide, kPatchSide, Resampling::bilinear);
-        for (size_t v = 0; v < small.pixels.size(); ++v)
-          out[v] = static_cast<float>(small.pixels[v]) / 255.0F - 0.5F;
-      }
-    }
-  }
-  void attention(std::span<const Image>, float*) override {
-    DINO_CHECK(false, "raw pixels have no attention");
-  }
-
- private:
-  static constexpr int64_t kSide = 16, kPatchSide = 4;
-  static void centred(const Image& image, float* out) {
-    double sum = 0;
-    for (const uint8_t v : image.pixels) sum += v;
-    const auto mean = static_cast<float>(sum / static_cast<double>(image.pixels.size()));
-    for (size_t v = 0; v < image.pixels.size(); ++v)
-      out[v] = (static_cast<float>(image.pixels[v]) - mean) / 255.0F;
-  }
-  int64_t patch_;
-};
-
-class VitExtractor final : public Extractor {
- public:
-  VitExtractor(std::unique_ptr<Backbone> backbone, Normalisation normalisation, ops::Backend& backend,
-               Precision precision, ModelIdentity identity)
-      : backbone_(std::move(backbone)),
-        normalisation_(normalisation),
-        vit_(backbone_->config),
-        identity_(std::move(identity)),
-        place_(backend, Communicator::self(), precision) {
-    bring_to_device(*backbone_, place_.context());
-  }
-  ModelIdentity identity() const override { return identity_; }
-  std::string describe() const override { return backbone_->description; }
-  FeatureColumns columns(const FeatureProtocol& p) const override {
-    const int64_t width = backbone_->config.width;
-    return {width, p.tokens == Tokens::patch ? 0 : p.layers, p.tokens == Tokens::cls ? 0 : width};
-  }
-  int64_t patch_width() const override { return backbone_->config.width; }
-  int64_t patch_side() const override { return backbone_->config.patch; }
-  int64_t heads() const override { return backbone_->config.heads; }
-
-  void extract(std::span<const Image> images, const FeatureProtocol& protocol, float* features,
-               float* patches) override {
-    VitForwardOptions options;
-    const int64_t depth = backbone_->config.depth;
-    if (protocol.tokens != Tokens::patch && protocol.layers > 1)
-      for (int64_t b = depth - protocol.layers; b < depth - 1; ++b) options.intermediate_blocks.push_back(b);
-    const VitOutput out = forward(images, options);
-    const TokenEntry& entry = out.entries.front();
-    const int64_t width = backbone_->config.width, count = entry.grid_h * entry.grid_w;
-    const auto row = [&](ConstTensorView tokens, int64_t index) {
-      return tokens.as<float>() + index * width;
-    };
-    const Context& c = place_.context();
-    std::vector<ConstTensorView> intermediate;
-    intermediate_.resize(out.intermediate.size());
-    for (size_t b = 0; b < out.intermediate.size(); ++b)
-      intermediate.push_back(host_view(c, out.intermediate[b], intermediate_[b]));
-    const ConstTensorView norm = host_view(c, out.norm, norm_);
-    for (int64_t i = 0; i < entry.batch; ++i) {
-      if (protocol.tokens != Tokens::patch) {
-        for (const ConstTensorView& block : intermediate)
-          features = std::copy_n(row(block, entry.cls_row(i)), width, features);
-        features = std::copy_n(row(norm, entry.cls_row(i)), width, features);
-      }
-      const float* first = row(norm, entry.patch_row(i, 0, backbone_->config.registers));
-      if (protocol.tokens != Tokens::cls) features = mean_of(first, count, width, features);
-      if (patches != nullptr) patches = std::copy_n(first, count * width, patches);
-    }
-  }
-
-  void attention(std::span<const Image> images, float* maps) override {
-    VitForwardOptions options;
-    options.attention_of_class_token = true;
-    const VitOutput out = forward(images, options);
-    const TokenEntry& entry = out.entries.front();
-    const int64_t count = entry.grid_h * entry.grid_w, skip = 1 + backbone_->config.registers;
-    const float* const all = host_view(place_.context(), out.last_attention, norm_).as<float>();
-    for (int64_t m = 0; m < entry.batch * heads(); ++m)
-      maps = std::copy_n(all + m * entry.tokens + skip, count, maps);
-  }
-
- private:
-  VitOutput forward(std::span<const Image> images, const VitForwardOptions& options) {
-    Context& c = place_.context();
-    c.arena.reset();
-    const auto batch = static_cast<int64_t>(images.size());
-    const int64_t side = images.front().width, pixels = 3 * side * side;
-    const Shape shape{batch, 3, side, side};
-    if (input_.shape() != shape) input_ = Tensor::uninitialised(shape);
-    float* const input = input_.as<float>();
-#pragma omp parallel for
-    for (int64_t i = 0; i < batch; ++i)
-      normalize_to(images[static_cast<size_t>(i)], normalisation_, input + i * pixels);
-    const CropBatch crops{device_view(c, input_), {}};
-    return vit_.forward(c, backbone_->weights, std::span(&crops, 1), options);
-  }
-  static float* mean_of(const float* rows, int64_t count, int64_t width, float* out) {
-    for (int64_t d = 0; d < width; ++d) {
-      double sum = 0;
-      for (int64_t p = 0; p < count; ++p) sum += static_cast<double>(rows[p * width + d]);
-      out[d] = static_cast<float>(sum / static_cast<double>(count));
-    }
-    return out + width;
-  }
-
-  std::unique_ptr<Backbone> backbone_;
-  Normalisation normalisation_;
-  Vit vit_;
-  ModelIdentity identity_;
-  Workplace place_;
-  Tensor input_, norm_;               ///< the host's, of the last batch
-  std::vector<Tensor> intermediate_;  ///< likewise
-};
-
 void check_size(const FeatureProtocol& p, int64_t patch, int64_t depth) {
   if (p.size % patch != 0)
     throw UsageError(fmt::format(
@@ -270,20 +130,210 @@ void say_input(const std::string& weights, const InputOptions& input, const Prep
       told.source.empty() ? "the defaults, no file beside the weights tells" : "from " + told.source, given));
 }
 
+/// 16 x 16 RGB pixels, centred per image: the floor that any encoder has to beat. A patch is its 4 x 4 RGB
+/// pixels.
+class RawPixels final : public Extractor {
+ public:
+  explicit RawPixels(int64_t patch) : patch_(patch) {}
+  void settle(const InputOptions& input, FeatureProtocol& protocol) const override {
+    settle_input(input, {}, 1, protocol);
+    check_size(protocol, 1, 1 << 30);  // only whoever asks for patches needs them to fit
+  }
+  int64_t depth() const override { return 1; }
+  ModelIdentity identity() const override { return {"raw-pixels", ""}; }
+  std::string describe() const override { return "raw pixels, 16 x 16 RGB, centred per image"; }
+  FeatureColumns columns(const FeatureProtocol&) const override { return {kSide * kSide * 3, 1, 0}; }
+  int64_t patch_width() const override { return kPatchSide * kPatchSide * 3; }
+  int64_t patch_side() const override { return patch_; }
+  int64_t heads() const override { return 0; }
+
+  void extract(std::span<const Image> images, const FeatureProtocol& protocol, float* features,
+               float* patches) override {
+    const int64_t grid = protocol.size / patch_, width = columns(protocol).width();
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < images.size(); ++i) {
+      const auto image = static_cast<int64_t>(i);
+      centred(resize(images[i], kSide, kSide, Resampling::bilinear), features + image * width);
+      if (patches != nullptr) cut(images[i], patches + image * grid * grid * patch_width());
+    }
+  }
+  void dense(std::span<const Image> images, std::span<const int64_t> blocks, float* cls,
+             float* patches) override {
+    DINO_CHECK(blocks.size() == 1 && blocks[0] == 0, "raw pixels are one block");
+    const auto batch = static_cast<int64_t>(images.size());
+    if (cls != nullptr) std::fill_n(cls, batch * patch_width(), 0.0F);
+    const int64_t count = (images.front().width / patch_) * (images.front().height / patch_);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < batch; ++i)
+      cut(images[static_cast<size_t>(i)], patches + i * count * patch_width());
+  }
+  void attention(std::span<const Image>, float*) override {
+    DINO_CHECK(false, "raw pixels have no attention");
+  }
+
+ private:
+  static constexpr int64_t kSide = 16, kPatchSide = 4;
+  /// Every patch of the image, row by row.
+  void cut(const Image& image, float* out) const {
+    const int64_t columns = image.width / patch_, count = columns * (image.height / patch_);
+    for (int64_t p = 0; p < count; ++p, out += patch_width()) {
+      const Box box{p / columns * patch_, p % columns * patch_, patch_, patch_};
+      const Image small = resize(image, box, kPatchSide, kPatchSide, Resampling::bilinear);
+      for (size_t v = 0; v < small.pixels.size(); ++v)
+        out[v] = static_cast<float>(small.pixels[v]) / 255.0F - 0.5F;
+    }
+  }
+  static void centred(const Image& image, float* out) {
+    double sum = 0;
+    for (const uint8_t v : image.pixels) sum += v;
+    const auto mean = static_cast<float>(sum / static_cast<double>(image.pixels.size()));
+    for (size_t v = 0; v < image.pixels.size(); ++v)
+      out[v] = (static_cast<float>(image.pixels[v]) - mean) / 255.0F;
+  }
+  int64_t patch_;
+};
+
+class VitExtractor final : public Extractor {
+ public:
+  VitExtractor(std::unique_ptr<Backbone> backbone, Preparation preparation, ops::Backend& backend,
+               Precision precision, ModelIdentity identity, std::string weights)
+      : backbone_(std::move(backbone)),
+        preparation_(std::move(preparation)),
+        vit_(backbone_->config),
+        identity_(std::move(identity)),
+        weights_(std::move(weights)),
+        place_(backend, Communicator::self(), precision) {
+    bring_to_device(*backbone_, place_.context());
+  }
+  ModelIdentity identity() const override { return identity_; }
+  std::string describe() const override { return backbone_->description; }
+  void settle(const InputOptions& input, FeatureProtocol& protocol) const override {
+    settle_input(input, preparation_, backbone_->config.patch, protocol);
+    check_size(protocol, backbone_->config.patch, backbone_->config.depth);
+    if (!input.silent) say_input(weights_, input, preparation_, protocol);
+  }
+  int64_t depth() const override { return backbone_->config.depth; }
+  FeatureColumns columns(const FeatureProtocol& p) const override {
+    const int64_t width = backbone_->config.width;
+    return {width, p.tokens == Tokens::patch ? 0 : p.layers, p.tokens == Tokens::cls ? 0 : width};
+  }
+  int64_t patch_width() const override { return backbone_->config.width; }
+  int64_t patch_side() const override { return backbone_->config.patch; }
+  int64_t heads() const override { return backbone_->config.heads; }
+
+  void extract(std::span<const Image> images, const FeatureProtocol& protocol, float* features,
+               float* patches) override {
+    VitForwardOptions options;
+    const int64_t depth = backbone_->config.depth;
+    if (protocol.tokens != Tokens::patch && protocol.layers > 1)
+      for (int64_t b = depth - protocol.layers; b < depth - 1; ++b) options.intermediate_blocks.push_back(b);
+    const VitOutput out = forward(images, options);
+    const TokenEntry& entry = out.entries.front();
+    const int64_t width = backbone_->config.width, count = entry.grid_h * entry.grid_w;
+    const auto row = [&](ConstTensorView tokens, int64_t index) {
+      return tokens.as<float>() + index * width;
+    };
+    const std::vector<ConstTensorView> intermediate = intermediate_of(out);
+    const ConstTensorView norm = host_view(place_.context(), out.norm, norm_);
+    for (int64_t i = 0; i < entry.batch; ++i) {
+      if (protocol.tokens != Tokens::patch) {
+        for (const ConstTensorView& block : intermediate)
+          features = std::copy_n(row(block, entry.cls_row(i)), width, features);
+        features = std::copy_n(row(norm, entry.cls_row(i)), width, features);
+      }
+      const float* first = row(norm, entry.patch_row(i, 0, backbone_->config.registers));
+      if (protocol.tokens != Tokens::cls) features = mean_of(first, count, width, features);
+      if (patches != nullptr) patches = std::copy_n(first, count * width, patches);
+    }
+  }
+
+  void dense(std::span<const Image> images, std::span<const int64_t> blocks, float* cls,
+             float* patches) override {
+    VitForwardOptions options;
+    const int64_t depth = backbone_->config.depth, width = backbone_->config.width;
+    for (const int64_t b : blocks) {
+      DINO_CHECK(b >= 0 && b < depth, "the model has no such block");
+      if (b < depth - 1) options.intermediate_blocks.push_back(b);
+    }
+    const VitOutput out = forward(images, options);
+    const TokenEntry& entry = out.entries.front();
+    std::vector<ConstTensorView> tokens = intermediate_of(out);
+    if (tokens.size() < blocks.size()) tokens.push_back(host_view(place_.context(), out.norm, norm_));
+    const auto layers = static_cast<int64_t>(tokens.size());
+    const int64_t count = entry.grid_h * entry.grid_w;
+#pragma omp parallel for
+    for (int64_t i = 0; i < entry.batch; ++i)
+      for (int64_t l = 0; l < layers; ++l) {
+        const float* const rows = tokens[static_cast<size_t>(l)].as<float>();
+        if (cls != nullptr)
+          std::copy_n(rows + entry.cls_row(i) * width, width, cls + (i * layers + l) * width);
+        const float* from = rows + entry.patch_row(i, 0, backbone_->config.registers) * width;
+        for (int64_t p = 0; p < count; ++p, from += width)
+          std::copy_n(from, width, patches + ((i * count + p) * layers + l) * width);
+      }
+  }
+
+  void attention(std::span<const Image> images, float* maps) override {
+    VitForwardOptions options;
+    options.attention_of_class_token = true;
+    const VitOutput out = forward(images, options);
+    const TokenEntry& entry = out.entries.front();
+    const int64_t count = entry.grid_h * entry.grid_w, skip = 1 + backbone_->config.registers;
+    const float* const all = host_view(place_.context(), out.last_attention, norm_).as<float>();
+    for (int64_t m = 0; m < entry.batch * heads(); ++m)
+      maps = std::copy_n(all + m * entry.tokens + skip, count, maps);
+  }
+
+ private:
+  VitOutput forward(std::span<const Image> images, const VitForwardOptions& options) {
+    Context& c = place_.context();
+    c.arena.reset();
+    const auto batch = static_cast<int64_t>(images.size());
+    const int64_t height = images.front().height, width = images.front().width, pixels = 3 * height * width;
+    const Shape shape{batch, 3, height, width};
+    if (input_.shape() != shape) input_ = Tensor::uninitialised(shape);
+    float* const input = input_.as<float>();
+#pragma omp parallel for
+    for (int64_t i = 0; i < batch; ++i)
+      normalize_to(images[static_cast<size_t>(i)], preparation_.normalisation, input + i * pixels);
+    const CropBatch crops{device_view(c, input_), {}};
+    return vit_.forward(c, backbone_->weights, std::span(&crops, 1), options);
+  }
+  std::vector<ConstTensorView> intermediate_of(const VitOutput& out) {
+    std::vector<ConstTensorView> views;
+    intermediate_.resize(out.intermediate.size());
+    for (size_t b = 0; b < out.intermediate.size(); ++b)
+      views.push_back(host_view(place_.context(), out.intermediate[b], intermediate_[b]));
+    return views;
+  }
+  static float* mean_of(const float* rows, int64_t count, int64_t width, float* out) {
+    for (int64_t d = 0; d < width; ++d) {
+      double sum = 0;
+      for (int64_t p = 0; p < count; ++p) sum += static_cast<double>(rows[p * width + d]);
+      out[d] = static_cast<float>(sum / static_cast<double>(count));
+    }
+    return out + width;
+  }
+
+  std::unique_ptr<Backbone> backbone_;
+  Preparation preparation_;
+  Vit vit_;
+  ModelIdentity identity_;
+  std::string weights_;  ///< as the user names them
+  Workplace place_;
+  Tensor input_, norm_;               ///< the host's, of the last batch
+  std::vector<Tensor> intermediate_;  ///< likewise
+};
+
 }  // namespace
 
 InputOptions input_of(const FeatureProtocol& protocol) {
   return {protocol.size, protocol.resize_to(), protocol.pad, {protocol.background}, 1, true};
 }
 
-std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const InputOptions& input,
-                                          FeatureProtocol& protocol, uint64_t seed) {
+std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, uint64_t seed) {
   const std::string& w = options.weights;
-  if (w == "raw-pixels") {
-    settle_input(input, {}, 1, protocol);
-    check_size(protocol, 1, 1 << 30);  // only whoever asks for patches needs them to fit
-    return std::make_unique<RawPixels>(options.patch);
-  }
+  if (w == "raw-pixels") return std::make_unique<RawPixels>(options.patch);
   std::unique_ptr<Backbone> backbone;
   ModelIdentity identity;
   Preparation preparation;
@@ -305,15 +355,12 @@ std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, const Inp
     identity.name = model_name(w);
     preparation = preparation_of(w);
   }
-  settle_input(input, preparation, backbone->config.patch, protocol);
-  check_size(protocol, backbone->config.patch, backbone->config.depth);
   identity.weights = backbone->sha256;
   if (!options.name.empty()) identity.name = options.name;
   identity.input = input_json(preparation);
-  if (!input.silent) say_input(w, input, preparation, protocol);
   return std::make_unique<VitExtractor>(
-      std::move(backbone), preparation.normalisation, backend_of(options.device),
-      precision_here(options.precision, kind_of(options.device)), std::move(identity));
+      std::move(backbone), std::move(preparation), backend_of(options.device),
+      precision_here(options.precision, kind_of(options.device)), std::move(identity), w);
 }
 
 }  // namespace dino::eval

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "comm/program.hpp"
-#include "extractor.hpp"
+#include "inputs/extractor.hpp"
 #include "options.hpp"
 #include "pictures.hpp"
 

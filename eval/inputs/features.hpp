@@ -4,8 +4,8 @@
 #include <string>
 
 #include "comm/communicator.hpp"
-#include "extractor.hpp"
-#include "prepared_images.hpp"
+#include "inputs/extractor.hpp"
+#include "inputs/prepared_images.hpp"
 
 namespace dino::eval {
 

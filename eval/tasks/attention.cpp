@@ -12,7 +12,7 @@
 #include "base/log.hpp"
 #include "base/working.hpp"
 #include "commands.hpp"
-#include "picture_input.hpp"
+#include "inputs/picture_input.hpp"
 
 namespace dino::eval {
 

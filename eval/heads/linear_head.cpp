@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "linear_head.hpp"
+#include "heads/linear_head.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -41,8 +41,8 @@ LinearHead::LinearHead(int64_t width, int64_t classes, uint64_t seed)
   for (float& w : weight_.f32()) w = static_cast<float>(0.01 * random.normal());
 }
 
-void LinearHead::fit(const float* x, const std::vector<int32_t>& labels, const std::vector<int64_t>& rows,
-                     const Training& training) {
+void LinearHead::fit(const FeatureView& x, const std::vector<int32_t>& labels,
+                     const std::vector<int64_t>& rows, const Training& training) {
   ops::Backend& backend = ops::backend_named("cpu");
   HostStream stream;
   const auto n = static_cast<int64_t>(rows.size());
@@ -59,7 +59,7 @@ void LinearHead::fit(const float* x, const std::vector<int32_t>& labels, const s
       work_point();
       for (int64_t i = 0; i < batch; ++i) {
         const int64_t row = rows[static_cast<size_t>(order[static_cast<size_t>(b * batch + i)])];
-        std::copy_n(x + row * width_, width_, input.as<float>() + i * width_);
+        std::copy_n(x.row(row), width_, input.as<float>() + i * width_);
         target[static_cast<size_t>(i)] = labels[static_cast<size_t>(row)];
       }
       backend.linear(stream, input, weight_, bias_, ops::Activation::none, logits, {});
@@ -76,7 +76,7 @@ void LinearHead::fit(const float* x, const std::vector<int32_t>& labels, const s
   }
 }
 
-std::vector<int32_t> LinearHead::predict(const float* x, const std::vector<int64_t>& rows) const {
+std::vector<int32_t> LinearHead::predict(const FeatureView& x, const std::vector<int64_t>& rows) const {
   constexpr int64_t kChunk = 1024;
   ops::Backend& backend = ops::backend_named("cpu");
   HostStream stream;
@@ -86,7 +86,7 @@ std::vector<int32_t> LinearHead::predict(const float* x, const std::vector<int64
   for (size_t begin = 0; begin < rows.size(); begin += kChunk) {
     const auto count = static_cast<int64_t>(std::min<size_t>(kChunk, rows.size() - begin));
     for (int64_t i = 0; i < count; ++i)
-      std::copy_n(x + rows[begin + static_cast<size_t>(i)] * width_, width_, input.as<float>() + i * width_);
+      std::copy_n(x.row(rows[begin + static_cast<size_t>(i)]), width_, input.as<float>() + i * width_);
     backend.linear(stream, input.view().rows(0, count), weight_, bias_, ops::Activation::none,
                    logits.view().rows(0, count), {});
     for (int64_t i = 0; i < count; ++i) {
@@ -97,7 +97,7 @@ std::vector<int32_t> LinearHead::predict(const float* x, const std::vector<int64
   return out;
 }
 
-double LinearHead::accuracy(const float* x, const std::vector<int64_t>& rows,
+double LinearHead::accuracy(const FeatureView& x, const std::vector<int64_t>& rows,
                             const std::vector<int32_t>& truth) const {
   const std::vector<int32_t> predicted = predict(x, rows);
   int64_t right = 0;

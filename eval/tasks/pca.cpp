@@ -12,8 +12,8 @@
 #include "base/log.hpp"
 #include "base/working.hpp"
 #include "commands.hpp"
+#include "inputs/picture_input.hpp"
 #include "numeric/principal_components.hpp"
-#include "picture_input.hpp"
 
 namespace dino::eval {
 

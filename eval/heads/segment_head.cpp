@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "segment_head.hpp"
+#include "heads/segment_head.hpp"
 
 #include <algorithm>
 #include <cmath>

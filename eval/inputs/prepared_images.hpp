@@ -7,7 +7,7 @@
 #include <string>
 #include <unordered_map>
 
-#include "extractor.hpp"
+#include "inputs/extractor.hpp"
 
 namespace dino::eval {
 
