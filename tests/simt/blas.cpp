@@ -95,7 +95,10 @@ void multiply(CudaStream& stream, const Product& p) {
   (void)simt::device_memory().open(p.a, count(p.m, p.k) * size_of(p.operands));
   (void)simt::device_memory().open(p.b, count(p.k, p.n) * size_of(p.operands));
   (void)simt::device_memory().open(p.c, count(p.m, p.n) * size_of(p.result));
-  simt::enqueue(stream.handle(), [p] { run(p); });
+  const auto bytes =
+      static_cast<double>(p.m * p.k + p.k * p.n + p.m * p.n) * static_cast<double>(size_of(p.operands));
+  simt::enqueue(
+      stream.handle(), [p] { run(p); }, simt::pace().copy + simt::pace().byte * bytes);
 }
 
 std::string describe_blas() {
