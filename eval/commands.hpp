@@ -7,6 +7,7 @@
 namespace dino::eval {
 
 [[nodiscard]] Command features_command();
+[[nodiscard]] Command relevance_command();
 [[nodiscard]] Command segment_command();
 [[nodiscard]] Command pca_command();
 [[nodiscard]] Command attention_command();
