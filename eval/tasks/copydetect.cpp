@@ -4,8 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "base/error.hpp"
+#include "comm/together.hpp"
 #include "inputs/compared_pair.hpp"
 #include "inputs/ground_truth.hpp"
 #include "numeric/ranking.hpp"
@@ -84,35 +86,38 @@ class CopyDetection final : public Task {
   std::vector<Outcome> run(TaskRun& run, const Plan& /*plan*/, std::span<const size_t> wanted) override {
     const Candidates all = propose(run);
     std::vector<Outcome> outcomes;
-    if (!run.world.root()) return outcomes;
-    const auto seed = static_cast<uint64_t>(run.seed);
-    const auto estimate = [&](const std::function<double(std::span<const int64_t>)>& statistic) {
-      return bootstrap(copies_->rows, config_.resamples, seed, statistic);
-    };
-    for (const size_t p : wanted) {
-      Outcome out{p, {}, {}};
-      if (p == 0) {
-        const MicroAveragePrecision micro(all.pairs, all.positives);
-        out.scores.push_back({"micro_ap", estimate([&](auto counts) { return micro.value(counts); })});
-        out.scores.push_back(
-            {"recall_at_p90", estimate([&](auto counts) { return recall_at_90(all, counts); })});
-      } else {
-        const double threshold = config_.thresholds[p - 1];
-        out.scores.push_back({"precision", estimate([&](auto counts) {
-                                const Accepted a = accept(all, threshold, counts);
-                                return a.pairs == 0 ? 1 : a.right / a.pairs;  // nothing wrong was accepted
-                              })});
-        out.scores.push_back({"recall", estimate([&](auto counts) {
-                                const Accepted a = accept(all, threshold, counts);
-                                return a.positives == 0 ? 0 : a.right / a.positives;
-                              })});
-      }
-      outcomes.push_back(std::move(out));
-    }
+    on_root(run.world, [&] {
+      require_positives(all);
+      for (const size_t p : wanted) outcomes.push_back(outcome(p, all, static_cast<uint64_t>(run.seed)));
+    });
     return outcomes;
   }
 
  private:
+  [[nodiscard]] Outcome outcome(size_t p, const Candidates& all, uint64_t seed) const {
+    const auto estimate = [&](const std::function<double(std::span<const int64_t>)>& statistic) {
+      return bootstrap(copies_->rows, config_.resamples, seed, statistic);
+    };
+    Outcome out{p, {}, {}};
+    if (p == 0) {
+      const MicroAveragePrecision micro(all.pairs, all.positives);
+      out.scores.push_back({"micro_ap", estimate([&](auto counts) { return micro.value(counts); })});
+      out.scores.push_back(
+          {"recall_at_p90", estimate([&](auto counts) { return recall_at_90(all, counts); })});
+      return out;
+    }
+    const double threshold = config_.thresholds[p - 1];
+    out.scores.push_back({"precision", estimate([&](auto counts) {
+                            const Accepted a = accept(all, threshold, counts);
+                            return a.pairs == 0 ? 1 : a.right / a.pairs;  // nothing wrong was accepted
+                          })});
+    out.scores.push_back({"recall", estimate([&](auto counts) {
+                            const Accepted a = accept(all, threshold, counts);
+                            return a.positives == 0 ? 0 : a.right / a.positives;
+                          })});
+    return out;
+  }
+
   [[nodiscard]] Card card() const {
     Card card = compared_card("originals", *originals_, "copies", *copies_);
     card.set("task", "copydetect").set("similarity", "cosine").set("ground_truth", truth_->text());
@@ -121,13 +126,22 @@ class CopyDetection final : public Task {
     return card;
   }
 
+  /// The largest recall at a precision of .9; pairs stand in falling order of score, tied ones are accepted
+  /// together.
   static double recall_at_90(const Candidates& all, std::span<const int64_t> counts) {
-    std::vector<Scored> rows;
-    int64_t positives = 0;
+    int64_t positives = 0, seen = 0, right = 0;
     for (size_t c = 0; c < counts.size(); ++c) positives += counts[c] * all.positives[c];
-    for (const auto& [scored, copy] : all.pairs)
-      rows.insert(rows.end(), static_cast<size_t>(counts[static_cast<size_t>(copy)]), scored);
-    return recall_at_precision(precision_recall_curve(std::move(rows), positives), 0.9);
+    double best = 0;
+    for (size_t i = 0; i < all.pairs.size(); ++i) {
+      const auto& [scored, copy] = all.pairs[i];
+      seen += counts[static_cast<size_t>(copy)];
+      right += scored.relevant ? counts[static_cast<size_t>(copy)] : 0;
+      const bool tied = i + 1 < all.pairs.size() && all.pairs[i + 1].scored.score == scored.score;
+      if (tied || seen == 0 || positives == 0 || static_cast<double>(right) < 0.9 * static_cast<double>(seen))
+        continue;
+      best = std::max(best, static_cast<double>(right) / static_cast<double>(positives));
+    }
+    return best;
   }
 
   /// On the root, each rank having searched for its part of the copies.
@@ -163,12 +177,16 @@ class CopyDetection final : public Task {
     all.positives = run.world.gather_values<int64_t>(std::span<const int64_t>(positives));
     for (size_t i = 0; i < all_scores.size(); ++i)
       all.pairs.push_back({{all_scores[i], all_relevant[i] != 0}, all_copies[i]});
-    if (run.world.root() &&
-        std::all_of(all.positives.begin(), all.positives.end(), [](int64_t n) { return n == 0; }))
+    std::stable_sort(all.pairs.begin(), all.pairs.end(),
+                     [](const auto& a, const auto& b) { return a.scored.score > b.scored.score; });
+    return all;
+  }
+
+  void require_positives(const Candidates& all) const {
+    if (std::all_of(all.positives.begin(), all.positives.end(), [](int64_t n) { return n == 0; }))
       throw DataError(fmt::format(
           "copy detection: {}: no copy has an original in {} (by {}); give --ground-truth or another --match",
           copies_->path, originals_->path, truth_->text()));
-    return all;
   }
 
   CopyConfig config_;

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "base/error.hpp"
+#include "comm/together.hpp"
 #include "inputs/compared_pair.hpp"
 #include "inputs/ground_truth.hpp"
 #include "numeric/ranking.hpp"
@@ -91,8 +92,9 @@ class Retrieval final : public Task {
     std::vector<Outcome> outcomes;
     for (const size_t p : wanted) {
       const std::vector<QueryResult> results = judge_all(run, p == 1 ? Difficulty::hard : Difficulty::medium);
-      if (!run.world.root()) continue;
-      outcomes.push_back(outcome(p, plan.protocols[p], results, static_cast<uint64_t>(run.seed)));
+      on_root(run.world, [&] {
+        outcomes.push_back(outcome(p, plan.protocols[p], results, static_cast<uint64_t>(run.seed)));
+      });
     }
     return outcomes;
   }
