@@ -144,9 +144,9 @@ struct Made {
   std::vector<std::string> keys, faults;
 };
 
-class Relevance {
+class RelevanceCommand {
  public:
-  Relevance(CommandContext& context, RelevanceConfig config)
+  RelevanceCommand(CommandContext& context, RelevanceConfig config)
       : context_(context), config_(std::move(config)) {}
 
   ExitCode run() {
@@ -301,7 +301,7 @@ ExitCode start_relevance(RelevanceConfig config, CommandContext& context) {
     return ExitCode::done;
   }
   check_replaceable(context.common.output);
-  return Relevance(context, std::move(config)).run();
+  return RelevanceCommand(context, std::move(config)).run();
 }
 
 }  // namespace
