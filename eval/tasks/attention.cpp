@@ -6,12 +6,9 @@
 #include <array>
 #include <cmath>
 
-#include "base/error.hpp"
 #include "base/json.hpp"
 #include "base/json_text.hpp"
 #include "base/log.hpp"
-#include "base/working.hpp"
-#include "commands.hpp"
 #include "inputs/picture_input.hpp"
 
 namespace dino::eval {
@@ -41,58 +38,63 @@ Image map_picture(const float* map, int64_t grid) {
   return enlarge(out, 160);
 }
 
-ExitCode run_attention(CommandContext& context, const PictureConfig& config) {
-  const log::Phase phase("attention");
-  if (!context.world.root()) return ExitCode::done;
-  if (config.model.weights == "raw-pixels")
-    throw UsageError("drawing attention: --weights raw-pixels: has no attention; name a vision transformer");
-  const PictureInput input(config, static_cast<uint64_t>(context.common.seed));
-  Extractor& extractor = input.extractor();
-  const int64_t grid = input.protocol().size / extractor.patch_side(), heads = extractor.heads();
-  Card card = input.card();
-  card.set("task", "attention")
-      .set("maps", "class token to patches, last block, scaled to each map's maximum");
-  PictureSet set(context.common.output, "attention", input.row("attention", card));
-  if (set.exists() && !config.force) {
-    log::info("these pictures are already in " + context.common.output +
-              ", kept as they are (--force draws them again)");
-    return ExitCode::done;
+class Attention final : public Task {
+ public:
+  void options(OptionTable& table) override { table.bind(picture_options(), config_); }
+
+  Plan plan(TaskRun& run) override {
+    input_ = read_picture_input(run, config_);
+    Plan plan = picture_plan(run, input_, "attention");
+    plan.protocols[0].card.set("maps", "class token to patches, last block, scaled to each map's maximum");
+    return plan;
   }
-  std::vector<float> maps(static_cast<size_t>(heads * grid * grid));
-  double patch_share = 0;
-  for (size_t i = 0; i < input.images().size(); ++i) {
-    work_point();
-    extractor.attention(std::span(input.images()).subspan(i, 1), maps.data());
-    set.begin_strip(input.keys()[i]);
-    set.add(fit(input.images()[i], 160), "image", "");
-    for (int64_t h = 0; h < heads; ++h) {
-      const float* map = maps.data() + h * grid * grid;
-      double sum = 0;
-      for (int64_t p = 0; p < grid * grid; ++p) sum += static_cast<double>(map[p]);
-      patch_share += sum;
-      set.add(map_picture(map, grid), fmt::format("head {}, {:.0f} % on patches", h, 100 * sum), "");
+
+  std::vector<Outcome> run(TaskRun& run, const Plan& plan, std::span<const size_t> /*wanted*/) override {
+    const int64_t grid = input_.grid(), heads = input_.encoder->heads(), cells = grid * grid;
+    const std::vector<float> maps =
+        by_image(run, input_, heads * cells,
+                 [&](std::span<const Image> image, float* out) { input_.encoder->attention(image, out); });
+    if (!run.world.root()) return {};
+    PictureSet set = run.pictures("attention", plan, plan.protocols[0]);
+    double patch_share = 0;
+    for (size_t i = 0; i < input_.images.size(); ++i) {
+      set.begin_strip(input_.keys[i]);
+      set.add(fit(input_.images[i], 160), "image", "");
+      for (int64_t h = 0; h < heads; ++h) {
+        const float* map = maps.data() + (static_cast<int64_t>(i) * heads + h) * cells;
+        double sum = 0;
+        for (int64_t p = 0; p < cells; ++p) sum += static_cast<double>(map[p]);
+        patch_share += sum;
+        set.add(map_picture(map, grid), fmt::format("head {}, {:.0f} % on patches", h, 100 * sum), "");
+      }
     }
+    set.commit();
+    patch_share /= static_cast<double>(input_.images.size() * static_cast<size_t>(heads));
+    log::info(fmt::format("{} strips in {}; {:.0f} % of the class token's attention goes to patches",
+                          input_.images.size(), run.output, 100 * patch_share));
+    run.json = json_line({{"images", input_.images.size()}, {"heads", heads}, {"patch_share", patch_share}});
+    return {};
   }
-  set.commit();
-  patch_share /= static_cast<double>(input.images().size() * static_cast<size_t>(heads));
-  log::info(fmt::format("{} strips in {}; {:.0f} % of the class token's attention goes to patches",
-                        input.images().size(), context.common.output, 100 * patch_share));
-  context.result =
-      json_line({{"images", input.images().size()}, {"heads", heads}, {"patch_share", patch_share}});
-  return ExitCode::done;
-}
+
+ private:
+  PictureOptions config_;
+  PictureInput input_;
+};
 
 }  // namespace
 
-Command attention_command() {
-  Command command = picture_command(run_attention);
-  command.name = "attention";
-  command.summary = "Draw the class token's attention maps of the last block";
-  command.usage = "--weights W --data REF [--images 8] [--size N] --output RESULTS";
-  command.description =
-      "Writes one map per head and image to RESULTS/pictures/, registers left out. Rank 0 does the work.";
-  command.examples = {{"--weights run --data photos --images 8 --output results"}};
-  return command;
+TaskEntry attention_task() {
+  TaskInfo info;
+  info.name = "attention";
+  info.summary = "Draw the class token's attention maps of the last block";
+  info.usage = "--weights W --data REF [--images 8] [--size N] --output RESULTS";
+  info.description = "Writes one map per head and image to RESULTS/pictures/, registers left out.";
+  info.examples = {{"--weights run --data photos --images 8 --output results"}};
+  info.inputs = picture_inputs();
+  info.encoder = TaskInfo::Encoder::attention;
+  info.pictures = {{"attention", "Attention of the class token",
+                    "One map per head of the last block, each scaled to its own maximum."}};
+  return task_entry<Attention>(std::move(info));
 }
 
 }  // namespace dino::eval
