@@ -102,9 +102,9 @@ constexpr std::pair<const char*, PixelMetric> kPixelMetrics[] = {{"miou", PixelM
                                                                  {"macc", PixelMetric::mean_accuracy},
                                                                  {"aacc", PixelMetric::pixel_accuracy}};
 
-/// Fewer for large tables of pixels: some hundred million additions a pair.
+/// Fewer for many images or classes, so that a pair takes about a second.
 int64_t resamples_for(size_t numbers) {
-  return std::clamp<int64_t>(int64_t{300'000'000} / static_cast<int64_t>(std::max<size_t>(numbers, 1)), 999,
+  return std::clamp<int64_t>(int64_t{100'000'000} / static_cast<int64_t>(std::max<size_t>(numbers, 1)), 999,
                              9999);
 }
 

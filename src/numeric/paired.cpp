@@ -13,44 +13,31 @@ namespace dino {
 
 namespace {
 
-/// The statistic of one resampling: `image(i)` is the image that stands at place i, `swapped(i)` whether the
-/// two models change sides there. The draws are those of (seed, resample), in order of the places.
-using Statistic =
-    std::function<double(const std::vector<int64_t>& image, const std::vector<uint8_t>& swapped)>;
-
-PairedTest resampled(int64_t n, int64_t resamples, uint64_t seed, const Statistic& difference) {
-  PairedTest t;
-  t.n = n;
-  if (n == 0) return t;
-  std::vector<int64_t> in_order(static_cast<size_t>(n));
-  std::iota(in_order.begin(), in_order.end(), 0);
-  const std::vector<uint8_t> none(static_cast<size_t>(n));
-  t.difference = difference(in_order, none);
-  std::vector<double> values(static_cast<size_t>(resamples));
-  std::vector<uint8_t> extreme(static_cast<size_t>(resamples));
+/// The share of random swaps of the two models, image by image, that make a difference as large as the one
+/// that was found: `difference(swapped)`, with a flag for every image.
+double swap_test(int64_t n, int64_t resamples, uint64_t seed, double found,
+                 const std::function<double(const std::vector<uint8_t>& swapped)>& difference) {
   // Sums in another order must not make an equal difference a smaller one.
-  const double bound = std::abs(t.difference) * (1 - 1e-12);
-#pragma omp parallel for schedule(dynamic)
+  const double bound = std::abs(found) * (1 - 1e-12);
+  int64_t extreme = 0;
+#pragma omp parallel for schedule(dynamic) reduction(+ : extreme)
   for (int64_t r = 0; r < resamples; ++r) {
-    std::vector<int64_t> image(static_cast<size_t>(n));
     std::vector<uint8_t> swapped(static_cast<size_t>(n));
-    Random random(seed, RandomStream::bootstrap, static_cast<uint64_t>(r));
-    for (int64_t& i : image) i = static_cast<int64_t>(random.below(static_cast<uint64_t>(n)));
+    // Draws of their own, apart from those of the interval.
+    Random random(~seed, RandomStream::bootstrap, static_cast<uint64_t>(r));
     for (uint8_t& s : swapped) s = random.bernoulli(0.5) ? 1 : 0;
-    values[static_cast<size_t>(r)] = difference(image, none);
-    extreme[static_cast<size_t>(r)] = std::abs(difference(in_order, swapped)) >= bound ? 1 : 0;
+    extreme += std::abs(difference(swapped)) >= bound ? 1 : 0;
   }
-  std::sort(values.begin(), values.end());
-  const auto quantile = [&](double q) {
-    const double at = q * static_cast<double>(resamples - 1);
-    const auto i = static_cast<size_t>(at);
-    const double next = i + 1 < values.size() ? values[i + 1] : values[i];
-    return values[i] + (at - static_cast<double>(i)) * (next - values[i]);
-  };
-  t.low = quantile(0.025);
-  t.high = quantile(0.975);
-  const auto count = std::accumulate(extreme.begin(), extreme.end(), int64_t{0});
-  t.p = static_cast<double>(1 + count) / static_cast<double>(1 + resamples);
+  return static_cast<double>(1 + extreme) / static_cast<double>(1 + resamples);
+}
+
+PairedTest test_of(const Estimate& interval, double p) {
+  PairedTest t;
+  t.n = interval.n;
+  t.difference = interval.value;
+  t.low = interval.low;
+  t.high = interval.high;
+  t.p = p;
   return t;
 }
 
@@ -59,15 +46,17 @@ PairedTest resampled(int64_t n, int64_t resamples, uint64_t seed, const Statisti
 PairedTest paired_means(std::span<const double> first, std::span<const double> second, int64_t resamples,
                         uint64_t seed) {
   DINO_CHECK(first.size() == second.size(), "a paired test needs the same samples");
-  return resampled(static_cast<int64_t>(first.size()), resamples, seed,
-                   [&](const std::vector<int64_t>& image, const std::vector<uint8_t>& swapped) {
-                     double sum = 0;
-                     for (size_t i = 0; i < image.size(); ++i) {
-                       const auto at = static_cast<size_t>(image[i]);
-                       sum += (first[at] - second[at]) * (swapped[i] != 0 ? -1 : 1);
-                     }
-                     return sum / static_cast<double>(image.size());
-                   });
+  if (first.empty()) return {};
+  const auto n = static_cast<int64_t>(first.size());
+  std::vector<double> differences(first.size());
+  for (size_t i = 0; i < first.size(); ++i) differences[i] = first[i] - second[i];
+  const Estimate interval = bootstrap_mean(differences, resamples, seed);
+  const double p = swap_test(n, resamples, seed, interval.value, [&](const std::vector<uint8_t>& swapped) {
+    double sum = 0;
+    for (size_t i = 0; i < swapped.size(); ++i) sum += swapped[i] != 0 ? -differences[i] : differences[i];
+    return sum / static_cast<double>(n);
+  });
+  return test_of(interval, p);
 }
 
 double pixel_metric(PixelMetric metric, std::span<const int64_t> sums) {
@@ -90,20 +79,29 @@ double pixel_metric(PixelMetric metric, std::span<const int64_t> sums) {
 PairedTest paired_pixels(PixelMetric metric, std::span<const int64_t> first, std::span<const int64_t> second,
                          int64_t classes, int64_t resamples, uint64_t seed) {
   DINO_CHECK(first.size() == second.size(), "a paired test needs the same samples");
-  const int64_t cells = 3 * classes, n = cells == 0 ? 0 : static_cast<int64_t>(first.size()) / cells;
-  return resampled(
-      n, resamples, seed, [&](const std::vector<int64_t>& image, const std::vector<uint8_t>& swapped) {
-        std::vector<int64_t> a(static_cast<size_t>(cells)), b(static_cast<size_t>(cells));
-        for (size_t i = 0; i < image.size(); ++i) {
-          const int64_t *x = first.data() + image[i] * cells, *y = second.data() + image[i] * cells;
-          if (swapped[i] != 0) std::swap(x, y);
-          for (int64_t c = 0; c < cells; ++c) {
-            a[static_cast<size_t>(c)] += x[c];
-            b[static_cast<size_t>(c)] += y[c];
-          }
-        }
-        return pixel_metric(metric, a) - pixel_metric(metric, b);
-      });
+  if (first.empty()) return {};
+  const int64_t cells = 3 * classes, n = static_cast<int64_t>(first.size()) / cells;
+  // Sums over images, each as often as `times` says, the models swapped where `swapped` does.
+  const auto difference = [&](const int64_t* times, const uint8_t* swapped) {
+    std::vector<int64_t> a(static_cast<size_t>(cells)), b(static_cast<size_t>(cells));
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t *x = first.data() + i * cells, *y = second.data() + i * cells;
+      const int64_t weight = times == nullptr ? 1 : times[i];
+      if (swapped != nullptr && swapped[i] != 0) std::swap(x, y);
+      for (int64_t c = 0; c < cells; ++c) {
+        a[static_cast<size_t>(c)] += weight * x[c];
+        b[static_cast<size_t>(c)] += weight * y[c];
+      }
+    }
+    return pixel_metric(metric, a) - pixel_metric(metric, b);
+  };
+  const Estimate interval = bootstrap(n, resamples, seed, [&](std::span<const int64_t> counts) {
+    return difference(counts.data(), nullptr);
+  });
+  return test_of(interval,
+                 swap_test(n, resamples, seed, interval.value, [&](const std::vector<uint8_t>& swapped) {
+                   return difference(nullptr, swapped.data());
+                 }));
 }
 
 PairedTest unpaired(const Estimate& first, const Estimate& second) {
