@@ -15,6 +15,7 @@
 #include "datasets/on_all_ranks.hpp"
 #include "inputs/features.hpp"
 #include "options.hpp"
+#include "storage/files.hpp"
 #include "storage/output_folder.hpp"
 
 namespace dino::eval {
@@ -99,6 +100,7 @@ bool is_there(const TaskRun& run, const ResultStore& store, const Plan& plan, co
     row.metric = metric;
     if (store.find(row) == nullptr) return false;
   }
+  if (!protocol.file.empty() && !path_exists(run.output + "/" + protocol.file)) return false;
   return protocol.pictures.empty() || run.pictures(protocol.pictures, plan, protocol).exists();
 }
 
@@ -236,10 +238,11 @@ ExitCode start_task(const TaskEntry& entry, Task& task, const TaskOptions& optio
   const TaskResult result =
       run_task(entry, task, options, {context.world, shared, context.common.output, context.common.seed});
   if (!context.world.root()) return ExitCode::done;
-  if (result.rows.empty())
+  if (!result.rows.empty()) (void)report_rows(context, result.rows);
+  if (context.result.empty())
     context.result = result.json;
-  else
-    return report_rows(context, result.rows);
+  else if (result.json.size() > 2)
+    context.result = context.result.substr(0, context.result.size() - 1) + "," + result.json.substr(1);
   return ExitCode::done;
 }
 

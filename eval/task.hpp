@@ -81,6 +81,7 @@ struct Protocol {
   Card card;  ///< holds "task"
   std::vector<std::string> metrics;
   std::string pictures{};  ///< kind of the picture set that belongs to it, where that is all it makes
+  std::string file{};      ///< another file that it makes, below RESULTS
 };
 
 struct Plan {
@@ -150,7 +151,8 @@ class TaskRun {
   const TaskOptions& options;
   std::string output;  ///< RESULTS
   int64_t seed;
-  /// Set on the root by a task that has no rows: what --json prints.
+  /// Set on the root by a task: members of --json's object, as an object; beside "results" where there are
+  /// rows.
   std::string json{};
 
   /// The input of that flag. Features: read once by every rank; images: opened on all ranks, the records of

@@ -26,7 +26,7 @@ std::vector<TaskInput> picture_inputs() {
   return {{"data", "Data reference.", TaskInput::Kind::images, TaskInput::Part::test}};
 }
 
-PictureInput read_picture_input(TaskRun& run, const PictureOptions& options) {
+PictureInput read_picture_input(TaskRun& run, const PictureOptions& options, const PictureLoader& load) {
   const Dataset dataset = run.images("data");
   PictureInput input;
   input.protocol = options.protocol;
@@ -39,7 +39,7 @@ PictureInput read_picture_input(TaskRun& run, const PictureOptions& options) {
   for (int64_t i = 0; i < wanted; ++i)
     for (int64_t r = i * n / wanted; r < (i + 1) * n / wanted; ++r) {
       const Record& record = dataset.records[static_cast<size_t>(r)];
-      LoadedImage loaded = load_image(record, input.protocol);
+      LoadedImage loaded = load(record, input.protocol);
       if (loaded.fault.empty()) {
         input.images.push_back(std::move(loaded.image));
         input.keys.push_back(record.key);

@@ -2,6 +2,7 @@
 #pragma once
 // Images and model behind tasks that draw (pca, attention).
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,10 @@ struct PictureInput {
   Extractor* encoder = nullptr;
   [[nodiscard]] int64_t grid() const { return protocol.size / encoder->patch_side(); }
 };
-[[nodiscard]] PictureInput read_picture_input(TaskRun& run, const PictureOptions& options);
+/// `load` gives the image of a record, or why there is none; load_image unless given.
+using PictureLoader = std::function<LoadedImage(const Record& record, const FeatureProtocol& protocol)>;
+[[nodiscard]] PictureInput read_picture_input(TaskRun& run, const PictureOptions& options,
+                                              const PictureLoader& load = load_image);
 /// The model's and the data's part of a plan with one protocol, whose card is begun: what the images are.
 [[nodiscard]] Plan picture_plan(const TaskRun& run, const PictureInput& input, const std::string& kind);
 /// `values` floats of each image on the root, in order, each image computed by one rank. Collective.

@@ -25,6 +25,10 @@ for part, count in (('train', 12), ('test', 7)):
         cx, cy, r = random.randrange(14, 26), random.randrange(14, 26), random.randrange(8, 13)
         c = [random.randrange(256) for _ in range(3)]
         png(f'{root}/cutouts/{part}/{i:02}.png', 40, 40, lambda x, y: c + [255 if (x - cx)**2 + (y - cy)**2 < r * r else 0], True)
+for i in range(5): # an object and its mask, apart
+    cx, cy, inside = 14 + 3 * i, 20, lambda x, y: (x - cx)**2 + (y - cy)**2 < 81
+    png(f'{root}/objects/{i}.png', 40, 36, lambda x, y: [200, 40, 40] if inside(x, y) else [30, 60, 30 + 4 * y])
+    if i < 4: png(f'{root}/masks/{i}.png', 40, 36, lambda x, y: [0, 0, 7] if inside(x, y) else [0, 0, 0])
 with open(f'{root}/test/rows/broken.png', 'wb') as out: out.write(b'\x89PNG\r\n\x1a\nnot really')
 os.makedirs(f'{root}/broken'); open(f'{root}/broken/x.png', 'wb').write(b'nothing')
 PY
@@ -155,6 +159,38 @@ expect 0 "segment" dino-eval segment --weights random:vit_micro --train data/cut
 expect 65 "no image with a partly transparent alpha channel" dino-eval segment --weights raw-pixels --patch 8 --train data/train --test data/test --size 32 --output R
 expect 0 "three components" dino-eval pca --weights random:vit_micro --data data/test --size 32 --images 3 --output R
 expect 0 "strips" dino-eval attention --weights random:vit_micro --data data/test --size 32 --images 2 --output R
+heads=(attention --weights random:vit_micro --size 32 --h5)
+expect 0 "heads on the foreground" dino-eval "${heads[@]}" --data data/cutouts/test --images 7 --masks alpha --output A
+expect 0 "kept as it is" dino-eval "${heads[@]}" --data data/cutouts/test --images 7 --masks alpha --output A
+ranks 2 dino-eval "${heads[@]}" --data data/cutouts/test --images 7 --masks alpha --output A2 2>/dev/null || fail "attention at 2 ranks"
+expect 0 "has no mask in data/masks" dino-eval "${heads[@]}" --data data/objects --masks data/masks --output A3
+expect 66 "" dino-eval "${heads[@]}" --data data/objects --masks data/nothing --output A3
+"$DINO_PYTHON" - <<'PY' || fail "the maps of heads against masks"
+import glob, json, h5py, numpy as np
+rows = {d: [json.loads(line) for line in open(f'{d}/results.jsonl')] for d in ('A', 'A2', 'A3')}
+assert [(r['value'], r['low'], r['card_hash']) for r in rows['A']] == [(r['value'], r['low'], r['card_hash']) for r in rows['A2']]
+for d in ('A', 'A3'):
+    path, = glob.glob(f'{d}/attention/*.h5')
+    f = h5py.File(path)
+    maps, object_ = f['maps'][:], f['object'][:].reshape(len(f['keys']), -1)
+    assert maps.shape == (len(f['keys']), 4, 4, 4) if d == 'A' else len(f['keys']) == 4, (maps.shape, d)
+    cell = 32 * 32 // 16
+    for r in rows[d]:
+        values = []
+        for m, o in zip(maps[:, r['card']['head']].reshape(len(maps), -1), object_):
+            b = cell - o
+            if r['metric'] == 'auroc':
+                wins = (m[:, None] > m[None]) + .5 * (m[:, None] == m[None])
+                values.append((o[:, None] * b[None] * wins).sum() / (o.sum() * b.sum()))
+            else:
+                order = np.argsort(-m, kind='stable'); held = np.cumsum(m[order].astype(float))
+                taken = order[:np.searchsorted(held, .6 * held[-1]) + 1]
+                values.append(o[taken].sum() / (o.sum() + b[taken].sum()))
+        assert abs(np.mean(values) - r['value']) < 1e-9, (d, r['metric'], np.mean(values), r['value'])
+        kind = f.attrs['heads'][r['card']['head']]
+        if r['metric'] == 'auroc': assert (kind == 'foreground') == (r['low'] > .5) and (kind == 'background') == (r['high'] < .5)
+assert open(glob.glob('A/attention/*.h5')[0], 'rb').read() == open(glob.glob('A2/attention/*.h5')[0], 'rb').read()
+PY
 expect 64 "has no attention" dino-eval attention --weights raw-pixels --data data/test --size 32 --output R
 
 # -- comparing: what is better, worse or noise, the exit code, models within a folder
