@@ -9,11 +9,15 @@ namespace dino::eval {
 // clang-format off
 TaskEntry knn_task();
 TaskEntry linear_task();
+TaskEntry pca_task();
+TaskEntry attention_task();
 
 std::span<const TaskEntry> tasks() {
   static const std::vector<TaskEntry> all = {
       knn_task(),
       linear_task(),
+      pca_task(),
+      attention_task(),
   };
   return all;
 }
