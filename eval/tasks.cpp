@@ -9,11 +9,13 @@ namespace dino::eval {
 // clang-format off
 TaskEntry knn_task();
 TaskEntry linear_task();
+TaskEntry logreg_task();
 
 std::span<const TaskEntry> tasks() {
   static const std::vector<TaskEntry> all = {
       knn_task(),
       linear_task(),
+      logreg_task(),
   };
   return all;
 }
