@@ -2,7 +2,10 @@
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 find_program(CCACHE ccache)
 if(CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+  # Files that join others lie in the build tree: neither its name nor the folder where the compiler runs is to tell apart
+  # what two presets compile alike. Paths of sources stay whole, for __FILE__.
+  set(DINO_LAUNCHER env CCACHE_BASEDIR=${PROJECT_BINARY_DIR} CCACHE_NOHASHDIR=1 ${CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${DINO_LAUNCHER})
 endif()
 find_program(LLD ld.lld)
 set(CMAKE_UNITY_BUILD ${DINO_UNITY})
