@@ -9,6 +9,7 @@ namespace dino::eval {
 // clang-format off
 TaskEntry knn_task();
 TaskEntry linear_task();
+TaskEntry logreg_task();
 TaskEntry pca_task();
 TaskEntry attention_task();
 
@@ -16,6 +17,7 @@ std::span<const TaskEntry> tasks() {
   static const std::vector<TaskEntry> all = {
       knn_task(),
       linear_task(),
+      logreg_task(),
       pca_task(),
       attention_task(),
   };

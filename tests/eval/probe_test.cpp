@@ -7,7 +7,7 @@
 #include "base/error.hpp"
 #include "eval/task_call.hpp"
 #include "eval/temporary.hpp"
-#include "heads/linear_head.hpp"
+#include "heads/linear_heads.hpp"
 #include "heads/segment_head.hpp"
 #include "imaging/decode_options.hpp"
 #include "inputs/composite.hpp"
@@ -240,15 +240,43 @@ TEST(Tasks, SayWhatTheyMeasure) {
   EXPECT_FALSE(metric_of("knn", "top5").headline);
 }
 
+TEST(Logreg, ChoosesCAndReportsTwoNumbers) {
+  const TemporaryFolder folder;
+  write_set(folder / "train.h5", 330, 2, true, "m", 1);
+  write_set(folder / "test.h5", 110, 2, true, "m", 2);
+  const TaskCall wanted{"logreg", {folder / "train.h5", folder / "test.h5"}, {"--c", "1e-4:1e2:7"}};
+  (void)call(wanted, folder / "R");
+  (void)call(wanted, folder / "R");
+  const auto rows = read_results(folder / "R/results.jsonl");
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].metric, "top1");
+  EXPECT_EQ(rows[1].metric, "mean_per_class");
+  for (const ResultRow& row : rows) {
+    EXPECT_GT(row.estimate.value, 0.9);
+    EXPECT_LE(row.estimate.low, row.estimate.value);
+    EXPECT_GE(row.estimate.high, row.estimate.value);
+  }
+  for (const char* bad : {"", "0", "-1", "1:2", "1:2:0", "2:1:3", "1:2:1.5", "a", "1,,2", "nan", "1:2:3:4"}) {
+    EXPECT_NE(message_of<UsageError>([&] {
+                (void)call({"logreg", wanted.inputs, {"--c", bad}}, folder / "R");
+              }).find("--c"),
+              std::string::npos)
+        << bad;
+  }
+}
+
 TEST(Linear, AHeadThatCannotLearnStaysAtChance) {
   std::vector<float> x(300 * 2, 1.0F);
   std::vector<int32_t> labels;
   std::vector<int64_t> rows;
   for (int i = 0; i < 300; ++i) labels.push_back(i % 3), rows.push_back(i);
-  LinearHead head(2, 3, 0);
+  LinearHeads head(2, 3, {0.1}, 0);
   const FeatureView view{x.data(), 300, 2, 2};
-  head.fit(view, labels, rows, {0.1, 5, 30, 0});
-  EXPECT_NEAR(head.accuracy(view, rows, labels), 1.0 / 3, 1e-9);
+  head.fit(view, labels, rows, {5, 30, 0});
+  const auto predicted = head.predict(view, rows);
+  int64_t right = 0;
+  for (size_t i = 0; i < labels.size(); ++i) right += predicted[0][i] == labels[i] ? 1 : 0;
+  EXPECT_EQ(right, 100);
 }
 
 TEST(Segment, UpsamplingIsBilinearWithHalfPixelCentres) {
