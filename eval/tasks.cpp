@@ -12,6 +12,14 @@ TaskEntry linear_task();
 TaskEntry logreg_task();
 TaskEntry pca_task();
 TaskEntry attention_task();
+TaskEntry retrieval_task();
+TaskEntry copydetect_task();
+TaskEntry robust_task();
+TaskEntry discover_task();
+TaskEntry propagate_task();
+TaskEntry video_task();
+TaskEntry correspond_task();
+TaskEntry coverage_task();
 
 std::span<const TaskEntry> tasks() {
   static const std::vector<TaskEntry> all = {
@@ -20,6 +28,14 @@ std::span<const TaskEntry> tasks() {
       logreg_task(),
       pca_task(),
       attention_task(),
+      retrieval_task(),
+      copydetect_task(),
+      robust_task(),
+      discover_task(),
+      propagate_task(),
+      video_task(),
+      correspond_task(),
+      coverage_task(),
   };
   return all;
 }
