@@ -7,7 +7,6 @@
 namespace dino::eval {
 
 [[nodiscard]] Command features_command();
-[[nodiscard]] Command segment_command();
 [[nodiscard]] Command pca_command();
 [[nodiscard]] Command attention_command();
 [[nodiscard]] Command sweep_command();

@@ -186,6 +186,8 @@ Schema<TaskOptions> task_options(const TaskInfo& info) {
   schema.add("dataset", &C::dataset,
              fmt::format("Name of the data set in results (default: from --{}).", info.inputs.back().flag));
   schema.add("force", &C::force, "Append the result even if RESULTS already has one with the same card.");
+  if (info.encoder == TaskInfo::Encoder::tokens)
+    schema.add("patch", &C::model, &ModelOptions::patch, "Patch side of raw-pixels.").range(1, 256);
   if (info.encoder != TaskInfo::Encoder::none)
     schema.add("floors", &C::floors, "Also raw pixels, and fresh weights of the model's shape.");
   return schema;
@@ -266,7 +268,7 @@ Command task_command(const TaskEntry& entry) {
 std::vector<Command> all_commands() {
   std::vector<Command> commands = {features_command()};
   for (const TaskEntry& entry : tasks()) commands.push_back(task_command(entry));
-  for (Command& command : std::vector<Command>{segment_command(), pca_command(), attention_command(),
+  for (Command& command : std::vector<Command>{pca_command(), attention_command(),
                                                sweep_command(), report_command(), bench_command()})
     commands.push_back(std::move(command));
   return commands;

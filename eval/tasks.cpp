@@ -9,11 +9,15 @@ namespace dino::eval {
 // clang-format off
 TaskEntry knn_task();
 TaskEntry linear_task();
+TaskEntry segment_task();
+TaskEntry depth_task();
 
 std::span<const TaskEntry> tasks() {
   static const std::vector<TaskEntry> all = {
       knn_task(),
       linear_task(),
+      segment_task(),
+      depth_task(),
   };
   return all;
 }

@@ -62,10 +62,10 @@ one 0 dino-jobs submit chain.cfg --dry-run
 one 0 dino-jobs local chain.cfg
 one 0 dino-jobs status chain
 
-# A command that is not above has to be told here: segment needs masks, which tests/cli/eval.sh has.
+# A command that is not above has to be told here: segment and depth need maps, which tests/cli/dense.sh has.
 for program in curate pretrain eval jobs; do
   for command in $(dino-$program --complete | grep -v "^--"); do
-    case "$seen eval.segment " in *" $program.$command "*) ;; *) fail "dino-$program $command has no line here" ;; esac
+    case "$seen eval.segment eval.depth " in *" $program.$command "*) ;; *) fail "dino-$program $command has no line here" ;; esac
   done
 done
 finish
