@@ -20,6 +20,8 @@ TaskEntry propagate_task();
 TaskEntry video_task();
 TaskEntry correspond_task();
 TaskEntry coverage_task();
+TaskEntry segment_task();
+TaskEntry depth_task();
 
 std::span<const TaskEntry> tasks() {
   static const std::vector<TaskEntry> all = {
@@ -36,6 +38,8 @@ std::span<const TaskEntry> tasks() {
       video_task(),
       correspond_task(),
       coverage_task(),
+      segment_task(),
+      depth_task(),
   };
   return all;
 }

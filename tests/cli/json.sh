@@ -69,10 +69,10 @@ one 0 dino-jobs submit chain.cfg --dry-run
 one 0 dino-jobs local chain.cfg
 one 0 dino-jobs status chain
 
-# A command that is not above has to be told here: these need masks, which tests/cli/eval.sh and eval_images.sh have.
+# A command that is not above has to be told here: these need masks or maps, which tests/cli/eval.sh, eval_images.sh and dense.sh have.
 for program in curate pretrain eval jobs; do
   for command in $(dino-$program --complete | grep -v "^--"); do
-    case "$seen eval.segment eval.discover eval.coverage eval.propagate " in *" $program.$command "*) ;; *) fail "dino-$program $command has no line here" ;; esac
+    case "$seen eval.segment eval.depth eval.discover eval.coverage eval.propagate " in *" $program.$command "*) ;; *) fail "dino-$program $command has no line here" ;; esac
   done
 done
 finish

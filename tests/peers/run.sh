@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the built programs and the golden tests against PyTorch, transformers, timm, webdataset, datasets, FAISS and Pillow (make peers). Installs these once, with pip, into
+# Checks the built programs and the golden tests against PyTorch, transformers, timm, webdataset, datasets, scikit-learn, FAISS and Pillow (make peers). Installs these once, with pip, into
 # build/peers-venv (6 GB: the PyTorch of PyPI brings CUDA libraries that are not used here). A smaller one:
 #   PEERS_TORCH_INDEX=https://download.pytorch.org/whl/cpu make peers
 # tests/peers/run.sh --install only installs; with names of checks, runs only those.
@@ -31,7 +31,7 @@ install() {
 install || exit 1
 [ "${1:-}" = --install ] && exit 0
 [ -x "$DINO_BIN/dino-curate" ] || { echo "peers: no programs in $DINO_BIN; run make build first" >&2; exit 1; }
-[ $# -gt 0 ] || set -- hf_import hf_export hf_pipeline timm_export weights_wrapped tar_readers join_faiss kmeans_faiss ranking_sklearn pillow_decode golden_oracle
+[ $# -gt 0 ] || set -- hf_import hf_export hf_pipeline timm_export weights_wrapped tar_readers join_faiss kmeans_faiss ranking_sklearn pillow_decode golden_oracle dense_oracle
 log=$(mktemp) && trap 'rm -f "$log"' EXIT
 passed=0 failed=0
 for check in "$@"; do
