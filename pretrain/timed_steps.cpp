@@ -7,6 +7,7 @@
 #include "base/signals.hpp"
 #include "base/timing.hpp"
 #include "comm/absent_ranks.hpp"
+#include "ops/accelerator.hpp"
 #include "step_crops.hpp"
 #include "step_draws.hpp"
 #include "training/engine.hpp"
@@ -52,6 +53,7 @@ Timings time_steps_at(Workplace& place, const TrainConfig& config, const Communi
     const Stopwatch watch;
     if (loader != nullptr) {
       crops.give(loader->next(), loader->augment(), batch);
+      batch.meanwhile = [&] { send_upcoming(*loader, crops); };
     } else {
       batch.global_crops = global;
       if (locals > 0) batch.local_crops = local;
@@ -69,6 +71,7 @@ Timings time_steps_at(Workplace& place, const TrainConfig& config, const Communi
     timings.loss = result.losses.total;
   }
   timings.arena_bytes = engine.arena_bytes();
+  if (kind_of(config.device) != Device::Kind::cpu) timings.device_used_bytes = ops::gpu_memory_used();
   timings.state = engine.state().bytes();
   return timings;
 }
