@@ -36,8 +36,9 @@ std::string fault_of_products(Backend& backend) {
     return device;
   };
   const Tensor x32 = there(x), w32 = there(w);
-  for (const Precision precision : {Precision::f32, Precision::bf16, Precision::f16}) {
+  for (const Precision precision : {Precision::f32, Precision::tf32, Precision::bf16, Precision::f16}) {
     const DType act = dtype_of(precision);
+    stream->allow_tf32_products(precision == Precision::tf32);
     Tensor xa(x.shape(), act, backend.memory()), y(Shape{kM, kN}, act, backend.memory()),
         y32(Shape{kM, kN}, DType::f32, backend.memory()), got(Shape{kM, kN});
     backend.convert(*stream, x32, xa);

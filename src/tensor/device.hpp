@@ -121,6 +121,14 @@ class Stream {
   /// Null: the host's clock is the stream's, since calls return when their work is done. Else it runs from
   /// the first call on.
   [[nodiscard]] virtual StreamClock* clock() { return nullptr; }
+
+  /// Whether products of f32 matrices in this stream may round their operands to TF32, f32's range with 10
+  /// bits behind the point, where the device multiplies that faster.
+  [[nodiscard]] bool tf32_products() const { return tf32_products_; }
+  void allow_tf32_products(bool allowed) { tf32_products_ = allowed; }
+
+ private:
+  bool tf32_products_ = false;
 };
 
 /// The host's: everything is done when the call returns.
