@@ -211,7 +211,8 @@ ExitCode plan(PlanConfig config, CommandContext& context) {
   settle_device(config.shape.device, context.world);
   const char* network = settle_network(config, context.world);
   StepClock clock(config, resolve_threads(context), context.world);
-  const int64_t gpu_bytes = -context.world.max(-ops::gpu_memory());
+  const bool on_gpu = kind_of(config.shape.device) != Device::Kind::cpu;
+  const int64_t gpu_bytes = on_gpu ? -context.world.max(-ops::gpu_memory()) : 0;
   const bool prints = context.world.root() && !context.common.json;
   nlohmann::ordered_json json;
   if (config.table) {
@@ -226,8 +227,7 @@ ExitCode plan(PlanConfig config, CommandContext& context) {
       json["rows"].push_back(json_of(shape, ranks, row, config.steps, gpu_bytes));
       if (prints) print_row(shape, ranks, row, config.steps);
     }
-    if (kind_of(config.shape.device) != Device::Kind::cpu)
-      log::info("whether a row fits into the GPU's memory: --json, or plan it alone");
+    if (on_gpu) log::info("whether a row fits into the GPU's memory: --json, or plan it alone");
   } else {
     const auto ranks = static_cast<int>(config.ranks);
     const Plan row = plan_of(config.shape, ranks, config, clock);

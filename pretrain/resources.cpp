@@ -25,6 +25,11 @@ constexpr int64_t kContextBytes = 640 * kMebi, kNcclBytes = 512 * kMebi, kScratc
 /// measured.
 constexpr int64_t kProductBytes = 2 * 32 * kMebi;
 
+/// Of the arena of a GPU for these activations.
+int64_t arena_room(int64_t activations) {
+  return aligned_bytes(activations + activations / 16);
+}
+
 /// Of one crop's forward pass; the last block's queries, projection and feed-forward for `read` tokens.
 double forward_of(const VitConfig& vit, int64_t side, double read) {
   const auto d = static_cast<double>(vit.width);
@@ -130,12 +135,18 @@ DeviceMemoryPlan plan_device_memory(const TrainConfig& config, const MemoryPlan&
   const int64_t pictures = prepared_bytes(config, images, picture_bytes);
   DeviceMemoryPlan device;
   device.state = plan.parameters + plan.gradients + plan.optimizer;
-  device.activations = plan.activations;
+  device.activations = arena_room(plan.activations);
   device.gathered = plan.gathered;
   device.crops = crops + 2 * (pictures + pictures / 4);
   device.products = kProductBytes + kScratchBytes + crops / kFloat;  // crops are bytes before they are f32
   device.context = kContextBytes + (ranks > 1 ? kNcclBytes : 0);
   return device;
+}
+
+void reserve_activations(const Context& c, int64_t activations) {
+  if (c.stream.device().is_host()) return;
+  const Arena::Scope scope(c.arena);
+  (void)c.arena.make(Shape{arena_room(activations)}, DType::u8);
 }
 
 int64_t computing_bytes(const TrainConfig& config, const MemoryPlan& plan, int ranks, int64_t picture_bytes) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "ops/context.hpp"
 #include "train_config.hpp"
 #include "training/counted_step.hpp"
 
@@ -55,7 +56,7 @@ struct MemoryPlan {
 /// Bytes of a rank's GPU, by kind: the state's and the activations of MemoryPlan, and what only a GPU needs.
 struct DeviceMemoryPlan {
   int64_t state = 0;        ///< student, teacher, gradients, moments
-  int64_t activations = 0;  ///< the arena
+  int64_t activations = 0;  ///< the arena, with a sixteenth to spare for the draws of other steps
   int64_t gathered = 0;     ///< units that are gathered and reduced
   int64_t crops =
       0;  ///< the crops of a step, f32, and the pictures of two, whose room has a quarter to spare
@@ -69,6 +70,9 @@ struct DeviceMemoryPlan {
 /// What is compared with the memory that a rank has where it computes: its GPU's, or all of it on a CPU.
 [[nodiscard]] int64_t computing_bytes(const TrainConfig& config, const MemoryPlan& plan, int ranks,
                                       int64_t picture_bytes);
+/// The arena of a GPU as one block, before the first step, which would otherwise grow it piece by piece
+/// beyond what it needs. On a CPU nothing: memory that is not touched costs nothing there.
+void reserve_activations(const Context& c, int64_t activations);
 /// UsageError with the numbers where the GPU's memory (of the smallest one) cannot hold it.
 void refuse_too_large(const DeviceMemoryPlan& plan, int64_t gpu_bytes);
 /// "state 1.2 GiB, activations ...".

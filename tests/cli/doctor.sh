@@ -33,16 +33,16 @@ if command -v dino-pretrain-simt >/dev/null; then
   [ "$(state "GPU 0")" = ok ] && grep -q "SIMT executor.*and right" out.txt || fail "a GPU: $(cat out.txt)"
   grep -q "they start and meet; sums over their GPUs are right" out.txt || fail "ranks with GPUs: $(cat out.txt)"
   # What such a GPU cannot hold is refused before anything is made.
-  PLAN=(dino-pretrain-simt plan --batch 64 --ranks 1 --gflops 1000 --device cuda)
+  PLAN=(dino-pretrain-simt plan --ranks 1 --gflops 1000 --device cuda)
   expect 0 "" "${PLAN[@]}" --preset vits14 --prototypes 4096 --batch 4 --json
   "$DINO_PYTHON" - <<'PY' || fail "the GPU's bytes of a plan"
 import json
 j = json.load(open("out.txt")); d = j["device_bytes"]; b = j["bytes"]
 assert j["fits"] and j["device_memory"] == 16 << 30 and sum(v for k, v in d.items() if k != "total") == d["total"], j
-assert d["state"] == b["parameters"] + b["gradients"] + b["optimizer"] and d["activations"] == b["activations"]
+assert d["state"] == b["parameters"] + b["gradients"] + b["optimizer"] and 0 <= d["activations"] - b["activations"] * 17 // 16 < 65
 assert d["crops"] == 4 * 3 * 4 * (2 * 224**2 + 8 * 98**2) * 7 // 2, d["crops"]
 PY
-  expect 64 "too large for the GPU: --device cuda: " "${PLAN[@]}" --preset vitg14
+  expect 64 "too large for the GPU: --device cuda: " "${PLAN[@]}" --preset vitg14 --batch 64
   grep -q "are needed and 16.0 GiB are there: weights, gradients and moments .*context" err.txt || fail "no numbers: $(cat err.txt)"
   # And what it holds is what was planned, but for allowances.
   BENCH=(--preset vit_demo --batch 4 --crops 2x56,2x28 --prototypes 4096 --head-hidden 256 --bottleneck 64 --precision fp32 --device cuda --json)
