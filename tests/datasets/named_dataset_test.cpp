@@ -258,7 +258,9 @@ TEST_F(ModelDataset, RoomsHaveDepthAndAClassForEveryPixel) {
       seen.insert(label);
       // A surface and its depth are known together; a room is 3.5 to 6 m wide, the camera before it.
       EXPECT_EQ(label == kIgnoredLabel, z == 0) << i << " " << p;
-      if (label != kIgnoredLabel) EXPECT_TRUE(z > 0.5F && z < 12) << z;
+      if (label != kIgnoredLabel) {
+        EXPECT_TRUE(z > 0.5F && z < 12) << z;
+      }
     }
   }
   EXPECT_TRUE(seen.contains(0) && seen.contains(1));
