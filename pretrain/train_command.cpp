@@ -62,7 +62,9 @@ std::optional<Forecast> settle_settings(TrainConfig& config, const RecordList& l
         forecast->chosen.push_back(fmt::format("{} {}", name, field.text()));
     });
     for (const std::string& line : describe(*forecast, config, question)) log::info(line);
-    if (forecast->memory.total() > machine.memory)
+    if (forecast->device_memory)
+      refuse_too_large(*forecast->device_memory, machine.memory);
+    else if (forecast->memory.total() > machine.memory)
       log::warning(
           fmt::format("the memory may not do: {} are expected and {} are free for a rank; lower --batch, or "
                       "choose a smaller --preset",
@@ -88,6 +90,7 @@ std::string dry_run_json(const TrainConfig& config, const Forecast& forecast, in
                               {"bytes", bytes_object(forecast.memory)},
                               {"bytes_max", forecast.memory.total()},
                               {"disk_bytes", forecast.disk}};
+  if (forecast.device_memory) json["device_bytes"] = device_bytes_object(*forecast.device_memory);
   return json_line(json);
 }
 

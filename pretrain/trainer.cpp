@@ -72,6 +72,9 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       captures_(context.common.output, config_.captures),
       outliers_(config_.outlier_z),
       replaced_(0, config_.max_replaced) {
+  if (kind_of(config_.device) != Device::Kind::cpu)
+    reserve_activations(place_.context(), forecast_ ? forecast_->memory.activations
+                                                    : planned_step(config_, comm_.size()).activations);
   if (forecast_) forecast_->memory.set_state(engine_.state().bytes());
   for (const std::string& fault : list_.faults()) log::warning(fault);
 }

@@ -40,6 +40,7 @@ dino-pretrain train --config tiny --data photos --output broken --steps 1 --batc
 one 0 dino-pretrain replay broken/captures/step_00000001.h5
 one 0 dino-pretrain bench --preset vit_micro --batch 2 --steps 1 --crops 2x32,2x16
 one 0 dino-pretrain plan --preset vits14 --ranks 8 --batch 64 --strategy full --gflops 1000
+one 0 dino-pretrain devices
 one 0 dino-pretrain inspect run
 one 0 dino-pretrain diff run run
 one 0 dino-pretrain export --checkpoint run --output hf
@@ -63,6 +64,7 @@ one 0 dino-eval sweep --weights run --train photos --test held --epochs 1 --k 1 
 one 0 dino-eval report --results results --output report.html
 one 0 dino-eval bench --preset vit_micro --batch 2 --size 32
 printf '[chain]\nrun = %s/chain\n[only]\ncommand = true\n' "$WORK" >chain.cfg
+one 0 dino-jobs doctor
 one 0 dino-jobs init made.cfg
 one 0 dino-jobs render chain.cfg --output scripts
 one 0 dino-jobs submit chain.cfg --dry-run
