@@ -3,7 +3,7 @@
 // The records of data references as one file that is mapped: what a process keeps of it in memory does not
 // grow with the number of records, and all processes of a node share what the system keeps: the pages that a
 // record lies in are given up once it is read. A disk that fails under a mapping, or a file that is cut while
-// it is mapped, ends the process with SIGBUS (comm/last_words.hpp names it); a hard network mount waits.
+// it is mapped, ends the process with 74 (base/file_mapping.hpp); a hard network mount waits.
 //
 // The file, in the machine's byte order: a header of 72 bytes (magic, version, counts, CRC32C of all that
 // follows it and of itself), the heap of texts (each behind its length), one row of 40 bytes a record
@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/file_mapping.hpp"
 #include "datasets/dataset.hpp"
 
 namespace dino {
@@ -67,7 +68,7 @@ class RecordList {
 
   std::string path_;
   int fd_ = -1;
-  const char* map_ = nullptr;
+  FileMapping map_;
   int64_t bytes_ = 0;
   RecordListHeader header_;
 };

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/file_mapping.hpp"
 #include "base/working.hpp"
 #include "datasets/dataset_builder.hpp"
 #include "datasets/record_list_format.hpp"
@@ -166,15 +167,13 @@ void RecordListWriter::relabel(int64_t first, const std::vector<int32_t>& classe
 
 bool RecordListWriter::has_repeated_keys(int64_t first) {
   keys_->flush();
-  const auto bytes = static_cast<size_t>(keys_->bytes());
+  const int64_t bytes = keys_->bytes();
   if (bytes == 0) return false;
-  void* map = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, keys_->fd(), 0);
-  if (map == MAP_FAILED) fail("map", shown_in(folder_));
-  const std::span keys(static_cast<uint64_t*>(map) + first, static_cast<size_t>(records_ - first));
+  const FileMapping map(keys_->fd(), bytes, FileMapping::Access::write, shown_in(folder_));
+  const std::span keys(reinterpret_cast<uint64_t*>(map.data()) + first,
+                       static_cast<size_t>(records_ - first));
   std::sort(keys.begin(), keys.end());
-  const bool repeated = std::adjacent_find(keys.begin(), keys.end()) != keys.end();
-  ::munmap(map, bytes);
-  return repeated;
+  return std::adjacent_find(keys.begin(), keys.end()) != keys.end();
 }
 
 void RecordListWriter::add_reference(const std::string& reference, const std::vector<std::string>& classes,
