@@ -160,6 +160,13 @@ std::vector<std::string> RecordList::faults() const {
   return notes(1 + header_.classes, header_.faults);
 }
 
+std::vector<ListSource> RecordList::sources() const {
+  std::vector<ListSource> sources;
+  for (const std::string& text : notes(1 + header_.classes + header_.faults, header_.sources))
+    sources.push_back(source_of(text));
+  return sources;
+}
+
 void RecordList::commit_to(const std::string& path) const {
   commit_file(path, [&](const std::string& temporary) {
     const int out = open_without_links(temporary, O_WRONLY);

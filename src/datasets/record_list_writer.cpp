@@ -107,7 +107,6 @@ class RecordListWriter::Part {
 
 RecordListWriter::RecordListWriter(std::string folder)
     : folder_(std::move(folder)),
-      copies_folder_(data_dir() + "/"),
       file_(std::make_unique<Part>(folder_)),
       rows_(std::make_unique<Part>(folder_)),
       keys_(std::make_unique<Part>(folder_)) {
@@ -123,8 +122,7 @@ int64_t RecordListWriter::add_path(const std::string& path) {
   path_ = path;
   path_at_ = file_->bytes();
   file_->put_text(path);
-  const auto below = [&](const char* folder) { return path.starts_with(copies_folder_ + folder); };
-  if (below("unpacked/") || below("prepared/")) copies_.push_back(path);
+  if (is_copy(path)) copies_.push_back(path);
   return path_at_;
 }
 
@@ -195,12 +193,14 @@ RecordList RecordListWriter::finish() {
   keys_.reset();
   const int64_t notes = file_->bytes();
   file_->put_text(reference_);
-  for (const auto* texts : {&classes_, &faults_})
+  std::vector<std::string> sources = sources_.texts();
+  for (const auto* texts : {&classes_, &faults_, &sources})
     for (const std::string& text : *texts) file_->put_text(text);
   file_->flush();
   header.note_bytes = file_->bytes() - notes;
   header.classes = static_cast<int64_t>(classes_.size());
   header.faults = static_cast<int64_t>(faults_.size());
+  header.sources = static_cast<int64_t>(sources.size());
   header.hash = hash_.value();
   header.content_crc = file_->crc();
   header.header_crc =
