@@ -209,12 +209,12 @@ TEST_F(ListFile, DamageIsSeen) {
   }
   // Another version, whose header is whole.
   RecordListHeader header = RecordList::open((write(whole), path_)).header();
-  header.version = 2;
+  header.version = 3;
   header.header_crc = crc32c(std::as_bytes(std::span(&header, 1)).first(sizeof header - 4));
   std::vector<uint8_t> other = whole;
   std::memcpy(other.data(), &header, sizeof header);
   write(other);
-  expect_damaged("version 2, this program reads version 1");
+  expect_damaged("version 3, this program reads version 2");
   std::filesystem::remove(path_);
   expect_error<MissingInputError>([&] { static_cast<void>(RecordList::open(path_)); }, path_);
 }
