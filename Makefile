@@ -4,7 +4,7 @@ BUILD  ?= build/release
 PACKAGES = build-essential cmake ninja-build ccache lld git pkg-config \
   openmpi-bin libopenmpi-dev libhdf5-dev libdnnl-dev libfaiss-dev libopenblas-dev \
   libjpeg-dev libpng-dev libwebp-dev libtiff-dev libjxl-dev libvips-dev libarchive-dev libssl-dev zlib1g-dev \
-  nlohmann-json3-dev libfmt-dev libxxhash-dev libboost-program-options-dev
+  nlohmann-json3-dev libfmt-dev libxxhash-dev libutf8proc-dev libboost-program-options-dev
 TEST_PACKAGES = libgtest-dev libboost-context-dev clang-format python3-h5py python3-numpy
 SLURM_PACKAGES = slurm-wlm slurmctld slurmd slurm-client
 BROWSER_PACKAGES = chromium

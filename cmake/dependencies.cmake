@@ -42,6 +42,8 @@ add_library(dino_faiss INTERFACE)
 add_library(dino::faiss ALIAS dino_faiss)
 target_link_libraries(dino_faiss INTERFACE ${FAISS_LIBRARY} LAPACK::LAPACK BLAS::BLAS OpenMP::OpenMP_CXX)
 
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+
 # Optional: a missing one switches its feature off, and the configure summary says so.
 pkg_check_modules(WEBP IMPORTED_TARGET libwebp libwebpdemux)
 add_library(dino_webp INTERFACE)

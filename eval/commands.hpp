@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The commands of dino-eval, one file each.
+// The commands of dino-eval that are no tasks (task.hpp), one file each, and all of them.
 
 #include "comm/program.hpp"
 
 namespace dino::eval {
 
 [[nodiscard]] Command features_command();
-[[nodiscard]] Command knn_command();
-[[nodiscard]] Command linear_command();
 [[nodiscard]] Command segment_command();
 [[nodiscard]] Command pca_command();
 [[nodiscard]] Command attention_command();
 [[nodiscard]] Command sweep_command();
 [[nodiscard]] Command report_command();
 [[nodiscard]] Command bench_command();
+
+/// In the order of --help.
+[[nodiscard]] std::vector<Command> all_commands();
 
 }  // namespace dino::eval

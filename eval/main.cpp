@@ -10,8 +10,7 @@ int main(int argc, char** argv) {
       "dino-eval",
       "Evaluates frozen vision encoders: features, probes, pictures and one report with intervals and "
       "floors.",
-      {features_command(), knn_command(), linear_command(), segment_command(), pca_command(),
-       attention_command(), sweep_command(), report_command(), bench_command()},
+      all_commands(),
       {{"RESULTS/results.jsonl", "One row a measurement: task, data set, model, value, interval and card."},
        {"RESULTS/predictions/", "Predictions, for paired tests."},
        {"RESULTS/pictures/", "Pictures of pca, attention, k-NN and segmentation."}},

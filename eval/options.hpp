@@ -4,9 +4,9 @@
 
 #include "base/options.hpp"
 #include "comm/program.hpp"
-#include "extractor.hpp"
-#include "feature_file.hpp"
-#include "features.hpp"
+#include "inputs/extractor.hpp"
+#include "inputs/feature_file.hpp"
+#include "inputs/features.hpp"
 
 namespace dino::eval {
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "datasets/dataset.hpp"
-#include "feature_file.hpp"
 #include "imaging/image.hpp"
+#include "inputs/feature_file.hpp"
 #include "results.hpp"
 
 namespace dino::eval {

@@ -207,25 +207,49 @@ std::string predictions_name(const ResultRow& row) {
 void write_predictions(const std::string& path, const Predictions& p) {
   make_folders(path.substr(0, path.rfind('/')));
   commit_hdf5(path, [&](Hdf5File& file) {
-    const auto n = static_cast<int64_t>(p.labels.size());
-    file.write("/labels", view_of(p.labels.data(), {n}));
-    file.write("/predicted", view_of(p.predicted.data(), {n}));
+    const auto n = static_cast<int64_t>(p.keys.size()), classes = static_cast<int64_t>(p.classes.size());
+    if (!p.labels.empty()) {
+      file.write("/labels", view_of(p.labels.data(), {n}));
+      file.write("/predicted", view_of(p.predicted.data(), {n}));
+    }
+    for (const auto& [metric, values] : p.values)
+      file.write("/values/" + metric, view_of(values.data(), {n}));
+    if (!p.pixels.empty()) file.write("/pixels", view_of(p.pixels.data(), {n, classes, 3}));
     file.write_strings("/keys", p.keys);
     file.write_attribute("/", "classes", p.classes);
   });
 }
 
+namespace {
+
+template <class T>
+std::vector<T> read_if_there(const Hdf5File& file, const std::string& name, DType dtype) {
+  if (!file.exists(name)) return {};
+  const Tensor values = file.read(name, dtype);
+  return {values.as<T>(), values.as<T>() + values.numel()};
+}
+
+}  // namespace
+
 Predictions read_predictions(const std::string& path) {
   const Hdf5File file = open_checked(path, "run the task again with --force");
   Predictions p;
-  const Tensor labels = file.read("/labels", DType::i32), predicted = file.read("/predicted", DType::i32);
-  p.labels.assign(labels.as<int32_t>(), labels.as<int32_t>() + labels.numel());
-  p.predicted.assign(predicted.as<int32_t>(), predicted.as<int32_t>() + predicted.numel());
+  p.labels = read_if_there<int32_t>(file, "/labels", DType::i32);
+  p.predicted = read_if_there<int32_t>(file, "/predicted", DType::i32);
+  p.pixels = read_if_there<int64_t>(file, "/pixels", DType::i64);
   p.keys = file.read_strings("/keys");
   p.classes = file.attribute_strings("/", "classes");
-  if (p.labels.size() != p.predicted.size() || p.labels.size() != p.keys.size())
+  const size_t n = p.keys.size(), cells = p.classes.size() * 3;
+  const auto fits = [&](size_t count, size_t each) { return count == 0 || count == n * each; };
+  bool sound =
+      p.labels.size() == p.predicted.size() && fits(p.labels.size(), 1) && fits(p.pixels.size(), cells);
+  if (file.exists("/values"))
+    for (const std::string& metric : file.list("/values"))
+      sound = sound &&
+              (p.values[metric] = read_if_there<double>(file, "/values/" + metric, DType::f64)).size() == n;
+  if (!sound)
     throw DataError("reading predictions: " + path +
-                    ": /labels, /predicted and /keys differ in length; run the task again with --force");
+                    ": its datasets differ in length; run the task again with --force");
   return p;
 }
 

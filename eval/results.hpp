@@ -71,10 +71,15 @@ class ResultStore {
   std::vector<ResultRow> rows_;
 };
 
-/// What was predicted for every test sample: RESULTS/predictions/<hash>.h5.
+/// What was predicted for every test sample: RESULTS/predictions/<hash>.h5. Classes of samples, numbers of
+/// samples, or pixels of samples by class; a task fills what its metrics are made of.
 struct Predictions {
   std::vector<std::string> keys, classes;
-  std::vector<int32_t> labels, predicted;
+  std::vector<int32_t> labels, predicted;               ///< by key, or empty
+  std::map<std::string, std::vector<double>> values{};  ///< metric -> by key; its estimate is their mean
+  /// [keys, classes, 3]: pixels that truth and prediction share, of the truth, of the prediction; or empty.
+  /// IoU, accuracy and their means follow from sums of it (confusions of many classes would be large).
+  std::vector<int64_t> pixels{};
   [[nodiscard]] std::vector<uint8_t> right() const;
 };
 /// "predictions/<16 hex digits>.h5" for a row.

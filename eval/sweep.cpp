@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// All probes of a recipe over several models and both floors. What RESULTS already holds is not done again.
+// All tasks of a recipe over several models and both floors. What RESULTS already holds is not done again.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iterator>
 #include <set>
 
@@ -12,9 +13,9 @@
 #include "base/signals.hpp"
 #include "commands.hpp"
 #include "datasets/on_all_ranks.hpp"
-#include "features.hpp"
+#include "driver.hpp"
+#include "inputs/features.hpp"
 #include "options.hpp"
-#include "probe.hpp"
 #include "storage/files.hpp"
 #include "storage/output_folder.hpp"
 
@@ -25,21 +26,30 @@ namespace {
 /// Of decoded images on each rank.
 constexpr int64_t kPreparedBytes = int64_t{256} << 20;
 
-enum class Task : uint8_t { knn, linear };
-constexpr auto names_of(Task) {
-  return std::to_array<Named<Task>>({{"knn", Task::knn}, {"linear", Task::linear}});
+/// Whether a sweep can feed it: a train and a test set, or one of them.
+bool fits_sweep(const TaskInfo& info) {
+  std::set<TaskInput::Part> parts;
+  for (const TaskInput& input : info.inputs)
+    if (!parts.insert(input.part).second) return false;
+  return !info.inputs.empty();
+}
+
+std::vector<std::string> task_names(bool usual) {
+  std::vector<std::string> names;
+  for (const TaskEntry& entry : tasks())
+    if (usual ? entry.info.in_sweep : fits_sweep(entry.info)) names.push_back(entry.info.name);
+  return names;
 }
 
 struct SweepConfig {
   SweepConfig() { features.protocol.tokens = Tokens::both; }
   std::vector<std::string> weights;
-  std::vector<Task> tasks = {Task::knn, Task::linear};
+  std::vector<std::string> tasks = task_names(true);
   std::string train, test;    ///< of a set that comes in two parts
   std::string data, dataset;  ///< or one reference, of which a part is held out
   FeaturesConfig features;
-  KnnConfig knn;
-  LinearConfig linear;
   bool floors = true;
+  std::vector<std::shared_ptr<Task>> made;  ///< by task that a sweep can feed, with its options
 };
 
 /// A model of the sweep, and the input that it takes.
@@ -47,14 +57,16 @@ struct Model {
   std::string weights;
   ModelIdentity identity;
   FeatureProtocol protocol;
+  bool is_floor = false;
 };
 
 Model settle(const SweepConfig& config, const std::string& weights, const InputOptions& input) {
   ModelOptions options = config.features.model;
   options.weights = weights;
-  Model model{weights, {}, config.features.protocol};
-  model.identity =
-      make_extractor(options, input, model.protocol, static_cast<uint64_t>(config.features.seed))->identity();
+  Model model{weights, {}, config.features.protocol, false};
+  const auto extractor = make_extractor(options, static_cast<uint64_t>(config.features.seed));
+  extractor->settle(input, model.protocol);
+  model.identity = extractor->identity();
   return model;
 }
 
@@ -79,6 +91,7 @@ std::vector<Model> models_of(const SweepConfig& config) {
       floors.push_back(settle(config, "random:" + model.weights, same));
     if (raw) floors.push_back(settle(config, "raw-pixels", same));
   }
+  for (Model& floor : floors) floor.is_floor = true;
   std::move(floors.begin(), floors.end(), std::back_inserter(models));
   return models;
 }
@@ -137,13 +150,42 @@ std::string why_no_probe(const SweepConfig& config, const Dataset& dataset) {
   return "";
 }
 
-ExitCode run_sweep(CommandContext& context, SweepConfig config) {
-  const std::string& output = context.common.output;
-  std::vector<std::string> lines;
-  config.features.seed = config.linear.input.seed = context.common.seed;
+/// One task on one model; the features that it reads are made where they are not there. Returns whether the
+/// features came to a stop.
+bool run_one(const SweepConfig& config, const TaskEntry& entry, Task& task, const Model& model,
+             Shared& shared, CommandContext& context, std::vector<std::string>& lines) {
   const bool held_out = !config.data.empty();
-  config.knn.input.dataset = config.linear.input.dataset = config.dataset;
-  if (held_out) {
+  TaskOptions options;
+  options.model = config.features.model;
+  options.model.weights = model.weights;
+  options.dataset = config.dataset;
+  options.floors = config.floors;
+  for (size_t i = 0; i < entry.info.inputs.size(); ++i) {
+    const TaskInput& input = entry.info.inputs[i];
+    const bool train = input.part == TaskInput::Part::train;
+    Source& source = options.source(i);
+    source.reference = held_out ? config.data : train ? config.train : config.test;
+    if (held_out) source.split = train ? Split::train : Split::test;
+    source.test_fraction = config.features.protocol.test_fraction;
+    if (input.kind != TaskInput::Kind::features) continue;
+    bool stopped = false;
+    source.reference = features_of(context.world, config, model, source.reference, source.split,
+                                   context.common.output, stopped);
+    if (stopped) return true;
+  }
+  const TaskPlace place{context.world, shared, context.common.output, context.common.seed};
+  const bool encodes = entry.info.encoder != TaskInfo::Encoder::none;
+  // Tasks on images bring their own floors, on their own input.
+  if (encodes && model.is_floor) return false;
+  for (std::string& line : run_task(entry, task, options, place).rows) lines.push_back(std::move(line));
+  context.world.barrier();
+  return false;
+}
+
+ExitCode run_sweep(CommandContext& context, SweepConfig config) {
+  std::vector<std::string> lines;
+  config.features.seed = context.common.seed;
+  if (!config.data.empty()) {
     const std::string why = why_no_probe(config, open_on_all_ranks(config.data, context.world));
     if (!why.empty()) {
       log::info("no k-NN and no linear probe: " + why);
@@ -153,27 +195,19 @@ ExitCode run_sweep(CommandContext& context, SweepConfig config) {
   }
   const std::vector<Model> models = models_of(config);
   if (models.size() > 1) config.features.prepared = std::make_shared<PreparedImages>(kPreparedBytes);
+  Shared shared;
   for (const Model& model : models) {
-    bool stopped = false;
-    const auto features = [&](const std::string& data, Split split) {
-      return stopped ? "" : features_of(context.world, config, model, data, split, output, stopped);
-    };
-    const std::string train =
-        held_out ? features(config.data, Split::train) : features(config.train, Split::all);
-    const std::string test =
-        held_out ? features(config.data, Split::test) : features(config.test, Split::all);
-    if (stopped || context.world.any(stop_requested())) {
-      log::warning("stopped: start the same command again, it goes on where it was");
-      return ExitCode::stopped;
-    }
-    for (const Task task : config.tasks) {
-      ProbeInput& input = task == Task::knn ? config.knn.input : config.linear.input;
-      input.train = train;
-      input.test = test;
-      for (std::string& line : task == Task::knn ? run_knn(context.world, config.knn, output)
-                                                 : run_linear(context.world, config.linear, output))
-        lines.push_back(std::move(line));
-      context.world.barrier();
+    size_t index = 0;
+    for (const TaskEntry& entry : tasks()) {
+      if (!fits_sweep(entry.info)) continue;
+      Task& task = *config.made[index++];
+      if (std::find(config.tasks.begin(), config.tasks.end(), entry.info.name) == config.tasks.end())
+        continue;
+      if (run_one(config, entry, task, model, shared, context, lines) ||
+          context.world.any(stop_requested())) {
+        log::warning("stopped: start the same command again, it goes on where it was");
+        return ExitCode::stopped;
+      }
     }
   }
   return report_rows(context, lines);
@@ -185,8 +219,7 @@ void check(const SweepConfig& config) {
     throw UsageError(
         "sweep: --train, --test, --data: give either --train and --test, or --data, of which a part is held "
         "out");
-  if (config.knn.k.empty() || config.linear.lr.empty())
-    throw UsageError("sweep: --k, --lr: must name at least one value each");
+  if (config.tasks.empty()) throw UsageError("sweep: --tasks: is empty; name at least one task");
 }
 
 }  // namespace
@@ -202,10 +235,6 @@ Schema<SweepConfig> sweep_options() {
            "Share of the images (or groups) of --data that is held out.")
       .range(0.001, 0.999);
   declare_extraction(features);
-  Schema<KnnConfig> votes;
-  declare_vote(votes);
-  Schema<LinearConfig> heads;
-  declare_heads(heads);
   Schema<C> schema;
   schema.section("models and data");
   schema.add("weights", &C::weights, "Weights references.").required();
@@ -213,15 +242,14 @@ Schema<SweepConfig> sweep_options() {
   schema.add("test", &C::test, "Data reference of the test set.");
   schema.add("data", &C::data, "Data reference of one set, of which a part is held out.");
   schema.add("dataset", &C::dataset, "Name of the data set in results (default: from the test set).");
-  schema.add("tasks", &C::tasks, "Probes to run.");
+  schema.add("tasks", &C::tasks, "Tasks to run.").choices(task_names(false));
   schema.add("floors", &C::floors, "Also raw pixels, and fresh weights of the model's shape.");
-  schema.add(&C::features, features).add(&C::knn, votes).add(&C::linear, heads);
+  schema.add(&C::features, features);
   return schema;
 }
 
 ExitCode start_sweep(SweepConfig config, CommandContext& context) {
   check(config);
-  config.knn.k_as_fits = config.knn.k == KnnConfig{}.k;
   if (context.common.dry_run) {
     for (const std::string& data : {config.train, config.test, config.data})
       if (!data.empty()) (void)open_dataset(data);
@@ -236,7 +264,7 @@ ExitCode start_sweep(SweepConfig config, CommandContext& context) {
 Command sweep_command() {
   Command command;
   command.name = "sweep";
-  command.summary = "Run k-NN and linear probes for several models and both floors";
+  command.summary = "Run tasks for several models and both floors";
   command.usage = "--weights W... (--train REF --test REF | --data REF) --output RESULTS";
   command.description =
       "Extracts features of every model and of both floors (raw pixels; fresh weights of the model's shape) "
@@ -247,7 +275,16 @@ Command sweep_command() {
   command.output = "Results folder.";
   command.examples = {{"--weights run --data photos --output results"},
                       {"--weights run other --train icons/train --test icons/test --output results"}};
-  command.make = with_options(sweep_options(), start_sweep);
+  command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
+    auto config = std::make_shared<SweepConfig>();
+    table.bind(sweep_options(), *config);
+    for (const TaskEntry& entry : tasks()) {
+      if (!fits_sweep(entry.info)) continue;
+      config->made.push_back(entry.make());
+      config->made.back()->sweep_options(table);
+    }
+    return [config](CommandContext& context) { return start_sweep(*config, context); };
+  };
   return command;
 }
 

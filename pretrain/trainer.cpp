@@ -305,6 +305,7 @@ bool Trainer::train_step(DataLoader& loader) {
   StepBatch batch;
   batch.images = images.size();
   crops_.give(crops, loader.augment(), batch);
+  batch.meanwhile = [&] { send_upcoming(loader, crops_); };
   batch.masks = view_of(own.data(), Shape{views, static_cast<int64_t>(own.size()) / views});
   // Over several ranks the masked views fall where they fall, and no useful bound holds for one of them.
   if (comm_.size() == 1) batch.masked_bound = masks.upper_bound;
@@ -323,7 +324,8 @@ bool Trainer::train_step(DataLoader& loader) {
   loss_ = line.result.losses.total;
   engine_.update(line.schedule, ++updates_);
   line.communication_seconds = place_.context().collective.use().wait_seconds() - waited;
-  line.compute_seconds = computing.seconds() - line.communication_seconds;
+  line.compute_seconds =
+      std::max(0.0, engine_.device_seconds().value_or(computing.seconds()) - line.communication_seconds);
   line.phases = engine_.phase_seconds();
   line.data_wait_seconds = loader.wait_seconds();
   line.step_seconds = watch.seconds() + line.data_wait_seconds;

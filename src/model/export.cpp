@@ -26,6 +26,7 @@ int64_t mlp_ratio_of(const VitConfig& config) {
 }
 
 void check_writable(const VitConfig& config, const std::string& folder) {
+  refuse_clip(config, folder, "transformers' DINOv2");
   if (mlp_ratio_of(config) == 0)
     throw DataError(fmt::format(
         "cannot export: {}: transformers has no way to say a hidden width of {} for {}; use the hub format",
@@ -132,6 +133,14 @@ std::string plain_name(const ParameterInfo& info) {
 }
 
 }  // namespace
+
+void refuse_clip(const VitConfig& config, const std::string& folder, const char* format) {
+  if (config.quick_gelu || config.input_norm || config.projection > 0)
+    throw DataError(
+        fmt::format("cannot export: {}: {} has no place for the parts of a CLIP image tower; use the "
+                    "hub format",
+                    folder, format));
+}
 
 void export_hugging_face(const Backbone& backbone, const std::string& folder, const Preparation& pixels) {
   const VitConfig& config = backbone.config;

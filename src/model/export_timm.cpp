@@ -64,6 +64,7 @@ std::string timm_call(const VitConfig& config, const std::string& file) {
 
 std::string export_timm(const Backbone& backbone, const std::string& folder) {
   const VitConfig& config = backbone.config;
+  refuse_clip(config, folder, "timm's DINOv2");
   make_folders(folder);
   std::map<std::string, ConstTensorView> tensors;
   for (const ParameterInfo& info : backbone.layout.parameters()) {

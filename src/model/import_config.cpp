@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstring>
 
 #include "base/log.hpp"
 #include "model/tensor_source.hpp"
@@ -62,23 +61,6 @@ const std::vector<int64_t>& shape_of(const TensorSource& source, const std::stri
   if (found->second.shape.size() != rank)
     fail_weights(source, fmt::format("{} does not have {} dimensions", name, rank));
   return found->second.shape;
-}
-
-/// Number of blocks; all from the first one on must be there, so that a name cannot ask for a million.
-int64_t depth_of(const TensorSource& source) {
-  std::set<int64_t> blocks;
-  for (const auto& [name, info] : source.tensors) {
-    if (!name.starts_with("blocks.")) continue;
-    int64_t index = -1;
-    const auto [end, error] = std::from_chars(name.data() + 7, name.data() + name.size(), index);
-    if (error == std::errc{} && index >= 0 && *end == '.') blocks.insert(index);
-  }
-  if (blocks.empty()) fail_weights(source, "no tensors blocks.0.*, so it is not a DINOv2 or ViT backbone");
-  int64_t expected = 0;
-  for (const int64_t block : blocks)
-    if (block != expected++)
-      fail_weights(source, fmt::format("no tensors of block {} but of block {}", expected - 1, block));
-  return expected;
 }
 
 int64_t published_heads(int64_t width) {
@@ -146,8 +128,12 @@ int64_t heads_of(const TensorSource& source, int64_t width, int64_t asked) {
                            told.empty() ? "nothing tells" : "it tells several values of", width));
 }
 
+std::string name_in_module(const ParameterInfo& parameter) {
+  return parameter.name.substr(parameter.module.size() + 1);
+}
+
 const TensorInfo* used(const TensorSource& source, const ParameterInfo& parameter) {
-  const auto found = source.tensors.find(parameter.name.substr(std::strlen("backbone.")));
+  const auto found = source.tensors.find(name_in_module(parameter));
   return found == source.tensors.end() ? nullptr : &found->second;
 }
 
@@ -155,6 +141,7 @@ const TensorInfo* used(const TensorSource& source, const ParameterInfo& paramete
 /// missing.
 bool may_lack(const TensorSource& source, const std::string& name) {
   if (name == "mask_token") return true;  // left out by models that were trained without masks
+  if (name == "patch_embed.proj.bias" && source.has("norm_pre.weight")) return true;  // CLIP's is without
   if (!name.ends_with(".attn.qkv.bias")) return false;
   const auto told = source.facts.find("qkv_bias");
   if (told != source.facts.end() && told->second == "true") return false;
@@ -163,10 +150,11 @@ bool may_lack(const TensorSource& source, const std::string& name) {
 }
 
 void check_tensors(const ParameterLayout& layout, const TensorSource& source) {
+  const std::string module = layout.parameters().front().module + ".";
   std::string outside;
   int64_t passed = 0;
   for (const auto& [name, info] : source.tensors) {
-    if (layout.find_if("backbone." + name) != nullptr) continue;
+    if (layout.find_if(module + name) != nullptr) continue;
     if (!is_outside(name, info))
       fail_weights(source,
                    fmt::format("{} {} is a part that this model does not have; without it the features would "
@@ -175,7 +163,7 @@ void check_tensors(const ParameterLayout& layout, const TensorSource& source) {
     if (++passed <= 4) outside += (passed == 1 ? "" : ", ") + shown_name(name);
   }
   for (const auto& [name, type] : source.opaque)
-    if (layout.find_if("backbone." + name) != nullptr)
+    if (layout.find_if(module + name) != nullptr)
       fail_weights(source,
                    fmt::format("{} is a {}, which is no plain tensor; save a full state dict of plain "
                                "tensors",
@@ -184,7 +172,7 @@ void check_tensors(const ParameterLayout& layout, const TensorSource& source) {
     log::info(fmt::format("weights: {}: {} tensor{} that no backbone needs passed over: {}{}", source.path,
                           passed, passed == 1 ? "" : "s", outside, passed > 4 ? ", ..." : ""));
   for (const ParameterInfo& parameter : layout.parameters()) {
-    const std::string name = parameter.name.substr(std::strlen("backbone."));
+    const std::string name = name_in_module(parameter);
     const TensorInfo* info = used(source, parameter);
     if (info == nullptr && may_lack(source, name)) continue;
     if (info == nullptr) fail_weights(source, fmt::format("no tensor {}", name));
@@ -211,6 +199,22 @@ void check_sizes(const VitConfig& config, const TensorSource& source) {
 }
 
 }  // namespace
+
+int64_t depth_of(const TensorSource& source) {
+  std::set<int64_t> blocks;
+  for (const auto& [name, info] : source.tensors) {
+    if (!name.starts_with("blocks.")) continue;
+    int64_t index = -1;
+    const auto [end, error] = std::from_chars(name.data() + 7, name.data() + name.size(), index);
+    if (error == std::errc{} && index >= 0 && *end == '.') blocks.insert(index);
+  }
+  if (blocks.empty()) fail_weights(source, "no tensors blocks.0.*, so it is not a DINOv2 or ViT backbone");
+  int64_t expected = 0;
+  for (const int64_t block : blocks)
+    if (block != expected++)
+      fail_weights(source, fmt::format("no tensors of block {} but of block {}", expected - 1, block));
+  return expected;
+}
 
 int64_t settled_heads(const std::string& path, int64_t told, int64_t asked) {
   if (asked > 0 && asked != told)
@@ -258,6 +262,23 @@ VitConfig infer_config(const TensorSource& source, int64_t heads) {
   return config;
 }
 
+ParameterStore take_parameters(const ParameterLayout& layout, const TensorSource& source) {
+  // Shapes are compared before memory for the model is taken.
+  check_tensors(layout, source);
+  if (layout.count() > source.bytes)
+    fail_weights(source, "its tensors claim more values than the file has bytes");
+  ParameterStore weights(layout);
+  for (const ParameterInfo& info : layout.parameters()) {
+    if (used(source, info) == nullptr) continue;
+    const std::string name = name_in_module(info);
+    const Tensor value = source.read(name);
+    for (const float x : value.f32())
+      if (!std::isfinite(x)) fail_weights(source, fmt::format("{} holds a value that is not finite", name));
+    std::copy(value.f32().begin(), value.f32().end(), weights.view(info).f32().begin());
+  }
+  return weights;
+}
+
 std::unique_ptr<Backbone> backbone_of(const VitConfig& config, const TensorSource& source) {
   check_sizes(config, source);
   if (const int64_t depth = depth_of(source); depth != config.depth)
@@ -265,19 +286,7 @@ std::unique_ptr<Backbone> backbone_of(const VitConfig& config, const TensorSourc
   auto backbone = std::make_unique<Backbone>();
   backbone->config = config;
   append_vit_layout(backbone->layout, config);
-  // Shapes are compared before memory for the model is taken.
-  check_tensors(backbone->layout, source);
-  if (backbone->layout.count() > source.bytes)
-    fail_weights(source, "its tensors claim more values than the file has bytes");
-  backbone->weights = ParameterStore(backbone->layout);
-  for (const ParameterInfo& info : backbone->layout.parameters()) {
-    if (used(source, info) == nullptr) continue;
-    const std::string name = info.name.substr(std::strlen("backbone."));
-    const Tensor value = source.read(name);
-    for (const float x : value.f32())
-      if (!std::isfinite(x)) fail_weights(source, fmt::format("{} holds a value that is not finite", name));
-    std::copy(value.f32().begin(), value.f32().end(), backbone->weights.view(info).f32().begin());
-  }
+  backbone->weights = take_parameters(backbone->layout, source);
   return backbone;
 }
 

@@ -10,15 +10,13 @@
 
 #include "base/json.hpp"
 #include "base/json_text.hpp"
+#include "model/config_fields.hpp"
 #include "model/tensor_source.hpp"
-#include "storage/files.hpp"
 
 namespace dino {
 namespace {
 
 using NamePair = std::pair<const char*, const char*>;
-
-constexpr int64_t kMaxConfig = int64_t{4} << 20;
 
 constexpr NamePair kEmbeddingNames[] = {
     {"cls_token", "embeddings.cls_token"},
@@ -59,63 +57,8 @@ std::optional<std::string> translated(const std::string& name, const NamePair (&
 constexpr const char* kLayer = "encoder.layer.";
 constexpr const char* kAttention = "attention.attention.";
 
-/// query, key and value joined as the rows of one matrix or vector.
-Tensor joined(const std::function<Tensor(const std::string&)>& read, const std::array<std::string, 3>& parts,
-              const std::string& path) {
-  std::array<Tensor, 3> pieces{read(parts[0]), read(parts[1]), read(parts[2])};
-  const Shape& shape = pieces[0].shape();
-  if (shape.rank() < 1 || pieces[1].shape() != shape || pieces[2].shape() != shape)
-    fail_weights(path, fmt::format("{} and its key and value differ in shape", parts[0]));
-  Tensor result(shape.rank() == 1 ? Shape{3 * shape[0]}
-                                  : Shape{3 * shape[0], shape.numel() / std::max<int64_t>(shape[0], 1)});
-  float* out = result.as<float>();
-  for (Tensor& piece : pieces) out = std::copy(piece.f32().begin(), piece.f32().end(), out);
-  return result;
-}
-
-/// Fields of a config.json.
-struct Fields {
-  const Json& json;
-  const std::string& path;
-
-  [[nodiscard]] bool has(const char* key) const { return json.contains(key) && !json.at(key).is_null(); }
-  [[nodiscard]] int64_t size(const char* key, std::optional<int64_t> fallback = {}) const {
-    if (!has(key) && fallback) return *fallback;
-    if (!has(key)) fail_weights(path, fmt::format("no field \"{}\"", key));
-    return whole(json.at(key), key);
-  }
-  /// A size, or a list of two equal ones: the model's grid is square.
-  [[nodiscard]] int64_t side(const char* key) const {
-    if (!has(key) || !json.at(key).is_array()) return size(key);
-    const Json& list = json.at(key);
-    if (list.empty() || list.size() > 2 || whole(list.front(), key) != whole(list.back(), key))
-      fail_weights(path,
-                   fmt::format("\"{}\" is {}; only squares are read", key, shown_name(json_line(list))));
-    return whole(list.front(), key);
-  }
-  [[nodiscard]] double number(const char* key, double fallback) const {
-    if (!has(key)) return fallback;
-    if (!json.at(key).is_number()) fail_weights(path, fmt::format("\"{}\" is not a number", key));
-    return json.at(key).get<double>();
-  }
-  [[nodiscard]] bool flag(const char* key, bool fallback) const {
-    if (!has(key)) return fallback;
-    if (!json.at(key).is_boolean()) fail_weights(path, fmt::format("\"{}\" is not true or false", key));
-    return json.at(key).get<bool>();
-  }
-  [[nodiscard]] std::string text(const char* key, const char* fallback) const {
-    return has(key) && json.at(key).is_string() ? json.at(key).get<std::string>() : std::string(fallback);
-  }
-  [[nodiscard]] int64_t whole(const Json& value, const char* key) const {
-    if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > 1'000'000) ||
-        value.get<int64_t>() < 0 || value.get<int64_t>() > 1'000'000)
-      fail_weights(path, fmt::format("\"{}\" is not a size", key));
-    return value.get<int64_t>();
-  }
-};
-
 /// Leaves of timm's configuration as facts; what would change the arithmetic unseen is refused.
-void add_timm_facts(const Fields& fields, TensorSource& source) {
+void add_timm_facts(const ConfigFields& fields, TensorSource& source) {
   const std::string architecture = fields.text("architecture", "");
   if (architecture.find("quickgelu") != std::string::npos)
     fail_weights(fields.path, fmt::format("{} computes another GELU (QuickGELU)", shown_name(architecture)));
@@ -125,7 +68,7 @@ void add_timm_facts(const Fields& fields, TensorSource& source) {
   source.facts.insert_or_assign("architecture", architecture);
   if (!fields.has("model_args") || !fields.json.at("model_args").is_object()) return;
   const Json& arguments = fields.json.at("model_args");
-  const Fields inner{arguments, fields.path};
+  const ConfigFields inner{arguments, fields.path};
   for (const char* key : {"act_layer", "norm_layer", "global_pool", "pos_embed"}) {
     const std::string value = inner.text(key, "");
     if (!value.empty() && value != "gelu" && value != "layernorm" && value != "token" && value != "learn" &&
@@ -139,7 +82,7 @@ void add_timm_facts(const Fields& fields, TensorSource& source) {
                                     value.is_string() ? value.get<std::string>() : json_line(value));
 }
 
-VitConfig read_vit(const Fields& fields, const std::string& type) {
+VitConfig read_vit(const ConfigFields& fields, const std::string& type) {
   const std::string& path = fields.path;
   // transformers' "gelu" and "gelu_python" are the exact one.
   const std::string activation = fields.text("hidden_act", "gelu");
@@ -249,6 +192,19 @@ std::string replaced(std::string name, const std::string& from, const std::strin
 
 }  // namespace
 
+Tensor joined(const std::function<Tensor(const std::string&)>& read, const std::array<std::string, 3>& parts,
+              const std::string& path) {
+  std::array<Tensor, 3> pieces{read(parts[0]), read(parts[1]), read(parts[2])};
+  const Shape& shape = pieces[0].shape();
+  if (shape.rank() < 1 || pieces[1].shape() != shape || pieces[2].shape() != shape)
+    fail_weights(path, fmt::format("{} and its key and value differ in shape", parts[0]));
+  Tensor result(shape.rank() == 1 ? Shape{3 * shape[0]}
+                                  : Shape{3 * shape[0], shape.numel() / std::max<int64_t>(shape[0], 1)});
+  float* out = result.as<float>();
+  for (Tensor& piece : pieces) out = std::copy(piece.f32().begin(), piece.f32().end(), out);
+  return result;
+}
+
 bool has_hugging_face_names(const TensorSource& source) {
   return source.has("embeddings.patch_embeddings.projection.weight");
 }
@@ -335,22 +291,14 @@ TensorSource from_timm_names(TensorSource source) {
 }
 
 std::optional<VitConfig> read_hugging_face_config(const std::string& path, TensorSource& source) {
-  if (file_size(path) > kMaxConfig) fail_weights(path, "a configuration of more than 4 MiB");
-  const std::string text = read_text(path);
-  refuse_lfs_pointer(path, text);
-  const auto shallow = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth > 64) fail_weights(path, "nested too deeply for a configuration");
-    return true;
-  };
-  const Json json = Json::parse(text, shallow, false);
-  if (json.is_discarded() || !json.is_object()) fail_weights(path, "not a JSON object");
-  const Fields fields{json, path};
+  const Json json = read_config_json(path);
+  const ConfigFields fields{json, path};
   const std::string type = fields.text("model_type", "");
   if (type.empty() && fields.has("architecture")) {
     add_timm_facts(fields, source);
     return std::nullopt;
   }
-  for (const char* later : {"dinov3", "clip", "siglip"})
+  for (const char* later : {"dinov3", "siglip"})
     if (type.find(later) != std::string::npos)
       fail_weights(path, fmt::format("a model of type {}, which is not read yet", shown_name(type)));
   constexpr const char* known[] = {"dinov2", "dinov2_with_registers", "vit", "vit_msn", "vit_mae"};

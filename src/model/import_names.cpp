@@ -32,20 +32,6 @@ Words split(const std::string& name, const char* separators) {
   return words;
 }
 
-/// Wrappers put themselves between a module and its name, at the top or in any block: DDP and DeepSpeed
-/// "module", and with a leading underscore FSDP, torch.compile, activation checkpointing, Lightning, and the
-/// "_modules", "_parameters" and "_buffers" of a module that was pickled whole. No layer is called like that.
-std::string without_wrappers(const std::string& name) {
-  const Words words = split(name, ".");
-  std::string plain;
-  for (size_t i = 0; i < words.size(); ++i) {
-    const bool last = i + 1 == words.size();
-    if (!last && (words[i] == "module" || words[i].starts_with('_'))) continue;
-    plain += (plain.empty() ? "" : ".") + words[i];
-  }
-  return plain;
-}
-
 /// "blocks.2.13.norm1.weight" -> "blocks.13.norm1.weight": the reference's chunks for FSDP.
 std::string without_chunk(const std::string& name) {
   if (!name.starts_with("blocks.")) return name;
@@ -140,9 +126,9 @@ void refuse_flat(const TensorSource& source) {
         fail_weights(source, fmt::format("{} is a {}, which is no plain tensor; save a full state dict (of "
                                          "whole, unsharded tensors on the CPU)",
                                          shown_name(name), shown_name(type)));
-  if (any_tensor(source,
-                 {"text_projection", "visual.conv1.weight", "vision_model.embeddings.patch_embedding"}))
-    fail_weights(source, "a CLIP or SigLIP model, which is not read yet");
+  if (any_tensor(source, {"visual.", "vision_model."}))
+    fail_weights(source,
+                 "its image tower is none of CLIP's vision transformers (a ResNet, SigLIP, or timm's)");
   if (any_tensor(source, {"embeddings.patch_embeddings.weight"}))
     fail_weights(source, "a DINOv3 model in Hugging Face's names, which is not read yet");
   fail_weights(source,
@@ -160,6 +146,20 @@ Words stems_of(const std::map<std::string, std::string>& names) {
 }
 
 }  // namespace
+
+/// Wrappers put themselves between a module and its name, at the top or in any block: DDP and DeepSpeed
+/// "module", and with a leading underscore FSDP, torch.compile, activation checkpointing, Lightning, and the
+/// "_modules", "_parameters" and "_buffers" of a module that was pickled whole. No layer is called like that.
+std::string without_wrappers(const std::string& name) {
+  const Words words = split(name, ".");
+  std::string plain;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const bool last = i + 1 == words.size();
+    if (!last && (words[i] == "module" || words[i].starts_with('_'))) continue;
+    plain += (plain.empty() ? "" : ".") + words[i];
+  }
+  return plain;
+}
 
 TensorSource backbone_tensors(TensorSource source, Network which) {
   std::map<std::string, std::string> names;

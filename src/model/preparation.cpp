@@ -16,6 +16,7 @@
 #include "base/text.hpp"
 #include "model/checkpoint_reader.hpp"
 #include "model/tensor_source.hpp"
+#include "model/vit.hpp"
 #include "storage/files.hpp"
 
 namespace dino {
@@ -107,6 +108,17 @@ bool from_timm(const std::string& path, Preparation& out) {
   return read_pair(told, "mean", "std", path, out.normalisation) || out.size > 0;
 }
 
+/// OpenCLIP's configuration, whose processor resizes to the model's size.
+bool from_open_clip(const std::string& path, Preparation& out) {
+  const Json json = parse(path);
+  if (!json.contains("preprocess_cfg") || !json.at("preprocess_cfg").is_object()) return false;
+  if (json.contains("model_cfg") && json.at("model_cfg").is_object() &&
+      json.at("model_cfg").contains("vision_cfg") && json.at("model_cfg").at("vision_cfg").is_object())
+    out.size = side_of(json.at("model_cfg").at("vision_cfg"), "image_size", {}, path);
+  out.resize = out.size;
+  return read_pair(json.at("preprocess_cfg"), "mean", "std", path, out.normalisation);
+}
+
 /// "a,b,c"
 void three_numbers(const IniLine& line, const std::string& path, std::array<float, 3>& out) {
   const std::string text = ini_word(line.value, path);
@@ -169,16 +181,29 @@ Preparation preparation_of(const std::string& weights) {
     // The tensors of a hub's folder, given by their own name, are prepared as the folder is.
     const std::filesystem::path path(weights);
     const std::string name = path.filename().string();
-    if (!name.starts_with("model.safetensors") && !name.starts_with("pytorch_model.bin")) return read;
+    if (!name.starts_with("model.safetensors") && !name.starts_with("pytorch_model.bin") &&
+        !name.starts_with("open_clip_"))
+      return read;
     folder = path.has_parent_path() ? path.parent_path().string() : ".";
   }
   for (const auto& [name, reader] :
-       {std::pair("preprocessor_config.json", &from_preprocessor), std::pair("config.json", &from_timm)}) {
+       {std::pair("preprocessor_config.json", &from_preprocessor), std::pair("config.json", &from_timm),
+        std::pair("open_clip_config.json", &from_open_clip)}) {
     read = {};
     read.source = std::filesystem::path(folder + "/" + name).lexically_normal().string();
     if (path_exists(read.source) && reader(read.source, read)) return read;
   }
   return {};
+}
+
+Preparation preparation_of(const std::string& weights, const VitConfig& config) {
+  Preparation read = preparation_of(weights);
+  if (!read.source.empty() || config.projection == 0) return read;
+  read.size = config.position_grid * config.patch;
+  read.resize = read.size;
+  read.normalisation = {{0.48145466F, 0.4578275F, 0.40821073F}, {0.26862954F, 0.26130258F, 0.27577711F}};
+  read.source = "CLIP's own";
+  return read;
 }
 
 }  // namespace dino

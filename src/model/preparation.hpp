@@ -10,6 +10,8 @@
 
 namespace dino {
 
+struct VitConfig;
+
 /// What is told has a value; what is not told is 0 or empty, and ImageNet's mean and deviation.
 struct Preparation {
   int64_t size = 0;                      ///< side of the square input in pixels
@@ -22,7 +24,11 @@ struct Preparation {
 
 /// From global-size, pad, background, mean and std of a run's config.ini; from crop_size, size, image_mean
 /// and image_std of a Hugging Face preprocessor_config.json; from input_size, crop_pct, mean and std of
-/// timm's config.json. DataError where a file asks for a preparation that is not done here.
+/// timm's config.json; from preprocess_cfg of an
+/// open_clip_config.json. DataError where a file asks for a preparation that is not done here.
 [[nodiscard]] Preparation preparation_of(const std::string& weights);
+/// The same of weights that were read: a CLIP's image tower whose files say nothing takes pictures of its own
+/// size with CLIP's mean and deviation.
+[[nodiscard]] Preparation preparation_of(const std::string& weights, const VitConfig& config);
 
 }  // namespace dino

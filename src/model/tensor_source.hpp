@@ -2,6 +2,7 @@
 #pragma once
 // Files of named tensors from elsewhere, seen alike. Internal to src/model.
 
+#include <array>
 #include <functional>
 #include <map>
 #include <memory>
@@ -51,18 +52,36 @@ struct TensorSource {
 void refuse_lfs_pointer(const std::string& path, std::string_view text);
 
 // ---- names
+/// The name without what wrappers of PyTorch's modules put into it.
+[[nodiscard]] std::string without_wrappers(const std::string& name);
 /// The tensors of one backbone under its own names: those below the stem that the patch embedding has,
 /// without the names that wrappers add. `which` decides between several.
 [[nodiscard]] TensorSource backbone_tensors(TensorSource source, Network which);
 [[nodiscard]] bool has_hugging_face_names(const TensorSource& source);
 /// Presents tensors of Hugging Face's names (query, key and value apart) under the reference's names.
 [[nodiscard]] TensorSource from_hugging_face_names(TensorSource source);
+/// query, key and value joined as the rows of one matrix or vector.
+[[nodiscard]] Tensor joined(const std::function<Tensor(const std::string&)>& read,
+                            const std::array<std::string, 3>& parts, const std::string& path);
 /// timm's names and shapes where they differ from the reference's: reg_token, packed SwiGLU, positions
 /// without the class token's or with the registers'.
 [[nodiscard]] TensorSource from_timm_names(TensorSource source);
 /// Reference names to Hugging Face's, "blocks.0.norm1.weight" -> "encoder.layer.0.norm1.weight"; not for
 /// attn.qkv, which is split.
 [[nodiscard]] std::string hugging_face_name(const std::string& name);
+
+// ---- exports
+/// DataError where the model is a CLIP's image tower, for which `format` has no place.
+void refuse_clip(const VitConfig& config, const std::string& folder, const char* format);
+
+// ---- folders
+/// Names of weights in folders of Hugging Face's hub, in the order of choice.
+constexpr const char* kWeightsFiles[] = {"/model.safetensors",           "/model.safetensors.index.json",
+                                         "/pytorch_model.bin",           "/pytorch_model.bin.index.json",
+                                         "/open_clip_model.safetensors", "/open_clip_pytorch_model.bin"};
+/// Two models have one digest when all their parameters are equal, whatever the format or layout: SHA-256 of
+/// the lines "name sha256(bytes)" in name order.
+[[nodiscard]] std::string weights_digest(const ParameterLayout& layout, const ParameterStore& weights);
 
 // ---- configurations
 /// config.json of transformers (DINOv2, with registers, ViT); nullopt for one of timm's, whose facts are
@@ -76,6 +95,11 @@ constexpr const char* kConfigFact = "dinohpc.vit";
 /// The configuration that shapes and facts tell (reference names). `heads` as given by the user, 0 = not.
 [[nodiscard]] VitConfig infer_config(const TensorSource& source, int64_t heads);
 
+/// Number of blocks; all from the first one on are there, so that a name cannot ask for a million.
+[[nodiscard]] int64_t depth_of(const TensorSource& source);
+/// Every parameter of the layout, all of one module, from the source's tensors (reference names), on the
+/// host. DataError as for a backbone. The store points to the layout.
+[[nodiscard]] ParameterStore take_parameters(const ParameterLayout& layout, const TensorSource& source);
 /// A bundle of this configuration with every parameter taken from the source (reference names). A tensor that
 /// the model has no use for is DataError unless it is known to be no part of a backbone.
 [[nodiscard]] std::unique_ptr<Backbone> backbone_of(const VitConfig& config, const TensorSource& source);

@@ -52,6 +52,11 @@ struct VitConfig {
   bool drop_path_uniform = true;  ///< false: linspace(0, drop_path, depth)
   double norm_eps = 1e-6;
   int64_t channels = 3;
+  // Of CLIP's image tower (arXiv 2103.00020, section 2.4), which is else the same transformer:
+  bool quick_gelu = false;  ///< the MLP's activation is x sigmoid(1.702 x)
+  bool input_norm = false;  ///< tokens are normalised before the first block (ln_pre)
+  int64_t projection =
+      0;  ///< width of the space shared with text that the class token is projected to; 0 = none
   bool operator==(const VitConfig&) const = default;
 };
 
@@ -95,6 +100,8 @@ struct VitOutput {
   std::vector<TokenEntry> entries;
   std::vector<TensorView>
       intermediate;           ///< as asked: per requested block, f32 [rows, D] after the final norm
+  TensorView projected;       ///< f32 [images, projection]: the class tokens of all entries, after the
+                              ///< final norm, in the space shared with text; not of unit length
   TensorView last_attention;  ///< when asked: f32 [B, heads, T] probabilities of the class token in the last
                               ///< block (single entry only)
 };
@@ -128,7 +135,8 @@ class Vit {
   [[nodiscard]] VitOutput forward(const Context& c, const UnitWeights& weights,
                                   std::span<const CropBatch> crops, const VitForwardOptions& options,
                                   std::shared_ptr<VitSaved>* saved = nullptr) const;
-  /// d_norm f32 [rows, D]: gradient of `norm`; d_prenorm of `prenorm`; either may be empty (zero). Adds to
+  /// d_norm f32 [rows, D]: gradient of `norm`; d_prenorm of `prenorm`; either may be empty (zero); the
+  /// projection has none. Adds to
   /// `gradients`, and finishes every unit in turn, the final norm first, whether or not a token went through
   /// it. d_images (optional, one per entry, f32 [B,C,H,W]) receive the inputs' gradients.
   void backward(const Context& c, const UnitWeights& weights, const VitSaved& saved, ConstTensorView d_norm,

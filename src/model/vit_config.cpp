@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "base/cpu.hpp"
-#include "model/vit.hpp"
+#include "model/vit_parts.hpp"
 
 namespace dino {
 namespace {
@@ -84,9 +84,15 @@ void add_embedding(ParameterLayout& layout, const VitConfig& config, const std::
   layout.add(module + ".patch_embed.proj.weight", {width, config.channels, config.patch, config.patch},
              uniform);
   layout.add(module + ".patch_embed.proj.bias", {width}, uniform);
+  if (!config.input_norm) return;
+  layout.add(module + ".norm_pre.weight", {width}, {Init::Kind::constant, 1.0F});
+  layout.add(module + ".norm_pre.bias", {width}, {});
 }
 
-void add_block(ParameterLayout& layout, const VitConfig& config, const std::string& module, int64_t index) {
+}  // namespace
+
+void append_block_layout(ParameterLayout& layout, const VitConfig& config, const std::string& module,
+                         int64_t index) {
   const int64_t width = config.width;
   const std::string block = fmt::format("{}.blocks.{}", module, index);
   // trunc_normal_(std = .02) cuts at +-2 absolute, 100 standard deviations: a plain normal.
@@ -118,8 +124,6 @@ void add_block(ParameterLayout& layout, const VitConfig& config, const std::stri
   if (config.layerscale != 0) layout.add(block + ".ls2.gamma", {width}, scale);
 }
 
-}  // namespace
-
 int64_t swiglu_hidden(int64_t width) {
   const auto two_thirds = static_cast<int64_t>(static_cast<double>(4 * width) * 2 / 3);
   return (two_thirds + 7) / 8 * 8;
@@ -140,10 +144,13 @@ std::vector<std::string> vit_preset_names() {
 
 void append_vit_layout(ParameterLayout& layout, const VitConfig& config, const std::string& module) {
   add_embedding(layout, config, module);
-  for (int64_t i = 0; i < config.depth; ++i) add_block(layout, config, module, i);
+  for (int64_t i = 0; i < config.depth; ++i) append_block_layout(layout, config, module, i);
   layout.begin_unit(module + ".norm", module);
   layout.add(module + ".norm.weight", {config.width}, {Init::Kind::constant, 1.0F});
   layout.add(module + ".norm.bias", {config.width}, {});
+  if (config.projection == 0) return;
+  const auto spread = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.width)));
+  layout.add(module + ".projection.weight", {config.projection, config.width}, {Init::Kind::normal, spread});
 }
 
 int64_t vit_parameter_count(const VitConfig& config) {

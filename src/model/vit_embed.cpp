@@ -94,6 +94,17 @@ void add_mask_token(const VitContext& vit, const Context& c, const UnitView& w, 
   c.ops.scaled_index_add(c.stream, x, tokens, {}, 1.0F, saved.masked_rows);
 }
 
+/// x <- norm(x); with `keep`, what backward needs goes to `saved`.
+void normalise_tokens(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+                      const EmbedSaved& saved, bool keep) {
+  const Arena::Scope scope(c.arena);
+  const TensorView before = keep ? saved.tokens : c.arena.make(x.shape);
+  copy(c.stream, before, x);
+  c.ops.layer_norm(c.stream, before, w(vit.input_norm.weight), w(vit.input_norm.bias),
+                   static_cast<float>(vit.config.norm_eps), x, keep ? saved.mean : TensorView{},
+                   keep ? saved.rstd : TensorView{});
+}
+
 void table_backward(const VitContext& vit, const Context& c, const TokenPlan& plan, size_t entry,
                     ConstTensorView dx, const UnitGradient& d) {
   const VitConfig& config = vit.config;
@@ -173,6 +184,10 @@ std::shared_ptr<const TokenPlan> make_token_plan(const Context& c, const VitConf
         plan->patch_rows.push_back(entry.patch_row(image, p, config.registers));
   }
   plan->device_patch_rows = upload(plan->patch_rows);
+  std::vector<int64_t> class_rows;
+  for (const TokenEntry& entry : entries)
+    for (int64_t image = 0; image < entry.batch; ++image) class_rows.push_back(entry.cls_row(image));
+  plan->class_rows = upload(class_rows);
   plan->entries = std::move(entries);
   return plan;
 }
@@ -185,6 +200,11 @@ void embed_forward(const VitContext& vit, const Context& c, const UnitView& w,
   const Shape patches{static_cast<int64_t>(plan.patch_rows.size()),
                       config.channels * config.patch * config.patch};
   if (keep) saved.patches = c.arena.make(patches, c.act());
+  if (keep && config.input_norm) {
+    saved.tokens = c.arena.make(x.shape);
+    saved.mean = c.arena.make({x.dim(0)});
+    saved.rstd = c.arena.make({x.dim(0)});
+  }
   const Arena::Scope scope(c.arena);
   if (!keep) saved.patches = c.arena.make(patches, c.act());
   int64_t first = 0;
@@ -200,13 +220,21 @@ void embed_forward(const VitContext& vit, const Context& c, const UnitView& w,
   }
   add_patches(vit, c, w, plan, saved, x);
   add_mask_token(vit, c, w, saved, x);
+  if (config.input_norm) normalise_tokens(vit, c, w, x, saved, keep);
 }
 
 void embed_backward(const VitContext& vit, const Context& c, const UnitView& w, const EmbedSaved& saved,
-                    const TokenPlan& plan, ConstTensorView dx, const UnitGradient& d,
+                    const TokenPlan& plan, ConstTensorView d_tokens, const UnitGradient& d,
                     std::span<const TensorView> d_images) {
   DINO_CHECK(d_images.empty() || d_images.size() == plan.entries.size(), "one image gradient per entry");
   const Arena::Scope scope(c.arena);
+  ConstTensorView dx = d_tokens;
+  if (vit.config.input_norm) {
+    const TensorView before = c.arena.zeros(c.stream, d_tokens.shape);
+    c.ops.layer_norm_backward(c.stream, d_tokens, saved.tokens, w(vit.input_norm.weight), saved.mean,
+                              saved.rstd, {}, before, d(vit.input_norm.weight), d(vit.input_norm.bias));
+    dx = before;
+  }
   for (size_t e = 0; e < plan.entries.size(); ++e)
     if (plan.entries[e].batch > 0) table_backward(vit, c, plan, e, dx, d);
   mask_token_backward(vit, c, saved, dx, d);

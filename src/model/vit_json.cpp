@@ -39,6 +39,11 @@ struct Field {
       fail_json(source, fmt::format("\"{}\" is not a number from {} to {}", key, low, high));
     return value.get<double>();
   }
+  bool flag(const char* key) {
+    const OrderedJson& value = get(key);
+    if (!value.is_boolean()) fail_json(source, fmt::format("\"{}\" is not true or false", key));
+    return value.get<bool>();
+  }
   template <class T, size_t N>
   T choice(const char* key, const std::pair<const char*, T> (&table)[N]) {
     const OrderedJson& value = get(key);
@@ -79,6 +84,10 @@ std::string vit_config_to_json(const VitConfig& config) {
   json["drop_path_uniform"] = config.drop_path_uniform;
   json["norm_eps"] = config.norm_eps;
   json["channels"] = config.channels;
+  // Of CLIP's alone: a version that does not know them reads all other models.
+  if (config.quick_gelu) json["quick_gelu"] = true;
+  if (config.input_norm) json["input_norm"] = true;
+  if (config.projection > 0) json["projection"] = config.projection;
   return json_line(json);
 }
 
@@ -99,11 +108,12 @@ VitConfig vit_config_from_json(const std::string& text, const std::string& sourc
   config.interpolate_offset = field.number("interpolate_offset", 0, 1);
   config.layerscale = field.number("layerscale", 0, 1e6);
   config.drop_path = field.number("drop_path", 0, 1);
-  const OrderedJson& uniform = field.get("drop_path_uniform");
-  if (!uniform.is_boolean()) fail_json(source, "\"drop_path_uniform\" is not true or false");
-  config.drop_path_uniform = uniform.get<bool>();
+  config.drop_path_uniform = field.flag("drop_path_uniform");
   config.norm_eps = field.number("norm_eps", 0, 1);
   config.channels = field.size("channels", 1);
+  if (json.contains("quick_gelu")) config.quick_gelu = field.flag("quick_gelu");
+  if (json.contains("input_norm")) config.input_norm = field.flag("input_norm");
+  if (json.contains("projection")) config.projection = field.size("projection", 1);
   for (const auto& [key, value] : json.items())
     if (!field.known.contains(key))
       fail_json(source, fmt::format("unknown field \"{}\"; a newer version wrote it", key));

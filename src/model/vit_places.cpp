@@ -35,6 +35,8 @@ VitContext::VitContext(const VitConfig& settings, std::string of_module)
   block.out_bias = at(mlp ? ".blocks.0.mlp.fc2.bias" : ".blocks.0.mlp.w3.bias");
   block.gamma2 = at(".blocks.0.ls2.gamma");
   norm = norm_at(".norm");
+  input_norm = norm_at(".norm_pre");
+  projection = at(".projection.weight");
 }
 
 int64_t VitContext::embed_unit(const ParameterLayout& layout) const {

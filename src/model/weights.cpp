@@ -11,6 +11,7 @@
 #include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "model/checkpoint_reader.hpp"
+#include "model/import_clip.hpp"
 #include "model/tensor_source.hpp"
 #include "storage/files.hpp"
 
@@ -19,16 +20,6 @@ namespace {
 
 std::string millions(const Backbone& backbone) {
   return fmt::format("{:.1f} M parameters", static_cast<double>(backbone.layout.count()) / 1e6);
-}
-
-/// Two models have one digest when all their parameters are equal, whatever the format or layout.
-std::string digest(const Backbone& backbone) {
-  std::map<std::string, const ParameterInfo*> by_name;
-  for (const ParameterInfo& info : backbone.layout.parameters()) by_name.emplace(info.name, &info);
-  std::string lines;
-  for (const auto& [name, info] : by_name)
-    lines += name + " " + sha256_hex(std::as_bytes(backbone.weights.view(*info).f32())) + "\n";
-  return sha256_hex(std::as_bytes(std::span<const char>(lines)));
 }
 
 std::unique_ptr<Backbone> from_checkpoint(const std::string& folder, const LoadOptions& options) {
@@ -104,6 +95,10 @@ std::string config_beside(const std::string& file) {
 /// A file of weights; one of Hugging Face's by its name or its tensors' has its configuration beside it.
 std::unique_ptr<Backbone> from_file(const std::string& path, const LoadOptions& options) {
   TensorSource source = open_tensors(path);
+  if (has_clip_names(source)) {
+    report_classes(source);
+    return clip_backbone(source, options.heads);
+  }
   const std::string name = std::filesystem::path(path).filename().string();
   const bool hub_file = name.starts_with("model.safetensors") || name.starts_with("pytorch_model.bin") ||
                         std::any_of(source.tensors.begin(), source.tensors.end(), [](const auto& entry) {
@@ -126,8 +121,7 @@ std::unique_ptr<Backbone> from_folder(const std::string& folder, const LoadOptio
       throw MissingInputError(fmt::format("no weights: {}: the run has no complete checkpoint yet", folder));
     return from_checkpoint(newest, options);
   }
-  for (const char* name : {"/model.safetensors", "/model.safetensors.index.json", "/pytorch_model.bin",
-                           "/pytorch_model.bin.index.json"})
+  for (const char* name : kWeightsFiles)
     if (path_exists(folder + name)) return from_file(folder + name, options);
   if (path_exists(folder + "/.metadata"))
     throw DataError(
@@ -156,6 +150,15 @@ std::map<std::string, Tensor> head_of_checkpoint(const std::string& folder, Netw
 
 }  // namespace
 
+std::string weights_digest(const ParameterLayout& layout, const ParameterStore& weights) {
+  std::map<std::string, const ParameterInfo*> by_name;
+  for (const ParameterInfo& info : layout.parameters()) by_name.emplace(info.name, &info);
+  std::string lines;
+  for (const auto& [name, info] : by_name)
+    lines += name + " " + sha256_hex(std::as_bytes(weights.view(*info).f32())) + "\n";
+  return sha256_hex(std::as_bytes(std::span<const char>(lines)));
+}
+
 std::unique_ptr<Backbone> load_backbone(const std::string& reference, const LoadOptions& options) {
   if (!path_exists(reference))
     throw MissingInputError(fmt::format("no weights: {}: no such file or folder", reference));
@@ -163,7 +166,7 @@ std::unique_ptr<Backbone> load_backbone(const std::string& reference, const Load
                   : is_folder(reference)   ? from_folder(reference, options)
                                            : from_file(reference, options);
   backbone->source = reference;
-  backbone->sha256 = digest(*backbone);
+  backbone->sha256 = weights_digest(backbone->layout, backbone->weights);
   return backbone;
 }
 
@@ -183,7 +186,7 @@ std::unique_ptr<Backbone> random_backbone(const VitConfig& config, uint64_t seed
   backbone->weights.initialize(seed);
   backbone->source = fmt::format("random:{}", seed);
   backbone->description = fmt::format("random weights, seed {}, {}", seed, millions(*backbone));
-  backbone->sha256 = digest(*backbone);
+  backbone->sha256 = weights_digest(backbone->layout, backbone->weights);
   return backbone;
 }
 

@@ -3,6 +3,7 @@
 // Intervals and tests. Everything random is keyed by (seed, resample), so all ranks and runs agree.
 
 #include <cstdint>
+#include <functional>
 #include <span>
 
 namespace dino {
@@ -19,6 +20,13 @@ struct Estimate {
 /// Mean over classes of intersection / union from a confusion matrix [classes, classes] (rows: truth).
 /// Classes that neither occur nor are predicted do not count.
 [[nodiscard]] double mean_iou(std::span<const int64_t> confusion, int64_t classes);
+
+/// A statistic of n units (images, queries) with a percentile bootstrap: resamples draw n units with
+/// replacement, and `statistic` takes how often each was drawn. n = 0 gives value 0 and the interval [0, 1].
+[[nodiscard]] Estimate bootstrap(int64_t n, int64_t resamples, uint64_t seed,
+                                 const std::function<double(std::span<const int64_t> counts)>& statistic);
+/// Of the mean of values.
+[[nodiscard]] Estimate bootstrap_mean(std::span<const double> values, int64_t resamples, uint64_t seed);
 
 /// mIoU of the summed matrices with a percentile bootstrap over images: resamples draw images with
 /// replacement and sum their matrices again. `confusions` is [images, classes * classes].

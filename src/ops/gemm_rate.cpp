@@ -12,6 +12,7 @@ double gemm_rate(Backend& backend, Precision precision, int64_t rows, int times)
   constexpr int64_t kN = 1536, kK = 1536;
   const DType act = dtype_of(precision);
   const std::unique_ptr<Stream> stream = backend.new_stream();
+  stream->allow_tf32_products(precision == Precision::tf32);
   const auto drawn = [&](Shape shape, uint64_t index) {
     Tensor host(shape), there = Tensor::uninitialised(shape, DType::f32, backend.memory());
     Random random(0, RandomStream::synthetic, index);

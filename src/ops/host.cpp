@@ -27,7 +27,7 @@ HostRows::HostRows(ConstTensorView rows, int64_t limit) : rows_(rows ? rows.as<i
 }
 
 HostSequences::HostSequences(const Sequences& sequences)
-    : starts_(sequences.starts.as<int64_t>()), count_(sequences.count()) {
+    : starts_(sequences.starts.as<int64_t>()), count_(sequences.count()), causal_(sequences.causal) {
   check_starts(starts_, count_, sequences.rows);
   for (int64_t s = 0; s < count_; ++s) longest_ = std::max(longest_, length(s));
   DINO_CHECK(longest_ == sequences.longest, "the longest sequence has " + std::to_string(longest_) +

@@ -27,6 +27,7 @@ class HostSequences {
   [[nodiscard]] int64_t count() const { return count_; }
   [[nodiscard]] int64_t rows() const { return starts_[count_]; }
   [[nodiscard]] int64_t longest() const { return longest_; }
+  [[nodiscard]] bool causal() const { return causal_; }
   [[nodiscard]] int64_t begin(int64_t s) const { return starts_[s]; }
   [[nodiscard]] int64_t length(int64_t s) const { return starts_[s + 1] - starts_[s]; }
 
@@ -34,6 +35,7 @@ class HostSequences {
   const int64_t* starts_ = nullptr;
   int64_t count_ = 0;
   int64_t longest_ = 0;
+  bool causal_ = false;
 };
 
 /// What augment_crops reads.

@@ -179,7 +179,9 @@ void linear(int64_t m, int64_t n, int64_t k, DType act) {
   measure("backward input" + shape, work, [&] { ops().linear_backward_input(stream(), dy, w, dx, false); });
   measure("backward weight" + shape, of_weights,
           [&] { ops().linear_backward_weight(stream(), dy, x, dw, db); });
-  measure("gelu backward" + shape, {0, 3 * out}, [&] { ops().gelu_backward(stream(), dy, pre, y); });
+  measure("gelu backward" + shape, {0, 3 * out}, [&] { ops().gelu_backward(stream(), dy, pre, y, {}); });
+  measure("gelu backward with bias" + shape, {0, 3 * out},
+          [&] { ops().gelu_backward(stream(), dy, pre, y, db); });
 }
 
 void attention(int64_t count, int64_t length, int64_t heads, DType act) {
@@ -210,11 +212,19 @@ void rows(int64_t m, int64_t d, DType act) {
   measure("layer norm" + type, {0, f32 + narrow},
           [&] { ops().layer_norm(stream(), x, gamma, gamma, 1e-6f, y, mean, rstd); });
   measure("layer norm backward" + type, {0, 3 * f32 + narrow},
-          [&] { ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, dx, dgamma, dbeta); });
+          [&] { ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, {}, dx, dgamma, dbeta); });
   measure("scaled index add" + type, {0, 2 * f32 + narrow},
           [&] { ops().scaled_index_add(stream(), out, dy, gamma, 1, {}); });
   measure("scaled index add backward" + type, {0, f32 + 2 * narrow},
           [&] { ops().scaled_index_add_backward(stream(), x, dy, gamma, 1, {}, y, dgamma); });
+  measure("residual layer norm" + type, {0, 2 * f32 + 2 * narrow}, [&] {
+    ops().residual_layer_norm(stream(), x, dy, gamma, gamma, gamma, 1e-6f, out, y, mean, rstd);
+  });
+  Tensor dscale = tensor({d});
+  measure("residual layer norm backward" + type, {0, 3 * f32 + 3 * narrow}, [&] {
+    ops().residual_layer_norm_backward(stream(), dy, x, dy, gamma, gamma, mean, rstd, dx, y, dscale, dgamma,
+                                       dbeta);
+  });
 }
 
 void losses(int64_t r) {
@@ -240,7 +250,12 @@ void losses(int64_t r) {
   Tensor m = tensor({r, k}), v = tensor({r, k}), one = tensor({1});
   fill(stream(), one, 1);
   measure("adamw" + shape, {0, 7 * all}, [&] {
-    ops().adamw(stream(), logits, targets, m, v, {1e-3f, 0.9f, 0.999f, 1e-8f, 0.1f, 3}, one, one);
+    ops().adamw(stream(), logits, targets, m, v, {1e-3f, 0.9f, 0.999f, 1e-8f, 0.1f, 3}, one, one, {});
+  });
+  Tensor average = tensor({r, k});
+  measure("adamw with average" + shape, {0, 9 * all}, [&] {
+    ops().adamw(stream(), logits, targets, m, v, {1e-3f, 0.9f, 0.999f, 1e-8f, 0.1f, 3, 0.99f}, one, one,
+                average);
   });
   measure("ema" + shape, {0, 3 * all}, [&] { ops().ema(stream(), m, targets, 0.99f, one); });
 }

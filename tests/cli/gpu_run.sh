@@ -31,6 +31,12 @@ expect 0 "" gpu --output on_gpu
 same_losses on_gpu on_cpu 2e-5
 grep -q '"device": *"[^"]*cuda' on_gpu/run.json || fail "run.json does not name the GPU"
 
+# Products in TF32 cost the losses three digits, and are recorded.
+expect 0 "" dino-pretrain-simt train "${SMALL[@]/fp32/tf32}" --device cuda --output in_tf32
+same_losses in_tf32 on_cpu 2e-3
+cmp -s <(grep -o '"loss":[0-9.e+-]*' on_gpu/metrics.jsonl) <(grep -o '"loss":[0-9.e+-]*' in_tf32/metrics.jsonl) && fail "tf32 changes nothing"
+grep -q '"precision": *"tf32"' in_tf32/run.json || fail "run.json does not name the precision"
+
 # Stopped on the GPU, on with the CPU, and the other way round.
 expect 75 "" gpu --stop-after 3 --output there
 expect 0 "" cpu --output there

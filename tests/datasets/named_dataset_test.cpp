@@ -10,6 +10,7 @@
 #include "base/version.hpp"
 #include "datasets/dataset.hpp"
 #include "datasets/dataset_builder.hpp"
+#include "datasets/dense_dataset.hpp"
 #include "storage/scratch.hpp"
 
 namespace dino {
@@ -214,10 +215,15 @@ TEST_F(ModelDataset, RendersLabelledViewsWithDepthAndKeepsAModelInOnePart) {
   ASSERT_EQ(test.records.size(), 6u);
   for (const Record& a : train.records)
     for (const Record& b : test.records) EXPECT_NE(a.group, b.group);
-  ASSERT_EQ(test.sidecars.size(), 6u);
+  ASSERT_EQ(test.sidecars.size(), 12u);
   for (size_t i = 0; i < 6; ++i) {
-    const Sidecar& depth = test.sidecars[i];
+    const Sidecar &depth = test.sidecars[2 * i], &parts = test.sidecars[2 * i + 1];
     EXPECT_EQ(depth.extension, "depth");
+    EXPECT_EQ(parts.extension, "parts");
+    const auto mask = read_bytes(parts.path, parts.offset, parts.size);
+    ASSERT_EQ(mask.size(), 13u + 32 * 32);
+    EXPECT_NE(mask[13 + 16 * 32 + 16], 0);
+    EXPECT_EQ(mask[13], 0);
     EXPECT_EQ(depth.record, static_cast<int64_t>(i));
     const auto map = read_bytes(depth.path, depth.offset, depth.size);
     ASSERT_EQ(map.size(), 15u + 32 * 32 * 2);
@@ -229,6 +235,42 @@ TEST_F(ModelDataset, RendersLabelledViewsWithDepthAndKeepsAModelInOnePart) {
     EXPECT_LT(millimetres, 1592);
     EXPECT_EQ(map[15] << 8 | map[16], 0);
   }
+}
+
+TEST_F(ModelDataset, RoomsHaveDepthAndAClassForEveryPixel) {
+  if (!make()) GTEST_SKIP() << "no zip";
+  define("rooms", "format = rooms\nroot = shop:img\nviews = 10\nsize = 48\nval = 0.1\ntest = 0.3\n");
+  const DenseDataset train = open_dense_dataset("rooms/train", DenseTask::segmentation);
+  EXPECT_EQ(train.pairs.size(), 6u);
+  EXPECT_EQ(open_dense_dataset("rooms/test", DenseTask::segmentation).pairs.size(), 3u);
+  EXPECT_EQ(train.classes, (std::vector<std::string>{"floor", "wall", "room_0", "room_1", "room_2"}));
+  const DenseDataset depth = open_dense_dataset("rooms/train", DenseTask::depth);
+  ASSERT_EQ(depth.pairs.size(), 6u);
+  std::set<int16_t> seen;
+  for (int64_t i = 0; i < 6; ++i) {
+    const DenseSample labels = read_dense_sample(train, i), metres = read_dense_sample(depth, i);
+    ASSERT_EQ(labels.fault + metres.fault, "");
+    EXPECT_EQ(labels.image.width, 48);
+    EXPECT_EQ(labels.image.pixels, metres.image.pixels);
+    for (size_t p = 0; p < labels.labels.labels.size(); ++p) {
+      const int16_t label = labels.labels.labels[p];
+      const float z = metres.depth.metres[p];
+      seen.insert(label);
+      // A surface and its depth are known together; a room is 3.5 to 6 m wide, the camera before it.
+      EXPECT_EQ(label == kIgnoredLabel, z == 0) << i << " " << p;
+      if (label != kIgnoredLabel) {
+        EXPECT_TRUE(z > 0.5F && z < 12) << z;
+      }
+    }
+  }
+  EXPECT_TRUE(seen.contains(0) && seen.contains(1));
+  EXPECT_GE(seen.size(), 4u);  // and some furniture
+  EXPECT_EQ(open_dataset("rooms").records.size(), 10u);
+  // The same bytes again.
+  const auto before = read_bytes(scratch_ / "data/prepared/rooms/val-1x48.tar");
+  std::filesystem::remove_all(scratch_ / "data/prepared");
+  (void)open_dataset("rooms");
+  EXPECT_EQ(read_bytes(scratch_ / "data/prepared/rooms/val-1x48.tar"), before);
 }
 
 TEST_F(ModelDataset, BrokenCataloguesAreNamed) {

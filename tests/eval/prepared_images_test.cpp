@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "prepared_images.hpp"
+#include "inputs/prepared_images.hpp"
 
 #include <gtest/gtest.h>
 

@@ -5,13 +5,14 @@
 #include <filesystem>
 
 #include "base/error.hpp"
-#include "composite.hpp"
+#include "eval/task_call.hpp"
 #include "eval/temporary.hpp"
-#include "features.hpp"
+#include "heads/linear_head.hpp"
+#include "heads/segment_head.hpp"
 #include "imaging/decode_options.hpp"
-#include "linear_head.hpp"
-#include "probe.hpp"
-#include "segment_head.hpp"
+#include "inputs/composite.hpp"
+#include "inputs/features.hpp"
+#include "inputs/labelled_pair.hpp"
 
 namespace dino::eval {
 namespace {
@@ -45,14 +46,20 @@ void write_set(const std::string& path, int64_t rows, int64_t layers, bool mean,
   file.close();
 }
 
-TEST(Features, SelectColumnsCountsBlocksFromTheLast) {
+TEST(Features, ColumnsAreCountedFromTheLastBlock) {
   FeatureSet set;
   set.columns = {2, 3, 1};
-  set.rows = 1;
-  set.features = {1, 2, 3, 4, 5, 6, 7};
-  EXPECT_EQ(select_columns(set, 1, false), (std::vector<float>{5, 6}));
-  EXPECT_EQ(select_columns(set, 2, true), (std::vector<float>{3, 4, 5, 6, 7}));
-  EXPECT_EQ(select_columns(set, 0, true), (std::vector<float>{7}));
+  set.rows = 2;
+  set.features = Tensor({2, 7});
+  for (int64_t i = 0; i < 14; ++i) set.features.f32()[static_cast<size_t>(i)] = static_cast<float>(i + 1);
+  const auto second_row = [&](int64_t layers, bool mean) {
+    const FeatureView view = columns_of(set, layers, mean);
+    EXPECT_EQ(view.rows, 2);
+    return std::vector<float>(view.row(1), view.row(1) + view.width);
+  };
+  EXPECT_EQ(second_row(1, false), (std::vector<float>{12, 13}));
+  EXPECT_EQ(second_row(2, true), (std::vector<float>{10, 11, 12, 13, 14}));
+  EXPECT_EQ(second_row(0, true), (std::vector<float>{14}));
 }
 
 TEST(Features, DataSetsAreNamedByTheLastTwoPartsOfTheirPath) {
@@ -113,14 +120,11 @@ TEST(Knn, AppendsARowPerKAndSkipsThemTheSecondTime) {
   const TemporaryFolder folder;
   write_set(folder / "train.h5", 66, 1, false, "m", 1);
   write_set(folder / "test.h5", 44, 1, false, "m", 2);
-  KnnConfig config;
-  config.input.train = folder / "train.h5";
-  config.input.test = folder / "test.h5";
-  config.k = {1, 5};
-  const Communicator self = Communicator::self();
-  EXPECT_EQ(run_knn(self, config, folder / "R").size(), 2U);
-  (void)run_knn(self, config, folder / "R");
-  const auto rows = read_results(folder / "R/results.jsonl");
+  TaskCall knn{"knn", {folder / "train.h5", folder / "test.h5"}, {"--k", "1,5"}};
+  const auto first = call(knn, folder / "R");
+  EXPECT_EQ(first.size(), 2U);
+  EXPECT_EQ(call(knn, folder / "R"), first);
+  auto rows = read_results(folder / "R/results.jsonl");
   ASSERT_EQ(rows.size(), 2U);
   for (const ResultRow& r : rows) {
     EXPECT_EQ(r.estimate.n, 40);  // unlabelled rows do not count
@@ -128,36 +132,44 @@ TEST(Knn, AppendsARowPerKAndSkipsThemTheSecondTime) {
     EXPECT_EQ(read_predictions(folder / ("R/" + r.predictions)).keys.size(), 40U);
   }
   EXPECT_NE(rows[0].card_hash, rows[1].card_hash);
-  config.k = {67};
-  EXPECT_THROW((void)run_knn(self, config, folder / "R"), UsageError);
+  // What is there stays; the rest is computed.
+  put(folder / "R/results.jsonl", first[0] + "\n");
+  EXPECT_EQ(call(knn, folder / "R").size(), 2U);
+  rows = read_results(folder / "R/results.jsonl");
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].card, parse_result(first[0], "first").card);
+  knn.options.force = true;
+  (void)call(knn, folder / "R");
+  EXPECT_EQ(read_results(folder / "R/results.jsonl").size(), 4U);
+  knn.words = {"--k", "67"};
+  EXPECT_THROW((void)call(knn, folder / "R"), UsageError);
 }
 
-TEST(Knn, LeavesOutNumbersOfNeighboursThatDoNotFitWhereAsked) {
+TEST(Knn, LeavesOutNumbersOfNeighboursThatDoNotFitInASweep) {
   const TemporaryFolder folder;
   write_set(folder / "train.h5", 9, 1, false, "m", 1);
   write_set(folder / "test.h5", 9, 1, false, "m", 2);
-  KnnConfig config;
-  config.input.train = folder / "train.h5";
-  config.input.test = folder / "test.h5";
-  EXPECT_THROW((void)run_knn(Communicator::self(), config, folder / "R"), UsageError);
-  config.k_as_fits = true;
-  EXPECT_EQ(run_knn(Communicator::self(), config, folder / "R").size(), 1U);  // 5 of 5, 10, 20
+  TaskCall knn{"knn", {folder / "train.h5", folder / "test.h5"}};
+  EXPECT_THROW((void)call(knn, folder / "R"), UsageError);
+  knn.in_sweep = true;
+  EXPECT_EQ(call(knn, folder / "R").size(), 1U);  // 5 of 5, 10, 20
 }
 
 TEST(Knn, TheCardDoesNotDependOnTheModel) {
   const TemporaryFolder folder;
-  for (const char* model : {"m", "raw-pixels"}) {
-    KnnConfig config;
-    config.input.train = folder / (std::string(model) + "1.h5");
-    config.input.test = folder / (std::string(model) + "2.h5");
-    write_set(config.input.train, 66, 1, false, model, 1);
-    write_set(config.input.test, 44, 1, false, model, 2);
-    config.k = {5};
-    (void)run_knn(Communicator::self(), config, folder / "R");
+  for (const std::string model : {"m", "raw-pixels"}) {
+    const TaskCall knn{"knn", {folder / (model + "1.h5"), folder / (model + "2.h5")}, {"--k", "5"}};
+    write_set(knn.inputs[0], 66, 1, false, model, 1);
+    write_set(knn.inputs[1], 44, 1, false, model, 2);
+    (void)call(knn, folder / "R");
   }
   const auto rows = read_results(folder / "R/results.jsonl");
   ASSERT_EQ(rows.size(), 2U);
   EXPECT_EQ(rows[0].card_hash, rows[1].card_hash);
+}
+
+std::shared_ptr<const FeatureSet> file_of(const std::string& path) {
+  return std::make_shared<const FeatureSet>(read_features(path));
 }
 
 TEST(Probes, FilesOfDifferentModelsDoNotMix) {
@@ -165,37 +177,39 @@ TEST(Probes, FilesOfDifferentModelsDoNotMix) {
   write_set(folder / "a.h5", 30, 1, false, "m", 1);
   write_set(folder / "b.h5", 30, 1, false, "other", 2);
   write_set(folder / "c.h5", 30, 2, false, "m", 2);
-  EXPECT_NE(message_of<UsageError>([&] {
-              (void)read_pair({folder / "a.h5", folder / "b.h5", "", false, 0});
-            }).find("made by different models"),
-            std::string::npos);
-  EXPECT_NE(message_of<UsageError>([&] {
-              (void)read_pair({folder / "a.h5", folder / "c.h5", "", false, 0});
-            }).find("different protocols"),
-            std::string::npos);
+  const auto why = [&](const char* other) {
+    return message_of<UsageError>([&] { (void)pair_of(file_of(folder / "a.h5"), file_of(folder / other)); });
+  };
+  EXPECT_NE(why("b.h5").find("made by different models"), std::string::npos);
+  EXPECT_NE(why("c.h5").find("different protocols"), std::string::npos);
 }
 
 TEST(Probes, AClassThatTrainingLacksCountsAsAnError) {
   const TemporaryFolder folder;
   write_set(folder / "a.h5", 33, 1, false, "m", 1);
   write_set(folder / "b.h5", 33, 1, false, "m", 2, {"a", "b", "new"});
-  const LabelledPair pair = read_pair({folder / "a.h5", folder / "b.h5", "", false, 0});
+  const LabelledPair pair = pair_of(file_of(folder / "a.h5"), file_of(folder / "b.h5"));
   EXPECT_EQ(pair.test_rows.size(), 30U);
   EXPECT_EQ(pair.test_labels[2], kUnknownClass);
   EXPECT_EQ(pair.test_labels[1], 1);
+}
+
+TEST(Probes, AFileIsReadOnce) {
+  const TemporaryFolder folder;
+  write_set(folder / "a.h5", 30, 1, false, "m", 1);
+  Shared shared;
+  const auto first = shared.features(folder / "a.h5");
+  EXPECT_EQ(shared.features(folder / "a.h5"), first);
 }
 
 TEST(Linear, LearnsAndReportsTheOracleApart) {
   const TemporaryFolder folder;
   write_set(folder / "train.h5", 330, 2, true, "m", 1);
   write_set(folder / "test.h5", 110, 2, true, "m", 2);
-  LinearConfig config;
-  config.input.train = folder / "train.h5";
-  config.input.test = folder / "test.h5";
-  config.lr = {1e-4, 0.5};
-  config.batch = 32;
-  (void)run_linear(Communicator::self(), config, folder / "R");
-  (void)run_linear(Communicator::self(), config, folder / "R");
+  const TaskCall linear{
+      "linear", {folder / "train.h5", folder / "test.h5"}, {"--lr", "1e-4,0.5", "--batch", "32"}};
+  (void)call(linear, folder / "R");
+  (void)call(linear, folder / "R");
   const auto rows = read_results(folder / "R/results.jsonl");
   ASSERT_EQ(rows.size(), 1U);
   EXPECT_GT(rows[0].estimate.value, 0.9);
@@ -207,12 +221,23 @@ TEST(Linear, ASmallSetStillHasAValidationPart) {
   const TemporaryFolder folder;
   write_set(folder / "train.h5", 6, 1, false, "m", 1);
   write_set(folder / "test.h5", 6, 1, false, "m", 2);
-  LinearConfig config;
-  config.input.train = folder / "train.h5";
-  config.input.test = folder / "test.h5";
-  config.validation = 0.01;
-  config.lr = {0.1};
-  EXPECT_EQ(run_linear(Communicator::self(), config, folder / "R").size(), 1U);
+  const TaskCall linear{
+      "linear", {folder / "train.h5", folder / "test.h5"}, {"--lr", "0.1", "--validation", "0.01"}};
+  EXPECT_EQ(call(linear, folder / "R").size(), 1U);
+}
+
+TEST(Tasks, SayWhatTheyMeasure) {
+  for (const TaskEntry& entry : tasks()) {
+    const TaskInfo& info = entry.info;
+    EXPECT_EQ(task_named(info.name), &info) << "two tasks are called " << info.name;
+    EXPECT_LE(info.inputs.size(), kMostInputs) << info.name;
+    EXPECT_FALSE(info.examples.empty()) << info.name;
+    for (const Metric& metric : info.metrics)
+      EXPECT_EQ(metric_of(info.name, metric.name).headline, metric.headline) << info.name;
+  }
+  EXPECT_EQ(task_named("nothing"), nullptr);
+  EXPECT_TRUE(metric_of("nothing", "top1").headline);
+  EXPECT_FALSE(metric_of("knn", "top5").headline);
 }
 
 TEST(Linear, AHeadThatCannotLearnStaysAtChance) {
@@ -221,8 +246,9 @@ TEST(Linear, AHeadThatCannotLearnStaysAtChance) {
   std::vector<int64_t> rows;
   for (int i = 0; i < 300; ++i) labels.push_back(i % 3), rows.push_back(i);
   LinearHead head(2, 3, 0);
-  head.fit(x.data(), labels, rows, {0.1, 5, 30, 0});
-  EXPECT_NEAR(head.accuracy(x.data(), rows, labels), 1.0 / 3, 1e-9);
+  const FeatureView view{x.data(), 300, 2, 2};
+  head.fit(view, labels, rows, {0.1, 5, 30, 0});
+  EXPECT_NEAR(head.accuracy(view, rows, labels), 1.0 / 3, 1e-9);
 }
 
 TEST(Segment, UpsamplingIsBilinearWithHalfPixelCentres) {

@@ -6,6 +6,7 @@
 #include "base/error.hpp"
 #include "eval/temporary.hpp"
 #include "storage/files.hpp"
+#include "storage/hdf5.hpp"
 
 namespace dino::eval {
 namespace {
@@ -119,6 +120,26 @@ TEST(Predictions, SurviveTheFileAndRefuseDamage) {
   EXPECT_EQ(back.keys, p.keys);
   EXPECT_EQ(back.classes, p.classes);
   EXPECT_EQ(back.right(), (std::vector<uint8_t>{1, 0, 1}));
+  Predictions dense;
+  dense.keys = {"a", "b"};
+  dense.classes = {"ground", "object"};
+  dense.values = {{"rmse", {0.5, 0.25}}, {"delta1", {1, 0}}};
+  dense.pixels = {3, 4, 3, 0, 0, 1, 2, 2, 2, 2, 2, 2};
+  write_predictions(path, dense);
+  EXPECT_EQ(read_predictions(path).values, dense.values);
+  EXPECT_EQ(read_predictions(path).pixels, dense.pixels);
+  EXPECT_TRUE(read_predictions(path).labels.empty());
+  write_predictions(path, dense);
+  {  // one pixel count too few
+    Hdf5File file = Hdf5File::create(path);
+    file.write("/pixels", view_of(dense.pixels.data(), {11}));
+    file.write_strings("/keys", dense.keys);
+    file.write_attribute("/", "classes", dense.classes);
+    file.close();
+  }
+  EXPECT_NE(message_of<DataError>([&] { (void)read_predictions(path); }).find("differ in length"),
+            std::string::npos);
+  write_predictions(path, dense);
   std::string bent = read_text(path);
   bent[bent.size() / 2] = static_cast<char>(bent[bent.size() / 2] ^ 1);
   put(path, bent);

@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include "base/json.hpp"
+#include "model/byte_pairs.hpp"
 #include "model/checkpoint_reader.hpp"
+#include "model/clip.hpp"
+#include "model/import_clip.hpp"
 #include "model/temporary_folder.hpp"
 #include "model/tensor_source.hpp"
 #include "model/weights_writer.hpp"
@@ -110,6 +113,73 @@ TEST(WeightsMutation, HuggingFaceConfig) {
     TensorSource source;
     (void)read_hugging_face_config(path, source);
   });
+}
+
+/// A CLIP of one block a tower, four wide, in Hugging Face's names.
+NamedValues smallest_clip() {
+  NamedValues named = {{"logit_scale", filled({}, 2)},
+                       {"visual_projection.weight", filled({3, 4}, .1F)},
+                       {"text_projection.weight", filled({3, 4}, .1F)},
+                       {"vision_model.embeddings.class_embedding", filled({4}, 1)},
+                       {"vision_model.embeddings.patch_embedding.weight", filled({4, 3, 2, 2}, 1)},
+                       {"vision_model.embeddings.position_embedding.weight", filled({2, 4}, 1)},
+                       {"text_model.embeddings.token_embedding.weight", filled({9, 4}, 1)},
+                       {"text_model.embeddings.position_embedding.weight", filled({5, 4}, 1)}};
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+    named.emplace(name + ".bias", filled({shape.front()}, .1F));
+    named.emplace(name + ".weight", filled(std::move(shape), .1F));
+  };
+  for (const char* norm :
+       {"vision_model.pre_layrnorm", "vision_model.post_layernorm", "text_model.final_layer_norm"})
+    add(norm, {4});
+  for (const std::string tower : {"vision_model", "text_model"}) {
+    const std::string block = tower + ".encoder.layers.0.";
+    for (const char* norm : {"layer_norm1", "layer_norm2"}) add(block + norm, {4});
+    for (const char* part : {"q_proj", "k_proj", "v_proj", "out_proj"})
+      add(block + "self_attn." + part, {4, 4});
+    add(block + "mlp.fc1", {6, 4});
+    add(block + "mlp.fc2", {4, 6});
+  }
+  return named;
+}
+
+/// Names and shapes of both towers, up to the last check, and their configuration.
+TEST(WeightsMutation, Clip) {
+  const TemporaryFolder folder;
+  const nlohmann::json config = {{"model_type", "clip"},
+                                 {"vision_config", {{"num_attention_heads", 2}, {"hidden_act", "gelu"}}},
+                                 {"text_config", {{"num_attention_heads", 1}, {"layer_norm_eps", 1e-5}}}};
+  const auto load = [&](const std::string&) {
+    (void)load_backbone(folder.path());
+    (void)load_text_model(folder.path());
+  };
+  const std::string weights = folder.path() + "/model.safetensors";
+  save_safetensors(weights, smallest_clip());
+  run_file_mutations({{config.dump()}, 56, {}, 0.1}, folder.path() + "/config.json", load);
+  write(folder.path() + "/config.json", config.dump());
+  run_file_mutations({{read_text(weights)}, 57, {}, 0.1}, weights, load);
+}
+
+/// That of OpenCLIP alone.
+TEST(WeightsMutation, OpenClipConfig) {
+  const TemporaryFolder folder;
+  const std::string from = dino::test::data_folder() + "/golden/clip/open_clip/";
+  std::filesystem::copy_file(from + "open_clip_model.safetensors",
+                             folder.path() + "/open_clip_model.safetensors");
+  const TensorSource source = open_tensors(folder.path() + "/open_clip_model.safetensors");
+  run_file_mutations({{read_text(from + "open_clip_config.json")}, 60, {}, 0.1},
+                     folder.path() + "/open_clip_config.json",
+                     [&](const std::string&) { (void)clip_backbone(source, 0); });
+}
+
+TEST(WeightsMutation, Vocabulary) {
+  const TemporaryFolder folder;
+  const std::string from = dino::test::data_folder() + "/golden/clip/transformers/", to = folder.path() + "/";
+  write(to + "vocab.json", read_text(from + "vocab.json"));
+  const auto load = [&](const std::string&) { (void)BytePairs::load(folder.path(), 574); };
+  run_file_mutations({{read_text(from + "merges.txt")}, 58, {}, 0.1}, to + "merges.txt", load);
+  write(to + "merges.txt", read_text(from + "merges.txt"));
+  run_file_mutations({{read_text(from + "vocab.json")}, 59, {}, 0.1}, to + "vocab.json", load);
 }
 
 TEST(WeightsMutation, ModelJson) {

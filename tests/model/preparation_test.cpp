@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "model/temporary_folder.hpp"
+#include "model/vit.hpp"
 #include "storage/files.hpp"
 
 namespace dino {
@@ -115,6 +116,32 @@ TEST(Preparation, BrokenFilesAreNamed) {
             std::string::npos);
   EXPECT_NE(fault_of("config.json", R"({"pretrained_cfg": {"input_size": [3, 224, 0]}})").find("config.json"),
             std::string::npos);
+}
+
+TEST(Preparation, OfOpenClip) {
+  const std::string file = "open_clip_config.json";
+  const Preparation told = of(
+      file,
+      R"({"model_cfg": {"vision_cfg": {"image_size": 48}}, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}})");
+  EXPECT_EQ(told.size, 48);
+  EXPECT_EQ(told.resize, 48);
+  EXPECT_EQ(told.normalisation.mean[1], 0.2F);
+  EXPECT_NE(fault_of(file, R"({"preprocess_cfg": {"mean": [0.1], "std": [0.4, 0.5, 0.6]}})").find("mean"),
+            std::string::npos);
+}
+
+/// Without a file that tells, a CLIP has CLIP's pixels, and any other backbone ImageNet's.
+TEST(Preparation, OfAClipThatSaysNothing) {
+  const TemporaryFolder folder;
+  VitConfig config = vit_preset("vit_micro");
+  EXPECT_EQ(preparation_of(folder.path(), config).size, 0);
+  config.projection = 16;
+  const Preparation own = preparation_of(folder.path(), config);
+  EXPECT_EQ(own.size, 64);
+  EXPECT_EQ(own.normalisation.mean[0], 0.48145466F);
+  EXPECT_EQ(own.normalisation.std[2], 0.27577711F);
+  write_file_atomically(folder.path() + "/preprocessor_config.json", "{" + kNormal + "}");
+  EXPECT_EQ(preparation_of(folder.path(), config).normalisation.mean[0], 0.5F);
 }
 
 }  // namespace

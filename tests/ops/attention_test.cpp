@@ -10,6 +10,7 @@ namespace {
 struct Problem {
   std::vector<int64_t> starts;
   int64_t heads, width;
+  bool causal = false;
   [[nodiscard]] int64_t count() const { return static_cast<int64_t>(starts.size()) - 1; }
   [[nodiscard]] int64_t length(int64_t s) const { return starts[at(s) + 1] - starts[at(s)]; }
   [[nodiscard]] int64_t rows() const { return starts.back(); }
@@ -27,6 +28,11 @@ class AttentionTest : public OperatorTest {
  protected:
   /// Probabilities and outputs meet one rounding each.
   [[nodiscard]] double bound() const { return by_act(5e-6, 1e-2); }
+  Sequences packed(const Problem& p) {
+    Sequences result = sequences(p.starts);
+    result.causal = p.causal;
+    return result;
+  }
   void expect_softmax_of_scores(const Problem& p);
   void expect_reference_gradient(const Problem& p, double size, double tolerance);
   void expect_reference_gradient(const Problem& p) { expect_reference_gradient(p, 1, bound()); }
@@ -57,8 +63,9 @@ Result attend(const Values& qkv, const Problem& p) {
       };
       for (int64_t i = 0; i < length; ++i) {
         Values e(at(length));
+        const int64_t seen = p.causal ? i + 1 : length;
         double total = 0;
-        for (int64_t j = 0; j < length; ++j) {
+        for (int64_t j = 0; j < seen; ++j) {
           double score = 0;
           for (int64_t c = 0; c < p.width; ++c) score += qkv[index(0, i, c)] * qkv[index(1, j, c)];
           total += e[at(j)] = std::exp(score * p.scale());
@@ -79,11 +86,11 @@ void AttentionTest::expect_softmax_of_scores(const Problem& p) {
   const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 1);
   const Result expected = attend(values_of(qkv), p);
   const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()});
-  ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), out, lse);
+  ops().attention(stream(), qkv, packed(p), p.heads, static_cast<float>(p.scale()), out, lse);
   expect_close(out, expected.out, bound(), "out");
   expect_close(lse, expected.lse, 2e-6, "lse");
   const TensorView again = output({p.rows(), p.model()}, act());
-  ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), again, {});
+  ops().attention(stream(), qkv, packed(p), p.heads, static_cast<float>(p.scale()), again, {});
   expect_close(again, values_of(out), 0, "without lse");
 }
 
@@ -92,7 +99,7 @@ void AttentionTest::expect_reference_gradient(const Problem& p, double size, dou
   const Tensor qkv = random_tensor({p.rows(), 3 * p.model()}, act(), 6, size);
   const Tensor dout = random_tensor({p.rows(), p.model()}, act(), 7);
   const Tensor starts = tensor_of(p.starts);
-  const Sequences whole{starts, p.rows(), sequences(p.starts).longest};
+  const Sequences whole{starts, p.rows(), sequences(p.starts).longest, p.causal};
   const auto scale = static_cast<float>(p.scale());
   Tensor out({p.rows(), p.model()}, act()), lse({p.heads, p.rows()});
   Tensor expected({p.rows(), 3 * p.model()}, act());
@@ -101,8 +108,8 @@ void AttentionTest::expect_reference_gradient(const Problem& p, double size, dou
   reference.attention(*host, qkv, whole, p.heads, scale, out, lse);
   reference.attention_backward(*host, dout, qkv, out, lse, whole, p.heads, scale, expected);
   const TensorView got = output({p.rows(), 3 * p.model()}, act());
-  ops().attention_backward(stream(), input(dout), input(qkv), input(out), input(lse), sequences(p.starts),
-                           p.heads, scale, got);
+  ops().attention_backward(stream(), input(dout), input(qkv), input(out), input(lse), packed(p), p.heads,
+                           scale, got);
   expect_close(got, host_values(expected), tolerance, "dqkv");
 }
 
@@ -117,21 +124,22 @@ TEST_P(AttentionTest, LargeScoresStayFinite) {
   const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 2, 10);
   const Result expected = attend(values_of(qkv), p);
   const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()});
-  ops().attention(stream(), qkv, sequences(p.starts), p.heads, static_cast<float>(p.scale()), out, lse);
+  ops().attention(stream(), qkv, packed(p), p.heads, static_cast<float>(p.scale()), out, lse);
   expect_close(out, expected.out, by_act(1e-4, 1e-2), "out");
   expect_reference_gradient(p, 10, by_act(1e-4, 1e-2));
 }
 
 /// The derivative against differences of the fp64 forward, on elements spread over q, k and v.
 TEST_P(AttentionTest, BackwardIsTheDerivative) {
-  for (const Problem& p : kProblems) {
+  for (Problem p : kProblems) {
+    p.causal = p.heads == 2;
     const ConstTensorView qkv = random({p.rows(), 3 * p.model()}, act(), 3);
     const ConstTensorView dout = random({p.rows(), p.model()}, act(), 4);
     const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()}),
                      dqkv = output({p.rows(), 3 * p.model()}, act());
     const auto scale = static_cast<float>(p.scale());
-    ops().attention(stream(), qkv, sequences(p.starts), p.heads, scale, out, lse);
-    ops().attention_backward(stream(), dout, qkv, out, lse, sequences(p.starts), p.heads, scale, dqkv);
+    ops().attention(stream(), qkv, packed(p), p.heads, scale, out, lse);
+    ops().attention_backward(stream(), dout, qkv, out, lse, packed(p), p.heads, scale, dqkv);
     const Values g = values_of(dout), got = values_of(dqkv);
     const double largest = largest_magnitude(got);
     Values x = values_of(qkv);
@@ -195,12 +203,25 @@ void AttentionTest::expect_same_bits(const Problem& p) {
     set_threads(threads);
     const TensorView out = output({p.rows(), p.model()}, act()), lse = output({p.heads, p.rows()}),
                      dqkv = output({p.rows(), 3 * p.model()}, act());
-    ops().attention(stream(), qkv, sequences(p.starts), p.heads, scale, out, lse);
-    ops().attention_backward(stream(), dout, qkv, out, lse, sequences(p.starts), p.heads, scale, dqkv);
+    ops().attention(stream(), qkv, packed(p), p.heads, scale, out, lse);
+    ops().attention_backward(stream(), dout, qkv, out, lse, packed(p), p.heads, scale, dqkv);
     if (first.empty()) first = values_of(dqkv);
     EXPECT_EQ(values_of(dqkv), first) << threads << " threads";
   }
   set_threads(1);
+}
+
+/// A row attends to itself and to those before it, whatever stands behind it.
+TEST_P(AttentionTest, CausalRowsSeeNothingBehindThem) {
+  for (Problem p : kProblems) {
+    p.causal = true;
+    expect_softmax_of_scores(p);
+  }
+  Problem p = of_lengths({1, 15, 16, 17, 0, 54, 55, 77, 130}, 2, 32);
+  p.causal = true;
+  expect_softmax_of_scores(p);
+  expect_reference_gradient(p);
+  expect_same_bits(p);
 }
 
 TEST_P(AttentionTest, ThreadsDoNotChangeABit) {

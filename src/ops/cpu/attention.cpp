@@ -72,6 +72,7 @@ struct Operands {
     result.keys = keys.length(s);
     result.width = model / heads;
     result.scale = scale;
+    result.causal = keys.causal();
     return result;
   }
   /// Of the head's first query in out [T, D], and in lse [heads, T].

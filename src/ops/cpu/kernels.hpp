@@ -33,6 +33,7 @@ struct AttentionHead {
   T* v_gradient;
   int64_t queries, keys, width;
   float scale;
+  bool causal;     ///< query i attends to keys [0, i]
   float* scratch;  ///< attention_scratch() floats, 64-byte aligned
 };
 
@@ -41,6 +42,8 @@ template <class T>
 struct ActKernels {
   void (*gelu)(const T* pre, T* y, int64_t n);
   void (*gelu_backward)(const T* dy, const T* pre, T* dx, int64_t n);
+  void (*quick_gelu)(const T* pre, T* y, int64_t n);
+  void (*quick_gelu_backward)(const T* dy, const T* pre, T* dx, int64_t n);
   void (*swiglu)(const T* x, T* y, int64_t h);
   void (*swiglu_backward)(const T* dy, const T* x, T* dx, int64_t h);
   /// out += scale gamma x; gamma may be null (= 1)

@@ -57,7 +57,7 @@ void attention_head(const AttentionHead<T>& head) {
     float sums[kQueryTile];
     for (int64_t r = 0; r < rows; ++r) {
       float top = 0;
-      sums[r] = exponentiate(scores + r * ld, length, keys, top);
+      sums[r] = exponentiate(scores + r * ld, keys_seen(head, first + r), keys, top);
       if (head.lse != nullptr) head.lse[first + r] = top * kLn2 + std::log(sums[r]);
     }
     small_gemm<float>(rows, columns, length, {scores, ld, 1}, v, columns, out, columns, false);
@@ -116,6 +116,7 @@ void attention_backward_head(const AttentionHead<T>& head) {
       Floats delta{};  // sum_c dout out = sum_j p dp
       for (int64_t c = 0; c < columns; c += kLanes)
         delta = fma(load(dout + r * columns + c), load(out + r * columns + c), delta);
+      hide_later_keys(head, first + r, scores + r * ld, keys);
       score_gradients(scores + r * ld, gradients + r * ld, keys, head.lse[first + r], sum(delta));
     }
     small_gemm<float>(rows, columns, length, {gradients, ld, 1}, k, columns, dq, columns, false);

@@ -89,7 +89,7 @@ inline void attention_of_pairs(const AttentionHead<bf16>& head) {
     for (int64_t r = 0; r < rows; ++r) {
       float top = 0;
       bf16* row = reinterpret_cast<bf16*>(probabilities) + r * ld;
-      sums[r] = exponentiate(scores + r * ld, length, keys, factor, row, top);
+      sums[r] = exponentiate(scores + r * ld, keys_seen(head, first + r), keys, factor, row, top);
       if (head.lse != nullptr) head.lse[first + r] = top * kLn2 + std::log(sums[r]);
     }
     small_gemm<Pair>(rows, columns, (length + 1) / 2, {probabilities, ld / 2, 1}, v, columns, out, columns,
@@ -174,6 +174,7 @@ inline void attention_backward_of_pairs(const AttentionHead<bf16>& head) {
       ScoreRows two{{}, {}, r + 1 < rows};
       for (int64_t i = 0; i < (two.second ? 2 : 1); ++i) {
         two.lse[i] = head.lse[first + r + i];
+        hide_later_keys(head, first + r + i, scores + (r + i) * ld, keys);
         two.delta[i] = delta_of(dout_rows + (r + i) * stride, out_rows + (r + i) * stride, width);
       }
       score_gradients(scores + r * ld, gradients + r * ld, ld, length, head.scale * kLog2E, two,

@@ -89,6 +89,19 @@ inline void pack(int64_t rows, int64_t width, const float* from, float scale, T*
   }
 }
 
+/// How many keys a query attends to.
+template <class T>
+inline int64_t keys_seen(const AttentionHead<T>& head, int64_t query) {
+  return head.causal ? smaller(query + 1, head.keys) : head.keys;
+}
+/// Scores of the keys that a query does not attend to: no weight, and no gradient.
+template <class T>
+inline void hide_later_keys(const AttentionHead<T>& head, int64_t query, float* scores,
+                            int64_t padded_length) {
+  if (!head.causal) return;
+  for (int64_t j = query + 1; j < padded_length; ++j) scores[j] = -__builtin_inff();
+}
+
 template <class T>
 inline void prefetch_next_head(const AttentionHead<T>& head, const T* part) {
   for (int64_t r = 0; r < head.keys; ++r) prefetch(part + r * head.kv_stride + head.width, head.width);

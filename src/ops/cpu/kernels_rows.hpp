@@ -56,6 +56,23 @@ void gelu_backward_row(const T* dy, const T* pre, T* dx, int64_t n) {
 }
 
 template <class T>
+void quick_gelu_row(const T* pre, T* y, int64_t n) {
+  map(
+      n, y, [](Floats x) { return x * sigmoid_of(1.702f * x); }, pre);
+}
+
+template <class T>
+void quick_gelu_backward_row(const T* dy, const T* pre, T* dx, int64_t n) {
+  map(
+      n, dx,
+      [](Floats g, Floats x) {
+        const Floats s = sigmoid_of(1.702f * x);
+        return g * s * fma(1.702f * x, 1.0f - s, splat(1.0f));
+      },
+      dy, pre);
+}
+
+template <class T>
 void swiglu_row(const T* x, T* y, int64_t h) {
   map(
       h, y, [](Floats a, Floats b) { return a * sigmoid_of(a) * b; }, x, x + h);

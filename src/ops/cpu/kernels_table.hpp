@@ -13,6 +13,8 @@ template <class T>
 constexpr ActKernels<T> kActKernels = {
     .gelu = gelu_row<T>,
     .gelu_backward = gelu_backward_row<T>,
+    .quick_gelu = quick_gelu_row<T>,
+    .quick_gelu_backward = quick_gelu_backward_row<T>,
     .swiglu = swiglu_row<T>,
     .swiglu_backward = swiglu_backward_row<T>,
     .add_scaled = add_scaled_row<T>,

@@ -94,13 +94,14 @@ AttentionOperands<T> operands(const T* q, const T* kv, int64_t q_stride, int64_t
           keys.longest,
           heads,
           model / heads,
-          scale};
+          scale,
+          keys.causal};
 }
 
 template <class T>
 void forward(Stream& stream, const AttentionOperands<T>& call, T* out, float* lse) {
   if constexpr (sizeof(T) == 2) {
-    if (takes_tensor_cores(call.width) && aligned(call.q) && aligned(call.k) && aligned(out))
+    if (!call.causal && takes_tensor_cores(call.width) && aligned(call.q) && aligned(call.k) && aligned(out))
       return attention_forward(stream, call, out, lse);
   }
   attention_forward_plain(stream, call, out, lse);
@@ -124,8 +125,8 @@ void backward(Stream& stream, const AttentionOperands<T>& call, const T* dout, c
               const AttentionGradients<T>& gradients) {
   const float* terms = make_terms(stream, call, dout, out, lse);
   if constexpr (sizeof(T) == 2) {
-    if (takes_tensor_cores(call.width) && aligned(call.q) && aligned(call.k) && aligned(dout) &&
-        aligned(gradients.q) && aligned(gradients.k))
+    if (!call.causal && takes_tensor_cores(call.width) && aligned(call.q) && aligned(call.k) &&
+        aligned(dout) && aligned(gradients.q) && aligned(gradients.k))
       return attention_gradients(stream, call, dout, terms, gradients);
   }
   attention_gradients_plain(stream, call, dout, terms, gradients);

@@ -19,6 +19,7 @@ struct AttentionOperands {
   int64_t count, query_rows, key_rows, longest_queries, longest_keys;
   int64_t heads, width;
   float scale;
+  bool causal;  ///< query i attends to keys [0, i]
   [[nodiscard]] int64_t model() const { return heads * width; }
 };
 template <class T>
@@ -68,7 +69,7 @@ template <class T>
 void attention_gradients(Stream& stream, const AttentionOperands<T>& call, const T* dout, const float* terms,
                          const AttentionGradients<T>& gradients);
 
-/// By f32 arithmetic: any T and width.
+/// By f32 arithmetic: any T and width; causal attention, whose sequences are short texts, takes this way too.
 template <class T>
 void attention_forward_plain(Stream& stream, const AttentionOperands<T>& call, T* out, float* lse);
 template <class T>

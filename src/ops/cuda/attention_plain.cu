@@ -138,9 +138,10 @@ template <class T>
 __global__ void __launch_bounds__(kPlainThreads, 2)
     plain_forward_kernel(const T* q, const T* k, const T* v, int q_stride, int kv_stride,
                          const int64_t* query_starts, const int64_t* key_starts, int64_t count,
-                         int64_t query_rows, int width, float scale, T* out, float* lse) {
+                         int64_t query_rows, int width, float scale, bool causal, T* out, float* lse) {
   const Place& place = place_of_block(query_starts, key_starts, count, kSide);
   if (place.own_left <= 0) return;
+  const int first_query = static_cast<int>(place.own_begin - place.other_begin);  // of a causal sequence
   const PlainShared shared = plain_shared();
   const int64_t first_column = int64_t{blockIdx.y} * width, model = int64_t{gridDim.y} * width;
   const int own = place.own_left, keys = place.other_length, slab = static_cast<int>(blockIdx.z) * kSide;
@@ -160,14 +161,16 @@ __global__ void __launch_bounds__(kPlainThreads, 2)
     score_plain(p, shared, q, q_stride, own, k + from * kv_stride, kv_stride, left, width);
     for (int i = 0; i < 4; ++i) {
       float largest = top[i];
+      const int behind = first_query + patch_row() + i + 1 - from;  // of the row's keys
+      const int seen = causal && behind < left ? behind : left;
       for (int j = 0; j < 4; ++j)
-        if (patch_column() + j < left) largest = fmaxf(largest, p[i][j]);
+        if (patch_column() + j < seen) largest = fmaxf(largest, p[i][j]);
       largest = over_row(largest, [](float a, float b) { return fmaxf(a, b); });
       const float shrink = exp2f((top[i] - largest) * factor);
       top[i] = largest;
       total[i] *= shrink;
       for (int j = 0; j < 4; ++j) {
-        p[i][j] = patch_column() + j < left ? exp2f((p[i][j] - largest) * factor) : 0.0f;
+        p[i][j] = patch_column() + j < seen ? exp2f((p[i][j] - largest) * factor) : 0.0f;
         total[i] += p[i][j];
         sums[i][j] *= shrink;
       }
@@ -191,11 +194,12 @@ __global__ void __launch_bounds__(kPlainThreads, 2)
                           const T* other_first, const T* other_second, int other_first_stride,
                           int other_second_stride, const int64_t* own_starts, const int64_t* other_starts,
                           int64_t count, const float* terms, int64_t term_rows, int width, float scale,
-                          T* of_first, T* of_second) {
+                          bool causal, T* of_first, T* of_second) {
   const Place& place = place_of_block(own_starts, other_starts, count, kSide);
   if (place.own_left <= 0) return;
   const PlainShared shared = plain_shared();
   const int own = place.own_left, slab = static_cast<int>(blockIdx.z) * kSide;
+  const int first_own = static_cast<int>(place.own_begin - place.other_begin);  // of a causal sequence
   const auto own_rows = [&](auto* matrix, int stride) {
     return matrix + place.own_begin * stride + place.head * width;
   };
@@ -217,7 +221,9 @@ __global__ void __launch_bounds__(kPlainThreads, 2)
     for (int i = 0; i < 4; ++i)
       for (int j = 0; j < 4; ++j) {
         const int own_row = patch_row() + i, other_row = patch_column() + j;
-        const bool exists = own_row < own && other_row < left;
+        const int ahead = first_own + own_row - (from + other_row);  // own position before the other's
+        const bool exists =
+            own_row < own && other_row < left && !(causal && (kOwnsKeys ? ahead > 0 : ahead < 0));
         const int query = exists ? (kOwnsKeys ? other_row : own_row) : 0;
         p[i][j] = exists ? exp2f(p[i][j] * factor - of_queries[query]) : 0.0f;
         ds[i][j] = p[i][j] * (ds[i][j] * scale - of_queries[term_rows + query]);
@@ -246,7 +252,7 @@ template <class T>
 void attention_forward_plain(Stream& stream, const AttentionOperands<T>& call, T* out, float* lse) {
   launch("plain attention", attention::plain_forward_kernel<T>, attention::plain_shape(call, call.query_rows),
          stream, call.q, call.k, call.v, call.q_stride, call.kv_stride, call.query_starts, call.key_starts,
-         call.count, call.query_rows, call.width, call.scale, out, lse);
+         call.count, call.query_rows, call.width, call.scale, call.causal, out, lse);
 }
 template <class T>
 void attention_gradients_plain(Stream& stream, const AttentionOperands<T>& call, const T* dout,
@@ -254,11 +260,11 @@ void attention_gradients_plain(Stream& stream, const AttentionOperands<T>& call,
   launch("plain attention backward, keys", attention::plain_backward_kernel<T, true>,
          attention::plain_shape(call, call.key_rows), stream, call.k, call.v, call.kv_stride, call.kv_stride,
          call.q, dout, call.q_stride, call.model(), call.key_starts, call.query_starts, call.count, terms,
-         term_rows(call), call.width, call.scale, gradients.k, gradients.v);
+         term_rows(call), call.width, call.scale, call.causal, gradients.k, gradients.v);
   launch("plain attention backward, queries", attention::plain_backward_kernel<T, false>,
          attention::plain_shape(call, call.query_rows), stream, call.q, dout, call.q_stride, call.model(),
          call.k, call.v, call.kv_stride, call.kv_stride, call.query_starts, call.key_starts, call.count,
-         terms, term_rows(call), call.width, call.scale, gradients.q, nullptr);
+         terms, term_rows(call), call.width, call.scale, call.causal, gradients.q, nullptr);
 }
 template void attention_forward_plain(Stream&, const AttentionOperands<float>&, float*, float*);
 template void attention_forward_plain(Stream&, const AttentionOperands<bf16>&, bf16*, float*);

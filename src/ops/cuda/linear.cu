@@ -61,6 +61,7 @@ void product(CudaStream& stream, cuda::Product p, ConstTensorView a, ConstTensor
     return;
   }
   p.operands = a.dtype;
+  p.tf32 = a.dtype == DType::f32 && stream.tf32_products();
   p.result = c.dtype == a.dtype ? c.dtype : DType::f32;
   TensorView narrow_b, result_bias, wide_c;
   ScratchTensors scratch;
@@ -90,8 +91,8 @@ void CudaBackend::linear(Stream& stream, ConstTensorView x, ConstTensorView w, C
   p.transpose_b = true;
   const TensorView before = pre ? pre : y;
   product(queue, p, x, w, b, before);
-  if (activation == Activation::gelu)
-    cuda::gelu(queue, before, y);
+  if (activation != Activation::none)
+    cuda::activate(queue, activation, before, y);
   else if (pre)
     cuda::convert_elements(queue, pre, y);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "ops/checks.hpp"
 #include "ops/host.hpp"
@@ -62,17 +63,19 @@ struct Head {
   [[nodiscard]] size_t key(int64_t j, int64_t c) const {
     return static_cast<size_t>((first_key + j) * of.model + head * width + c);
   }
-  /// softmax over the keys of query i; returns the log-sum-exp.
+  /// softmax over the keys that query i attends to, 0 for the others; returns the log-sum-exp.
   double softmax_row(int64_t i, std::vector<double>& p) const {
     p.assign(static_cast<size_t>(keys), 0.0);
-    for (int64_t j = 0; j < keys; ++j) {
+    const int64_t seen = of.keys.causal() ? i + 1 : keys;
+    for (int64_t j = 0; j < seen; ++j) {
       for (int64_t c = 0; c < width; ++c) p[static_cast<size_t>(j)] += of.q[query(i, c)] * of.k[key(j, c)];
       p[static_cast<size_t>(j)] *= of.scale;
     }
-    const double top = *std::max_element(p.begin(), p.end());
+    const std::span<double> weights(p.data(), static_cast<size_t>(seen));
+    const double top = *std::max_element(weights.begin(), weights.end());
     double sum = 0;
-    for (double& value : p) sum += value = std::exp(value - top);
-    for (double& value : p) value /= sum;
+    for (double& value : weights) sum += value = std::exp(value - top);
+    for (double& value : weights) value /= sum;
     return top + std::log(sum);
   }
 };

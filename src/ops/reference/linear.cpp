@@ -23,10 +23,31 @@ class Weights {
   DType dtype_;
 };
 
+double sigmoid(double x) {
+  return 1 / (1 + std::exp(-x));
+}
+
+double activated(Activation activation, double x) {
+  switch (activation) {
+    case Activation::gelu:
+      return gelu(x);
+    case Activation::quick_gelu:
+      return x * sigmoid(1.702 * x);
+    case Activation::none:
+      break;
+  }
+  return x;
+}
+
 }  // namespace
 
 double gelu(double x) {
   return 0.5 * x * std::erfc(-x * M_SQRT1_2);
+}
+
+double quick_gelu_derivative(double x) {
+  const double s = sigmoid(1.702 * x);
+  return s + x * 1.702 * s * (1 - s);
 }
 
 double gelu_derivative(double x) {
@@ -46,7 +67,7 @@ void ReferenceBackend::linear(Stream&, ConstTensorView x, ConstTensorView w, Con
       double sum = b ? static_cast<double>(b.as<float>()[column]) : 0.0;
       for (int64_t i = 0; i < k; ++i) sum += in[row * k + i] * weights[column * k + i];
       if (pre) Writer(pre).set(row * n + column, sum);
-      Writer(y).set(row * n + column, activation == Activation::gelu ? gelu(sum) : sum);
+      Writer(y).set(row * n + column, activated(activation, sum));
     }
   }
 }

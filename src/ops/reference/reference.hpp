@@ -58,5 +58,6 @@ class Writer {
 
 double gelu(double x);
 double gelu_derivative(double x);
+double quick_gelu_derivative(double x);
 
 }  // namespace dino::ops

@@ -38,6 +38,7 @@ class Dinohpc(CMakePackage):
     depends_on("nlohmann-json@3.11:")
     depends_on("fmt@9:10")
     depends_on("xxhash")
+    depends_on("utf8proc")
     depends_on("libarchive")
     depends_on("openssl")
     depends_on("zlib-api")

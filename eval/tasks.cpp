@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of tasks: a line for each, whose function stands in tasks/<name>.cpp.
+#include <algorithm>
+
+#include "task.hpp"
+
+namespace dino::eval {
+
+// clang-format off
+TaskEntry knn_task();
+TaskEntry linear_task();
+
+std::span<const TaskEntry> tasks() {
+  static const std::vector<TaskEntry> all = {
+      knn_task(),
+      linear_task(),
+  };
+  return all;
+}
+// clang-format on
+
+const TaskInfo* task_named(const std::string& name) {
+  const auto all = tasks();
+  const auto it =
+      std::find_if(all.begin(), all.end(), [&](const TaskEntry& t) { return t.info.name == name; });
+  return it == all.end() ? nullptr : &it->info;
+}
+
+Metric metric_of(const std::string& task, const std::string& metric) {
+  if (const TaskInfo* info = task_named(task))
+    for (const Metric& known : info->metrics)
+      if (known.name == metric) return known;
+  return {"", true, true};
+}
+
+}  // namespace dino::eval
