@@ -97,7 +97,8 @@ double StepClock::seconds(const TrainConfig& train, int ranks, const MemoryPlan&
            (config_.gflops * kGiga);
   Timed& timed = timed_[train.preset];
   if (timed.moments == 0)
-    timed = {estimate_step(train, ranks), std::max<int64_t>(1, memory.optimizer), images, model.vit.depth};
+    timed = {estimate_step(train, ranks, here_), std::max<int64_t>(1, memory.optimizer), images,
+             model.vit.depth};
   const double seconds =
       timed.step.with_moments(static_cast<double>(memory.optimizer) / static_cast<double>(timed.moments))
           .seconds();
@@ -112,6 +113,10 @@ std::vector<std::string> StepClock::assumptions() const {
       "a rank is {} core{} as {} here, at the speed that {} now: steps were timed with {} thread{}", cores,
       cores == 1 ? "" : "s", cores == 1 ? "one is" : "they are", cores == 1 ? "it has" : "they have",
       threads_, threads_ == 1 ? "" : "s")};
+  if (here_.size() > 1)
+    lines.emplace_back(all_are_here(static_cast<int>(config_.ranks), here_) && !config_.table
+                           ? "the ranks timed their steps together, with all that they send each other"
+                           : "the ranks here timed their steps together, and sent nothing");
   for (const auto& [preset, timed] : timed_) {
     const bool is_whole = timed.step.images == timed.images && timed.step.depth == timed.depth;
     lines.push_back(is_whole ? fmt::format("{}: the step of a rank was timed as it is", preset)
@@ -269,7 +274,8 @@ Command plan_command() {
       "that "
       "is alone: start plan on as many (mpirun -n 8 dino-pretrain plan ...), and they are timed together, "
       "and "
-      "their network with them. --gflops gives a rate instead, and nothing is timed: at 121 TFLOP/s, "
+      "their network with them; where they are as many as --ranks, with all that they send each other. "
+      "--gflops gives a rate instead, and nothing is timed: at 121 TFLOP/s, "
       "--preset vitg14 --drop-path 0.4 comes to the 24 images/s of a GPU that follow from what is told of "
       "the published training; --table ends with such numbers and their sources.\n"
       "Bytes are the fp32 student, the EMA teacher, gradients and AdamW's moments, both heads among them; "

@@ -87,12 +87,12 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
   return time_steps_at(place, config, comm, comm, warmup, steps, loader);
 }
 
-Timings time_steps_of_first(const TrainConfig& config, int ranks, int64_t warmup, int64_t steps) {
+Timings time_steps_of_first(const TrainConfig& config, int ranks, const Communicator& here, int64_t warmup,
+                            int64_t steps) {
   int64_t received = 0;
-  Workplace place(backend_of(config.device), make_absent_ranks(ranks, received),
+  Workplace place(backend_of(config.device), make_absent_ranks(ranks, here, received),
                   make_training_config(config).precision);
-  return time_steps_at(place, config, Communicator::alike(ranks), Communicator::self(), warmup, steps,
-                       nullptr);
+  return time_steps_at(place, config, Communicator::alike(ranks), here, warmup, steps, nullptr);
 }
 
 }  // namespace dino::pretrain

@@ -35,8 +35,9 @@ struct Timings {
 [[nodiscard]] Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup,
                                  int64_t steps, DataLoader* loader = nullptr);
 
-/// The same of the first of `ranks` ranks that are not there: all but the time on a network.
-[[nodiscard]] Timings time_steps_of_first(const TrainConfig& config, int ranks, int64_t warmup,
-                                          int64_t steps);
+/// The same of the first of `ranks` ranks that are not there: all but the time on a network. Each rank of
+/// `here` takes them, in step with the others. Collective over `here`.
+[[nodiscard]] Timings time_steps_of_first(const TrainConfig& config, int ranks, const Communicator& here,
+                                          int64_t warmup, int64_t steps);
 
 }  // namespace dino::pretrain

@@ -100,8 +100,9 @@ ExitCode train(TrainConfig& config, const OptionTable& table, CommandContext& co
   settle_device(config.device, context.world);
   log::info(fmt::format("reading the list of images: {}", fmt::join(config.data, ", ")));
   // A dry run writes nothing: its list lies in memory.
-  RecordList list = list_images(
-      config.data, context.common.dry_run ? "" : nearest_folder(context.common.output), context.world);
+  const std::string& run = context.common.output;
+  RecordList list = list_images(config.data, context.common.dry_run ? "" : nearest_folder(run),
+                                run.empty() ? "" : list_path(run), context.world);
   Beginning beginning = settle_beginning(config, table, context);
   std::optional<Forecast> forecast = settle_settings(config, list, context);
   context.config_ini = table.to_ini();

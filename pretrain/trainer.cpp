@@ -89,7 +89,7 @@ ExitCode Trainer::run() {
   });
   // Few rows: the rate is near that of larger products, and the start of a run does not wait for it.
   gemm_gflops_ = comm_.sum(ops::gemm_rate(place_.context().ops, engine_.config().precision, 512, 3));
-  list_ = share_list(std::move(list_), run + "/images.index", comm_);
+  list_ = share_list(std::move(list_), list_path(run), comm_);
   replaced_ = ReplacedSamples(list_.count(), config_.max_replaced);
   restore();
   if (comm_.root()) begin_log();

@@ -416,6 +416,10 @@ std::string data_dir() {
   return std::string(home == nullptr ? "" : home) + "/.cache/dinohpc";
 }
 
+bool is_copy(const std::string& path) {
+  return path.starts_with(data_dir() + "/unpacked/") || path.starts_with(data_dir() + "/prepared/");
+}
+
 std::vector<std::string> dataset_names() {
   std::vector<std::string> names;
   std::error_code error;
