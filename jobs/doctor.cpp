@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <string>
 #include <vector>
 
@@ -43,13 +44,18 @@ std::string first_line(const std::string& text) {
   return trim(text.substr(0, text.find('\n')));
 }
 
-/// The last line of what a tool said, or how it ended.
+/// Of what a tool said: its first error, else its last line of words (launchers draw lines around theirs); or
+/// how it ended.
 std::string complaint_of(const ShellResult& result, double seconds) {
   if (result.code == 124) return fmt::format("no answer within {} s", seconds);
-  const std::string said = trim(result.err);
-  if (said.empty()) return fmt::format("exit code {}", result.code);
-  const size_t end = said.rfind('\n');
-  return end == std::string::npos ? said : said.substr(end + 1);
+  std::string words;
+  for (const std::string& line : split(result.err, '\n')) {
+    if (line.find("error: ") != std::string::npos) return trim(line);
+    const bool has_words =
+        std::any_of(line.begin(), line.end(), [](unsigned char c) { return std::isalpha(c) != 0; });
+    if (has_words) words = trim(line);
+  }
+  return words.empty() ? fmt::format("exit code {}", result.code) : words;
 }
 
 Finding look_at_tool(const std::string& what, const std::vector<std::string>& words,
@@ -143,7 +149,10 @@ std::vector<Finding> look_around() {
   findings.push_back(mpi);
   if (mpi.health == Health::ok)
     findings.push_back(look_at_ranks(devices.json.contains("gpus") ? devices.json["gpus"].size() : 0));
-  findings.push_back(look_at_tool("Slurm", {"sbatch", "--version"}, "no sbatch: `submit` needs one"));
+  Finding slurm = look_at_tool("Slurm", {"sbatch", "--version"}, "no sbatch: `submit` needs one");
+  // Its commands without a cluster behind them are as good as none.
+  if (slurm.health == Health::failed) slurm.health = Health::absent;
+  findings.push_back(slurm);
   return findings;
 }
 
