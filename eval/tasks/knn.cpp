@@ -229,6 +229,10 @@ TaskEntry knn_task() {
   info.inputs = labelled_inputs();
   info.variants = {{"k", "k = "}, {"columns", "", "all"}};
   info.curve = {"k", "Number of neighbours", 20};
+  info.pictures = {
+      {"neighbours", "Nearest neighbours",
+       "Query in a dark frame, then its nearest training images: solid frame = same class, dashed "
+       "frame = another."}};
   info.confusions = true;
   info.in_sweep = true;
   return task_entry<Knn>(std::move(info));

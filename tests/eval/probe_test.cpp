@@ -8,7 +8,6 @@
 #include "eval/task_call.hpp"
 #include "eval/temporary.hpp"
 #include "heads/linear_heads.hpp"
-#include "heads/segment_head.hpp"
 #include "imaging/decode_options.hpp"
 #include "inputs/composite.hpp"
 #include "inputs/features.hpp"
@@ -277,43 +276,6 @@ TEST(Linear, AHeadThatCannotLearnStaysAtChance) {
   int64_t right = 0;
   for (size_t i = 0; i < labels.size(); ++i) right += predicted[0][i] == labels[i] ? 1 : 0;
   EXPECT_EQ(right, 100);
-}
-
-TEST(Segment, UpsamplingIsBilinearWithHalfPixelCentres) {
-  const std::vector<float> up = upsample({0, 1, 0, 1}, 2, 4);
-  for (int64_t y = 0; y < 4; ++y) {
-    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4)], 0.0F);
-    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4 + 1)], 0.25F);
-    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4 + 2)], 0.75F);
-    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4 + 3)], 1.0F);
-  }
-}
-
-TEST(Segment, TheHeadFindsThePatchesThatDiffer) {
-  // 4 x 4 patches; column 0 of the features tells the foreground, the others are noise.
-  const int64_t images = 24, grid = 4, size = 16, width = 5;
-  Random random(1, RandomStream::test, 9);
-  std::vector<float> patches;
-  std::vector<uint8_t> masks;
-  for (int64_t i = 0; i < images; ++i) {
-    std::vector<uint8_t> cells;
-    for (int64_t p = 0; p < grid * grid; ++p) cells.push_back(random.bernoulli(0.4) ? 1 : 0);
-    for (const uint8_t c : cells)
-      for (int64_t d = 0; d < width; ++d)
-        patches.push_back(static_cast<float>(d == 0 ? 100 + 20 * c + random.normal() : random.normal()));
-    for (int64_t y = 0; y < size; ++y)
-      for (int64_t x = 0; x < size; ++x) masks.push_back(cells[static_cast<size_t>(y / 4 * grid + x / 4)]);
-  }
-  SegmentHead head(width);
-  head.fit(patches, masks, grid, size, {0.05, 60, 8, 0});
-  int64_t right = 0;
-  for (int64_t i = 0; i < images; ++i) {
-    const auto predicted = head.segment(patches.data() + i * grid * grid * width, grid, size);
-    for (int64_t p = 0; p < size * size; ++p)
-      right += predicted[static_cast<size_t>(p)] == masks[static_cast<size_t>(i * size * size + p)] ? 1 : 0;
-  }
-  // Bilinear logits blur the borders of single patches; everything else must be right.
-  EXPECT_GT(static_cast<double>(right) / static_cast<double>(images * size * size), 0.85);
 }
 
 TEST(Composite, BlendsByAlphaAndRefusesWhatHasNoObject) {
