@@ -2,13 +2,11 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
-#include "base/error.hpp"
 #include "base/random.hpp"
-#include "eval/task_call.hpp"
-#include "eval/temporary.hpp"
 #include "heads/linear_heads.hpp"
 #include "heads/logistic_regression.hpp"
 
@@ -96,7 +94,7 @@ TEST(LinearHeads, SideBySideAreWhatEachIsAlone) {
   const LinearHeads::Training training{3, 32, 7};
   const std::vector<double> rates = {1e-3, 0.05, 0.5};
   LinearHeads together(12, 5, rates, 7);
-  const LinearHeads begun = together;
+  const LinearHeads begun(12, 5, {1.0}, 7);  // the same draws
   together.fit(data.view(), data.labels, data.rows, training);
   const auto predicted = together.predict(data.view(), data.rows);
   for (size_t h = 0; h < rates.size(); ++h) {

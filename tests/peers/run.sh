@@ -31,7 +31,7 @@ install() {
 install || exit 1
 [ "${1:-}" = --install ] && exit 0
 [ -x "$DINO_BIN/dino-curate" ] || { echo "peers: no programs in $DINO_BIN; run make build first" >&2; exit 1; }
-[ $# -gt 0 ] || set -- hf_import hf_export hf_pipeline timm_export weights_wrapped tar_readers join_faiss kmeans_faiss ranking_sklearn pillow_decode golden_oracle dense_oracle
+[ $# -gt 0 ] || set -- hf_import hf_export hf_pipeline timm_export weights_wrapped tar_readers join_faiss kmeans_faiss logreg_sklearn ranking_sklearn pillow_decode golden_oracle dense_oracle
 log=$(mktemp) && trap 'rm -f "$log"' EXIT
 passed=0 failed=0
 for check in "$@"; do
