@@ -53,6 +53,7 @@ one 0 dino-eval linear --train train.h5 --test test.h5 --epochs 1 --output resul
 one 0 dino-eval pca --weights run --data held --size 32 --output results
 one 0 dino-eval attention --weights run --data held --size 32 --output results
 one 0 dino-eval sweep --weights run --train photos --test held --epochs 1 --k 1 $SIZE --output swept
+one 0 dino-eval compare results results
 one 0 dino-eval report --results results --output report.html
 one 0 dino-eval bench --preset vit_micro --batch 2 --size 32
 printf '[chain]\nrun = %s/chain\n[only]\ncommand = true\n' "$WORK" >chain.cfg
