@@ -7,7 +7,7 @@
 namespace dino::eval {
 
 [[nodiscard]] Command features_command();
-[[nodiscard]] Command segment_command();
+[[nodiscard]] Command relevance_command();
 [[nodiscard]] Command sweep_command();
 [[nodiscard]] Command report_command();
 [[nodiscard]] Command compare_command();

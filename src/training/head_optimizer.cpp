@@ -46,7 +46,8 @@ void HeadOptimizer::step(const Context& c, const HeadStep& settings) {
       static_cast<float>(settings.lr),           static_cast<float>(settings.beta1),
       static_cast<float>(settings.beta2),        kAdamEps,
       static_cast<float>(settings.weight_decay), ++steps_};
-  c.ops.adamw(c.stream, weights_.unit(0), gradient, mean_.unit(0), square_.unit(0), adamw, factor, finite);
+  c.ops.adamw(c.stream, weights_.unit(0), gradient, mean_.unit(0), square_.unit(0), adamw, factor, finite,
+              {});
   gradients_.zero(c.stream);
 }
 
