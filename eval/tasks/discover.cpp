@@ -144,7 +144,7 @@ TaskEntry discover_task() {
   info.inputs = {{"data", "Data reference of cut-outs.", TaskInput::Kind::images, TaskInput::Part::test}};
   info.encoder = TaskInfo::Encoder::tokens;
   info.pictures = {
-      {"discover", "Discovered objects", "What the features hold for the object, beside the truth."}};
+      {"discover", "Discovered objects", "The box of the mask in green, the one that was found in orange."}};
   return task_entry<Discover>(std::move(info));
 }
 
