@@ -171,10 +171,13 @@ ExitCode start_compare(CompareConfig config, CommandContext& context) {
   const log::Phase phase("compare");
   const Comparison comparison = comparison_of(config);
   if (comparison.rows.empty())
-    throw DataError(fmt::format(
-        "comparing results: {}: have no protocol in common ({} of the baseline have no counterpart); run the "
-        "same tasks with the same options on the same data, or name --models where a folder has several",
-        fmt::join(config.results, ", "), comparison.alone));
+    throw DataError(
+        fmt::format("comparing results: {}: have no protocol in common ({} of the baseline have no "
+                    "counterpart; floors are "
+                    "left out); run the same tasks with the same options on the same data, or name --models "
+                    "where a folder "
+                    "has several",
+                    fmt::join(config.results, ", "), comparison.alone));
   if (context.common.dry_run) return ExitCode::done;
   if (context.common.json)
     context.result = json_of(comparison);

@@ -245,6 +245,7 @@ TaskEntry depth_task() {
       {"test", "Data reference of the test images.", TaskInput::Kind::images, TaskInput::Part::test}};
   info.variants = {{"head", "", "linear"}};
   info.encoder = TaskInfo::Encoder::tokens;
+  info.pictures = {{"depth", "Depth", "Image, truth, prediction and errors."}};
   return task_entry<Depth>(std::move(info));
 }
 

@@ -207,6 +207,7 @@ TaskEntry segment_task() {
       {"test", "Data reference of the test images.", TaskInput::Kind::images, TaskInput::Part::test}};
   info.variants = {{"head", "", "linear"}};
   info.encoder = TaskInfo::Encoder::tokens;
+  info.pictures = {{"segment", "Segmentation", "Image, truth, prediction and errors."}};
   return task_entry<Segment>(std::move(info));
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "base/random.hpp"
+#include "numeric/segmentation_scores.hpp"
 
 namespace dino {
 
@@ -59,21 +60,11 @@ PairedTest paired_means(std::span<const double> first, std::span<const double> s
   return test_of(interval, p);
 }
 
-double pixel_metric(PixelMetric metric, std::span<const int64_t> sums) {
-  double sum = 0, all = 0;
-  for (size_t c = 0; c + 2 < sums.size(); c += 3) {
-    const auto both = static_cast<double>(sums[c]), truth = static_cast<double>(sums[c + 1]),
-               predicted = static_cast<double>(sums[c + 2]);
-    const double whole = metric == PixelMetric::mean_iou ? truth + predicted - both : truth;
-    if (metric == PixelMetric::pixel_accuracy) {
-      sum += both;
-      all += whole;
-    } else if (whole > 0) {
-      sum += both / whole;
-      all += 1;
-    }
-  }
-  return all == 0 ? 0 : sum / all;
+double pixel_metric(PixelMetric metric, std::span<const int64_t> areas) {
+  const SegmentationScores scores = segmentation_scores(areas, static_cast<int64_t>(areas.size()) / 3);
+  return metric == PixelMetric::mean_iou        ? scores.miou
+         : metric == PixelMetric::mean_accuracy ? scores.macc
+                                                : scores.aacc;
 }
 
 PairedTest paired_pixels(PixelMetric metric, std::span<const int64_t> first, std::span<const int64_t> second,

@@ -17,15 +17,10 @@ namespace dino {
 [[nodiscard]] PairedTest paired_means(std::span<const double> first, std::span<const double> second,
                                       int64_t resamples, uint64_t seed);
 
-/// What is made of counts of pixels summed over images.
-enum class PixelMetric : uint8_t {
-  mean_iou,        ///< over classes that occur or are predicted: intersection / union
-  mean_accuracy,   ///< over classes that occur: intersection / truth
-  pixel_accuracy,  ///< of all pixels: intersection / truth
-};
-/// sums [classes, 3]: pixels that truth and prediction share, of the truth, of the prediction.
-[[nodiscard]] double pixel_metric(PixelMetric metric, std::span<const int64_t> sums);
-/// As paired_means, of counts [images, classes, 3] that are summed before the metric is taken.
+/// One of the scores of areas [classes, 3] (segmentation_scores.hpp).
+enum class PixelMetric : uint8_t { mean_iou, mean_accuracy, pixel_accuracy };
+[[nodiscard]] double pixel_metric(PixelMetric metric, std::span<const int64_t> areas);
+/// As paired_means, of areas [images, classes, 3] that are summed before the score is taken.
 [[nodiscard]] PairedTest paired_pixels(PixelMetric metric, std::span<const int64_t> first,
                                        std::span<const int64_t> second, int64_t classes, int64_t resamples,
                                        uint64_t seed);

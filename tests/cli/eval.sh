@@ -194,7 +194,7 @@ PY
 expect 64 "has no attention" dino-eval attention --weights raw-pixels --data data/test --size 32 --output R
 
 # -- comparing: what is better, worse or noise, the exit code, models within a folder
-expect 0 "" dino-eval compare R R2
+expect 65 "floors are left out" dino-eval compare R R2
 expect 0 "" dino-eval compare R --models raw-pixels random-weights
 expect 64 "need two folders" dino-eval compare R
 expect 64 "has no row in R" dino-eval compare R --models raw-pixels nobody

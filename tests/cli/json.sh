@@ -61,6 +61,7 @@ one 0 dino-eval video --weights run --train clips --test clips $SIZE --output re
 one 0 dino-eval correspond --weights run --data held --limit 2 $SIZE --output results
 one 0 dino-eval relevance --weights run --data held --entropy $SIZE --output relevance.h5
 one 0 dino-eval sweep --weights run --train photos --test held --epochs 1 --k 1 $SIZE --output swept
+one 0 dino-eval compare results results
 one 0 dino-eval report --results results --output report.html
 one 0 dino-eval bench --preset vit_micro --batch 2 --size 32
 printf '[chain]\nrun = %s/chain\n[only]\ncommand = true\n' "$WORK" >chain.cfg
