@@ -116,7 +116,7 @@ TEST(Discover, FindsADiscOnAPlainBackground) {
     save(folder / ("data/" + std::to_string(i) + ".png"),
          disc(64, 20 + 4 * i, 24 + 3 * i, 14, {250, static_cast<uint8_t>(10 * i), 20}));
   save(folder / "data/opaque.png", stripes(0, 0));
-  const TaskCall task{"discover", {folder / "data"}, {"--size", "64"}};
+  const TaskCall task{"discover", {folder / "data"}, {"--size", "56"}};
   const auto rows = rows_of(task, folder / "R", "raw-pixels");
   ASSERT_EQ(rows.size(), 1U);
   EXPECT_EQ(rows[0].estimate.n, 6);
@@ -161,8 +161,8 @@ TEST(Propagate, FollowsADiscByItsColour) {
   // Frames that do not move keep their mask but for the grid's coarseness.
   for (int i = 0; i < 4; ++i)
     save(folder / ("still/a/" + std::to_string(i) + ".png"), disc(96, 40, 40, 20, {9, 200, 20}));
-  const auto still =
-      rows_of({"propagate", {folder / "still"}, {"--size", "96"}}, folder / "R", "random:vit_micro");
+  const auto still = rows_of({"propagate", {folder / "still"}, {"--size", "96", "--neighbours", "1"}},
+                             folder / "R", "random:vit_micro");
   EXPECT_GT(row_of(still, "j").estimate.value, 0.7);
   put(folder / "still/a/2.png", "no picture");
   EXPECT_THROW(rows_of({"propagate", {folder / "still"}, {"--size", "96"}}, folder / "S", "random:vit_micro"),

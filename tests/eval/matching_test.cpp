@@ -155,11 +155,11 @@ TEST(CopyDetection, ByHand) {
   // Pairs by cosine: a-a 2 degrees (right), x-c 4 (wrong), b-c 7 (wrong); b is not proposed.
   EXPECT_NEAR(value_of(folder / "R", "micro_ap"), 0.5, 1e-12);
   EXPECT_NEAR(value_of(folder / "R", "recall_at_p90"), 0.5, 1e-12);
-  EXPECT_NEAR(value_of(folder / "R", "precision", "\"threshold\":0.9,"), 1.0 / 3, 1e-12);
-  EXPECT_NEAR(value_of(folder / "R", "recall", "\"threshold\":0.9,"), 0.5, 1e-12);
-  EXPECT_NEAR(value_of(folder / "R", "precision", "\"threshold\":0.995,"), 0.5, 1e-12);
-  EXPECT_EQ(value_of(folder / "R", "precision", "\"threshold\":1,"), 1);  // nothing is accepted
-  EXPECT_EQ(value_of(folder / "R", "recall", "\"threshold\":1,"), 0);
+  EXPECT_NEAR(value_of(folder / "R", "precision", "\"threshold\":0.9}"), 1.0 / 3, 1e-12);
+  EXPECT_NEAR(value_of(folder / "R", "recall", "\"threshold\":0.9}"), 0.5, 1e-12);
+  EXPECT_NEAR(value_of(folder / "R", "precision", "\"threshold\":0.995}"), 0.5, 1e-12);
+  EXPECT_EQ(value_of(folder / "R", "precision", "\"threshold\":1"), 1);  // nothing is accepted
+  EXPECT_EQ(value_of(folder / "R", "recall", "\"threshold\":1"), 0);
   // All three are proposed: a-a 2, x-c 4, b-c 7, b-b 23 degrees is the third of rank 4.
   call({"copydetect", {folder / "o.h5", folder / "c.h5"}}, folder / "S");
   EXPECT_NEAR(value_of(folder / "S", "micro_ap"), (1 + 2.0 / 4) / 2, 1e-12);
