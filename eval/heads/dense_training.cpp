@@ -23,9 +23,9 @@ namespace {
 /// What is kept of encoded images where every step sees them alike.
 constexpr int64_t kKeptBytes = int64_t{2} << 30;
 /// Images tried in the place of one that cannot be read.
-constexpr int64_t kTries = 100;
+constexpr int64_t kReplacements = 100;
 
-struct Example {
+struct TrainingExample {
   EncodedImage encoded;
   DenseSample truth;  ///< its image is empty
 };
@@ -35,15 +35,15 @@ class Packing {
  public:
   Packing(GridSize grid, size_t values, GridSize crop, DenseTask task)
       : grid_(grid), values_(values), crop_(crop), task_(task) {}
-  void pack(const Example& example, std::vector<std::byte>& to) const {
+  void pack(const TrainingExample& example, std::vector<std::byte>& to) const {
     append(to, example.encoded.values);
     if (task_ == DenseTask::segmentation)
       append(to, example.truth.labels.labels);
     else
       append(to, example.truth.depth.metres);
   }
-  [[nodiscard]] Example unpack(const std::byte*& from) const {
-    Example example;
+  [[nodiscard]] TrainingExample unpack(const std::byte*& from) const {
+    TrainingExample example;
     example.encoded = {grid_, std::vector<float>(values_)};
     take(from, example.encoded.values);
     const auto pixels = static_cast<size_t>(crop_.pixels());
@@ -81,8 +81,8 @@ class ExampleMaker {
       : world_(world), encoder_(encoder), images_(images), training_(training), reading_(reading) {}
 
   /// Of draws [first, first + count), in order, the same on all ranks. Collective.
-  std::vector<std::shared_ptr<const Example>> make(int64_t first, int64_t count) {
-    std::vector<std::shared_ptr<const Example>> out(static_cast<size_t>(count));
+  std::vector<std::shared_ptr<const TrainingExample>> make(int64_t first, int64_t count) {
+    std::vector<std::shared_ptr<const TrainingExample>> out(static_cast<size_t>(count));
     std::vector<int64_t> missing;
     for (int64_t i = 0; i < count; ++i) {
       const auto known = kept_.find(index_of(first + i));
@@ -91,7 +91,7 @@ class ExampleMaker {
       else
         missing.push_back(first + i);
     }
-    std::vector<std::shared_ptr<const Example>> made = encode_missing(missing);
+    std::vector<std::shared_ptr<const TrainingExample>> made = encode_missing(missing);
     for (size_t m = 0; m < missing.size(); ++m) {
       out[static_cast<size_t>(missing[m] - first)] = made[m];
       keep(index_of(missing[m]), made[m]);
@@ -106,7 +106,7 @@ class ExampleMaker {
     return KeyedPermutation(n, training_.seed, RandomStream::shuffle,
                             static_cast<uint64_t>(draw / n))(draw % n);
   }
-  void keep(int64_t index, const std::shared_ptr<const Example>& example) {
+  void keep(int64_t index, const std::shared_ptr<const TrainingExample>& example) {
     if (training_.augment != DenseAugment::none) return;
     const auto bytes = static_cast<int64_t>(example->encoded.values.size() * sizeof(float));
     if (kept_bytes_ + bytes > kKeptBytes || !kept_.emplace(index, example).second) return;
@@ -115,7 +115,7 @@ class ExampleMaker {
   /// The image of a draw, or the next that can be read.
   [[nodiscard]] DenseSample sample_of(int64_t draw, std::vector<std::string>& faults) const {
     const int64_t n = images_.size(), index = index_of(draw);
-    for (int64_t t = 0; t < std::min(kTries, n); ++t) {
+    for (int64_t t = 0; t < std::min(kReplacements, n); ++t) {
       const int64_t at = (index + t) % n;
       DenseSample sample = images_.read(at, true);
       if (sample.fault.empty())
@@ -127,11 +127,11 @@ class ExampleMaker {
     if (images_.cut_outs()) throw DataError(no_cut_outs(images_));
     throw DataError(
         fmt::format("cannot train: {}: {} images one after the other cannot be used; the first: {}",
-                    images_.set().reference, std::min(kTries, n), faults.front()));
+                    images_.set().reference, std::min(kReplacements, n), faults.front()));
   }
   /// Groups of a fixed size go to the ranks in turn, so that what is encoded together does not depend on how
   /// many ranks there are.
-  std::vector<std::shared_ptr<const Example>> encode_missing(const std::vector<int64_t>& draws) {
+  std::vector<std::shared_ptr<const TrainingExample>> encode_missing(const std::vector<int64_t>& draws) {
     const auto count = static_cast<int64_t>(draws.size()),
                groups = (count + kEncodedTogether - 1) / kEncodedTogether;
     if (count == 0) return {};
@@ -150,12 +150,12 @@ class ExampleMaker {
     const Packing packing({sizes[0], sizes[1]}, static_cast<size_t>(sizes[2]), training_.crop,
                           training_.task);
     const std::vector<std::byte> all = world_.all_gather(mine);
-    std::vector<std::shared_ptr<const Example>> out(static_cast<size_t>(count));
+    std::vector<std::shared_ptr<const TrainingExample>> out(static_cast<size_t>(count));
     const std::byte* from = all.data();
     for (int64_t rank = 0; rank < world_.size(); ++rank)
       for (int64_t g = rank; g < groups; g += world_.size())
         for (int64_t i = g * kEncodedTogether; i < std::min(count, (g + 1) * kEncodedTogether); ++i)
-          out[static_cast<size_t>(i)] = std::make_shared<const Example>(packing.unpack(from));
+          out[static_cast<size_t>(i)] = std::make_shared<const TrainingExample>(packing.unpack(from));
     return out;
   }
   void encode_group(std::span<const int64_t> draws, std::vector<std::byte>& mine, std::string& told,
@@ -191,7 +191,7 @@ class ExampleMaker {
   const DenseImages& images_;
   const DenseTraining& training_;
   const DenseReading& reading_;
-  std::map<int64_t, std::shared_ptr<const Example>> kept_;
+  std::map<int64_t, std::shared_ptr<const TrainingExample>> kept_;
   int64_t kept_bytes_ = 0;
   std::set<std::string> faults_;
 };

@@ -244,6 +244,10 @@ TaskEntry depth_task() {
       {"train", "Data reference of the training images.", TaskInput::Kind::images, TaskInput::Part::train},
       {"test", "Data reference of the test images.", TaskInput::Kind::images, TaskInput::Part::test}};
   info.variants = {{"head", "", "linear"}};
+  info.pictures = {
+      {"depth", "Depth",
+       "Image, true depth, predicted depth (near is bright), and their difference (small is bright); "
+       "grey pixels have no known depth."}};
   info.encoder = TaskInfo::Encoder::tokens;
   info.pictures = {{"depth", "Depth", "Image, truth, prediction and errors."}};
   return task_entry<Depth>(std::move(info));

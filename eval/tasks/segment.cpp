@@ -206,6 +206,10 @@ TaskEntry segment_task() {
       {"train", "Data reference of the training images.", TaskInput::Kind::images, TaskInput::Part::train},
       {"test", "Data reference of the test images.", TaskInput::Kind::images, TaskInput::Part::test}};
   info.variants = {{"head", "", "linear"}};
+  info.pictures = {
+      {"segment", "Segmentation",
+       "Image, true classes, predicted classes, and where they differ (orange); grey pixels have no "
+       "class."}};
   info.encoder = TaskInfo::Encoder::tokens;
   info.pictures = {{"segment", "Segmentation", "Image, truth, prediction and errors."}};
   return task_entry<Segment>(std::move(info));
