@@ -10,6 +10,8 @@ namespace dino::eval {
 [[nodiscard]] Command segment_command();
 [[nodiscard]] Command pca_command();
 [[nodiscard]] Command attention_command();
+[[nodiscard]] Command align_command();
+[[nodiscard]] Command fuse_command();
 [[nodiscard]] Command sweep_command();
 [[nodiscard]] Command report_command();
 [[nodiscard]] Command bench_command();

@@ -266,8 +266,9 @@ Command task_command(const TaskEntry& entry) {
 std::vector<Command> all_commands() {
   std::vector<Command> commands = {features_command()};
   for (const TaskEntry& entry : tasks()) commands.push_back(task_command(entry));
-  for (Command& command : std::vector<Command>{segment_command(), pca_command(), attention_command(),
-                                               sweep_command(), report_command(), bench_command()})
+  for (Command& command :
+       std::vector<Command>{segment_command(), pca_command(), attention_command(), align_command(),
+                            fuse_command(), sweep_command(), report_command(), bench_command()})
     commands.push_back(std::move(command));
   return commands;
 }

@@ -9,11 +9,15 @@ namespace dino::eval {
 // clang-format off
 TaskEntry knn_task();
 TaskEntry linear_task();
+TaskEntry zeroshot_task();
+TaskEntry imagetext_task();
 
 std::span<const TaskEntry> tasks() {
   static const std::vector<TaskEntry> all = {
       knn_task(),
       linear_task(),
+      zeroshot_task(),
+      imagetext_task(),
   };
   return all;
 }
