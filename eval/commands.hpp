@@ -8,6 +8,8 @@ namespace dino::eval {
 
 [[nodiscard]] Command features_command();
 [[nodiscard]] Command relevance_command();
+[[nodiscard]] Command align_command();
+[[nodiscard]] Command fuse_command();
 [[nodiscard]] Command sweep_command();
 [[nodiscard]] Command report_command();
 [[nodiscard]] Command compare_command();

@@ -271,7 +271,8 @@ Command task_command(const TaskEntry& entry) {
 std::vector<Command> all_commands() {
   std::vector<Command> commands = {features_command()};
   for (const TaskEntry& entry : tasks()) commands.push_back(task_command(entry));
-  for (Command (*make)() : {relevance_command, sweep_command, report_command, compare_command, bench_command})
+  for (Command (*make)() : {relevance_command, align_command, fuse_command, sweep_command, report_command,
+                            compare_command, bench_command})
     commands.push_back(make());
   return commands;
 }

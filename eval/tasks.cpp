@@ -22,6 +22,8 @@ TaskEntry correspond_task();
 TaskEntry coverage_task();
 TaskEntry segment_task();
 TaskEntry depth_task();
+TaskEntry zeroshot_task();
+TaskEntry imagetext_task();
 
 std::span<const TaskEntry> tasks() {
   static const std::vector<TaskEntry> all = {
@@ -40,6 +42,8 @@ std::span<const TaskEntry> tasks() {
       coverage_task(),
       segment_task(),
       depth_task(),
+      zeroshot_task(),
+      imagetext_task(),
   };
   return all;
 }
