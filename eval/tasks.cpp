@@ -9,6 +9,9 @@ namespace dino::eval {
 // clang-format off
 TaskEntry knn_task();
 TaskEntry linear_task();
+TaskEntry logreg_task();
+TaskEntry pca_task();
+TaskEntry attention_task();
 TaskEntry retrieval_task();
 TaskEntry copydetect_task();
 TaskEntry robust_task();
@@ -17,11 +20,18 @@ TaskEntry propagate_task();
 TaskEntry video_task();
 TaskEntry correspond_task();
 TaskEntry coverage_task();
+TaskEntry segment_task();
+TaskEntry depth_task();
+TaskEntry zeroshot_task();
+TaskEntry imagetext_task();
 
 std::span<const TaskEntry> tasks() {
   static const std::vector<TaskEntry> all = {
       knn_task(),
       linear_task(),
+      logreg_task(),
+      pca_task(),
+      attention_task(),
       retrieval_task(),
       copydetect_task(),
       robust_task(),
@@ -30,6 +40,10 @@ std::span<const TaskEntry> tasks() {
       video_task(),
       correspond_task(),
       coverage_task(),
+      segment_task(),
+      depth_task(),
+      zeroshot_task(),
+      imagetext_task(),
   };
   return all;
 }

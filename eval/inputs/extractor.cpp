@@ -12,6 +12,7 @@
 #include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "imaging/decode_options.hpp"
+#include "inputs/fused_extractor.hpp"
 #include "model/preparation.hpp"
 #include "model/vit.hpp"
 #include "model/weights.hpp"
@@ -210,12 +211,17 @@ class VitExtractor final : public Extractor {
   void settle(const InputOptions& input, FeatureProtocol& protocol) const override {
     settle_input(input, preparation_, backbone_->config.patch, protocol);
     check_size(protocol, backbone_->config.patch, backbone_->config.depth);
+    if (is_clip() && protocol.tokens != Tokens::patch && protocol.layers > 1)
+      throw UsageError(
+          fmt::format("extracting features: --layers {}: {} has one feature of an image, its projected "
+                      "embedding; leave the option out, or ask for --tokens patch",
+                      protocol.layers, weights_));
     if (!input.silent) say_input(weights_, input, preparation_, protocol);
   }
   int64_t depth() const override { return backbone_->config.depth; }
   FeatureColumns columns(const FeatureProtocol& p) const override {
     const int64_t width = backbone_->config.width;
-    return {width, p.tokens == Tokens::patch ? 0 : p.layers, p.tokens == Tokens::cls ? 0 : width};
+    return {class_width(), p.tokens == Tokens::patch ? 0 : p.layers, p.tokens == Tokens::cls ? 0 : width};
   }
   int64_t patch_width() const override { return backbone_->config.width; }
   int64_t patch_side() const override { return backbone_->config.patch; }
@@ -235,11 +241,14 @@ class VitExtractor final : public Extractor {
     };
     const std::vector<ConstTensorView> intermediate = intermediate_of(out);
     const ConstTensorView norm = host_view(place_.context(), out.norm, norm_);
+    ConstTensorView projected;
+    if (is_clip()) projected = host_view(place_.context(), out.projected, projected_);
     for (int64_t i = 0; i < entry.batch; ++i) {
       if (protocol.tokens != Tokens::patch) {
         for (const ConstTensorView& block : intermediate)
           features = std::copy_n(row(block, entry.cls_row(i)), width, features);
-        features = std::copy_n(row(norm, entry.cls_row(i)), width, features);
+        features = is_clip() ? std::copy_n(projected.as<float>() + i * class_width(), class_width(), features)
+                             : std::copy_n(row(norm, entry.cls_row(i)), width, features);
       }
       const float* first = row(norm, entry.patch_row(i, 0, backbone_->config.registers));
       if (protocol.tokens != Tokens::cls) features = mean_of(first, count, width, features);
@@ -285,6 +294,13 @@ class VitExtractor final : public Extractor {
   }
 
  private:
+  /// The class token is then not the feature itself.
+  [[nodiscard]] bool is_clip() const {
+    return backbone_->config.projection > 0;
+  }
+  [[nodiscard]] int64_t class_width() const {
+    return is_clip() ? backbone_->config.projection : backbone_->config.width;
+  }
   VitOutput forward(std::span<const Image> images, const VitForwardOptions& options) {
     Context& c = place_.context();
     c.arena.reset();
@@ -321,7 +337,7 @@ class VitExtractor final : public Extractor {
   ModelIdentity identity_;
   std::string weights_;  ///< as the user names them
   Workplace place_;
-  Tensor input_, norm_;               ///< the host's, of the last batch
+  Tensor input_, norm_, projected_;   ///< the host's, of the last batch
   std::vector<Tensor> intermediate_;  ///< likewise
 };
 
@@ -333,6 +349,7 @@ InputOptions input_of(const FeatureProtocol& protocol) {
 
 std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, uint64_t seed) {
   const std::string& w = options.weights;
+  if (is_folder(w) && path_exists(w + kFusedFile)) return make_fused_extractor(options, seed);
   if (w == "raw-pixels") return std::make_unique<RawPixels>(options.patch);
   std::unique_ptr<Backbone> backbone;
   ModelIdentity identity;
@@ -349,11 +366,11 @@ std::unique_ptr<Extractor> make_extractor(const ModelOptions& options, uint64_t 
     if (config.layerscale > 0) config.layerscale = 1;
     backbone = random_backbone(config, seed);
     identity.name = "random-weights";
-    if (!preset) preparation = preparation_of(source);
+    if (!preset) preparation = preparation_of(source, config);
   } else {
     backbone = load_backbone(w, LoadOptions{options.which, options.heads});
     identity.name = model_name(w);
-    preparation = preparation_of(w);
+    preparation = preparation_of(w, backbone->config);
   }
   identity.weights = backbone->sha256;
   if (!options.name.empty()) identity.name = options.name;

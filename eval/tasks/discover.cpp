@@ -143,6 +143,8 @@ TaskEntry discover_task() {
   info.metrics = {{"corloc", true, true}};
   info.inputs = {{"data", "Data reference of cut-outs.", TaskInput::Kind::images, TaskInput::Part::test}};
   info.encoder = TaskInfo::Encoder::tokens;
+  info.pictures = {
+      {"discover", "Discovered objects", "The box of the mask in green, the one that was found in orange."}};
   return task_entry<Discover>(std::move(info));
 }
 

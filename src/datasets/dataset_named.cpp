@@ -30,12 +30,13 @@
 namespace dino {
 namespace {
 
-enum class Format : uint8_t { images, idx, models, rooms };
+enum class Format : uint8_t { images, idx, models, rooms, slices };
 constexpr auto names_of(Format) {
   return std::to_array<Named<Format>>({{"images", Format::images},
                                        {"idx", Format::idx},
                                        {"models", Format::models},
-                                       {"rooms", Format::rooms}});
+                                       {"rooms", Format::rooms},
+                                       {"slices", Format::slices}});
 }
 
 /// PACKAGE:PATH
@@ -92,6 +93,7 @@ struct Definition {
   int64_t min_groups = 0;        ///< and those of fewer groups
   int64_t views = 6, size = 96;  ///< models: pictures of each (rooms: of all), and their side in pixels
   double val = 0, test = 0;      ///< fractions of each class, or of the rooms
+  std::string volume, regions, region_names;  ///< slices: files below the root
 };
 
 Schema<Definition> definition_settings() {
@@ -109,8 +111,11 @@ Schema<Definition> definition_settings() {
   schema.add("links", &D::links, "Also take symbolic links.");
   schema.add("min-class", &D::min_class, "Least pictures of a class.").range(0, 1e9);
   schema.add("min-groups", &D::min_groups, "Least groups of a class.").range(0, 1e9);
-  schema.add("views", &D::views, "Pictures of each model.").range(1, 1000);
+  schema.add("views", &D::views, "Pictures of each model, or rooms.").range(1, 100000);
   schema.add("size", &D::size, "Side of these pictures.").range(16, 4096);
+  schema.add("volume", &D::volume, "File whose slices are the pictures.");
+  schema.add("regions", &D::regions, "File of the regions on its grid.");
+  schema.add("region-names", &D::region_names, "File of their numbers and names.");
   schema.add("val", &D::val, "Fraction of each class.").range(0, 1);
   schema.add("test", &D::test, "Fraction of each class.").range(0, 1);
   return schema;
@@ -146,6 +151,8 @@ Definition read_definition(const std::string& name) {
   } catch (const UsageError& error) {
     throw DataError(error.what());
   }
+  if (d.format == Format::slices && (d.volume.empty() || d.regions.empty() || d.region_names.empty()))
+    throw DataError(fmt::format("{}: {}: slices need volume, regions and region-names", kind, file));
   if (d.val + d.test >= 1)
     throw DataError(fmt::format("{}: {}: val and test leave nothing to train on; lower them", kind, file));
   return d;
@@ -371,10 +378,28 @@ std::vector<Item> collect_rooms(const Definition& d, Dataset& dataset) {
   return items;
 }
 
+/// The three parts are blocks of slices; classes are those of pixels.
+std::vector<Item> collect_slices(const Definition& d, Dataset& dataset) {
+  const std::string folder = fmt::format("{}/prepared/{}", data_dir(), d.name);
+  std::vector<Item> items;
+  for (const char* part : {"train", "val", "test"}) {
+    const std::string tar = fmt::format("{}/{}.tar", folder, part);
+    if (!path_exists(tar) || !path_exists(folder + "/classes.txt")) {
+      const std::string root = package_folder(d, d.roots[0]) + "/";
+      const auto names = prepare_slices(root + d.volume, root + d.regions, root + d.region_names, part, tar);
+      write_file_atomically(folder + "/classes.txt", fmt::format("{}\n", fmt::join(names, "\n")));
+    }
+    add_prepared(tar, part, items, dataset);
+  }
+  for (Item& item : items) item.label.clear();
+  return items;
+}
+
 std::vector<Item> collect(const Definition& d, Dataset& dataset) {
   if (d.format == Format::idx) return collect_idx(d, dataset);
   if (d.format == Format::models) return collect_models(d, dataset);
   if (d.format == Format::rooms) return collect_rooms(d, dataset);
+  if (d.format == Format::slices) return collect_slices(d, dataset);
   auto items = collect_images(d, dataset.faults);
   if (!d.label.source.empty()) {
     drop_small_classes(d, items);
@@ -389,6 +414,10 @@ std::string data_dir() {
   if (const char* folder = std::getenv("DINO_DATA"); folder != nullptr && *folder != '\0') return folder;
   const char* home = std::getenv("HOME");
   return std::string(home == nullptr ? "" : home) + "/.cache/dinohpc";
+}
+
+bool is_copy(const std::string& path) {
+  return path.starts_with(data_dir() + "/unpacked/") || path.starts_with(data_dir() + "/prepared/");
 }
 
 std::vector<std::string> dataset_names() {

@@ -37,4 +37,11 @@ void prepare_models(const std::vector<std::string>& catalogues, int views, int s
                                                      const std::string& part, int rooms, int size,
                                                      const std::string& out);
 
+/// Slices along the third axis of a volume (NIfTI) -> OUT with NUMBER.pgm and NUMBER.labels: a PGM of the
+/// regions of a second volume on the same grid, 255 what is no named region. `names_file`: lines of NUMBER
+/// NAME. Returns the names of the classes: background, then the regions by number.
+[[nodiscard]] std::vector<std::string> prepare_slices(const std::string& image, const std::string& regions,
+                                                      const std::string& names_file, const std::string& part,
+                                                      const std::string& out);
+
 }  // namespace dino

@@ -15,6 +15,7 @@ namespace dino {
 namespace {
 
 constexpr int64_t kMaxFile = int64_t{64} << 20;
+constexpr int64_t kMostTokens = 1'000'000;
 constexpr size_t kMaxToken = 4096;
 constexpr int64_t kBytes = 256, kSpecialTokens = 2;
 
@@ -133,7 +134,7 @@ void number_by_order(BytePairFiles& to, int64_t vocabulary) {
   for (const auto& [left, right] : to.merges) number(left + right);
   number("<|startoftext|>");
   number("<|endoftext|>");
-  if (std::ssize(to.ids) != vocabulary)
+  if (std::ssize(to.ids) != vocabulary && vocabulary != kMostTokens)
     fail_vocabulary(to.source, fmt::format("{} merges make {} tokens where the model has {}",
                                            to.merges.size(), to.ids.size(), vocabulary));
 }
@@ -168,7 +169,8 @@ void fail_vocabulary(const std::string& path, const std::string& why) {
   throw DataError(fmt::format("bad vocabulary: {}: {}", path, why));
 }
 
-BytePairFiles read_byte_pair_files(const std::string& reference, int64_t vocabulary) {
+BytePairFiles read_byte_pair_files(const std::string& reference, int64_t asked) {
+  const int64_t vocabulary = asked > 0 ? asked : kMostTokens;
   if (!path_exists(reference))
     throw MissingInputError(fmt::format("no vocabulary: {}: no such file or folder", reference));
   BytePairFiles read;

@@ -25,7 +25,7 @@ struct BytePairFiles {
 
 /// "bad vocabulary: PATH: WHY".
 [[noreturn]] void fail_vocabulary(const std::string& path, const std::string& why);
-/// See BytePairs::load(). Numbers are below `vocabulary`; the rest is checked there.
-[[nodiscard]] BytePairFiles read_byte_pair_files(const std::string& reference, int64_t vocabulary);
+/// See BytePairs::load(). Numbers are below `vocabulary` (0: below a million); the rest is checked there.
+[[nodiscard]] BytePairFiles read_byte_pair_files(const std::string& reference, int64_t asked);
 
 }  // namespace dino

@@ -127,6 +127,7 @@ struct BytePairs::Table {
   std::array<int32_t, 256> bytes{}, last_bytes{};  ///< a byte's token within a word, and at its end
   std::unordered_map<uint64_t, Merge> merges;
   int32_t start = 0, end = 0;
+  int64_t size = 0;
   std::vector<std::string> files;
 
   static uint64_t key(int32_t left, int32_t right) {
@@ -193,6 +194,10 @@ BytePairs::BytePairs(std::unique_ptr<Table> table) : table_(std::move(table)) {}
 BytePairs::~BytePairs() = default;
 BytePairs::BytePairs(BytePairs&&) noexcept = default;
 
+int64_t BytePairs::size() const {
+  return table_->size;
+}
+
 const std::vector<std::string>& BytePairs::files() const {
   return table_->files;
 }
@@ -219,6 +224,7 @@ BytePairs BytePairs::load(const std::string& reference, int64_t vocabulary) {
   };
   auto table = std::make_unique<Table>();
   table->files = read.files;
+  for (const auto& [token, id] : read.ids) table->size = std::max<int64_t>(table->size, id + 1);
   table->start = id_of("<|startoftext|>", "the start of a text, <|startoftext|>");
   table->end = id_of("<|endoftext|>", "the end of a text, <|endoftext|>");
   for (int byte = 0; byte < 256; ++byte) {

@@ -18,8 +18,8 @@ class BytePairs {
   /// From a folder's tokenizer.json, or vocab.json and merges.txt; or from one such file. A merges.txt alone
   /// (OpenCLIP's bpe_simple_vocab, unpacked) gives the vocabulary by its order: bytes, bytes that end a word,
   /// merges, and the two tokens around a text; `vocabulary` tells how many there are.
-  /// vocabulary: rows of the model's table of tokens. MissingInputError; DataError names the file and what is
-  /// wrong with it.
+  /// vocabulary: rows of the model's table of tokens; 0 = as many as the files have, for a model that is yet
+  /// to be. MissingInputError; DataError names the file and what is wrong with it.
   [[nodiscard]] static BytePairs load(const std::string& reference, int64_t vocabulary);
   ~BytePairs();
   BytePairs(BytePairs&&) noexcept;
@@ -28,6 +28,8 @@ class BytePairs {
   /// text is left out. The names of the two special tokens are text like any other. Bytes that are no UTF-8
   /// count as U+FFFD.
   [[nodiscard]] std::vector<int32_t> encode(std::string_view text, int64_t context) const;
+  /// Rows that a table of tokens needs.
+  [[nodiscard]] int64_t size() const;
   /// The files that it was read from, which a copy of the model takes along.
   [[nodiscard]] const std::vector<std::string>& files() const;
 

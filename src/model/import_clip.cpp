@@ -317,6 +317,12 @@ int64_t dim_of(const TensorSource& source, const std::string& name, size_t rank,
   return dim;
 }
 
+void check_heads(const TensorSource& source, const Told& told, int64_t width) {
+  if (told.heads < 1 || width % told.heads != 0)
+    fail_weights(source, fmt::format("{} heads, as {} says, do not divide its width of {}", told.heads,
+                                     told.path, width));
+}
+
 TextConfig text_config_of(const TensorSource& text, const Told& told) {
   TextConfig config;
   config.vocabulary = dim_of(text, "token_embedding", 2, 0);
@@ -329,9 +335,7 @@ TextConfig text_config_of(const TensorSource& text, const Told& told) {
   config.heads = told.heads;
   config.quick_gelu = told.quick_gelu;
   config.norm_eps = told.norm_eps;
-  if (config.heads < 1 || config.width % config.heads != 0)
-    fail_weights(text, fmt::format("{} heads, as {} says, do not divide its width of {}", config.heads,
-                                   told.path, config.width));
+  check_heads(text, told, config.width);
   if (config.context < 2) fail_weights(text, "texts of one token");
   return config;
 }
@@ -407,12 +411,11 @@ std::unique_ptr<Backbone> clip_backbone(const TensorSource& source, int64_t head
   const Naming* naming = naming_of(source, kImages);
   if (naming == nullptr) fail_weights(source, "a text tower without an image tower");
   const TensorSource images = Tower(source, *naming).result();
-  const Told told = told_of(source, *naming, true, dim_of(images, "cls_token", 3, 2));
+  const int64_t width = dim_of(images, "cls_token", 3, 2);
+  const Told told = told_of(source, *naming, true, width);
+  check_heads(source, told, width);
   VitConfig config = infer_config(images, settled_heads(told.path, told.heads, heads));
   config.heads = told.heads;
-  if (config.width % config.heads != 0)
-    fail_weights(source, fmt::format("{} heads, as {} says, do not divide its width of {}", config.heads,
-                                     told.path, config.width));
   config.norm_eps = told.norm_eps;
   config.quick_gelu = told.quick_gelu;
   config.input_norm = images.has("norm_pre.weight");

@@ -212,7 +212,7 @@ void TextTower::backward(const Context& c, const UnitWeights& weights, const Tex
     const UnitGradient d = gradients.gradient(unit);
     const TextSaved::Block& kept = saved.blocks[static_cast<size_t>(block)];
     const bool last = block == config_.depth - 1;
-    const Arena::Scope scope(c.arena);
+    const Arena::Scope of_block(c.arena);
     JoinedBranch joined;
     if (!last) joined = {&kept.attention, c.arena.make(kept.attention.out.shape, c.act())};
     ffn_backward(impl_->blocks, c, w, kept.ffn, dx, d, joined);

@@ -24,21 +24,21 @@ std::vector<int64_t> class_areas(std::span<const int64_t> confusion, int64_t cla
   for (int64_t t = 0; t < classes; ++t)
     for (int64_t p = 0; p < classes; ++p) {
       const int64_t pixels = confusion[static_cast<size_t>(t * classes + p)];
-      if (t == p) areas[static_cast<size_t>(t)] += pixels;
-      areas[static_cast<size_t>(classes + t)] += pixels;
-      areas[static_cast<size_t>(2 * classes + p)] += pixels;
+      if (t == p) areas[static_cast<size_t>(3 * t)] += pixels;
+      areas[static_cast<size_t>(3 * t + 1)] += pixels;
+      areas[static_cast<size_t>(3 * p + 2)] += pixels;
     }
   return areas;
 }
 
 SegmentationScores segmentation_scores(std::span<const int64_t> areas, int64_t classes) {
-  DINO_CHECK(static_cast<int64_t>(areas.size()) == 3 * classes, "areas are [3, classes]");
+  DINO_CHECK(static_cast<int64_t>(areas.size()) == 3 * classes, "areas are [classes, 3]");
   SegmentationScores scores;
   double present = 0, in_truth = 0, right = 0, all = 0;
   for (int64_t c = 0; c < classes; ++c) {
-    const auto both = static_cast<double>(areas[static_cast<size_t>(c)]),
-               truth = static_cast<double>(areas[static_cast<size_t>(classes + c)]),
-               predicted = static_cast<double>(areas[static_cast<size_t>(2 * classes + c)]);
+    const auto both = static_cast<double>(areas[static_cast<size_t>(3 * c)]),
+               truth = static_cast<double>(areas[static_cast<size_t>(3 * c + 1)]),
+               predicted = static_cast<double>(areas[static_cast<size_t>(3 * c + 2)]);
     const double either = truth + predicted - both;
     right += both;
     all += truth;

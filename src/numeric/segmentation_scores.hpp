@@ -10,15 +10,12 @@
 
 namespace dino {
 
-/// A pixel that does not count, in a map of classes.
-constexpr int16_t kIgnoredLabel = -1;
-
 /// confusion[t * classes + p] += pixels of truth t that are predicted as p, of those whose truth counts
 /// (>= 0). Predictions are classes; all maps have the same pixels.
 void add_confusion(std::span<const int16_t> truth, std::span<const int16_t> predicted, int64_t classes,
                    std::span<int64_t> confusion);
 
-/// Pixels by class, [3, classes]: right, of the truth, predicted (where the truth counts). All that the
+/// Pixels by class, [classes, 3]: right, of the truth, predicted (where the truth counts). All that the
 /// scores need of a confusion matrix, in a size that can be kept for every image.
 [[nodiscard]] std::vector<int64_t> class_areas(std::span<const int64_t> confusion, int64_t classes);
 
@@ -27,13 +24,13 @@ struct SegmentationScores {
   double macc = 0;  ///< mean of right / truth, of classes that occur in the truth
   double aacc = 0;  ///< share of pixels that are right
 };
-/// Of areas [3, classes]. All 0 where no pixel counts.
+/// Of areas [classes, 3]. All 0 where no pixel counts.
 [[nodiscard]] SegmentationScores segmentation_scores(std::span<const int64_t> areas, int64_t classes);
 
 struct SegmentationEstimates {
   Estimate miou, macc, aacc;
 };
-/// Scores of the summed areas [images, 3, classes], with a percentile bootstrap over images.
+/// Scores of the summed areas [images, classes, 3], with a percentile bootstrap over images.
 [[nodiscard]] SegmentationEstimates bootstrap_segmentation(std::span<const int64_t> areas, int64_t classes,
                                                            int64_t resamples, uint64_t seed);
 

@@ -92,6 +92,7 @@ Estimate bootstrap_mean_iou(std::span<const int64_t> confusions, int64_t classes
 PairedTest mcnemar(std::span<const uint8_t> first_right, std::span<const uint8_t> second_right) {
   DINO_CHECK(first_right.size() == second_right.size(), "a paired test needs the same samples");
   PairedTest t;
+  t.counted = true;
   t.n = static_cast<int64_t>(first_right.size());
   if (t.n == 0) return t;
   for (size_t i = 0; i < first_right.size(); ++i) {

@@ -33,14 +33,16 @@ struct Estimate {
 [[nodiscard]] Estimate bootstrap_mean_iou(std::span<const int64_t> confusions, int64_t classes,
                                           int64_t resamples, uint64_t seed);
 
-/// Two classifiers on the same samples.
+/// Two models on the same samples.
 struct PairedTest {
   int64_t n = 0, only_first = 0, only_second = 0;
-  double difference = 0;     ///< accuracy of the first minus that of the second
-  double low = 0, high = 0;  ///< 95 % interval of it (Wald for paired proportions)
-  double p = 1;              ///< McNemar's exact two-sided test
+  bool counted = false;      ///< only_first and only_second: samples that one of them alone has right
+  double difference = 0;     ///< the first's number minus the second's
+  double low = 0, high = 0;  ///< 95 % interval of it
+  double p = 1;              ///< two-sided
   [[nodiscard]] bool within_noise() const { return p >= 0.05; }
 };
+/// Accuracies: McNemar's exact test, and Wald's interval for paired proportions.
 [[nodiscard]] PairedTest mcnemar(std::span<const uint8_t> first_right, std::span<const uint8_t> second_right);
 
 }  // namespace dino

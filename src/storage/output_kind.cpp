@@ -16,7 +16,8 @@ void refuse_other_output(const std::string& folder, std::string_view kind) {
   constexpr Mark kMarks[] = {{output_kind::curation, "curate.ini"},
                              {output_kind::training, "checkpoints"},
                              {output_kind::results, "results.jsonl"},
-                             {output_kind::chain, "chain.json"}};
+                             {output_kind::chain, "chain.json"},
+                             {output_kind::aligned, "text.safetensors"}};
   for (const Mark& mark : kMarks) {
     if (mark.kind == kind || !path_exists(folder + "/" + mark.file)) continue;
     throw UsageError(fmt::format("output in use: {}: it holds {} ({}); name another --output", folder,

@@ -11,6 +11,7 @@ namespace dino {
 namespace output_kind {
 inline constexpr std::string_view curation = "a curation", training = "a training run",
                                   results = "evaluation results", chain = "a chain",
+                                  aligned = "an aligned text tower",
                                   none = "";  ///< files that belong to nothing else
 }  // namespace output_kind
 

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/random.hpp"
@@ -203,6 +204,23 @@ void attention(int64_t count, int64_t length, int64_t heads, DType act) {
           [&] { ops().attention_backward(stream(), dout, qkv, out, lse, sequences, heads, 0.125f, dqkv); });
 }
 
+/// As many tokens in sequences of three lengths, and the memory of a GPU that forward and backward take
+/// beside what goes into them: linear in the tokens, where a matrix of scores is quadratic.
+void attention_lengths(DType act) {
+  constexpr int64_t kHeads = 16;
+  constexpr std::pair<int64_t, int64_t> kCountAndLength[] = {{64, 257}, {12, 1370}, {4, 4097}};
+  for (const auto& [count, length] : kCountAndLength) {
+    const int64_t before = ops::gpu_memory_used();
+    attention(count, length, kHeads, act);
+    // Scratch and what the driver rounds up stay; tensors of the call are gone.
+    const int64_t rows = count * length, width = static_cast<int64_t>(size_of(act));
+    const int64_t made = rows * kHeads * (4 * 64 * width + 4);  // out, three gradients, log-sum-exp
+    std::printf("memory %lld x %lld x %lld %s: %.1f MB\n", static_cast<long long>(count),
+                static_cast<long long>(length), static_cast<long long>(kHeads), name_of(act),
+                1e-6 * static_cast<double>(made + std::max<int64_t>(0, ops::gpu_memory_used() - before)));
+  }
+}
+
 void rows(int64_t m, int64_t d, DType act) {
   const Tensor x = random_tensor({m, d}), gamma = random_tensor({d}), dy = random_tensor({m, d}, act);
   Tensor y = tensor({m, d}, act), mean = tensor({m}), rstd = tensor({m}), dx = tensor({m, d}),
@@ -348,6 +366,7 @@ void measure_group(const std::string& only) {
     }
     if (asked("rows")) rows(tokens, 384, act);
   }
+  if (only == "attention-lengths") attention_lengths(DType::bf16);
   if (asked("losses")) losses(on_gpu() ? 1024 : 64);
   if (asked("prototypes")) prototypes();
   if (asked("positions")) positions();

@@ -255,7 +255,7 @@ TEST_F(DenseDatasets, SidecarsInTars) {
 }
 
 TEST_F(DenseDatasets, Hdf5InBothOrders) {
-  const int64_t n = 2, height = 3, width = 2;
+  const int64_t n = 2, height = 4, width = 2;
   Tensor images({n, height, width, 3}, DType::u8), turned({n, 3, width, height}, DType::u8);
   Tensor depths({n, height, width}), turned_depths({n, width, height});
   for (int64_t i = 0; i < n; ++i)
@@ -283,7 +283,7 @@ TEST_F(DenseDatasets, Hdf5InBothOrders) {
     const DenseDataset set = open_dense_dataset(path, DenseTask::depth);
     ASSERT_EQ(set.pairs.size(), 2u);
     const DenseSample first = read_dense_sample(set, 0), second = read_dense_sample(set, 1);
-    EXPECT_EQ(first.depth.metres, (std::vector<float>{0, 1.1F, 2, 2.1F, 3, 3.1F}));
+    EXPECT_EQ(first.depth.metres, (std::vector<float>{0, 1.1F, 2, 2.1F, 3, 3.1F, 4, 4.1F}));
     EXPECT_EQ(second.depth.metres[3], 3.1F);
     EXPECT_EQ(second.image.width, 2);
     EXPECT_EQ(second.image.at(1, 2)[2], 100 + 60 + 6 + 1);

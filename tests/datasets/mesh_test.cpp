@@ -123,7 +123,7 @@ TEST(Mesh, ACameraSeesDepthAndMaterialFromWhereItStands) {
   EXPECT_EQ(picture.depth[at(16, 0)], 0);
   // The near square fills 2 / 5 of the width.
   EXPECT_EQ(picture.material[at(10, 16)], 0);
-  EXPECT_EQ(picture.material[at(9, 16)], 1);
+  EXPECT_EQ(picture.material[at(8, 16)], 1);
   // Behind the camera nothing is drawn.
   camera.distance = -1;
   camera.target = {0, 0, 0};

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -271,6 +273,59 @@ TEST_F(ModelDataset, RoomsHaveDepthAndAClassForEveryPixel) {
   std::filesystem::remove_all(scratch_ / "data/prepared");
   (void)open_dataset("rooms");
   EXPECT_EQ(read_bytes(scratch_ / "data/prepared/rooms/val-1x48.tar"), before);
+}
+
+/// A NIfTI-1 file of u8 or i16 voxels.
+std::string nifti(int64_t width, int64_t height, int64_t depth, int16_t type, const std::string& voxels,
+                  float slope = 0) {
+  std::string file(352, '\0');
+  const auto put = [&](size_t at, auto value) { std::memcpy(file.data() + at, &value, sizeof(value)); };
+  put(0, int32_t{348});
+  put(40, int16_t{3});
+  put(42, static_cast<int16_t>(width));
+  put(44, static_cast<int16_t>(height));
+  put(46, static_cast<int16_t>(depth));
+  put(70, type);
+  put(108, 352.0F);
+  put(112, slope);
+  file.replace(344, 4, std::string("n+1\0", 4));
+  return file + voxels;
+}
+
+TEST_F(NamedDataset, SlicesOfAVolumeHaveRegions) {
+  std::string grey, regions;
+  for (int z = 0; z < 50; ++z)
+    for (int p = 0; p < 6; ++p) {
+      grey += static_cast<char>(z + p);
+      regions += static_cast<char>(p == 0 ? 3 : p == 1 ? 9 : 0);
+      regions += '\0';
+    }
+  package("atlas/t/a.nii", nifti(3, 2, 50, 2, grey));
+  package("atlas/t/r.nii", nifti(3, 2, 50, 4, regions));
+  package("atlas/t/names.txt", "3 left 2001\n5 right 2002\n");
+  const std::string definition =
+      "format = slices\nroot = atlas:t\nvolume = a.nii\nregions = r.nii\nregion-names = names.txt\n";
+  define("brain", definition);
+  const DenseDataset train = open_dense_dataset("brain/train", DenseTask::segmentation);
+  EXPECT_EQ(train.classes, (std::vector<std::string>{"background", "left", "right"}));
+  EXPECT_EQ(train.pairs.size(), 18u);  // three blocks of six
+  EXPECT_EQ(open_dense_dataset("brain/test", DenseTask::segmentation).pairs.size(), 6u);
+  const DenseSample sample = read_dense_sample(train, 0);  // slice 2; its rows from the top
+  EXPECT_EQ(sample.labels.labels, (std::vector<int16_t>{0, 0, 0, 1, kIgnoredLabel, 0}));
+  EXPECT_EQ(sample.image.at(0, 1)[0], std::lround(255.0 * 2 / 54));
+  define("half", "format = slices\nroot = atlas:t\nvolume = a.nii\n");
+  expect_error<DataError>([] { (void)open_dataset("half"); }, "half.cfg", "slices need");
+  for (const auto& [text, why] : std::vector<std::pair<std::string, std::string>>{
+           {"short", "ends within its header"},
+           {std::string(400, '\0'), "no little-endian NIfTI-1 header"},
+           {nifti(3, 2, 50, 4, regions.substr(1)), "ends before its last voxel"},
+           {nifti(3, 2, 50, 64, regions), "data type 64"},
+           {nifti(0, 2, 50, 4, regions), "3 dimensions of 0 x 2 x 50"},
+           {nifti(3, 50, 2, 4, regions), "its grid is not that of"}}) {
+    std::filesystem::remove_all(scratch_ / "data/prepared");
+    package("atlas/t/r.nii", text);
+    expect_error<DataError>([] { (void)open_dataset("brain"); }, "r.nii", why);
+  }
 }
 
 TEST_F(ModelDataset, BrokenCataloguesAreNamed) {

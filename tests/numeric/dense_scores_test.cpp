@@ -13,6 +13,8 @@
 namespace dino {
 namespace {
 
+constexpr int16_t kIgnoredLabel = -1;
+
 TEST(SegmentationScores, ByHand) {
   // Truth 0 0 0 1 1 2 and a pixel that does not count; class 3 is predicted once and occurs nowhere.
   const std::vector<int16_t> truth = {0, 0, 0, 1, 1, 2, kIgnoredLabel}, predicted = {0, 0, 1, 1, 0, 3, 2};
@@ -21,7 +23,7 @@ TEST(SegmentationScores, ByHand) {
   EXPECT_EQ(confusion, (std::vector<int64_t>{2, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0,
                                              1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}));
   const auto areas = class_areas(confusion, 5);
-  EXPECT_EQ(areas, (std::vector<int64_t>{2, 1, 0, 0, 0, 3, 2, 1, 0, 0, 3, 2, 0, 1, 0}));
+  EXPECT_EQ(areas, (std::vector<int64_t>{2, 3, 3, 1, 2, 2, 0, 1, 0, 0, 0, 1, 0, 0, 0}));
   const SegmentationScores scores = segmentation_scores(areas, 5);
   // IoU: 2/4, 1/3, 0/1, 0/1; class 4 is nowhere. Accuracy: 2/3, 1/2, 0/1.
   EXPECT_DOUBLE_EQ(scores.miou, (0.5 + 1.0 / 3) / 4);
@@ -54,7 +56,7 @@ TEST(SegmentationScores, BootstrapDrawsImages) {
   std::vector<int64_t> areas;
   for (int i = 0; i < 40; ++i) {
     const std::vector<int64_t> one =
-        i % 4 == 0 ? std::vector<int64_t>{0, 0, 5, 5, 5, 5} : std::vector<int64_t>{5, 5, 5, 5, 5, 5};
+        i % 4 == 0 ? std::vector<int64_t>{0, 5, 5, 0, 5, 5} : std::vector<int64_t>{5, 5, 5, 5, 5, 5};
     areas.insert(areas.end(), one.begin(), one.end());
   }
   const SegmentationEstimates e = bootstrap_segmentation(areas, 2, 500, 3);
