@@ -142,6 +142,8 @@ TaskEntry discover_task() {
   info.examples = {{"--weights run --data wesnoth-units/test --output results"}};
   info.metrics = {{"corloc", true, true}};
   info.inputs = {{"data", "Data reference of cut-outs.", TaskInput::Kind::images, TaskInput::Part::test}};
+  info.pictures = {
+      {"discover", "Objects found without labels", "The mask's box is green, the one found orange."}};
   info.encoder = TaskInfo::Encoder::tokens;
   info.pictures = {
       {"discover", "Discovered objects", "The box of the mask in green, the one that was found in orange."}};
