@@ -2,7 +2,10 @@
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 find_program(CCACHE ccache)
 if(CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+  # Files that join others lie in the build tree: neither its name nor the folder where the compiler runs is to tell apart
+  # what two presets compile alike. Paths of sources stay whole, for __FILE__.
+  set(DINO_LAUNCHER env CCACHE_BASEDIR=${PROJECT_BINARY_DIR} CCACHE_NOHASHDIR=1 ${CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${DINO_LAUNCHER})
 endif()
 find_program(LLD ld.lld)
 set(CMAKE_UNITY_BUILD ${DINO_UNITY})
@@ -37,7 +40,7 @@ if(NOT DINO_COMMIT)
   set(DINO_COMMIT "unknown")
 endif()
 
-# Kernels for one instruction set live in files named *_avx2.cpp, *_avx512.cpp, *_avx512bf16.cpp, *_avx512vnni.cpp; everything else
+# Kernels for one instruction set live in files named *_avx2.cpp, *_avx512.cpp, *_avx512bf16.cpp, *_avx512vnni.cpp, *_avx512amx.cpp; everything else
 # is compiled for the x86-64 baseline, and the choice is made at run time (src/base/cpu.hpp).
 function(dino_isa_flags)
   foreach(file ${ARGN})
@@ -49,6 +52,8 @@ function(dino_isa_flags)
       set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "-O3;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512bf16;-mfma;-mprefer-vector-width=512")
     elseif(file MATCHES "_avx512vnni\\.cpp$")
       set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "-O3;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni;-mfma;-mprefer-vector-width=512")
+    elseif(file MATCHES "_avx512amx\\.cpp$")
+      set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "-O3;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mamx-tile;-mamx-int8")
     endif()
   endforeach()
 endfunction()

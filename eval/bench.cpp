@@ -36,7 +36,7 @@ Schema<BenchConfig> bench_options() {
   schema.add("size", &C::size, "Side of the images in pixels.").range(1, 8192);
   schema.add("mixed-sizes", &C::mixed_sizes, "Images of three sizes in one packed call.");
   add_device(schema, &C::device);
-  schema.add("precision", &C::precision, "Arithmetic.");
+  schema.add("precision", &C::precision, "Arithmetic; tf32 is a GPU's.");
   schema.add("repeats", &C::repeats, "Timed passes.").range(1, 10000);
   return schema;
 }

@@ -7,13 +7,12 @@
 namespace dino::eval {
 
 [[nodiscard]] Command features_command();
-[[nodiscard]] Command segment_command();
-[[nodiscard]] Command pca_command();
-[[nodiscard]] Command attention_command();
 [[nodiscard]] Command align_command();
 [[nodiscard]] Command fuse_command();
+[[nodiscard]] Command relevance_command();
 [[nodiscard]] Command sweep_command();
 [[nodiscard]] Command report_command();
+[[nodiscard]] Command compare_command();
 [[nodiscard]] Command bench_command();
 
 /// In the order of --help.

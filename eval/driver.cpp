@@ -15,6 +15,7 @@
 #include "datasets/on_all_ranks.hpp"
 #include "inputs/features.hpp"
 #include "options.hpp"
+#include "storage/files.hpp"
 #include "storage/output_folder.hpp"
 
 namespace dino::eval {
@@ -99,6 +100,7 @@ bool is_there(const TaskRun& run, const ResultStore& store, const Plan& plan, co
     row.metric = metric;
     if (store.find(row) == nullptr) return false;
   }
+  if (!protocol.file.empty() && !path_exists(run.output + "/" + protocol.file)) return false;
   return protocol.pictures.empty() || run.pictures(protocol.pictures, plan, protocol).exists();
 }
 
@@ -186,6 +188,8 @@ Schema<TaskOptions> task_options(const TaskInfo& info) {
   schema.add("dataset", &C::dataset,
              fmt::format("Name of the data set in results (default: from --{}).", info.inputs.back().flag));
   schema.add("force", &C::force, "Append the result even if RESULTS already has one with the same card.");
+  if (info.encoder == TaskInfo::Encoder::tokens)
+    schema.add("patch", &C::model, &ModelOptions::patch, "Patch side of raw-pixels.").range(1, 256);
   if (info.encoder != TaskInfo::Encoder::none)
     schema.add("floors", &C::floors, "Also raw pixels, and fresh weights of the model's shape.");
   return schema;
@@ -234,10 +238,11 @@ ExitCode start_task(const TaskEntry& entry, Task& task, const TaskOptions& optio
   const TaskResult result =
       run_task(entry, task, options, {context.world, shared, context.common.output, context.common.seed});
   if (!context.world.root()) return ExitCode::done;
-  if (result.rows.empty())
+  if (!result.rows.empty()) (void)report_rows(context, result.rows);
+  if (context.result.empty())
     context.result = result.json;
-  else
-    return report_rows(context, result.rows);
+  else if (result.json.size() > 2)
+    context.result = context.result.substr(0, context.result.size() - 1) + "," + result.json.substr(1);
   return ExitCode::done;
 }
 
@@ -266,10 +271,8 @@ Command task_command(const TaskEntry& entry) {
 std::vector<Command> all_commands() {
   std::vector<Command> commands = {features_command()};
   for (const TaskEntry& entry : tasks()) commands.push_back(task_command(entry));
-  for (Command& command :
-       std::vector<Command>{segment_command(), pca_command(), attention_command(), align_command(),
-                            fuse_command(), sweep_command(), report_command(), bench_command()})
-    commands.push_back(std::move(command));
+  for (Command (*make)() : {align_command, fuse_command, relevance_command, sweep_command, report_command, compare_command, bench_command})
+    commands.push_back(make());
   return commands;
 }
 

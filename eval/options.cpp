@@ -14,7 +14,7 @@ void declare_backbone(Schema<ModelOptions>& schema) {
   schema.add("heads", &ModelOptions::heads, "Attention heads, where the weights do not tell (0: they do).")
       .range(0, 1024);
   add_device(schema, &ModelOptions::device);
-  schema.add("precision", &ModelOptions::precision, "Arithmetic of the forward pass.");
+  schema.add("precision", &ModelOptions::precision, "Arithmetic of the forward pass; tf32 is a GPU's.");
 }
 
 }  // namespace

@@ -45,12 +45,29 @@ struct SweepConfig {
   SweepConfig() { features.protocol.tokens = Tokens::both; }
   std::vector<std::string> weights;
   std::vector<std::string> tasks = task_names(true);
-  std::string train, test;    ///< of a set that comes in two parts
-  std::string data, dataset;  ///< or one reference, of which a part is held out
+  std::vector<std::string> train, test;  ///< of sets that come in two parts
+  std::vector<std::string> data;         ///< or one reference each, of which a part is held out
+  std::vector<std::string> dataset;      ///< their names in results
   FeaturesConfig features;
   bool floors = true;
   std::vector<std::shared_ptr<Task>> made;  ///< by task that a sweep can feed, with its options
 };
+
+/// A data set of the sweep.
+struct DataSet {
+  std::string train, test;  ///< the same where a part is held out
+  std::string name;
+  bool held_out = false;
+};
+
+std::vector<DataSet> sets_of(const SweepConfig& config) {
+  std::vector<DataSet> sets;
+  for (size_t i = 0; i < config.train.size(); ++i)
+    sets.push_back({config.train[i], config.test[i], "", false});
+  for (const std::string& data : config.data) sets.push_back({data, data, "", true});
+  for (size_t i = 0; i < std::min(sets.size(), config.dataset.size()); ++i) sets[i].name = config.dataset[i];
+  return sets;
+}
 
 /// A model of the sweep, and the input that it takes.
 struct Model {
@@ -127,6 +144,7 @@ std::string features_of(const Communicator& world, const SweepConfig& config, co
 
 /// Why a part of the data cannot be held out to measure on, or nothing.
 std::string why_no_probe(const SweepConfig& config, const Dataset& dataset) {
+  const std::string& data = dataset.reference;
   constexpr int64_t kLeastImages = 20, kLeastPerClass = 3;
   std::set<int32_t> classes;
   int64_t train = 0, test = 0;
@@ -137,11 +155,10 @@ std::string why_no_probe(const SweepConfig& config, const Dataset& dataset) {
     if (!held) classes.insert(record.label);
   }
   const auto kinds = static_cast<int64_t>(classes.size());
-  if (train + test == 0)
-    return config.data + " names no classes (with a sub-folder for each class they are run)";
-  if (kinds < 2) return config.data + " has images of one class only";
+  if (train + test == 0) return data + " names no classes (with a sub-folder for each class they are run)";
+  if (kinds < 2) return data + " has images of one class only";
   if (train + test < kLeastImages || train + test < kLeastPerClass * kinds || test == 0)
-    return fmt::format("{} has {} labelled images of {} classes, too few to hold some out", config.data,
+    return fmt::format("{} has {} labelled images of {} classes, too few to hold some out", data,
                        train + test, kinds);
   log::info(
       fmt::format("{} of {} labelled images of {} classes are held out to measure on, by a hash of their "
@@ -152,20 +169,19 @@ std::string why_no_probe(const SweepConfig& config, const Dataset& dataset) {
 
 /// One task on one model; the features that it reads are made where they are not there. Returns whether the
 /// features came to a stop.
-bool run_one(const SweepConfig& config, const TaskEntry& entry, Task& task, const Model& model,
-             Shared& shared, CommandContext& context, std::vector<std::string>& lines) {
-  const bool held_out = !config.data.empty();
+bool run_one(const SweepConfig& config, const DataSet& set, const TaskEntry& entry, Task& task,
+             const Model& model, Shared& shared, CommandContext& context, std::vector<std::string>& lines) {
   TaskOptions options;
   options.model = config.features.model;
   options.model.weights = model.weights;
-  options.dataset = config.dataset;
+  options.dataset = set.name;
   options.floors = config.floors;
   for (size_t i = 0; i < entry.info.inputs.size(); ++i) {
     const TaskInput& input = entry.info.inputs[i];
     const bool train = input.part == TaskInput::Part::train;
     Source& source = options.source(i);
-    source.reference = held_out ? config.data : train ? config.train : config.test;
-    if (held_out) source.split = train ? Split::train : Split::test;
+    source.reference = train ? set.train : set.test;
+    if (set.held_out) source.split = train ? Split::train : Split::test;
     source.test_fraction = config.features.protocol.test_fraction;
     if (input.kind != TaskInput::Kind::features) continue;
     bool stopped = false;
@@ -182,20 +198,9 @@ bool run_one(const SweepConfig& config, const TaskEntry& entry, Task& task, cons
   return false;
 }
 
-ExitCode run_sweep(CommandContext& context, SweepConfig config) {
-  std::vector<std::string> lines;
-  config.features.seed = context.common.seed;
-  if (!config.data.empty()) {
-    const std::string why = why_no_probe(config, open_on_all_ranks(config.data, context.world));
-    if (!why.empty()) {
-      log::info("no k-NN and no linear probe: " + why);
-      context.result = json_line({{"results", nlohmann::json::array()}, {"why", why}});
-      return ExitCode::done;
-    }
-  }
-  const std::vector<Model> models = models_of(config);
-  if (models.size() > 1) config.features.prepared = std::make_shared<PreparedImages>(kPreparedBytes);
-  Shared shared;
+/// All tasks and models on one data set. Returns whether it came to a stop.
+bool run_set(const SweepConfig& config, const DataSet& set, const std::vector<Model>& models, Shared& shared,
+             CommandContext& context, std::vector<std::string>& lines) {
   for (const Model& model : models) {
     size_t index = 0;
     for (const TaskEntry& entry : tasks()) {
@@ -203,22 +208,52 @@ ExitCode run_sweep(CommandContext& context, SweepConfig config) {
       Task& task = *config.made[index++];
       if (std::find(config.tasks.begin(), config.tasks.end(), entry.info.name) == config.tasks.end())
         continue;
-      if (run_one(config, entry, task, model, shared, context, lines) ||
-          context.world.any(stop_requested())) {
-        log::warning("stopped: start the same command again, it goes on where it was");
-        return ExitCode::stopped;
-      }
+      if (run_one(config, set, entry, task, model, shared, context, lines) ||
+          context.world.any(stop_requested()))
+        return true;
     }
+  }
+  return false;
+}
+
+ExitCode run_sweep(CommandContext& context, SweepConfig config) {
+  std::vector<std::string> lines;
+  std::string left_out;
+  config.features.seed = context.common.seed;
+  std::vector<DataSet> sets = sets_of(config);
+  std::erase_if(sets, [&](const DataSet& set) {
+    if (!set.held_out) return false;
+    const std::string why = why_no_probe(config, open_on_all_ranks(set.train, context.world));
+    if (why.empty()) return false;
+    log::info("nothing to measure on: " + why);
+    left_out += (left_out.empty() ? "" : "; ") + why;
+    return true;
+  });
+  if (sets.empty()) {
+    context.result = json_line({{"results", nlohmann::json::array()}, {"why", left_out}});
+    return ExitCode::done;
+  }
+  const std::vector<Model> models = models_of(config);
+  Shared shared;
+  for (const DataSet& set : sets) {
+    config.features.prepared = models.size() > 1 ? std::make_shared<PreparedImages>(kPreparedBytes) : nullptr;
+    if (!run_set(config, set, models, shared, context, lines)) continue;
+    log::warning("stopped: start the same command again, it goes on where it was");
+    return ExitCode::stopped;
   }
   return report_rows(context, lines);
 }
 
 void check(const SweepConfig& config) {
-  if (config.data.empty() ? config.train.empty() || config.test.empty()
+  if (config.data.empty() ? config.train.empty() || config.test.size() != config.train.size()
                           : !config.train.empty() || !config.test.empty())
     throw UsageError(
-        "sweep: --train, --test, --data: give either --train and --test, or --data, of which a part is held "
-        "out");
+        "sweep: --train, --test, --data: give either --train and --test (as many of each), or --data, of "
+        "which a part is held out");
+  const size_t sets = std::max(config.data.size(), config.train.size());
+  if (!config.dataset.empty() && config.dataset.size() != sets)
+    throw UsageError(fmt::format("sweep: --dataset: {} names for {} data sets; give one for each",
+                                 config.dataset.size(), sets));
   if (config.tasks.empty()) throw UsageError("sweep: --tasks: is empty; name at least one task");
 }
 
@@ -238,10 +273,10 @@ Schema<SweepConfig> sweep_options() {
   Schema<C> schema;
   schema.section("models and data");
   schema.add("weights", &C::weights, "Weights references.").required();
-  schema.add("train", &C::train, "Data reference of the training set.");
-  schema.add("test", &C::test, "Data reference of the test set.");
-  schema.add("data", &C::data, "Data reference of one set, of which a part is held out.");
-  schema.add("dataset", &C::dataset, "Name of the data set in results (default: from the test set).");
+  schema.add("train", &C::train, "Data references of the training sets.");
+  schema.add("test", &C::test, "Data references of the test sets, in the same order.");
+  schema.add("data", &C::data, "Data references of sets of which a part is held out.");
+  schema.add("dataset", &C::dataset, "Names of the data sets in results (default: from the test sets).");
   schema.add("tasks", &C::tasks, "Tasks to run.").choices(task_names(false));
   schema.add("floors", &C::floors, "Also raw pixels, and fresh weights of the model's shape.");
   schema.add(&C::features, features);
@@ -251,8 +286,8 @@ Schema<SweepConfig> sweep_options() {
 ExitCode start_sweep(SweepConfig config, CommandContext& context) {
   check(config);
   if (context.common.dry_run) {
-    for (const std::string& data : {config.train, config.test, config.data})
-      if (!data.empty()) (void)open_dataset(data);
+    for (const DataSet& set : sets_of(config))
+      for (const std::string& data : {set.train, set.test}) (void)open_dataset(data);
     return ExitCode::done;
   }
   const auto lock = lock_output_folder(context, output_kind::results);
@@ -264,8 +299,8 @@ ExitCode start_sweep(SweepConfig config, CommandContext& context) {
 Command sweep_command() {
   Command command;
   command.name = "sweep";
-  command.summary = "Run tasks for several models and both floors";
-  command.usage = "--weights W... (--train REF --test REF | --data REF) --output RESULTS";
+  command.summary = "Run tasks on several data sets, for several models and both floors";
+  command.usage = "--weights W... (--train REF... --test REF... | --data REF...) --output RESULTS";
   command.description =
       "Extracts features of every model and of both floors (raw pixels; fresh weights of the model's shape) "
       "into RESULTS/features/, and runs the tasks on them. Run again, it does only what is missing. Every "
@@ -274,7 +309,10 @@ Command sweep_command() {
       "too few images for that, this is said and nothing is run.";
   command.output = "Results folder.";
   command.examples = {{"--weights run --data photos --output results"},
-                      {"--weights run other --train icons/train --test icons/test --output results"}};
+                      {"--weights run other --train icons/train --test icons/test --output results"},
+                      {"--weights run/checkpoints/step_1000 run/checkpoints/step_2000 --data icons emoji "
+                       "--output results",
+                       "A checkpoint series on two data sets."}};
   command.make = [](OptionTable& table) -> std::function<ExitCode(CommandContext&)> {
     auto config = std::make_shared<SweepConfig>();
     table.bind(sweep_options(), *config);

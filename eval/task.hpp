@@ -26,6 +26,10 @@ struct Metric {
   bool headline = false;  ///< stands in the report's first table, its plots and its verdicts
 };
 
+[[nodiscard]] inline bool is_better(const Metric& metric, double a, double b) {
+  return metric.higher_is_better ? a > b : a < b;
+}
+
 /// What the user names with one flag: a feature file, or a data reference.
 struct TaskInput {
   enum class Kind : uint8_t { features, images };
@@ -51,6 +55,12 @@ struct CurveField {
   double preferred = 0;  ///< stands for all where it is there, else the largest
 };
 
+/// Pictures that a task draws, as the report shows them.
+struct PictureKind {
+  const char* kind;  ///< of its PictureSet
+  const char *title, *note;
+};
+
 struct TaskInfo {
   std::string name, summary, usage, description;  ///< as Command
   std::vector<Example> examples;
@@ -58,6 +68,7 @@ struct TaskInfo {
   std::vector<TaskInput> inputs;  ///< at most kMostInputs
   std::vector<VariantField> variants{};
   std::optional<CurveField> curve{};
+  std::vector<PictureKind> pictures{};
   /// `none`: it works on what is in files, or brings its own model (Plan::model).
   enum class Encoder : uint8_t { none, tokens, attention };
   Encoder encoder = Encoder::none;  ///< --weights and what goes with it, --floors
@@ -70,6 +81,7 @@ struct Protocol {
   Card card;  ///< holds "task"
   std::vector<std::string> metrics;
   std::string pictures{};  ///< kind of the picture set that belongs to it, where that is all it makes
+  std::string file{};      ///< another file that it makes, below RESULTS
 };
 
 struct Plan {
@@ -139,7 +151,8 @@ class TaskRun {
   const TaskOptions& options;
   std::string output;  ///< RESULTS
   int64_t seed;
-  /// Set on the root by a task that has no rows: what --json prints.
+  /// Set on the root by a task: members of --json's object, as an object; beside "results" where there are
+  /// rows.
   std::string json{};
 
   /// The input of that flag. Features: read once by every rank; images: opened on all ranks, the records of

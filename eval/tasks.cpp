@@ -11,6 +11,19 @@ TaskEntry knn_task();
 TaskEntry linear_task();
 TaskEntry zeroshot_task();
 TaskEntry imagetext_task();
+TaskEntry logreg_task();
+TaskEntry pca_task();
+TaskEntry attention_task();
+TaskEntry retrieval_task();
+TaskEntry copydetect_task();
+TaskEntry robust_task();
+TaskEntry discover_task();
+TaskEntry propagate_task();
+TaskEntry video_task();
+TaskEntry correspond_task();
+TaskEntry coverage_task();
+TaskEntry segment_task();
+TaskEntry depth_task();
 
 std::span<const TaskEntry> tasks() {
   static const std::vector<TaskEntry> all = {
@@ -18,6 +31,19 @@ std::span<const TaskEntry> tasks() {
       linear_task(),
       zeroshot_task(),
       imagetext_task(),
+      logreg_task(),
+      pca_task(),
+      attention_task(),
+      retrieval_task(),
+      copydetect_task(),
+      robust_task(),
+      discover_task(),
+      propagate_task(),
+      video_task(),
+      correspond_task(),
+      coverage_task(),
+      segment_task(),
+      depth_task(),
   };
   return all;
 }

@@ -15,6 +15,7 @@ namespace dino {
 [[nodiscard]] Command submit_command();
 [[nodiscard]] Command status_command();
 [[nodiscard]] Command local_command();
+[[nodiscard]] Command doctor_command();
 
 /// RUN/chain.json: what was submitted. Of `local`, `job` and `name` are empty.
 struct ChainState {

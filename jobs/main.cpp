@@ -6,7 +6,7 @@ int main(int argc, char** argv) {
   const dino::ProgramSpec spec{"dino-jobs",
                                "submits, watches and runs the chain curate, pretrain, eval, report.",
                                {dino::init_command(), dino::render_command(), dino::submit_command(),
-                                dino::status_command(), dino::local_command()},
+                                dino::status_command(), dino::local_command(), dino::doctor_command()},
                                {{"RUN/chain.cfg", "The chain of a folder of pictures."},
                                 {"RUN/STAGE/done.json", "The stage is done."},
                                 {"RUN/chain.json", "Job ids of the last submission."},

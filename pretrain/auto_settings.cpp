@@ -130,8 +130,11 @@ double memory_of(TrainConfig config, const ImageFacts& images, const MachineFact
   const double whole = static_cast<double>(config.batch.value()) / static_cast<double>(few);
   config.batch = few;
   const MemoryPlan plan = plan_memory(config, {}, machine.ranks, 1);
-  return static_cast<double>(plan.total()) +
-         (whole - 1) * static_cast<double>(plan.activations + plan.loader);
+  const auto needed = static_cast<double>(computing_bytes(config, plan, machine.ranks, 0));
+  const int64_t growing = plan.activations + (kind_of(config.device) == Device::Kind::cpu
+                                                  ? plan.loader
+                                                  : plan_device_memory(config, plan, machine.ranks, 0).crops);
+  return needed + (whole - 1) * static_cast<double>(growing);
 }
 
 /// Everything for one rung; false where the memory or the time does not allow it.

@@ -88,6 +88,7 @@ ExitCode bench(BenchConfig bench_config, CommandContext& context) {
   json["peak_rss_bytes"] = rss;
   json["idle_rss_bytes"] = idle_all;
   json["arena_bytes"] = timings.arena_bytes;
+  if (timings.device_used_bytes > 0) json["device_used_bytes"] = timings.device_used_bytes;
   json["allocated_bytes"] = timings.allocated_bytes;
   json["page_faults"] = timings.page_faults;
   json["loss"] = timings.loss;

@@ -8,6 +8,7 @@ namespace dino::pretrain {
 [[nodiscard]] Command replay_command();
 [[nodiscard]] Command plan_command();
 [[nodiscard]] Command bench_command();
+[[nodiscard]] Command devices_command();
 [[nodiscard]] Command inspect_command();
 [[nodiscard]] Command diff_command();
 [[nodiscard]] Command import_command();

@@ -264,6 +264,12 @@ const CropSet& DataLoader::next() {
   return slot.crops;
 }
 
+const CropSet* DataLoader::upcoming() {
+  const std::lock_guard lock(mutex_);
+  const Slot& slot = slots_[static_cast<size_t>(next_step_) % slots_.size()];
+  return range_.size() > 0 && is_complete() ? &slot.crops : nullptr;
+}
+
 void DataLoader::work() {
   try {
     std::unique_lock lock(mutex_);

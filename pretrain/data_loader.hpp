@@ -136,6 +136,8 @@ class DataLoader {
   [[nodiscard]] Awaited await();
   /// The crops of the next step; valid until the next call. Rethrows a worker's exception.
   [[nodiscard]] const CropSet& next();
+  /// What the next next() returns, where it is ready; else null. Does not wait.
+  [[nodiscard]] const CropSet* upcoming();
   [[nodiscard]] const AugmentConfig& augment() const { return config_.augment; }
   [[nodiscard]] double wait_seconds() const { return wait_seconds_; }  ///< of the last next()
   [[nodiscard]] int64_t bad_records() const { return cache_.bad_records(); }

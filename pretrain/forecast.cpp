@@ -219,7 +219,8 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
   StepCost cost;
   cost.seconds = cost.frozen_seconds = seconds;
   // Nothing that does not fit is tried: the machine would go down with it.
-  const bool fits = !comm.any(plan.total() > machine.memory);
+  const int64_t needed = computing_bytes(config, plan, comm.size(), loaded.bytes);
+  const bool fits = !comm.any(needed > machine.memory);
   const double probe = seconds * few / static_cast<double>(config.batch.value());
   if (fits && (!question.only_quickly || probe <= kQuickSeconds)) {
     forecast.is_timed = true;
@@ -232,6 +233,8 @@ Forecast make_forecast(TrainConfig& config, const ForecastQuestion& question, co
   forecast.step_seconds = cost.seconds + augmenting;
   choose_steps(config, question.images, forecast.step_seconds);
   forecast.memory = plan;
+  if (kind_of(config.device) != Device::Kind::cpu)
+    forecast.device_memory = plan_device_memory(config, plan, comm.size(), loaded.bytes);
   forecast.disk = disk_bytes(config);
   const TrainingConfig ssl = make_training_config(config);
   forecast.parameters = parameter_count(ssl);
@@ -276,6 +279,10 @@ std::vector<std::string> describe(const Forecast& forecast, const TrainConfig& c
                               forecast.is_timed ? "timed" : "not timed: a nominal rate",
                               human_bytes(forecast.memory.total()), machine.ranks > 1 ? " for each rank" : "",
                               list_of(forecast.memory), human_bytes(forecast.disk)));
+  if (forecast.device_memory)
+    lines.push_back(fmt::format("of the GPU's {}: {} ({})", human_bytes(machine.memory),
+                                human_bytes(forecast.device_memory->total()),
+                                text_of(*forecast.device_memory)));
   return lines;
 }
 
@@ -283,6 +290,12 @@ nlohmann::ordered_json bytes_object(const MemoryPlan& m) {
   return {{"parameters", m.parameters},   {"gradients", m.gradients}, {"optimizer", m.optimizer},
           {"activations", m.activations}, {"workspace", m.workspace}, {"snapshot", m.snapshot},
           {"loader", m.loader},           {"process", m.process},     {"total", m.total()}};
+}
+
+nlohmann::ordered_json device_bytes_object(const DeviceMemoryPlan& m) {
+  return {{"state", m.state},  {"activations", m.activations}, {"gathered", m.gathered},
+          {"crops", m.crops},  {"products", m.products},       {"context", m.context},
+          {"total", m.total()}};
 }
 
 }  // namespace dino::pretrain

@@ -4,6 +4,7 @@
 // and a few images that are loaded.
 
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,8 @@
 namespace dino::pretrain {
 
 struct Forecast {
-  MemoryPlan memory;        ///< of rank 0, which has the largest share of the batch
+  MemoryPlan memory;                              ///< of rank 0, which has the largest share of the batch
+  std::optional<DeviceMemoryPlan> device_memory;  ///< of its GPU, where it computes on one
   bool is_timed = false;    ///< false: times are from the nominal rate, since the step does not fit or lasts
   double step_seconds = 0;  ///< with the loading of its images
   double seconds = 0;       ///< of the run, with decoding and checkpoints
@@ -39,5 +41,7 @@ struct ForecastQuestion {
                                                 const ForecastQuestion& question);
 /// The `bytes` object of metrics.jsonl and --json.
 [[nodiscard]] nlohmann::ordered_json bytes_object(const MemoryPlan& memory);
+/// The `device_bytes` object, likewise.
+[[nodiscard]] nlohmann::ordered_json device_bytes_object(const DeviceMemoryPlan& memory);
 
 }  // namespace dino::pretrain

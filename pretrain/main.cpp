@@ -15,8 +15,8 @@ int main(int argc, char** argv) {
   const dino::ProgramSpec spec{
       "dino-pretrain",
       "pretrain a vision transformer by self-distillation (DINOv2)",
-      {train_command(), replay_command(), plan_command(), bench_command(), inspect_command(), diff_command(),
-       import_command(), export_command()},
+      {train_command(), replay_command(), plan_command(), bench_command(), devices_command(),
+       inspect_command(), diff_command(), import_command(), export_command()},
       {{"RUN/checkpoints/step_N/", "Checkpoints: manifest.json and one HDF5 shard a rank."},
        {"RUN/captures/step_N.h5", "Steps that were not finite, or outliers, for replay."},
        {"RUN/config.ini", "All settings in force, those that were chosen too."},

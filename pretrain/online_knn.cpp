@@ -48,7 +48,8 @@ OnlineKnn::OnlineKnn(const TrainConfig& config, const std::string& run, const Co
 
 OnlineKnn::Set OnlineKnn::load(const std::string& reference, const std::string& index, int64_t limit,
                                std::vector<std::string>& classes) const {
-  const RecordList list = share_list(list_images({reference}, nearest_folder(index), comm_), index, comm_);
+  const RecordList list =
+      share_list(list_images({reference}, nearest_folder(index), index, comm_), index, comm_);
   const int64_t records = list.count();
   const int64_t count = std::min(records, limit);
   const Range range = even_range(count, comm_.rank(), comm_.size());

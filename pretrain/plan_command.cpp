@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "base/json.hpp"
 #include "base/json_text.hpp"
 #include "base/log.hpp"
+#include "base/timing.hpp"
 #include "commands.hpp"
 #include "forecast.hpp"
+#include "ops/accelerator.hpp"
 #include "quoted_runs.hpp"
 #include "resources.hpp"
 #include "split_options.hpp"
@@ -55,6 +58,7 @@ Schema<PlanConfig> plan_options() {
 
 struct Plan {
   MemoryPlan memory;
+  std::optional<DeviceMemoryPlan> device;
   int64_t checkpoint = 0;
   double compute_seconds = 0, network_seconds = 0;
   double images = 0;  ///< of a rank
@@ -93,7 +97,8 @@ double StepClock::seconds(const TrainConfig& train, int ranks, const MemoryPlan&
            (config_.gflops * kGiga);
   Timed& timed = timed_[train.preset];
   if (timed.moments == 0)
-    timed = {estimate_step(train, ranks), std::max<int64_t>(1, memory.optimizer), images, model.vit.depth};
+    timed = {estimate_step(train, ranks, here_), std::max<int64_t>(1, memory.optimizer), images,
+             model.vit.depth};
   const double seconds =
       timed.step.with_moments(static_cast<double>(memory.optimizer) / static_cast<double>(timed.moments))
           .seconds();
@@ -108,6 +113,10 @@ std::vector<std::string> StepClock::assumptions() const {
       "a rank is {} core{} as {} here, at the speed that {} now: steps were timed with {} thread{}", cores,
       cores == 1 ? "" : "s", cores == 1 ? "one is" : "they are", cores == 1 ? "it has" : "they have",
       threads_, threads_ == 1 ? "" : "s")};
+  if (here_.size() > 1)
+    lines.emplace_back(all_are_here(static_cast<int>(config_.ranks), here_) && !config_.table
+                           ? "the ranks timed their steps together, with all that they send each other"
+                           : "the ranks here timed their steps together, and sent nothing");
   for (const auto& [preset, timed] : timed_) {
     const bool is_whole = timed.step.images == timed.images && timed.step.depth == timed.depth;
     lines.push_back(is_whole ? fmt::format("{}: the step of a rank was timed as it is", preset)
@@ -128,6 +137,8 @@ Plan plan_of(const StepShape& shape, int ranks, const PlanConfig& config, StepCl
   validate(train);
   Plan plan;
   plan.memory = plan_memory(train, {}, ranks, 1);
+  if (kind_of(train.device) != Device::Kind::cpu)
+    plan.device = plan_device_memory(train, plan.memory, ranks, 0);
   plan.checkpoint = checkpoint_bytes(make_training_config(train));
   plan.images = static_cast<double>(shape.batch) / ranks;
   plan.compute_seconds = clock.seconds(train, ranks, plan.memory);
@@ -153,22 +164,29 @@ std::vector<std::pair<std::string, int>> table_rows() {
   return rows;
 }
 
-nlohmann::ordered_json json_of(const StepShape& shape, int ranks, const Plan& plan, int64_t steps) {
-  return {{"preset", shape.preset},
-          {"ranks", ranks},
-          {"batch", shape.batch},
-          {"strategy", name_of(shape.split.strategy)},
-          {"accumulate", shape.split.accumulate},
-          {"recompute", name_of(shape.split.recompute)},
-          {"bytes", bytes_object(plan.memory)},
-          {"bytes_max", plan.memory.total()},
-          {"communication_bytes_per_step", plan.memory.received},
-          {"checkpoint_bytes", plan.checkpoint},
-          {"compute_seconds", plan.compute_seconds},
-          {"network_seconds", plan.network_seconds},
-          {"step_seconds", plan.step_seconds()},
-          {"images_per_second_per_rank", plan.images / plan.step_seconds()},
-          {"days", plan.step_seconds() * static_cast<double>(steps) / kSecondsOfDay}};
+nlohmann::ordered_json json_of(const StepShape& shape, int ranks, const Plan& plan, int64_t steps,
+                               int64_t gpu_bytes) {
+  nlohmann::ordered_json json{{"preset", shape.preset},
+                              {"ranks", ranks},
+                              {"batch", shape.batch},
+                              {"strategy", name_of(shape.split.strategy)},
+                              {"accumulate", shape.split.accumulate},
+                              {"recompute", name_of(shape.split.recompute)},
+                              {"bytes", bytes_object(plan.memory)},
+                              {"bytes_max", plan.memory.total()},
+                              {"communication_bytes_per_step", plan.memory.received},
+                              {"checkpoint_bytes", plan.checkpoint},
+                              {"compute_seconds", plan.compute_seconds},
+                              {"network_seconds", plan.network_seconds},
+                              {"step_seconds", plan.step_seconds()},
+                              {"images_per_second_per_rank", plan.images / plan.step_seconds()},
+                              {"days", plan.step_seconds() * static_cast<double>(steps) / kSecondsOfDay}};
+  if (plan.device) {
+    json["device_bytes"] = device_bytes_object(*plan.device);
+    json["device_memory"] = gpu_bytes;
+    json["fits"] = plan.device->total() <= gpu_bytes;
+  }
+  return json;
 }
 
 void print_header() {
@@ -198,6 +216,8 @@ ExitCode plan(PlanConfig config, CommandContext& context) {
   settle_device(config.shape.device, context.world);
   const char* network = settle_network(config, context.world);
   StepClock clock(config, resolve_threads(context), context.world);
+  const bool on_gpu = kind_of(config.shape.device) != Device::Kind::cpu;
+  const int64_t gpu_bytes = on_gpu ? -context.world.max(-ops::gpu_memory()) : 0;
   const bool prints = context.world.root() && !context.common.json;
   nlohmann::ordered_json json;
   if (config.table) {
@@ -209,16 +229,21 @@ ExitCode plan(PlanConfig config, CommandContext& context) {
       shape.preset = preset;
       shape.batch = per_rank * ranks;
       const Plan row = plan_of(shape, ranks, config, clock);
-      json["rows"].push_back(json_of(shape, ranks, row, config.steps));
+      json["rows"].push_back(json_of(shape, ranks, row, config.steps, gpu_bytes));
       if (prints) print_row(shape, ranks, row, config.steps);
     }
+    if (on_gpu) log::info("whether a row fits into the GPU's memory: --json, or plan it alone");
   } else {
     const auto ranks = static_cast<int>(config.ranks);
     const Plan row = plan_of(config.shape, ranks, config, clock);
-    json = json_of(config.shape, ranks, row, config.steps);
+    json = json_of(config.shape, ranks, row, config.steps, gpu_bytes);
+    if (row.device) refuse_too_large(*row.device, gpu_bytes);
     if (prints) {
       print_header();
       print_row(config.shape, ranks, row, config.steps);
+      if (row.device)
+        fmt::print("of the GPU's {}: {} ({})\n", human_bytes(gpu_bytes), human_bytes(row.device->total()),
+                   text_of(*row.device));
     }
   }
   const std::vector<std::string> assumptions = assumptions_of(config, clock, network);
@@ -249,12 +274,18 @@ Command plan_command() {
       "that "
       "is alone: start plan on as many (mpirun -n 8 dino-pretrain plan ...), and they are timed together, "
       "and "
-      "their network with them. --gflops gives a rate instead, and nothing is timed: at 121 TFLOP/s, "
+      "their network with them; where they are as many as --ranks, with all that they send each other. "
+      "--gflops gives a rate instead, and nothing is timed: at 121 TFLOP/s, "
       "--preset vitg14 --drop-path 0.4 comes to the 24 images/s of a GPU that follow from what is told of "
       "the published training; --table ends with such numbers and their sources.\n"
       "Bytes are the fp32 student, the EMA teacher, gradients and AdamW's moments, both heads among them; "
       "activations (with targets and prototypes); as workspace the units that are gathered and reduced; the "
-      "copy from which a checkpoint is written; crops prepared ahead; and the program. vitg14 on 64 ranks of "
+      "copy from which a checkpoint is written; crops prepared ahead; and the program. With --device cuda "
+      "what "
+      "a rank has on its GPU is counted too, with cuBLASLt's workspaces, pictures of two steps and an "
+      "allowance "
+      "for the driver's context and NCCL, and what the GPU here cannot hold is refused (64). vitg14 on 64 "
+      "ranks of "
       "16 images, full, fp16: parameters 141 MiB, moments 141 MiB, gradients 71 MiB, activations 26 GiB, "
       "workspace 865 MiB, checkpoint copy 282 MiB. Often quoted for the same are 31 MB of parameters, 125 MB "
       "of optimizer, 31 MB of gradients and 40 GB of activations: these leave out the fp32 master weights, "

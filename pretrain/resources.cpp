@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "resources.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
+#include "base/error.hpp"
+#include "base/timing.hpp"
 #include "data_loader.hpp"
 #include "step_draws.hpp"
 
@@ -13,6 +17,18 @@ constexpr int64_t kFloat = 4;
 constexpr int64_t kMebi = int64_t{1} << 20;
 /// Program, libraries and MPI, and what oneDNN keeps of packed weights, where nobody has measured them.
 constexpr int64_t kProcessBytes = 64 * kMebi, kWorkspaceBytes = 32 * kMebi;
+/// Of a GPU: what a context of CUDA 12 and 13 with this program's and cuBLASLt's kernels takes, what NCCL
+/// takes more among ranks, and the largest of what operators need beside crops. Allowances: none is told by a
+/// call before it is taken.
+constexpr int64_t kContextBytes = 640 * kMebi, kNcclBytes = 512 * kMebi, kScratchBytes = 64 * kMebi;
+/// cuBLASLt has 32 MiB for each stream that multiplies: the steps', and the one by which the rate is
+/// measured.
+constexpr int64_t kProductBytes = 2 * 32 * kMebi;
+
+/// Of the arena of a GPU for these activations.
+int64_t arena_room(int64_t activations) {
+  return aligned_bytes(activations + activations / 16);
+}
 
 /// Of one crop's forward pass; the last block's queries, projection and feed-forward for `read` tokens.
 double forward_of(const VitConfig& vit, int64_t side, double read) {
@@ -112,6 +128,49 @@ int64_t prepared_bytes(const TrainConfig& config, int64_t images, int64_t pictur
   return images * std::min(picture_bytes, LoaderConfig{}.picture_bytes);
 }
 
+DeviceMemoryPlan plan_device_memory(const TrainConfig& config, const MemoryPlan& plan, int ranks,
+                                    int64_t picture_bytes) {
+  const int64_t images = even_range(config.batch, 0, ranks).size();
+  const int64_t crops = crop_bytes(config, images);
+  const int64_t pictures = prepared_bytes(config, images, picture_bytes);
+  DeviceMemoryPlan device;
+  device.state = plan.parameters + plan.gradients + plan.optimizer;
+  device.activations = arena_room(plan.activations);
+  device.gathered = plan.gathered;
+  device.crops = crops + 2 * (pictures + pictures / 4);
+  device.products = kProductBytes + kScratchBytes + crops / kFloat;  // crops are bytes before they are f32
+  device.context = kContextBytes + (ranks > 1 ? kNcclBytes : 0);
+  return device;
+}
+
+void reserve_activations(const Context& c, int64_t activations) {
+  if (c.stream.device().is_host()) return;
+  const Arena::Scope scope(c.arena);
+  (void)c.arena.make(Shape{arena_room(activations)}, DType::u8);
+}
+
+int64_t computing_bytes(const TrainConfig& config, const MemoryPlan& plan, int ranks, int64_t picture_bytes) {
+  if (kind_of(config.device) == Device::Kind::cpu) return plan.total();
+  return plan_device_memory(config, plan, ranks, picture_bytes).total();
+}
+
+std::string text_of(const DeviceMemoryPlan& plan) {
+  return fmt::format(
+      "weights, gradients and moments {}, activations {}, gathered units {}, crops and pictures {}, products "
+      "{}, an allowance for the driver's context{} {}",
+      human_bytes(plan.state), human_bytes(plan.activations), human_bytes(plan.gathered),
+      human_bytes(plan.crops), human_bytes(plan.products), plan.context > kContextBytes ? " and NCCL" : "",
+      human_bytes(plan.context));
+}
+
+void refuse_too_large(const DeviceMemoryPlan& plan, int64_t gpu_bytes) {
+  if (plan.total() <= gpu_bytes) return;
+  throw UsageError(fmt::format(
+      "too large for the GPU: --device cuda: {} are needed and {} are there: {}; lower --batch, raise "
+      "--accumulate, use --recompute block or --strategy full, or choose a smaller --preset",
+      human_bytes(plan.total()), human_bytes(gpu_bytes), text_of(plan)));
+}
+
 void MemoryPlan::set_state(const StateBytes& state) {
   parameters = state.parameters;
   gradients = state.gradients;
@@ -130,6 +189,7 @@ MemoryPlan plan_memory(const TrainConfig& config, const LoadedImages& loaded, in
   plan.set_state(step.state);
   plan.activations = step.activations;
   plan.workspace = kWorkspaceBytes + step.state.buffers;
+  plan.gathered = step.state.buffers;
   plan.snapshot = snapshot_bytes(make_training_config(config), ranks);
   plan.received = step.received;
   const auto cache = static_cast<int64_t>(config.cache_gib * 1024 * 1024 * 1024);

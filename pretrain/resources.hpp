@@ -3,7 +3,9 @@
 // What a training costs: floating-point operations, bytes of memory and disk, from its settings alone.
 
 #include <cstdint>
+#include <string>
 
+#include "ops/context.hpp"
 #include "train_config.hpp"
 #include "training/counted_step.hpp"
 
@@ -39,7 +41,8 @@ struct MemoryPlan {
   int64_t gradients = 0;
   int64_t optimizer = 0;    ///< AdamW's moments
   int64_t activations = 0;  ///< the arena of a step: activations, targets, prototypes
-  int64_t workspace = 0;    ///< of the matrix products
+  int64_t workspace = 0;    ///< of the matrix products, and `gathered`
+  int64_t gathered = 0;     ///< units that are gathered and reduced
   int64_t snapshot = 0;     ///< the copy from which a checkpoint is written
   int64_t loader = 0;       ///< crops prepared ahead, images kept decoded, images being decoded
   int64_t process = 0;      ///< program, MPI, the list of the images
@@ -49,6 +52,31 @@ struct MemoryPlan {
     return parameters + gradients + optimizer + activations + workspace + snapshot + loader + process;
   }
 };
+
+/// Bytes of a rank's GPU, by kind: the state's and the activations of MemoryPlan, and what only a GPU needs.
+struct DeviceMemoryPlan {
+  int64_t state = 0;        ///< student, teacher, gradients, moments
+  int64_t activations = 0;  ///< the arena, with a sixteenth to spare for the draws of other steps
+  int64_t gathered = 0;     ///< units that are gathered and reduced
+  int64_t crops =
+      0;  ///< the crops of a step, f32, and the pictures of two, whose room has a quarter to spare
+  int64_t products = 0;  ///< cuBLASLt's workspaces, and what operators need while they run
+  int64_t context = 0;   ///< an allowance for the driver's context, the kernels, and NCCL's buffers
+  [[nodiscard]] int64_t total() const { return state + activations + gathered + crops + products + context; }
+};
+/// `picture_bytes` as prepared_bytes takes them.
+[[nodiscard]] DeviceMemoryPlan plan_device_memory(const TrainConfig& config, const MemoryPlan& plan,
+                                                  int ranks, int64_t picture_bytes);
+/// What is compared with the memory that a rank has where it computes: its GPU's, or all of it on a CPU.
+[[nodiscard]] int64_t computing_bytes(const TrainConfig& config, const MemoryPlan& plan, int ranks,
+                                      int64_t picture_bytes);
+/// The arena of a GPU as one block, before the first step, which would otherwise grow it piece by piece
+/// beyond what it needs. On a CPU nothing: memory that is not touched costs nothing there.
+void reserve_activations(const Context& c, int64_t activations);
+/// UsageError with the numbers where the GPU's memory (of the smallest one) cannot hold it.
+void refuse_too_large(const DeviceMemoryPlan& plan, int64_t gpu_bytes);
+/// "state 1.2 GiB, activations ...".
+[[nodiscard]] std::string text_of(const DeviceMemoryPlan& plan);
 
 /// Decoded images, as the loader keeps and makes them.
 struct LoadedImages {

@@ -316,6 +316,10 @@ void say_other_settings(const std::string& checkpoint, const std::string& before
         fmt::format("goes on from {} with other settings than it was made with: {}", checkpoint, text));
 }
 
+std::string list_path(const std::string& run) {
+  return run + "/images.index";
+}
+
 void check_data(const std::string& run, const RecordList& list) {
   const OrderedJson data = read_run_json(run).value("data", OrderedJson::object());
   if (!data.contains("hash")) return;

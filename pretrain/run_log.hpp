@@ -80,6 +80,8 @@ void check_or_write_config(const std::string& run, const std::string& ini);
 /// A run may go on from another's checkpoint with settings of its own; what differs is said. `before` is the
 /// checkpoint's INI.
 void say_other_settings(const std::string& checkpoint, const std::string& before, const std::string& ini);
+/// The list of the run's images, which all ranks map.
+[[nodiscard]] std::string list_path(const std::string& run);
 /// RUN/run.json remembers which images the run began with: DataError when `list` holds others. Where they
 /// lie does not matter.
 void check_data(const std::string& run, const RecordList& list);

@@ -37,13 +37,15 @@ bool is_fixed(const std::string& phase) {
 
 class StepTrials {
  public:
-  StepTrials(const TrainConfig& config, int ranks)
+  StepTrials(const TrainConfig& config, int ranks, const Communicator& here)
       : config_(config),
         ranks_(ranks),
+        here_(here),
         model_(make_training_config(config)),
         images_(even_range(config.batch, 0, ranks).size()) {
     const double rate = 1e9 * ops::gemm_rate(backend_of(config.device), model_.precision, 512, 3);
-    flop_seconds_ = 1 / (kLikelyShare * rate);
+    // All ranks decide alike on what they time.
+    flop_seconds_ = here.max(1 / (kLikelyShare * rate));
   }
   [[nodiscard]] StepEstimate estimate();
 
@@ -69,6 +71,7 @@ class StepTrials {
 
   const TrainConfig& config_;
   int ranks_;
+  const Communicator& here_;
   TrainingConfig model_;
   int64_t images_;  ///< of the step that is asked for
   double flop_seconds_ = 0;
@@ -93,8 +96,8 @@ double StepTrials::flops(int64_t images, int64_t depth) const {
 
 bool StepTrials::fits(int64_t images, int64_t depth) const {
   const MemoryPlan plan = plan_memory(sized(images, depth), {}, ranks_, 1);
-  return static_cast<double>(plan.total() - plan.snapshot) <
-         kMemoryShare * static_cast<double>(free_memory());
+  return !here_.any(static_cast<double>(plan.total() - plan.snapshot) >=
+                    kMemoryShare * static_cast<double>(free_memory()));
 }
 
 double StepTrials::kept_share(const TrainConfig& config, int64_t depth, int64_t first_step,
@@ -121,11 +124,13 @@ double StepTrials::kept_share(const TrainConfig& config, int64_t depth, int64_t 
 StepTrials::Trial StepTrials::time(int64_t images, int64_t depth, double likely_seconds) const {
   const TrainConfig config = sized(images, depth);
   const auto steps = static_cast<int64_t>(std::clamp(kTimedSeconds / likely_seconds, 1.0, 9.0));
-  Timings timings = time_steps_of_first(config, ranks_, kWarmup, steps);
+  Timings timings = all_are_here(ranks_, here_) ? time_steps(config, here_, kWarmup, steps)
+                                                : time_steps_of_first(config, ranks_, here_, kWarmup, steps);
   const double mean = std::accumulate(timings.seconds.begin(), timings.seconds.end(), 0.0) /
                       static_cast<double>(timings.seconds.size());
   std::sort(timings.seconds.begin(), timings.seconds.end());
-  Trial trial{images, depth, std::move(timings.phases), timings.seconds[timings.seconds.size() / 2], 1};
+  Trial trial{images, depth, std::move(timings.phases),
+              here_.max(timings.seconds[timings.seconds.size() / 2]), 1};
   double rest = trial.seconds;
   for (auto& [phase, seconds] : trial.phases) {
     seconds *= trial.seconds / mean;
@@ -205,25 +210,32 @@ StepEstimate StepEstimate::with_moments(double share) const {
   return other;
 }
 
-StepEstimate estimate_step(const TrainConfig& config, int ranks) {
+bool all_are_here(int ranks, const Communicator& here) {
+  return here.size() == ranks;
+}
+
+StepEstimate estimate_step(const TrainConfig& config, int ranks, const Communicator& here) {
   const log::Phase phase("timing steps");
-  return StepTrials(config, ranks).estimate();
+  return StepTrials(config, ranks, here).estimate();
 }
 
 double gather_rate(const DeviceChoice& device, const Communicator& comm) {
   constexpr int64_t kPart = 1 << 20;
-  constexpr int kTimes = 5;
+  constexpr int kUnits = 8, kTimes = 3;
   ops::Backend& backend = backend_of(device);
   Workplace place(backend, comm, Precision::f32);
   Context& c = place.context();
-  Tensor all(Shape{kPart * comm.size()}, DType::f32, backend.memory());
+  // One after another, as the units of a model are: none is in a cache when its turn comes again.
+  std::vector<Tensor> units;
+  for (int i = 0; i < kUnits; ++i)
+    units.emplace_back(Shape{kPart * comm.size()}, DType::f32, backend.memory());
   double best = 0;
-  for (int i = 0; i < kTimes; ++i) {
+  for (int i = 0; i <= kTimes; ++i) {
     comm.barrier();
     const Stopwatch watch;
-    c.collective.all_gather(c.stream, all).synchronize();
-    const auto received = static_cast<double>(kPart * (comm.size() - 1)) * sizeof(float);
-    best = std::max(best, received / watch.seconds());
+    for (Tensor& unit : units) c.collective.all_gather(c.stream, unit).synchronize();
+    const auto received = static_cast<double>(kUnits * kPart * (comm.size() - 1)) * sizeof(float);
+    if (i > 0) best = std::max(best, received / watch.seconds());  // at first the pages are new
   }
   return -comm.max(-best);
 }

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -19,7 +20,7 @@ StepTrace::~StepTrace() {
 }
 
 void StepTrace::span(const Told& told) noexcept {
-  if (complete()) return;
+  if (complete() || told.begin < start_) return;
   if (std::strcmp(told.name, kStep) == 0) --left_;
   try {
     if (events_.size() < kMost) {
@@ -39,10 +40,16 @@ std::string StepTrace::text() const {
       fmt::format(R"({{"displayTimeUnit":"ms","otherData":{{"rank":{0},"lost_events":{1}}},"traceEvents":[)"
                   R"({{"name":"process_name","ph":"M","pid":{0},"tid":0,"args":{{"name":"rank {0}"}}}})",
                   rank_, lost_);
+  const auto track = std::find_if(events_.begin(), events_.end(), [](const Told& e) { return e.track; });
+  if (track != events_.end())
+    text += fmt::format(R"(,
+{{"name":"thread_name","ph":"M","pid":{0},"tid":0,"args":{{"name":"host"}}}},
+{{"name":"thread_name","ph":"M","pid":{0},"tid":1,"args":{{"name":"{1}"}}}})",
+                        rank_, track->track);
   for (size_t i = 0; i < events_.size(); ++i) {
     const Told& e = events_[i];
-    const std::string head =
-        fmt::format(R"("name":"{}","cat":"{}","pid":{},"tid":0)", e.name, e.category, rank_);
+    const std::string head = fmt::format(R"("name":"{}","cat":"{}","pid":{},"tid":{})", e.name, e.category,
+                                         rank_, e.track == nullptr ? 0 : 1);
     const std::string args = e.bytes < 0 ? "" : fmt::format(R"(,"args":{{"bytes":{}}})", e.bytes);
     const double begin = micros(e.begin - start_), end = micros(e.end - start_);
     if (std::strcmp(e.category, "transfer") == 0)

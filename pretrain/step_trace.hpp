@@ -2,7 +2,9 @@
 #pragma once
 // RUN/trace/rank_N.json: where the time of a rank's steps went, in the Trace Event Format that
 // chrome://tracing and Perfetto open. Phases, the wait for data, checkpoints and blocking collectives lie
-// within one another on one track; collectives under way beside the computing are events of their own.
+// within one another on one track; collectives under way beside the computing are events of their own. What a
+// GPU did, its phases and its waits for collectives, is a second track: on the first one, phases are then the
+// enqueuing of their work.
 
 #include <cstdint>
 #include <string>

@@ -134,7 +134,7 @@ MachineFacts survey_machine(const CommandContext& context, const DeviceChoice& d
   if (kind_of(device) != Device::Kind::cpu) {
     machine.memory = -world.max(-ops::gpu_memory());
     machine.core_gflops =
-        world.sum(ops::gemm_rate(backend_of(device), precision)) / static_cast<double>(machine.cores);
+        world.sum(ops::gemm_rate(backend_of(device), precision, 512, 3)) / static_cast<double>(machine.cores);
   }
   return machine;
 }

@@ -7,6 +7,8 @@
 #include "base/signals.hpp"
 #include "base/timing.hpp"
 #include "comm/absent_ranks.hpp"
+#include "ops/accelerator.hpp"
+#include "resources.hpp"
 #include "step_crops.hpp"
 #include "step_draws.hpp"
 #include "training/engine.hpp"
@@ -25,6 +27,8 @@ Timings time_steps_at(Workplace& place, const TrainConfig& config, const Communi
                       const Communicator& here, int64_t warmup, int64_t steps, DataLoader* loader) {
   Engine engine(make_training_config(config), place.context(), comm);
   engine.initialize(0);
+  if (kind_of(config.device) != Device::Kind::cpu)
+    reserve_activations(place.context(), planned_step(config, comm.size()).activations);
   const Range images = even_range(config.batch, comm.rank(), comm.size());
   const int64_t n = images.size();
   const int64_t side = config.global_size, small = config.local_size, locals = config.local_count;
@@ -52,6 +56,7 @@ Timings time_steps_at(Workplace& place, const TrainConfig& config, const Communi
     const Stopwatch watch;
     if (loader != nullptr) {
       crops.give(loader->next(), loader->augment(), batch);
+      batch.meanwhile = [&] { send_upcoming(*loader, crops); };
     } else {
       batch.global_crops = global;
       if (locals > 0) batch.local_crops = local;
@@ -69,6 +74,7 @@ Timings time_steps_at(Workplace& place, const TrainConfig& config, const Communi
     timings.loss = result.losses.total;
   }
   timings.arena_bytes = engine.arena_bytes();
+  if (kind_of(config.device) != Device::Kind::cpu) timings.device_used_bytes = ops::gpu_memory_used();
   timings.state = engine.state().bytes();
   return timings;
 }
@@ -81,12 +87,12 @@ Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t 
   return time_steps_at(place, config, comm, comm, warmup, steps, loader);
 }
 
-Timings time_steps_of_first(const TrainConfig& config, int ranks, int64_t warmup, int64_t steps) {
+Timings time_steps_of_first(const TrainConfig& config, int ranks, const Communicator& here, int64_t warmup,
+                            int64_t steps) {
   int64_t received = 0;
-  Workplace place(backend_of(config.device), make_absent_ranks(ranks, received),
+  Workplace place(backend_of(config.device), make_absent_ranks(ranks, here, received),
                   make_training_config(config).precision);
-  return time_steps_at(place, config, Communicator::alike(ranks), Communicator::self(), warmup, steps,
-                       nullptr);
+  return time_steps_at(place, config, Communicator::alike(ranks), here, warmup, steps, nullptr);
 }
 
 }  // namespace dino::pretrain

@@ -21,9 +21,10 @@ struct Timings {
   std::vector<double> seconds;           ///< of each timed step
   std::map<std::string, double> phases;  ///< means
   int64_t arena_bytes = 0;
-  StateBytes state;             ///< as it is held
-  int64_t allocated_bytes = 0;  ///< by all tensors in the timed steps
-  int64_t page_faults = 0;      ///< of the process in the timed steps
+  int64_t device_used_bytes = 0;  ///< of the GPU after the last step, which gives nothing back before
+  StateBytes state;               ///< as it is held
+  int64_t allocated_bytes = 0;    ///< by all tensors in the timed steps
+  int64_t page_faults = 0;        ///< of the process in the timed steps
   double loss = 0;
   bool finite = true;  ///< of all losses and gradients, but for those that lowered a loss scale
 };
@@ -34,8 +35,9 @@ struct Timings {
 [[nodiscard]] Timings time_steps(const TrainConfig& config, const Communicator& comm, int64_t warmup,
                                  int64_t steps, DataLoader* loader = nullptr);
 
-/// The same of the first of `ranks` ranks that are not there: all but the time on a network.
-[[nodiscard]] Timings time_steps_of_first(const TrainConfig& config, int ranks, int64_t warmup,
-                                          int64_t steps);
+/// The same of the first of `ranks` ranks that are not there: all but the time on a network. Each rank of
+/// `here` takes them, in step with the others. Collective over `here`.
+[[nodiscard]] Timings time_steps_of_first(const TrainConfig& config, int ranks, const Communicator& here,
+                                          int64_t warmup, int64_t steps);
 
 }  // namespace dino::pretrain

@@ -62,7 +62,9 @@ std::optional<Forecast> settle_settings(TrainConfig& config, const RecordList& l
         forecast->chosen.push_back(fmt::format("{} {}", name, field.text()));
     });
     for (const std::string& line : describe(*forecast, config, question)) log::info(line);
-    if (forecast->memory.total() > machine.memory)
+    if (forecast->device_memory)
+      refuse_too_large(*forecast->device_memory, machine.memory);
+    else if (forecast->memory.total() > machine.memory)
       log::warning(
           fmt::format("the memory may not do: {} are expected and {} are free for a rank; lower --batch, or "
                       "choose a smaller --preset",
@@ -88,6 +90,7 @@ std::string dry_run_json(const TrainConfig& config, const Forecast& forecast, in
                               {"bytes", bytes_object(forecast.memory)},
                               {"bytes_max", forecast.memory.total()},
                               {"disk_bytes", forecast.disk}};
+  if (forecast.device_memory) json["device_bytes"] = device_bytes_object(*forecast.device_memory);
   return json_line(json);
 }
 
@@ -97,8 +100,9 @@ ExitCode train(TrainConfig& config, const OptionTable& table, CommandContext& co
   settle_device(config.device, context.world);
   log::info(fmt::format("reading the list of images: {}", fmt::join(config.data, ", ")));
   // A dry run writes nothing: its list lies in memory.
-  RecordList list = list_images(
-      config.data, context.common.dry_run ? "" : nearest_folder(context.common.output), context.world);
+  const std::string& run = context.common.output;
+  RecordList list = list_images(config.data, context.common.dry_run ? "" : nearest_folder(run),
+                                run.empty() ? "" : list_path(run), context.world);
   Beginning beginning = settle_beginning(config, table, context);
   std::optional<Forecast> forecast = settle_settings(config, list, context);
   context.config_ini = table.to_ini();

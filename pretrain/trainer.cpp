@@ -72,6 +72,9 @@ Trainer::Trainer(CommandContext& context, TrainConfig config, Start start)
       captures_(context.common.output, config_.captures),
       outliers_(config_.outlier_z),
       replaced_(0, config_.max_replaced) {
+  if (kind_of(config_.device) != Device::Kind::cpu)
+    reserve_activations(place_.context(), forecast_ ? forecast_->memory.activations
+                                                    : planned_step(config_, comm_.size()).activations);
   if (forecast_) forecast_->memory.set_state(engine_.state().bytes());
   for (const std::string& fault : list_.faults()) log::warning(fault);
 }
@@ -86,7 +89,7 @@ ExitCode Trainer::run() {
   });
   // Few rows: the rate is near that of larger products, and the start of a run does not wait for it.
   gemm_gflops_ = comm_.sum(ops::gemm_rate(place_.context().ops, engine_.config().precision, 512, 3));
-  list_ = share_list(std::move(list_), run + "/images.index", comm_);
+  list_ = share_list(std::move(list_), list_path(run), comm_);
   replaced_ = ReplacedSamples(list_.count(), config_.max_replaced);
   restore();
   if (comm_.root()) begin_log();
@@ -305,6 +308,7 @@ bool Trainer::train_step(DataLoader& loader) {
   StepBatch batch;
   batch.images = images.size();
   crops_.give(crops, loader.augment(), batch);
+  batch.meanwhile = [&] { send_upcoming(loader, crops_); };
   batch.masks = view_of(own.data(), Shape{views, static_cast<int64_t>(own.size()) / views});
   // Over several ranks the masked views fall where they fall, and no useful bound holds for one of them.
   if (comm_.size() == 1) batch.masked_bound = masks.upper_bound;
@@ -323,7 +327,8 @@ bool Trainer::train_step(DataLoader& loader) {
   loss_ = line.result.losses.total;
   engine_.update(line.schedule, ++updates_);
   line.communication_seconds = place_.context().collective.use().wait_seconds() - waited;
-  line.compute_seconds = computing.seconds() - line.communication_seconds;
+  line.compute_seconds =
+      std::max(0.0, engine_.device_seconds().value_or(computing.seconds()) - line.communication_seconds);
   line.phases = engine_.phase_seconds();
   line.data_wait_seconds = loader.wait_seconds();
   line.step_seconds = watch.seconds() + line.data_wait_seconds;

@@ -1,50 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Images and model behind the picture commands (pca, attention).
+// Images and model behind tasks that draw (pca, attention).
 
-#include <memory>
+#include <functional>
 #include <string>
 #include <vector>
 
-#include "comm/program.hpp"
-#include "inputs/extractor.hpp"
-#include "options.hpp"
-#include "pictures.hpp"
+#include "task.hpp"
 
 namespace dino::eval {
 
-struct PictureConfig {
-  PictureConfig() { input.enlarge = 2; }  // finer maps: four times the patches
-  ModelOptions model;
-  std::string data, dataset;
+struct PictureOptions {
+  PictureOptions() { input.enlarge = 2; }  // finer maps: four times the patches
   InputOptions input;
   FeatureProtocol protocol;
   int64_t images = 8;
-  bool force = false;
 };
-/// A command with the options of these; a dry run checks the data alone, `draw` writes into the locked
-/// --output.
-[[nodiscard]] Command picture_command(ExitCode (*draw)(CommandContext& context, const PictureConfig& config));
+[[nodiscard]] Schema<PictureOptions> picture_options();
+/// The input --data of such a task.
+[[nodiscard]] std::vector<TaskInput> picture_inputs();
 
-class PictureInput {
- public:
-  /// Takes images spread evenly over the data set; those that cannot be decoded are named and replaced by the
-  /// next ones.
-  PictureInput(PictureConfig config, uint64_t seed);
-  [[nodiscard]] const std::vector<Image>& images() const { return images_; }
-  [[nodiscard]] const std::vector<std::string>& keys() const { return keys_; }
-  /// Settled.
-  [[nodiscard]] const FeatureProtocol& protocol() const { return config_.protocol; }
-  [[nodiscard]] Extractor& extractor() const { return *extractor_; }
-  [[nodiscard]] Card card() const;
-  [[nodiscard]] ResultRow row(const std::string& task, const Card& card) const;
-
- private:
-  PictureConfig config_;
-  std::unique_ptr<Extractor> extractor_;
-  std::vector<Image> images_;
-  std::vector<std::string> keys_;
+/// Images spread evenly over --data; those that cannot be decoded are named and replaced by the next ones.
+/// Every rank has all of them.
+struct PictureInput {
+  std::vector<Image> images;
+  std::vector<std::string> keys;
+  FeatureProtocol protocol;  ///< settled
+  Extractor* encoder = nullptr;
+  [[nodiscard]] int64_t grid() const { return protocol.size / encoder->patch_side(); }
 };
+/// `load` gives the image of a record, or why there is none; load_image unless given.
+using PictureLoader = std::function<LoadedImage(const Record& record, const FeatureProtocol& protocol)>;
+[[nodiscard]] PictureInput read_picture_input(TaskRun& run, const PictureOptions& options,
+                                              const PictureLoader& load = load_image);
+/// The model's and the data's part of a plan with one protocol, whose card is begun: what the images are.
+[[nodiscard]] Plan picture_plan(const TaskRun& run, const PictureInput& input, const std::string& kind);
+/// `values` floats of each image on the root, in order, each image computed by one rank. Collective.
+[[nodiscard]] std::vector<float> by_image(const TaskRun& run, const PictureInput& input, int64_t values,
+                                          const std::function<void(std::span<const Image>, float*)>& compute);
 
 /// Repeats every pixel so that the longer side is about `side` (nearest neighbour, whole factors).
 [[nodiscard]] Image enlarge(const Image& image, int64_t side);

@@ -11,6 +11,7 @@
 #include "base/json.hpp"
 #include "base/json_text.hpp"
 #include "storage/files.hpp"
+#include "task.hpp"
 
 namespace dino::eval {
 
@@ -156,17 +157,24 @@ std::string card_without(const std::string& card, const std::vector<std::string>
   return json_line(json);
 }
 
+std::string curve_field(const std::string& task) {
+  const TaskInfo* info = task_named(task);
+  return info != nullptr && info->curve ? info->curve->field : "";
+}
+
 std::vector<LocatedRow> headline_rows(const ReportInput& input) {
   std::vector<LocatedRow> rows;
   std::map<std::string, size_t> place;
   const auto rank = [](const ResultRow& row) {
-    const double k = card_number(row.card, "k").value_or(0);
-    return k == 20 ? std::numeric_limits<double>::infinity() : k;
+    const TaskInfo* info = task_named(row.task);
+    if (info == nullptr || !info->curve) return 0.0;
+    const double at = card_number(row.card, info->curve->field).value_or(0);
+    return at == info->curve->preferred ? std::numeric_limits<double>::infinity() : at;
   };
   for (const LocatedRow& located : all_rows(input)) {
     const ResultRow& row = *located.row;
     const std::string id = row.task + "\n" + row.dataset + "\n" + row.model + "\n" + row.weights + "\n" +
-                           row.metric + "\n" + card_without(row.card, {"k"});
+                           row.metric + "\n" + card_without(row.card, {curve_field(row.task)});
     const auto [it, fresh] = place.emplace(id, rows.size());
     if (fresh)
       rows.push_back(located);

@@ -152,7 +152,9 @@ struct LocatedRow {
 [[nodiscard]] std::optional<double> card_number(const std::string& card, const std::string& name);
 /// The card without some fields, for grouping rows of one sweep.
 [[nodiscard]] std::string card_without(const std::string& card, const std::vector<std::string>& names);
-/// One row per model, task, data set, metric and protocol: k = 20 of k-NN, else its largest k.
+/// The card's field over which rows of the task make a curve; empty: none.
+[[nodiscard]] std::string curve_field(const std::string& task);
+/// One row per model, task, data set, metric and protocol; of a curve the point that stands for all.
 [[nodiscard]] std::vector<LocatedRow> headline_rows(const ReportInput& input);
 
 }  // namespace dino::eval

@@ -29,7 +29,7 @@ struct Standings {
   struct Row {
     std::string task, dataset, metric, variant;
     std::vector<LocatedRow> cells;  ///< one per model; no row where it was not measured
-    size_t best = 0;                ///< the model of the largest value
+    size_t best = 0;                ///< the model of the best value
     /// By model: not told apart from the best by the paired test (the intervals, where predictions are not
     /// kept).
     std::vector<bool> tied;
@@ -70,8 +70,19 @@ struct Machine {
 [[nodiscard]] std::string report_csv(const ReportInput& input);
 [[nodiscard]] std::string report_jsonl(const ReportInput& input);
 
-/// McNemar's test of two models on the same images; nothing where a row has no predictions or other images.
+/// Two models on the same images: McNemar's test of right answers, else the permutation test of the metric;
+/// nothing where a row has no predictions, other images, or a metric that they do not hold.
 [[nodiscard]] std::optional<PairedTest> paired_test(const LocatedRow& a, const LocatedRow& b);
+/// How the first stands against the second, in the metric's own direction.
+struct Difference {
+  PairedTest test;  ///< paired, else by the intervals (numeric/paired.hpp)
+  bool paired = false;
+  bool better = false, worse = false;  ///< neither: within noise
+  std::string evidence;                ///< "p = 0.0312", "intervals apart", "intervals overlap"
+};
+/// The paired test decides, as intervals of two models on the same images overlap long before the difference
+/// is noise; where predictions are not kept, the intervals do.
+[[nodiscard]] Difference difference_of(const LocatedRow& a, const LocatedRow& b);
 /// "p = 0.0312" or "p < 0.0001".
 [[nodiscard]] std::string p_text(double p);
 /// "0.812 [0.795, 0.828]".

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pictures that dino-eval drew: components of patch tokens, attention, segmentation, neighbours.
+// Pictures that tasks drew.
 #include <fmt/format.h>
+
+#include <set>
 
 #include "report/html.hpp"
 #include "report/parts.hpp"
+#include "task.hpp"
 
 namespace dino::eval {
 
@@ -24,28 +27,36 @@ std::string strips(const LoadedPictures& set) {
 
 }  // namespace
 
+namespace {
+
+/// All sets of one kind.
+std::string sets_of(const ReportInput& input, const std::string& kind) {
+  std::string sets;
+  for (const ResultFolder& folder : input.results)
+    for (const LoadedPictures& set : folder.pictures)
+      if (set.kind == kind)
+        sets += fmt::format("<details{}><summary>{} on {}</summary>{}</details>\n",
+                            is_floor(set.model) ? "" : " open=\"open\"", escape(set.model),
+                            escape(set.dataset), strips(set));
+  return sets;
+}
+
+}  // namespace
+
 std::string pictures_html(const ReportInput& input) {
-  constexpr const char* kinds[][3] = {
-      {"pca", "Principal components of patch tokens",
-       "Red, green and blue are three components, fitted jointly over all images of a set; the background is "
-       "left out."},
-      {"attention", "Attention of the class token",
-       "One map per head of the last block, each scaled to its own maximum."},
-      {"segment", "Foreground segmentation", "Image, truth, prediction and errors."},
-      {"neighbours", "Nearest neighbours",
-       "Query in a dark frame, then its nearest training images: solid frame = same class, dashed frame = "
-       "another."}};
   std::string out;
-  for (const auto& [kind, title, note] : kinds) {
-    std::string sets;
-    for (const ResultFolder& folder : input.results)
-      for (const LoadedPictures& set : folder.pictures)
-        if (set.kind == kind)
-          sets += fmt::format("<details{}><summary>{} on {}</summary>{}</details>\n",
-                              is_floor(set.model) ? "" : " open=\"open\"", escape(set.model),
-                              escape(set.dataset), strips(set));
-    if (!sets.empty()) out += fmt::format("<h3>{}</h3><p class=\"note before\">{}</p>{}", title, note, sets);
-  }
+  std::set<std::string> shown;
+  for (const TaskEntry& entry : tasks())
+    for (const PictureKind& kind : entry.info.pictures) {
+      shown.insert(kind.kind);
+      if (const std::string sets = sets_of(input, kind.kind); !sets.empty())
+        out += fmt::format("<h3>{}</h3><p class=\"note before\">{}</p>{}", kind.title, kind.note, sets);
+    }
+  // What other versions drew.
+  for (const ResultFolder& folder : input.results)
+    for (const LoadedPictures& set : folder.pictures)
+      if (shown.insert(set.kind).second)
+        out += fmt::format("<h3>{}</h3>{}", escape(set.kind), sets_of(input, set.kind));
   return out;
 }
 

@@ -6,9 +6,11 @@
 #include <map>
 #include <optional>
 
+#include "numeric/paired.hpp"
 #include "report/html.hpp"
 #include "report/parts.hpp"
 #include "storage/files.hpp"
+#include "task.hpp"
 
 namespace dino::eval {
 
@@ -24,18 +26,20 @@ Predictions load(const LocatedRow& located) {
   return read_predictions(located.folder + "/" + located.row->predictions);
 }
 
-std::vector<std::string> compare(const LocatedRow& a, const LocatedRow& b, const PairedTest& t,
+/// Of one pair in the table of comparisons.
+std::vector<std::string> compare(const LocatedRow& a, const LocatedRow& b, const Difference& found,
                                  const ModelColours& colours) {
-  const char* words = t.within_noise() ? "<span class=\"within\">within noise</span>"
-                                       : (t.difference > 0 ? "<span class=\"up\">better</span>"
-                                                           : "<span class=\"down\">worse</span>");
+  const PairedTest& t = found.test;
+  const char* words = found.better  ? "<span class=\"up\">better</span>"
+                      : found.worse ? "<span class=\"down\">worse</span>"
+                                    : "<span class=\"within\">within noise</span>";
   const std::string variant = variant_of(*a.row);
   return {escape(a.row->task + " " + a.row->dataset + (variant.empty() ? "" : ", " + variant)),
           colours.label(a.row->model),
           colours.label(b.row->model),
           fmt::format("{:+.3f}", t.difference),
           fmt::format("[{:+.3f}, {:+.3f}]", t.low, t.high),
-          fmt::format("{} / {}", t.only_first, t.only_second),
+          t.counted ? fmt::format("{} / {}", t.only_first, t.only_second) : "\xE2\x80\x93",
           escape(p_text(t.p)),
           words};
 }
@@ -92,11 +96,54 @@ std::string worst_pairs(const std::vector<int64_t>& matrix, const std::vector<st
 
 }  // namespace
 
+namespace {
+
+constexpr std::pair<const char*, PixelMetric> kPixelMetrics[] = {{"miou", PixelMetric::mean_iou},
+                                                                 {"macc", PixelMetric::mean_accuracy},
+                                                                 {"aacc", PixelMetric::pixel_accuracy}};
+
+/// Fewer for many images or classes, so that a pair takes about a second.
+int64_t resamples_for(size_t numbers) {
+  return std::clamp<int64_t>(int64_t{100'000'000} / static_cast<int64_t>(std::max<size_t>(numbers, 1)), 999,
+                             9999);
+}
+
+}  // namespace
+
 std::optional<PairedTest> paired_test(const LocatedRow& a, const LocatedRow& b) {
   if (!has_predictions(a) || !has_predictions(b)) return std::nullopt;
   const Predictions first = load(a), second = load(b);
-  if (first.keys != second.keys) return std::nullopt;
+  const std::string& metric = a.row->metric;
+  if (first.keys != second.keys || metric != b.row->metric) return std::nullopt;
+  if (first.values.count(metric) > 0 && second.values.count(metric) > 0)
+    return paired_means(first.values.at(metric), second.values.at(metric), resamples_for(first.keys.size()),
+                        0);
+  for (const auto& [name, kind] : kPixelMetrics)
+    if (metric == name && !first.pixels.empty() && first.pixels.size() == second.pixels.size())
+      return paired_pixels(kind, first.pixels, second.pixels, static_cast<int64_t>(first.classes.size()),
+                           resamples_for(first.pixels.size()), 0);
+  if (metric != "top1" || first.labels.empty() || second.labels.empty()) return std::nullopt;
   return mcnemar(first.right(), second.right());
+}
+
+Difference difference_of(const LocatedRow& a, const LocatedRow& b) {
+  Difference out;
+  const Estimate &first = a.row->estimate, &second = b.row->estimate;
+  const bool up = metric_of(a.row->task, a.row->metric).higher_is_better;
+  bool above = first.low > second.high, below = first.high < second.low;
+  out.evidence = above || below ? "intervals apart" : "intervals overlap";
+  if (const std::optional<PairedTest> test = paired_test(a, b)) {
+    out.paired = true;
+    out.test = *test;
+    above = !test->within_noise() && test->difference > 0;
+    below = !test->within_noise() && test->difference < 0;
+    out.evidence = p_text(test->p);
+  } else {
+    out.test = unpaired(first, second);
+  }
+  out.better = up ? above : below;
+  out.worse = up ? below : above;
+  return out;
 }
 
 std::string p_text(double p) {
@@ -108,7 +155,8 @@ std::string comparisons_html(const ReportInput& input, const ModelColours& colou
   std::vector<std::string> order;
   for (const LocatedRow& located : headline_rows(input)) {
     if (!has_predictions(located)) continue;
-    const std::string id = located.row->task + "\n" + located.row->dataset + "\n" + located.row->card_hash;
+    const std::string id = located.row->task + "\n" + located.row->dataset + "\n" + located.row->metric +
+                           "\n" + located.row->card_hash;
     if (by_card[id].empty()) order.push_back(id);
     by_card[id].push_back(located);
   }
@@ -120,8 +168,8 @@ std::string comparisons_html(const ReportInput& input, const ModelColours& colou
     });
     for (size_t a = 0; a < rows.size(); ++a)
       for (size_t b = a + 1; b < rows.size(); ++b)
-        if (const std::optional<PairedTest> test = paired_test(rows[a], rows[b]))
-          cells.push_back(compare(rows[a], rows[b], *test, colours));
+        if (const Difference found = difference_of(rows[a], rows[b]); found.paired)
+          cells.push_back(compare(rows[a], rows[b], found, colours));
   }
   if (cells.empty()) return {};
   return fmt::format("<details><summary>All {} comparisons</summary>\n", cells.size()) +
@@ -134,22 +182,23 @@ std::string comparisons_html(const ReportInput& input, const ModelColours& colou
                         {"p", true},
                         {"first is"}},
                        cells,
-                       "The same test images under two models: McNemar's exact test; within noise means p "
-                       "\xE2\x89\xA5 0.05.") +
+                       "The same test images under two models: McNemar's exact test of right answers, a "
+                       "permutation test of other metrics; within noise means p \xE2\x89\xA5 0.05.") +
          "</details>\n";
 }
 
 std::string confusion_html(const ReportInput& input) {
-  // The best trained model of every data set; a floor where there is no other.
-  std::map<std::string, LocatedRow> best;
+  // The best trained model of every task and data set; a floor where there is no other.
+  std::map<std::pair<std::string, std::string>, LocatedRow> best;
   for (const LocatedRow& located : headline_rows(input)) {
-    if (located.row->task != "knn" || !has_predictions(located)) continue;
-    LocatedRow& b = best[located.row->dataset];
+    const TaskInfo* info = task_named(located.row->task);
+    if (info == nullptr || !info->confusions || !has_predictions(located)) continue;
+    LocatedRow& b = best[{located.row->dataset, located.row->task}];
     const auto worth = [](const ResultRow& r) { return (is_floor(r.model) ? 0.0 : 2.0) + r.estimate.value; };
     if (b.row == nullptr || worth(*located.row) > worth(*b.row)) b = located;
   }
   std::string out;
-  for (const auto& [dataset, located] : best) {
+  for (const auto& [of, located] : best) {
     const Predictions p = load(located);
     const size_t n = p.classes.size();
     std::vector<int64_t> matrix(n * n);
@@ -157,7 +206,7 @@ std::string confusion_html(const ReportInput& input) {
       if (p.labels[i] >= 0 && static_cast<size_t>(p.labels[i]) < n && p.predicted[i] >= 0 &&
           static_cast<size_t>(p.predicted[i]) < n)
         ++matrix[static_cast<size_t>(p.labels[i]) * n + static_cast<size_t>(p.predicted[i])];
-    out += fmt::format("<details><summary>{}, {}, {}</summary>\n", escape(dataset),
+    out += fmt::format("<details><summary>{}, {}, {}</summary>\n", escape(of.first),
                        escape(located.row->model), escape(variant_of(*located.row)));
     if (n <= 24) out += matrix_table(matrix, p.classes);
     out += worst_pairs(matrix, p.classes) + "</details>\n";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tables, forest plots, k sweeps, protocol cards and published rows.
+// Tables, forest plots, curves, protocol cards and published rows.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include "report/html.hpp"
 #include "report/parts.hpp"
 #include "report/plot.hpp"
+#include "task.hpp"
 
 namespace dino::eval {
 
@@ -21,29 +22,34 @@ std::string with_interval(const Estimate& e) {
 }
 
 std::string variant_of(const ResultRow& row) {
-  const auto k = card_number(row.card, "k");
-  std::string out = k ? fmt::format("k = {:.0f}", *k) : "";
+  const TaskInfo* info = task_named(row.task);
   const auto card = nlohmann::json::parse(row.card, nullptr, false);
-  if (card.is_object() && card.contains("columns") && card["columns"].is_string() && card["columns"] != "all")
-    out += (out.empty() ? "" : ", ") + card["columns"].get<std::string>();
+  std::string out;
+  if (info == nullptr || !card.is_object()) return out;
+  for (const VariantField& variant : info->variants) {
+    if (!card.contains(variant.field)) continue;
+    const auto& value = card[variant.field];
+    const std::string text = value.is_string() ? value.get<std::string>() : json_line(value);
+    if (text != variant.usual) out += (out.empty() ? "" : ", ") + std::string(variant.before) + text;
+  }
   return out;
 }
 
 namespace {
 
-/// Rows of one task, data set, metric and protocol (k aside), in order of first appearance.
+/// Rows of one task, data set, metric and protocol (a curve's field aside), in order of first appearance.
 struct Group {
   std::string task, dataset, metric;
   std::vector<LocatedRow> rows;
 };
 
-std::vector<Group> groups_of(const std::vector<LocatedRow>& rows, bool over_k) {
+std::vector<Group> groups_of(const std::vector<LocatedRow>& rows, bool curves) {
   std::vector<Group> groups;
   std::map<std::string, size_t> place;
   for (const LocatedRow& located : rows) {
     const ResultRow& r = *located.row;
     const std::string id = r.task + "\n" + r.dataset + "\n" + r.metric + "\n" +
-                           (over_k ? card_without(r.card, {"k"}) : r.card_hash);
+                           (curves ? card_without(r.card, {curve_field(r.task)}) : r.card_hash);
     const auto [it, fresh] = place.emplace(id, groups.size());
     if (fresh) groups.push_back({r.task, r.dataset, r.metric, {}});
     groups[it->second].rows.push_back(located);
@@ -54,9 +60,10 @@ std::vector<Group> groups_of(const std::vector<LocatedRow>& rows, bool over_k) {
 std::string forests(const ReportInput& input, const ModelColours& colours) {
   std::string out;
   for (Group& g : groups_of(headline_rows(input), false)) {
-    if (g.metric == "top5") continue;
-    std::stable_sort(g.rows.begin(), g.rows.end(), [](const LocatedRow& a, const LocatedRow& b) {
-      return a.row->estimate.value > b.row->estimate.value;
+    const Metric metric = metric_of(g.task, g.metric);
+    if (!metric.headline) continue;
+    std::stable_sort(g.rows.begin(), g.rows.end(), [&](const LocatedRow& a, const LocatedRow& b) {
+      return is_better(metric, a.row->estimate.value, b.row->estimate.value);
     });
     std::vector<report::Interval> intervals;
     for (const LocatedRow& located : g.rows) {
@@ -72,29 +79,43 @@ std::string forests(const ReportInput& input, const ModelColours& colours) {
   return out.empty() ? "" : "<div class=\"figures\">" + out + "</div>\n";
 }
 
-std::string k_sweeps(const ReportInput& input, const ModelColours& colours) {
+/// Curves of one task.
+std::string curves_of(const TaskInfo& info, const std::vector<Group>& groups, const ModelColours& colours) {
   std::string out;
-  for (const Group& g : groups_of(all_rows(input), true)) {
-    if (g.metric == "top5") continue;
+  for (const Group& g : groups) {
+    if (g.task != info.name || !metric_of(g.task, g.metric).headline) continue;
     std::map<std::string, std::map<double, double>> by_model;
     for (const LocatedRow& located : g.rows)
-      if (const auto k = card_number(located.row->card, "k"))
-        by_model[located.row->model][*k] = located.row->estimate.value;
+      if (const auto at = card_number(located.row->card, info.curve->field))
+        by_model[located.row->model][*at] = located.row->estimate.value;
     size_t longest = 0;
     for (const auto& [model, points] : by_model) longest = std::max(longest, points.size());
     if (longest < 3) continue;
-    report::LinePlot plot{fmt::format("k-NN on {} by k", g.dataset), "k", g.metric, {}, false};
+    report::LinePlot plot{fmt::format("{} on {} by {}", g.task, g.dataset, info.curve->field),
+                          info.curve->field,
+                          g.metric,
+                          {},
+                          false};
     for (const auto& [model, points] : by_model) {
       report::Series series{model, {}, {}, is_floor(model), colours.of(model)};
-      for (const auto& [k, value] : points) {
-        series.x.push_back(k);
+      for (const auto& [at, value] : points) {
+        series.x.push_back(at);
         series.y.push_back(value);
       }
       plot.series.push_back(std::move(series));
     }
     out += report::line_plot(plot);
   }
-  return out.empty() ? "" : "<h3>Number of neighbours</h3><div class=\"figures\">" + out + "</div>\n";
+  return out.empty() ? ""
+                     : fmt::format("<h3>{}</h3><div class=\"figures\">{}</div>\n", info.curve->title, out);
+}
+
+std::string curves(const ReportInput& input, const ModelColours& colours) {
+  const std::vector<Group> groups = groups_of(all_rows(input), true);
+  std::string out;
+  for (const TaskEntry& entry : tasks())
+    if (entry.info.curve) out += curves_of(entry.info, groups, colours);
+  return out;
 }
 
 /// Nested objects flattened to "train.images = 100".
@@ -124,7 +145,7 @@ std::string results_html(const ReportInput& input, const ModelColours& colours) 
   std::string out =
       "<p class=\"lead\">Every number with its 95 % interval, the number of test images, and the protocol "
       "behind it. Only rows with the same protocol card are compared.</p>\n";
-  out += forests(input, colours) + k_sweeps(input, colours);
+  out += forests(input, colours) + curves(input, colours);
   out += fmt::format("<details><summary>All {} results</summary>\n", cells.size()) +
          report::table({{"task"},
                         {"data set"},

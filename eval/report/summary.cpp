@@ -8,6 +8,7 @@
 
 #include "report/html.hpp"
 #include "report/parts.hpp"
+#include "task.hpp"
 
 namespace dino::eval {
 
@@ -22,32 +23,19 @@ size_t Standings::Row::ties() const {
 
 namespace {
 
-/// One metric a protocol: the first that the task wrote; top-5 says the same as top-1, less sharply.
-bool is_headline(const ResultRow& row, std::map<std::string, std::string>& chosen) {
-  if (row.metric == "top5") return false;
-  const std::string id = row.task + "\n" + row.dataset + "\n" + row.card_hash;
-  return chosen.emplace(id, row.metric).first->second == row.metric;
-}
-
 void find_best(Standings::Row& row) {
+  const Metric metric = metric_of(row.task, row.metric);
   row.tied.assign(row.cells.size(), false);
   const LocatedRow* best = nullptr;
   for (size_t m = 0; m < row.cells.size(); ++m)
     if (row.cells[m].row != nullptr &&
-        (best == nullptr || row.cells[m].row->estimate.value > best->row->estimate.value)) {
+        (best == nullptr || is_better(metric, row.cells[m].row->estimate.value, best->row->estimate.value))) {
       best = &row.cells[m];
       row.best = m;
     }
   for (size_t m = 0; m < row.cells.size(); ++m) {
     const LocatedRow& other = row.cells[m];
-    if (other.row == nullptr) continue;
-    if (m == row.best) {
-      row.tied[m] = true;
-    } else if (const std::optional<PairedTest> test = paired_test(*best, other)) {
-      row.tied[m] = test->within_noise();
-    } else {
-      row.tied[m] = other.row->estimate.high >= best->row->estimate.low;
-    }
+    if (other.row != nullptr) row.tied[m] = m == row.best || !difference_of(*best, other).better;
   }
 }
 
@@ -59,10 +47,11 @@ std::vector<double> mean_ranks(const Standings& s) {
     if (std::any_of(row.cells.begin(), row.cells.end(), [](const LocatedRow& c) { return c.row == nullptr; }))
       continue;
     ++count;
+    const Metric metric = metric_of(row.task, row.metric);
     for (size_t m = 0; m < s.models.size(); ++m)
       for (size_t other = 0; other < s.models.size(); ++other) {
         const double a = row.cells[m].row->estimate.value, b = row.cells[other].row->estimate.value;
-        sum[m] += other == m ? 1.0 : (b > a ? 1.0 : (b == a ? 0.5 : 0.0));
+        sum[m] += other == m ? 1.0 : (is_better(metric, b, a) ? 1.0 : (b == a ? 0.5 : 0.0));
       }
   }
   if (count == 0 || s.models.size() < 2) return {};
@@ -113,10 +102,9 @@ Standings standings(const ReportInput& input, const ModelColours& colours) {
   Standings s;
   s.models = colours.models();
   std::map<std::string, size_t> place;
-  std::map<std::string, std::string> chosen;
   for (const LocatedRow& located : headline_rows(input)) {
     const ResultRow& r = *located.row;
-    if (!is_headline(r, chosen)) continue;
+    if (!metric_of(r.task, r.metric).headline) continue;
     const auto [it, fresh] =
         place.emplace(r.task + "\n" + r.dataset + "\n" + r.metric + "\n" + r.card_hash, s.rows.size());
     if (fresh) s.rows.push_back({r.task, r.dataset, r.metric, variant_of(r), {}, 0, {}});
@@ -194,8 +182,7 @@ std::string summary_html(const ReportInput& input, const ModelColours& colours,
   // Pictures alone: a folder whose images have no labels.
   const std::string unlabelled = !input.results.empty() && s.rows.empty()
                                      ? "<p class=\"lead\">No labels: sub-folders of --data would name "
-                                       "classes; then k-NN and a linear probe are "
-                                       "run.</p>\n"
+                                       "classes; then they are told apart by the features.</p>\n"
                                      : "";
   return unlabelled + standings_html(s, colours) + places_html(s, colours) +
          checks_html(checks.empty() ? std::vector<Check>{nothing} : checks) + cost_html(input);

@@ -10,6 +10,7 @@
 #include "report/axis.hpp"
 #include "report/html.hpp"
 #include "report/parts.hpp"
+#include "task.hpp"
 
 namespace dino::eval {
 
@@ -30,14 +31,15 @@ std::vector<Contest> contests(const ReportInput& input) {
   std::map<std::string, Contest> by_card;
   for (const LocatedRow& located : headline_rows(input)) {
     const ResultRow& row = *located.row;
-    if (row.metric == "top5") continue;  // the same predictions as top-1, said less sharply
+    const Metric metric = metric_of(row.task, row.metric);
+    if (!metric.headline) continue;
     Contest& c = by_card[row.task + "\n" + row.dataset + "\n" + row.metric + "\n" + row.card_hash];
     c.name = row.task + " " + row.dataset;
     if (row.model == "raw-pixels")
       c.raw = located;
     else if (row.model == "random-weights")
       c.random = located;
-    else if (c.best.row == nullptr || row.estimate.value > c.best.row->estimate.value)
+    else if (c.best.row == nullptr || is_better(metric, row.estimate.value, c.best.row->estimate.value))
       c.best = located;
   }
   std::vector<Contest> out;
@@ -54,23 +56,15 @@ struct Standing {
   [[nodiscard]] bool empty() const { return won.empty() && lost.empty() && undecided.empty(); }
 };
 
-/// The paired test decides, as intervals of two models on the same images overlap long before the difference
-/// is noise; where predictions are not kept, the intervals do.
 void judge(const Contest& c, const LocatedRow& floor, Standing& standing) {
   if (floor.row == nullptr) {
     ++standing.without;
     return;
   }
-  const Estimate &ours = c.best.row->estimate, &theirs = floor.row->estimate;
-  bool better = ours.low > theirs.high, worse = ours.high < theirs.low;
-  std::string evidence = better || worse ? "intervals apart" : "intervals overlap";
-  if (const std::optional<PairedTest> test = paired_test(c.best, floor)) {
-    better = !test->within_noise() && test->difference > 0;
-    worse = !test->within_noise() && test->difference < 0;
-    evidence = p_text(test->p);
-  }
-  auto& list = better ? standing.won : (worse ? standing.lost : standing.undecided);
-  list.push_back(fmt::format("{} ({:.3f} against {:.3f}, {})", c.name, ours.value, theirs.value, evidence));
+  const Difference found = difference_of(c.best, floor);
+  auto& list = found.better ? standing.won : (found.worse ? standing.lost : standing.undecided);
+  list.push_back(fmt::format("{} ({:.3f} against {:.3f}, {})", c.name, c.best.row->estimate.value,
+                             floor.row->estimate.value, found.evidence));
 }
 
 Check floor_check(const std::string& floor, const Standing& s) {

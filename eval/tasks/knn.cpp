@@ -57,41 +57,19 @@ Tensor unit_rows(const FeatureView& view, const std::vector<int64_t>& rows) {
   return out;
 }
 
-struct Votes {
-  std::vector<int32_t> predicted;
-  int64_t right = 0, right_of_five = 0;
-};
-
-/// Classes in order of falling score, equal scores by smaller class.
-Votes count_votes(const std::vector<float>& scores, int64_t classes, const std::vector<int32_t>& truth) {
-  Votes votes;
-  for (size_t q = 0; q < truth.size(); ++q) {
-    const float* row = scores.data() + static_cast<int64_t>(q) * classes;
-    votes.predicted.push_back(static_cast<int32_t>(std::max_element(row, row + classes) - row));
-    if (truth[q] < 0) continue;
-    int64_t above = 0;
-    for (int64_t c = 0; c < classes; ++c)
-      above += (row[c] > row[truth[q]] || (row[c] == row[truth[q]] && c < truth[q])) ? 1 : 0;
-    votes.right += votes.predicted.back() == truth[q] ? 1 : 0;
-    // A class without any vote is not among the first five, whatever its index.
-    votes.right_of_five += (above < 5 && row[truth[q]] > 0) ? 1 : 0;
-  }
-  return votes;
-}
-
 /// Neighbours of all queries on the root, each rank having searched for its part.
 Neighbours search(const Communicator& world, ConstTensorView bank, ConstTensorView queries, int64_t k) {
   const Range mine = even_range(queries.dim(0), world.rank(), world.size());
-  Neighbours found;
-  // Queries between two points of stopping: a few seconds of products.
-  const int64_t piece = std::max<int64_t>(1024, int64_t{10'000'000'000} / std::max<int64_t>(1, bank.numel()));
-  for (int64_t begin = mine.begin; begin < mine.end && !stop_requested(); begin += piece) {
-    const Neighbours part = nearest(bank, queries.rows(begin, std::min(piece, mine.end - begin)), k);
-    found.index.insert(found.index.end(), part.index.begin(), part.index.end());
-    found.similarity.insert(found.similarity.end(), part.similarity.begin(), part.similarity.end());
+  NeighbourSearch part(queries.rows(mine.begin, mine.end - mine.begin), k);
+  // Rows between two points of stopping: a few seconds of products.
+  const int64_t piece = std::max<int64_t>(
+      4096, int64_t{500'000'000'000} / std::max<int64_t>(1, (mine.end - mine.begin) * bank.dim(1)));
+  for (int64_t begin = 0; begin < bank.dim(0) && !stop_requested(); begin += piece) {
+    part.add(bank.rows(begin, std::min(piece, bank.dim(0) - begin)));
     still_working();
   }
   if (world.any(stop_requested())) throw_stopped();
+  const Neighbours found = part.finish();
   Neighbours all;
   all.k = k;
   all.index = world.gather_values<int64_t>(std::span<const int64_t>(found.index));
@@ -172,11 +150,19 @@ class Knn final : public Task {
     const std::vector<int32_t> labels = train_labels(pair_), truth = test_truth(pair_);
     const auto classes = static_cast<int64_t>(pair_.train->classes.size()),
                n = static_cast<int64_t>(truth.size());
-    for (const size_t p : wanted) {
-      const Votes votes =
-          count_votes(weighted_vote(found, labels, classes, k_[p], config_.temperature), classes, truth);
-      Outcome outcome{p, {{"top1", wilson(votes.right, n), true}}, predictions_of(pair_, votes.predicted)};
-      if (classes > 5) outcome.scores.push_back({"top5", wilson(votes.right_of_five, n)});
+    std::vector<int64_t> ks;
+    for (const size_t p : wanted) ks.push_back(k_[p]);
+    const auto verdicts = vote_verdicts(found, labels, classes, ks, config_.temperature, truth);
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const size_t p = wanted[i];
+      const auto& before = verdicts[i].before;
+      const auto among = [&](int32_t most) {
+        return wilson(
+            std::count_if(before.begin(), before.end(), [&](int32_t b) { return b >= 0 && b < most; }), n);
+      };
+      Outcome outcome{p, {{"top1", among(1), true}}, predictions_of(pair_, verdicts[i].first)};
+      // A class without any vote is not among the first five, whatever its index.
+      if (classes > 5) outcome.scores.push_back({"top5", among(5)});
       outcomes.push_back(std::move(outcome));
       if (config_.gallery && k_[p] == k_max())
         write_gallery(run.pictures("neighbours", plan, plan.protocols[p]), pair_, found, labels, truth);
@@ -243,6 +229,10 @@ TaskEntry knn_task() {
   info.inputs = labelled_inputs();
   info.variants = {{"k", "k = "}, {"columns", "", "all"}};
   info.curve = {"k", "Number of neighbours", 20};
+  info.pictures = {
+      {"neighbours", "Nearest neighbours",
+       "Query in a dark frame, then its nearest training images: solid frame = same class, dashed "
+       "frame = another."}};
   info.confusions = true;
   info.in_sweep = true;
   return task_entry<Knn>(std::move(info));

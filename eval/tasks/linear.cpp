@@ -10,7 +10,7 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/progress.hpp"
-#include "heads/linear_head.hpp"
+#include "heads/linear_heads.hpp"
 #include "inputs/labelled_pair.hpp"
 
 namespace dino::eval {
@@ -57,27 +57,67 @@ struct HeadScores {
       predicted;  ///< on the test rows, per head; filled where this rank trained
 };
 
+/// Heads [first, first + count) of the grid, which are trained side by side.
+struct Group {
+  size_t first = 0, count = 0;
+};
+
+/// Heads of the same columns, enough of them for products that are wide. Groups follow from the grid and the
+/// number of classes alone: a head's numbers do not depend on how many ranks share the groups.
+std::vector<Group> groups_of(const std::vector<HeadSpec>& grid, int64_t classes) {
+  constexpr int64_t kOutputs = 4096;
+  const auto most = static_cast<size_t>(std::max<int64_t>(1, kOutputs / classes));
+  std::vector<Group> groups;
+  for (size_t h = 0; h < grid.size(); ++h) {
+    if (h > 0 && grid[h].layers == grid[h - 1].layers && grid[h].mean == grid[h - 1].mean &&
+        groups.back().count < most)
+      ++groups.back().count;
+    else
+      groups.push_back({h, 1});
+  }
+  return groups;
+}
+
+double share_of_right(const std::vector<int32_t>& predicted, const std::vector<int32_t>& truth) {
+  int64_t right = 0;
+  for (size_t i = 0; i < truth.size(); ++i) right += predicted[i] == truth[i] ? 1 : 0;
+  return truth.empty() ? 0 : static_cast<double>(right) / static_cast<double>(truth.size());
+}
+
+/// The rank that trains each group.
+size_t rank_of(const std::vector<Group>& groups, size_t head, const Communicator& world) {
+  size_t g = 0;
+  while (head >= groups[g].first + groups[g].count) ++g;
+  return g % static_cast<size_t>(world.size());
+}
+
 HeadScores train_grid(const Communicator& world, const LabelledPair& pair, const LinearConfig& config,
-                      uint64_t seed, const std::vector<HeadSpec>& grid, const RowSplit& split) {
+                      uint64_t seed, const std::vector<HeadSpec>& grid, const std::vector<Group>& groups,
+                      const RowSplit& split) {
   HeadScores scores{std::vector<double>(grid.size()), std::vector<double>(grid.size()),
                     std::vector<std::vector<int32_t>>(grid.size())};
   const auto classes = static_cast<int64_t>(pair.train->classes.size());
   const std::vector<int32_t> validation_labels = labels_of(pair.train->labels, split.validation),
                              truth = test_truth(pair);
   Progress progress("linear", static_cast<int64_t>(grid.size()), "heads");
-  // Every head is trained alone, by one rank: its numbers do not depend on how many ranks share the grid.
-  for (size_t h = static_cast<size_t>(world.rank()); h < grid.size();
-       h += static_cast<size_t>(world.size())) {
-    const FeatureView train = columns_of(*pair.train, grid[h].layers, grid[h].mean),
-                      test = columns_of(*pair.test, grid[h].layers, grid[h].mean);
-    LinearHead head(train.width, classes, seed);
-    head.fit(train, pair.train->labels, split.fit, {grid[h].lr, config.epochs, config.batch, seed});
-    scores.validation[h] = head.accuracy(train, split.validation, validation_labels);
-    scores.predicted[h] = head.predict(test, pair.test_rows);
-    int64_t right = 0;
-    for (size_t i = 0; i < truth.size(); ++i) right += scores.predicted[h][i] == truth[i] ? 1 : 0;
-    scores.test[h] = static_cast<double>(right) / static_cast<double>(truth.size());
-    progress.set(std::min(static_cast<int64_t>(h) + world.size(), static_cast<int64_t>(grid.size())));
+  for (size_t g = static_cast<size_t>(world.rank()); g < groups.size();
+       g += static_cast<size_t>(world.size())) {
+    const auto [first, count] = groups[g];
+    const FeatureView train = columns_of(*pair.train, grid[first].layers, grid[first].mean),
+                      test = columns_of(*pair.test, grid[first].layers, grid[first].mean);
+    std::vector<double> rates;
+    for (size_t h = first; h < first + count; ++h) rates.push_back(grid[h].lr);
+    LinearHeads heads(train.width, classes, rates, seed);
+    heads.fit(train, pair.train->labels, split.fit, {config.epochs, config.batch, seed});
+    const auto validation = heads.predict(train, split.validation);
+    auto predicted = heads.predict(test, pair.test_rows);
+    for (size_t i = 0; i < count; ++i) {
+      scores.validation[first + i] = share_of_right(validation[i], validation_labels);
+      scores.test[first + i] = share_of_right(predicted[i], truth);
+      scores.predicted[first + i] = std::move(predicted[i]);
+    }
+    progress.set(
+        std::min(static_cast<int64_t>(first + count) * world.size(), static_cast<int64_t>(grid.size())));
   }
   progress.finish();
   world.all_reduce(std::span(scores.validation));
@@ -109,14 +149,14 @@ class Linear final : public Task {
   std::vector<Outcome> run(TaskRun& run, const Plan& /*plan*/, std::span<const size_t> /*wanted*/) override {
     const Communicator& world = run.world;
     const std::vector<HeadSpec> grid = grid_of(config_.lr, pair_.train->columns);
+    const std::vector<Group> groups = groups_of(grid, static_cast<int64_t>(pair_.train->classes.size()));
     const HeadScores scores =
-        train_grid(world, pair_, config_, static_cast<uint64_t>(run.seed), grid, split_);
+        train_grid(world, pair_, config_, static_cast<uint64_t>(run.seed), grid, groups, split_);
     // Equal validation accuracy: the smaller index, that is the simpler input and the smaller learning rate.
     const size_t best = static_cast<size_t>(
         std::max_element(scores.validation.begin(), scores.validation.end()) - scores.validation.begin());
-    const auto mine = world.rank() == static_cast<int>(best % static_cast<size_t>(world.size()))
-                          ? scores.predicted[best]
-                          : std::vector<int32_t>{};
+    const auto mine = world.rank() == static_cast<int>(rank_of(groups, best, world)) ? scores.predicted[best]
+                                                                                     : std::vector<int32_t>{};
     const auto predicted = world.gather_values<int32_t>(std::span<const int32_t>(mine));
     if (!world.root()) return {};
     Outcome outcome{0, {}, predictions_of(pair_, predicted)};

@@ -6,12 +6,9 @@
 #include <algorithm>
 #include <array>
 
-#include "base/error.hpp"
 #include "base/json.hpp"
 #include "base/json_text.hpp"
 #include "base/log.hpp"
-#include "base/working.hpp"
-#include "commands.hpp"
 #include "inputs/picture_input.hpp"
 #include "numeric/principal_components.hpp"
 
@@ -89,62 +86,71 @@ Image rgba_of(const PcaPicture& pca, int64_t image, int64_t grid, size_t& next) 
   return out;
 }
 
-ExitCode run_pca(CommandContext& context, const PictureConfig& config) {
-  const log::Phase phase("pca");
-  if (!context.world.root()) return ExitCode::done;
-  const PictureInput input(config, static_cast<uint64_t>(context.common.seed));
-  Extractor& extractor = input.extractor();
-  const int64_t grid = input.protocol().size / extractor.patch_side(), width = extractor.patch_width();
-  const auto images = static_cast<int64_t>(input.images().size());
-  Card card = input.card();
-  card.set("task", "pca")
-      .set("components", int64_t{3})
-      .set("fit", "jointly over all images, again on the foreground of component 1 (Otsu)");
-  PictureSet set(context.common.output, "pca", input.row("pca", card));
-  if (set.exists() && !config.force) {
-    log::info("these pictures are already in " + context.common.output +
-              ", kept as they are (--force draws them again)");
-    return ExitCode::done;
+class Pca final : public Task {
+ public:
+  void options(OptionTable& table) override { table.bind(picture_options(), config_); }
+
+  Plan plan(TaskRun& run) override {
+    input_ = read_picture_input(run, config_);
+    Plan plan = picture_plan(run, input_, "pca");
+    plan.protocols[0]
+        .card.set("components", int64_t{3})
+        .set("fit", "jointly over all images, again on the foreground of component 1 (Otsu)");
+    return plan;
   }
-  std::vector<float> patches(static_cast<size_t>(images * grid * grid * width));
-  std::vector<float> features(static_cast<size_t>(extractor.columns(input.protocol()).width()));
-  for (int64_t i = 0; i < images; ++i) {
-    work_point();
-    extractor.extract(std::span(input.images()).subspan(static_cast<size_t>(i), 1), input.protocol(),
-                      features.data(), patches.data() + i * grid * grid * width);
+
+  std::vector<Outcome> run(TaskRun& run, const Plan& plan, std::span<const size_t> /*wanted*/) override {
+    const int64_t grid = input_.grid(), width = input_.encoder->patch_width();
+    const auto images = static_cast<int64_t>(input_.images.size());
+    std::vector<float> features(static_cast<size_t>(input_.encoder->columns(input_.protocol).width()));
+    const std::vector<float> patches =
+        by_image(run, input_, grid * grid * width, [&](std::span<const Image> image, float* out) {
+          input_.encoder->extract(image, input_.protocol, features.data(), out);
+        });
+    if (!run.world.root()) return {};
+    const PcaPicture pca = pca_picture(patches, images, grid, width);
+    PictureSet set = run.pictures("pca", plan, plan.protocols[0]);
+    size_t next = 0;
+    for (int64_t i = 0; i < images; ++i) {
+      set.begin_strip(input_.keys[static_cast<size_t>(i)]);
+      set.add(fit(input_.images[static_cast<size_t>(i)], 224), "image", "");
+      set.add(enlarge(rgba_of(pca, i, grid, next), 224), "components 1 to 3", "");
+    }
+    set.commit();
+    const double share =
+        (pca.components.variance[0] + pca.components.variance[1] + pca.components.variance[2]) /
+        std::max(pca.components.total_variance, 1e-300);
+    log::info(fmt::format("{} pictures in {}; three components hold {:.1f} % of the foreground's variance",
+                          images, run.output, 100 * share));
+    run.json = json_line({{"images", images}, {"explained", share}});
+    return {};
   }
-  const PcaPicture pca = pca_picture(patches, images, grid, width);
-  size_t next = 0;
-  for (int64_t i = 0; i < images; ++i) {
-    set.begin_strip(input.keys()[static_cast<size_t>(i)]);
-    set.add(fit(input.images()[static_cast<size_t>(i)], 224), "image", "");
-    set.add(enlarge(rgba_of(pca, i, grid, next), 224), "components 1 to 3", "");
-  }
-  set.commit();
-  const double share =
-      (pca.components.variance[0] + pca.components.variance[1] + pca.components.variance[2]) /
-      std::max(pca.components.total_variance, 1e-300);
-  log::info(fmt::format("{} pictures in {}; three components hold {:.1f} % of the foreground's variance",
-                        images, context.common.output, 100 * share));
-  context.result = json_line({{"images", images}, {"explained", share}});
-  return ExitCode::done;
-}
+
+ private:
+  PictureOptions config_;
+  PictureInput input_;
+};
 
 }  // namespace
 
-Command pca_command() {
-  Command command = picture_command(run_pca);
-  command.name = "pca";
-  command.summary = "Draw the first three principal components of patch tokens";
-  command.usage = "--weights W --data REF [--images 8] [--size N] --output RESULTS";
-  command.description =
+TaskEntry pca_task() {
+  TaskInfo info;
+  info.name = "pca";
+  info.summary = "Draw the first three principal components of patch tokens";
+  info.usage = "--weights W --data REF [--images 8] [--size N] --output RESULTS";
+  info.description =
       "Fits principal components jointly over the patch tokens of several images, takes the foreground by a "
       "threshold on the first, fits three again on "
       "the foreground, and writes them as red, green and blue to RESULTS/pictures/ (one scale for all "
       "images; the sign of each component makes its largest "
-      "loading positive). Rank 0 does the work.";
-  command.examples = {{"--weights run --data photos --images 8 --output results"}};
-  return command;
+      "loading positive).";
+  info.examples = {{"--weights run --data photos --images 8 --output results"}};
+  info.inputs = picture_inputs();
+  info.encoder = TaskInfo::Encoder::tokens;
+  info.pictures = {{"pca", "Principal components of patch tokens",
+                    "Red, green and blue are three components, fitted jointly over all images of a set; the "
+                    "background is left out."}};
+  return task_entry<Pca>(std::move(info));
 }
 
 }  // namespace dino::eval

@@ -14,7 +14,10 @@ fail() { # CODE MESSAGE: the codes are those of the programs
   exit "$1"
 }
 
-names() { (cd "$share" && ls -- *.cfg 2>/dev/null | sed 's/\.cfg$//'); }
+# A data set's definition: NAME.cfg, or dense/NAME.cfg for one of maps.
+definition() { if [ -f "$share/$1.cfg" ] || [ ! -f "$share/dense/$1.cfg" ]; then echo "$share/$1.cfg"; else echo "$share/dense/$1.cfg"; fi; }
+# Those that packages hold.
+names() { (cd "$share" && grep -l '^root *=' -- *.cfg dense/*.cfg 2>/dev/null | sed 's/\.cfg$//; s/^dense\///' || true); }
 
 usage() {
   cat <<EOF
@@ -28,7 +31,7 @@ $data/debs; each must have the version and SHA-256 of packages.txt.
 EOF
 }
 
-packages_of() { sed -n 's/^root *= *\([^:]*\):.*/\1/p' "$share/$1.cfg" | sort -u; }
+packages_of() { sed -n 's/^root *= *\([^:]*\):.*/\1/p' "$(definition "$1")" | sort -u; }
 
 # Sets version, bytes, sha256 and licence of a package.
 look_up() {
@@ -122,7 +125,7 @@ case $1 in
   -h | --help) usage; exit 0 ;;
   --list)
     for name in $(names); do
-      echo "$name: $(sed -n 's/^title *= *//p' "$share/$name.cfg"); $(packages_of "$name" | tr '\n' ' ')"
+      echo "$name: $(sed -n 's/^title *= *//p' "$(definition "$name")"); $(packages_of "$name" | tr '\n' ' ')"
     done
     exit 0 ;;
   --all) set -- $(names) ;;
@@ -132,8 +135,9 @@ packages=()
 for name in "$@"; do
   name=${name%%/*} # wesnoth-units/train needs what wesnoth-units needs
   case $name in -*) fail 64 "unknown option: $name: fetch.sh takes names, --all or --list" ;; esac
-  [ -f "$share/$name.cfg" ] || fail 66 "unknown data set: $name: no $share/$name.cfg; known are $(names | tr '\n' ' ')"
+  [ -f "$(definition "$name")" ] || fail 66 "unknown data set: $name: no $share/$name.cfg; known are $(names | tr '\n' ' ')"
   mapfile -t more < <(packages_of "$name")
+  [ ${#more[@]} -gt 0 ] || fail 66 "cannot fetch: $name: no package holds it; $(definition "$name") says where it comes from"
   packages+=("${more[@]}")
 done
 mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)

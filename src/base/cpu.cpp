@@ -2,6 +2,8 @@
 #include "base/cpu.hpp"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -49,6 +51,15 @@ bool has_amx() {
          (edx & (1u << 22 | 1u << 24 | 1u << 25)) != 0;
 }
 
+/// Linux gives a process the registers of AMX when it asks for them; for all of its threads.
+bool may_use_amx_int8() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h: ARCH_REQ_XCOMP_PERM
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr uint32_t kTileAndInt8 = 1u << 24 | 1u << 25;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kTileAndInt8) == kTileAndInt8 &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
 std::atomic<bool> limited{false}, without_vnni{false};
 
 /// -1 = not yet chosen. Several threads may choose at once; they choose the same.
@@ -68,6 +79,11 @@ CpuLevel cpu_level() {
 bool cpu_has_vnni() {
   static const bool has = __builtin_cpu_supports("avx512vnni") != 0;
   return has && !without_vnni.load(std::memory_order_relaxed) && cpu_level() >= CpuLevel::avx512;
+}
+
+bool cpu_has_amx_int8() {
+  static const bool has = may_use_amx_int8();
+  return has && cpu_has_vnni() && cpu_has_bf16();
 }
 
 uint32_t cpu_choices() {

@@ -19,6 +19,9 @@ enum class CpuLevel : int {
 /// The level in use: min(what the CPU has, DINO_CPU). Throws UsageError for an unknown DINO_CPU.
 [[nodiscard]] CpuLevel cpu_level();
 [[nodiscard]] bool cpu_has_vnni();  ///< AVX512_VNNI, and not lowered by DINO_CPU below avx512
+/// AMX-INT8, that the system lets this process use (it asks when first called), and not lowered by DINO_CPU
+/// below avx512bf16.
+[[nodiscard]] bool cpu_has_amx_int8();
 [[nodiscard]] bool cpu_has_bf16();  ///< bf16 dot-product instructions in use
 /// Everything that may make another machine choose another instruction, one bit each, and more is better: the
 /// levels up to the one in use, then VNNI, then AMX, which oneDNN uses by itself.

@@ -8,6 +8,7 @@
 #include <ctime>
 #include <exception>
 #include <string>
+#include <utility>
 
 #include "base/text.hpp"
 
@@ -32,6 +33,8 @@ std::atomic<const char*> phase{""};
 std::atomic<const char*> left_phase{nullptr};
 
 std::atomic<void (*)()> phase_changed{nullptr};
+
+thread_local const char* phase_of_thread = nullptr;
 
 void tell_phase() {
   if (const auto changed = phase_changed.load(); changed != nullptr) changed();
@@ -95,6 +98,16 @@ Phase::~Phase() {
   const char* mine = phase.exchange(outer_);
   if (std::uncaught_exceptions() > exceptions_ && left_phase.load() == nullptr) left_phase.store(mine);
   tell_phase();
+}
+
+ThreadPhase::ThreadPhase(const char* name) : outer_(std::exchange(phase_of_thread, name)) {}
+
+ThreadPhase::~ThreadPhase() {
+  phase_of_thread = outer_;
+}
+
+const char* thread_phase() {
+  return phase_of_thread;
 }
 
 const char* current_phase() {

@@ -32,6 +32,21 @@ class Phase {
   int exceptions_;
 };
 [[nodiscard]] const char* current_phase();
+/// What a thread beside the main one works at, while the main one goes on in a phase of its own: reports of a
+/// file that the thread waits for tell of this (base/pending_io.hpp).
+class ThreadPhase {
+ public:
+  explicit ThreadPhase(const char* name);
+  ~ThreadPhase();
+  ThreadPhase(const ThreadPhase&) = delete;
+  ThreadPhase& operator=(const ThreadPhase&) = delete;
+
+ private:
+  const char* outer_;
+};
+/// Null where the calling thread has none.
+[[nodiscard]] const char* thread_phase();
+
 /// `changed` is called after every change of the phase, by the thread that changes it.
 void watch_phases(void (*changed)());
 /// For reports of a failure: the innermost phase that the exception in flight has left, or the current one.

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <mutex>
 
+#include "base/log.hpp"
+
 namespace dino {
 
 /// A list through the scopes themselves, oldest first: to enter and to leave costs a lock and four pointers.
@@ -26,7 +28,7 @@ struct PendingTable {
   PendingIo oldest(double now) {
     const std::lock_guard lock(mutex);
     if (first == nullptr) return {};
-    return {first->action_, *first->path_, now - first->begin_};
+    return {first->action_, *first->path_, first->phase_, now - first->begin_};
   }
 };
 
@@ -45,7 +47,7 @@ double now_seconds() {
 }  // namespace
 
 IoScope::IoScope(const char* action, const std::string& path)
-    : action_(action), path_(&path), begin_(now_seconds()) {
+    : action_(action), phase_(log::thread_phase()), path_(&path), begin_(now_seconds()) {
   table().add(this);
 }
 

@@ -19,6 +19,7 @@ class IoScope {
  private:
   friend struct PendingTable;
   const char* action_;
+  const char* phase_;
   const std::string* path_;
   double begin_;
   IoScope* previous_ = nullptr;
@@ -26,7 +27,8 @@ class IoScope {
 };
 
 struct PendingIo {
-  std::string action, path;  ///< "reading", "/data/x.tar"; empty = nothing is pending
+  std::string action, path;     ///< "reading", "/data/x.tar"; empty = nothing is pending
+  const char* phase = nullptr;  ///< that of the thread that waits (log::ThreadPhase); null: the process's
   double seconds = 0;
 };
 /// The call that has been waiting for the longest.

@@ -24,6 +24,7 @@ enum class RandomStream : uint32_t {
   render = 11,     ///< synthetic views
   synthetic = 12,  ///< benchmark inputs
   resample = 13,   ///< resampling inside hierarchical k-means
+  spoil = 14,      ///< corruptions of pictures; index = picture and kind
   test = 1000,
 };
 

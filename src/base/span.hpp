@@ -19,8 +19,11 @@ class SpanListener {
     const char* name;
     SpanClock::time_point begin, end;
     int64_t bytes;  ///< -1 = of nothing
+    /// What it was on, beside the thread: "GPU". Null: the thread.
+    const char* track = nullptr;
   };
-  /// When a span ends: inner ones come before the outer one. Must not throw.
+  /// When a span ends: inner ones come before the outer one. Of another track later, by their beginnings.
+  /// Must not throw.
   virtual void span(const Told& told) noexcept = 0;
 };
 

@@ -2,6 +2,7 @@
 #include "comm/absent_ranks.hpp"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "comm/mpi_check.hpp"
@@ -10,10 +11,20 @@
 namespace dino {
 namespace {
 
+/// What makes the ranks that are here wait for one another. Operations follow one another, so that all may
+/// have the same value.
+struct Pace {
+  explicit Pace(const Communicator& here) : ranks(make_mpi_collective(here)), value(Shape{1}, DType::i64) {
+    *value.as<int64_t>() = 0;
+  }
+  std::unique_ptr<Collective> ranks;
+  Tensor value;
+};
+
 class AbsentRanks final : public Collective {
  public:
-  AbsentRanks(int ranks, int64_t* received, bool is_group)
-      : ranks_(ranks), received_(received), is_group_(is_group) {}
+  AbsentRanks(int ranks, std::shared_ptr<Pace> pace, int64_t* received, bool is_group)
+      : ranks_(ranks), pace_(std::move(pace)), received_(received), is_group_(is_group) {}
   [[nodiscard]] int rank() const override { return 0; }
   [[nodiscard]] int size() const override { return ranks_; }
   [[nodiscard]] Event all_reduce(Stream& stream, TensorView values, ReduceOp op) override {
@@ -27,7 +38,7 @@ class AbsentRanks final : public Collective {
           add_up(values.as<T>() + begin, std::min(piece, values.numel() - begin), begin == 0);
       });
     }
-    return count(2, values);  // the other ranks' pieces of one's own part, then the other parts' sums
+    return count(stream, 2, values);  // the other ranks' pieces of one's own part, then the other parts' sums
   }
   [[nodiscard]] Event all_gather(Stream& stream, TensorView all) override {
     stream.synchronize();
@@ -37,20 +48,22 @@ class AbsentRanks final : public Collective {
       for (int rank = 1; rank < ranks_; ++rank)
         std::copy_n(bytes, part, bytes + static_cast<size_t>(rank) * part);
     }
-    return count(1, all);
+    return count(stream, 1, all);
   }
   [[nodiscard]] Event reduce_scatter(Stream& stream, TensorView all) override {
     stream.synchronize();
     if (has_work(all))
       mpi::with_float(all.dtype, [&]<class T>(T) { add_up(all.as<T>(), all.numel() / ranks_, true); });
-    return count(1, all);
+    return count(stream, 1, all);
   }
   [[nodiscard]] std::unique_ptr<Collective> split(const std::function<int(int)>& colour) const override {
     int ranks = 0;
     for (int rank = 0; rank < ranks_; ++rank) ranks += colour(rank) == colour(0) ? 1 : 0;
-    return std::make_unique<AbsentRanks>(ranks, received_, true);
+    return std::make_unique<AbsentRanks>(ranks, pace_, received_, true);
   }
-  void poll() override {}
+  void poll() override {
+    if (pace_) pace_->ranks->poll();
+  }
   [[nodiscard]] const CollectiveUse& use() const override { return use_; }
 
  private:
@@ -75,12 +88,14 @@ class AbsentRanks final : public Collective {
       mpi::sum_in_rank_order(parts, ranks_, some, values + begin);
     }
   }
-  Event count(int64_t times, TensorView values) {
+  Event count(Stream& stream, int64_t times, TensorView values) {
     const int64_t bytes = values.numel() * static_cast<int64_t>(size_of(values.dtype));
     if (is_group_) *received_ += times * (ranks_ - 1) * bytes / ranks_;
-    return {};
+    if (!pace_ || !has_work(values)) return {};
+    return pace_->ranks->all_reduce(stream, pace_->value, ReduceOp::sum);
   }
   int ranks_;
+  std::shared_ptr<Pace> pace_;  ///< null: this rank is alone
   int64_t* received_;
   bool is_group_;
   std::vector<std::byte> parts_;
@@ -89,8 +104,9 @@ class AbsentRanks final : public Collective {
 
 }  // namespace
 
-std::unique_ptr<Collective> make_absent_ranks(int ranks, int64_t& received) {
-  return std::make_unique<AbsentRanks>(ranks, &received, false);
+std::unique_ptr<Collective> make_absent_ranks(int ranks, const Communicator& here, int64_t& received) {
+  return std::make_unique<AbsentRanks>(ranks, here.size() > 1 ? std::make_shared<Pace>(here) : nullptr,
+                                       &received, false);
 }
 
 }  // namespace dino

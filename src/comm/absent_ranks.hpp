@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "comm/collective.hpp"
+#include "comm/communicator.hpp"
 
 namespace dino {
 
@@ -14,6 +15,9 @@ namespace dino {
 /// host's; elsewhere nothing is touched. `received` (which must outlive it)
 /// counts the bytes that a rank would receive in the groups that are split off, by algorithms that send
 /// nothing twice: (P - 1) / P of a tensor that is gathered or scattered over P ranks, twice that of a sum.
-[[nodiscard]] std::unique_ptr<Collective> make_absent_ranks(int ranks, int64_t& received);
+/// Collective over `here`, each of whose ranks does the same: an operation on tensors of the host is over
+/// when all of them have come to it, as it would be among the ranks that are not there.
+[[nodiscard]] std::unique_ptr<Collective> make_absent_ranks(int ranks, const Communicator& here,
+                                                            int64_t& received);
 
 }  // namespace dino

@@ -12,8 +12,11 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/error.hpp"
+#include "base/file_mapping.hpp"
 #include "base/log.hpp"
 #include "base/timing.hpp"
+#include "comm/board.hpp"
 
 namespace dino {
 namespace {
@@ -24,7 +27,7 @@ constexpr std::array kCrashes = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
 struct LastWords {
   std::string folder;         ///< <output>/errors
   std::string output, path;   ///< path: <output>/errors/rank_N.txt of this rank
-  std::string before, after;  ///< "dino-x: error: crashed: ", " [rank 1 of 2]\n"
+  std::string before, after;  ///< "dino-x: error: ", " [rank 1 of 2]\n"
   int rank = 0;
   std::array<struct sigaction, kCrashes.size()> previous{};
 };
@@ -39,7 +42,7 @@ const char* crash_name(int signal) {
     case SIGSEGV:
       return "SIGSEGV (bad memory access)";
     case SIGBUS:
-      return "SIGBUS (bad memory access, or a file that shrank while mapped)";
+      return "SIGBUS (bad memory access)";
     case SIGFPE:
       return "SIGFPE (arithmetic)";
     case SIGILL:
@@ -60,7 +63,7 @@ class Line {
   }
 
  private:
-  char text_[1024];
+  char text_[5120];  // a path and some words
   size_t size_ = 0;
 };
 
@@ -76,28 +79,59 @@ int open_error_file(const char* folder, const char* name) {
   return fd;
 }
 
-void on_crash(int signal) {
+/// Only async-signal-safe calls.
+void say(const Line& line) {
+  const LastWords& s = last_words();
+  line.write_to(STDERR_FILENO);
+  if (s.path.empty()) return;
+  const int fd = open_error_file(s.folder.c_str(), s.path.c_str() + s.folder.size() + 1);
+  if (fd < 0) return;
+  Line note;
+  note.add("phase: ");
+  note.add(log::current_phase());
+  note.add("\nerror: ");
+  note.write_to(fd);
+  line.write_to(fd);
+  ::close(fd);
+}
+
+const char* phase_to_show() {
+  return *log::current_phase() == '\0' ? "start" : log::current_phase();
+}
+
+/// The file that could not be read where it is mapped; null: this is something else.
+const char* failed_mapping(int signal, const siginfo_t& info) {
+  return signal == SIGBUS && info.si_code > 0 ? mapped_file_at(info.si_addr) : nullptr;
+}
+
+/// A fault of the machine and not of the program. The launcher ends the other ranks.
+[[noreturn]] void end_unreadable(const char* file) {
   const LastWords& s = last_words();
   Line line;
   line.add(s.before.c_str());
+  line.add("cannot read: ");
+  line.add(file);
+  line.add(": the disk failed under it while it was mapped, or it was cut meanwhile; in phase '");
+  line.add(phase_to_show());
+  line.add("'; look at the file system");
+  line.add(s.after.c_str());
+  say(line);
+  leave_board();  // the others need not say that this rank died without a word
+  ::_exit(static_cast<int>(ExitCode::io));
+}
+
+void on_crash(int signal, siginfo_t* info, void* /*context*/) {
+  if (const char* file = failed_mapping(signal, *info); file != nullptr) end_unreadable(file);
+  const LastWords& s = last_words();
+  Line line;
+  line.add(s.before.c_str());
+  line.add("crashed: ");
   line.add(crash_name(signal));
   line.add(" in phase '");
-  line.add(*log::current_phase() == '\0' ? "start" : log::current_phase());
+  line.add(phase_to_show());
   line.add("'; please report it");
   line.add(s.after.c_str());
-  line.write_to(STDERR_FILENO);
-  if (!s.path.empty()) {
-    const int fd = open_error_file(s.folder.c_str(), s.path.c_str() + s.folder.size() + 1);
-    if (fd >= 0) {
-      Line note;
-      note.add("phase: ");
-      note.add(log::current_phase());
-      note.add("\nerror: ");
-      note.write_to(fd);
-      line.write_to(fd);
-      ::close(fd);
-    }
-  }
+  say(line);
   for (size_t i = 0; i < kCrashes.size(); ++i) {
     if (kCrashes[i] == signal) ::sigaction(signal, &s.previous[i], nullptr);
   }
@@ -148,12 +182,13 @@ void clear_error_files() noexcept {
 
 void install_crash_handlers(const std::string& program, int rank, int ranks) {
   LastWords& s = last_words();
-  s.before = program + ": error: crashed: ";
+  s.before = program + ": error: ";
   s.after = ranks > 1 ? fmt::format(" [rank {} of {}]\n", rank, ranks) : "\n";
   s.rank = rank;
   set_error_folder(s.output);
   struct sigaction action {};
-  action.sa_handler = on_crash;
+  action.sa_sigaction = on_crash;
+  action.sa_flags = SA_SIGINFO;
   sigemptyset(&action.sa_mask);
   for (size_t i = 0; i < kCrashes.size(); ++i) sigaction(kCrashes[i], &action, &s.previous[i]);
 }

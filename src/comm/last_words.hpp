@@ -15,7 +15,8 @@ void write_error_file(int rank, const char* phase, const std::string& text) noex
 void clear_error_files() noexcept;
 
 /// SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT: one line with rank and phase, the error file, and then whatever
-/// would have happened without this (Open MPI's stack trace, a core dump).
+/// would have happened without this (Open MPI's stack trace, a core dump). A SIGBUS at an address where a
+/// file is mapped (base/file_mapping.hpp) names the file and ends with 74 instead.
 void install_crash_handlers(const std::string& program, int rank, int ranks);
 
 }  // namespace dino

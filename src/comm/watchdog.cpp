@@ -110,7 +110,7 @@ std::string accuse(const Whereabouts& w, const std::string& operation, const std
 }
 
 [[noreturn]] void report_stalled_io(const Watch& s, const PendingIo& io) {
-  const char* phase = log::current_phase();
+  const char* phase = io.phase != nullptr ? io.phase : log::current_phase();
   const std::string line =
       fmt::format("file system stalled: {} {}: no answer for {} in phase '{}'; look at the file system",
                   io.action, io.path, human_seconds(io.seconds), shown(phase));

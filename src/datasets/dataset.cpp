@@ -53,12 +53,15 @@ void name_classes_beside(DatasetBuilder& builder, const std::string& folder) {
   std::error_code ignored;
   const auto whole = std::filesystem::weakly_canonical(there, ignored);
   if (!path_exists(names.string()) && whole.filename() == "shards") names = whole.parent_path() / kClassNames;
+  builder.add_source(names.string());
   if (path_exists(names.string())) builder.name_classes(read_class_names(names.string()));
 }
 
 Dataset open_folder(const std::string& reference, RecordListWriter* list) {
   DatasetBuilder builder(reference, list);
   const FolderFiles found = walk_folder(reference, builder.dataset().faults);
+  for (const std::string& folder : found.folders) builder.add_source(folder);
+  if (!builder.dataset().faults.empty()) builder.set_uncertain();  // of links and rights
   builder.pass_over_hidden(found.hidden);
   const bool has_tars = std::any_of(found.files.begin(), found.files.end(),
                                     [](const FoundFile& file) { return is_tar_name(file.relative); });
@@ -82,6 +85,7 @@ Dataset open_folder(const std::string& reference, RecordListWriter* list) {
       const bool beside =
           is_sidecar_extension(record.extension) && stems.contains(without_extension(file.relative));
       std::string told;
+      if (!beside) builder.add_source(path);
       try {
         if (!beside) told = extension_by_content(path);
       } catch (const IoError&) {
@@ -146,6 +150,7 @@ std::string refuse_listed(Record& record) {
 Dataset open_list(const std::string& reference, RecordListWriter* list) {
   DatasetBuilder builder(reference, list);
   const std::string folder = reference.substr(0, reference.rfind('/') + 1);
+  builder.add_source(reference);
   const std::string whole = read_text(reference);
   if (is_wide_text(whole))
     throw DataError(fmt::format("bad list: {}: it is UTF-16 or UTF-32; save it as UTF-8", reference));
@@ -162,6 +167,8 @@ Dataset open_list(const std::string& reference, RecordListWriter* list) {
     const bool named = is_image_extension(record.extension);
     record.key = printable_name(given.substr(0, named ? without_extension(given).size() : key_length(given)));
     std::string why = refuse_listed(record);
+    // To look for each file again costs what listing them does.
+    if (!why.empty() || !is_tar_name(record.path)) builder.set_uncertain();
     const bool found = why.empty();
     if (found && !seen.insert(std::filesystem::path(record.path).lexically_normal().string()).second)
       why = "listed twice; used once";
@@ -214,6 +221,7 @@ std::optional<Dataset> open_curated(const std::string& reference, RecordListWrit
     return std::nullopt;
   if (has_json_seal(text)) check_sealed_json(text, path, "copy it again, or run `dino-curate run` there");
   DatasetBuilder builder(reference, list);
+  builder.add_source(path);
   name_classes_beside(builder, reference);
   int64_t total = 0;
   std::vector<Shard> shards;
@@ -236,7 +244,10 @@ Dataset open_reference(const std::string& given, RecordListWriter* list) {
   std::string reference = given;
   while (reference.size() > 1 && reference.back() == '/') reference.pop_back();
   if (!path_exists(reference)) {
-    if (auto named = open_named_dataset(reference)) return std::move(*named);
+    if (auto named = open_named_dataset(reference)) {
+      if (list != nullptr) list->sources().set_uncertain();
+      return std::move(*named);
+    }
     throw MissingInputError(fmt::format(
         "cannot find data: {}: no such file or folder, and no data set of that name; known names: {}", given,
         fmt::join(dataset_names(), ", ")));

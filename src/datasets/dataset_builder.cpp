@@ -140,6 +140,14 @@ DatasetBuilder::DatasetBuilder(std::string reference, RecordListWriter* list) : 
   if (list_ != nullptr) first_ = list_->records();
 }
 
+void DatasetBuilder::add_source(const std::string& path) {
+  if (list_ != nullptr) list_->sources().add(path);
+}
+
+void DatasetBuilder::set_uncertain() {
+  if (list_ != nullptr) list_->sources().set_uncertain();
+}
+
 void DatasetBuilder::add(Record record, std::string label) {
   const LabelKind kind = class_number(label) >= 0 ? LabelKind::number : LabelKind::name;
   add_with_label(std::move(record), std::move(label), kind);
@@ -183,9 +191,11 @@ void DatasetBuilder::pass_over(std::string_view name) {
 
 void DatasetBuilder::add_tar(const std::string& path, const std::string& prefix, bool folders_are_labels) {
   try {
+    add_source(path);
     std::string fault_of_copy;
     const std::string tar = unpacked_tar(path, fault_of_copy);
     if (!fault_of_copy.empty()) fault(fmt::format("{}: {}", path, fault_of_copy));
+    if (list_ != nullptr && tar != path) list_->sources().add_own(tar);
     add_tar_members(tar, path, prefix, folders_are_labels);
     if (list_ != nullptr) pass_on();
   } catch (const DataError& error) {

@@ -21,8 +21,9 @@ struct FoundFile {
 };
 
 struct FolderFiles {
-  std::vector<FoundFile> files;  ///< byte-wise by path
-  int64_t hidden = 0;            ///< names that begin with a dot, what desktops leave, pipes and devices
+  std::vector<FoundFile> files;      ///< byte-wise by path
+  std::vector<std::string> folders;  ///< the root, and those below it that were read
+  int64_t hidden = 0;                ///< names that begin with a dot, what desktops leave, pipes and devices
 };
 
 /// All files below `root`. Links are followed, but a folder is read once, whatever leads to it; folders that
@@ -57,6 +58,9 @@ class DatasetBuilder {
   void pass_over(std::string_view name);
   void pass_over_hidden(int64_t count) { hidden_ += count; }
   void fault(std::string line) { dataset_.faults.push_back(std::move(line)); }
+  /// Of the list, where there is one (list_sources.hpp): what decides on the records, before it is read.
+  void add_source(const std::string& path);
+  void set_uncertain();
   /// The names of labels that are given as numbers, 0, 1, ...
   void name_classes(std::vector<std::string> names) { names_ = std::move(names); }
   [[nodiscard]] Dataset& dataset() { return dataset_; }
@@ -107,5 +111,7 @@ class DatasetBuilder {
 [[nodiscard]] std::vector<std::string> dataset_names();
 /// $DINO_DATA, else ~/.cache/dinohpc.
 [[nodiscard]] std::string data_dir();
+/// A file that is made below data_dir() from what was referred to: an unpacked tar, a prepared set.
+[[nodiscard]] bool is_copy(const std::string& path);
 
 }  // namespace dino

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <iterator>
@@ -29,10 +30,13 @@
 namespace dino {
 namespace {
 
-enum class Format : uint8_t { images, idx, models };
+enum class Format : uint8_t { images, idx, models, rooms, slices };
 constexpr auto names_of(Format) {
-  return std::to_array<Named<Format>>(
-      {{"images", Format::images}, {"idx", Format::idx}, {"models", Format::models}});
+  return std::to_array<Named<Format>>({{"images", Format::images},
+                                       {"idx", Format::idx},
+                                       {"models", Format::models},
+                                       {"rooms", Format::rooms},
+                                       {"slices", Format::slices}});
 }
 
 /// PACKAGE:PATH
@@ -87,8 +91,9 @@ struct Definition {
   bool links = false;
   int64_t min_class = 0;         ///< smaller classes are left out
   int64_t min_groups = 0;        ///< and those of fewer groups
-  int64_t views = 6, size = 96;  ///< models: pictures of each, and their side in pixels
-  double val = 0, test = 0;      ///< fractions of each class
+  int64_t views = 6, size = 96;  ///< models: pictures of each (rooms: of all), and their side in pixels
+  double val = 0, test = 0;      ///< fractions of each class, or of the rooms
+  std::string volume, regions, region_names;  ///< slices: files below the root
 };
 
 Schema<Definition> definition_settings() {
@@ -106,8 +111,11 @@ Schema<Definition> definition_settings() {
   schema.add("links", &D::links, "Also take symbolic links.");
   schema.add("min-class", &D::min_class, "Least pictures of a class.").range(0, 1e9);
   schema.add("min-groups", &D::min_groups, "Least groups of a class.").range(0, 1e9);
-  schema.add("views", &D::views, "Pictures of each model.").range(1, 1000);
+  schema.add("views", &D::views, "Pictures of each model, or rooms.").range(1, 100000);
   schema.add("size", &D::size, "Side of these pictures.").range(16, 4096);
+  schema.add("volume", &D::volume, "File whose slices are the pictures.");
+  schema.add("regions", &D::regions, "File of the regions on its grid.");
+  schema.add("region-names", &D::region_names, "File of their numbers and names.");
   schema.add("val", &D::val, "Fraction of each class.").range(0, 1);
   schema.add("test", &D::test, "Fraction of each class.").range(0, 1);
   return schema;
@@ -143,6 +151,8 @@ Definition read_definition(const std::string& name) {
   } catch (const UsageError& error) {
     throw DataError(error.what());
   }
+  if (d.format == Format::slices && (d.volume.empty() || d.regions.empty() || d.region_names.empty()))
+    throw DataError(fmt::format("{}: {}: slices need volume, regions and region-names", kind, file));
   if (d.val + d.test >= 1)
     throw DataError(fmt::format("{}: {}: val and test leave nothing to train on; lower them", kind, file));
   return d;
@@ -327,15 +337,18 @@ std::vector<Item> collect_idx(const Definition& d, Dataset& dataset) {
   return train;
 }
 
+std::vector<std::string> catalogues_of(const Definition& d, Dataset& dataset) {
+  std::vector<std::string> catalogues;
+  const std::string folder = package_folder(d, d.roots[0]);
+  for (const FoundFile& file : walk_folder(folder, dataset.faults, false).files)
+    if (lower_extension(file.relative) == "sh3f") catalogues.push_back(folder + "/" + file.relative);
+  return catalogues;
+}
+
 std::vector<Item> collect_models(const Definition& d, Dataset& dataset) {
   const std::string tar = fmt::format("{}/prepared/{}/{}x{}.tar", data_dir(), d.name, d.views, d.size);
-  if (!path_exists(tar)) {
-    const std::string folder = package_folder(d, d.roots[0]);
-    std::vector<std::string> catalogues;
-    for (const FoundFile& file : walk_folder(folder, dataset.faults, false).files)
-      if (lower_extension(file.relative) == "sh3f") catalogues.push_back(folder + "/" + file.relative);
-    prepare_models(catalogues, static_cast<int>(d.views), static_cast<int>(d.size), tar);
-  }
+  if (!path_exists(tar))
+    prepare_models(catalogues_of(d, dataset), static_cast<int>(d.views), static_cast<int>(d.size), tar);
   std::vector<Item> items;
   add_prepared(tar, "models", items, dataset);
   // models/LABEL/MODEL/VIEW: all views of a model stay together.
@@ -345,9 +358,48 @@ std::vector<Item> collect_models(const Definition& d, Dataset& dataset) {
   return items;
 }
 
+/// Rooms of one part show models of that part alone. Their classes are those of pixels, in classes.txt beside
+/// the tars.
+std::vector<Item> collect_rooms(const Definition& d, Dataset& dataset) {
+  const std::string folder = fmt::format("{}/prepared/{}", data_dir(), d.name);
+  std::vector<Item> items;
+  for (const auto& [part, share] :
+       {std::pair<const char*, double>{"train", 1 - d.val - d.test}, {"val", d.val}, {"test", d.test}}) {
+    const auto rooms = static_cast<int>(std::lround(share * static_cast<double>(d.views)));
+    if (rooms == 0) continue;
+    const std::string tar = fmt::format("{}/{}-{}x{}.tar", folder, part, rooms, d.size);
+    if (!path_exists(tar) || !path_exists(folder + "/classes.txt")) {
+      const auto names = prepare_rooms(catalogues_of(d, dataset), part, rooms, static_cast<int>(d.size), tar);
+      write_file_atomically(folder + "/classes.txt", fmt::format("{}\n", fmt::join(names, "\n")));
+    }
+    add_prepared(tar, part, items, dataset);
+  }
+  for (Item& item : items) item.label.clear();
+  return items;
+}
+
+/// The three parts are blocks of slices; classes are those of pixels.
+std::vector<Item> collect_slices(const Definition& d, Dataset& dataset) {
+  const std::string folder = fmt::format("{}/prepared/{}", data_dir(), d.name);
+  std::vector<Item> items;
+  for (const char* part : {"train", "val", "test"}) {
+    const std::string tar = fmt::format("{}/{}.tar", folder, part);
+    if (!path_exists(tar) || !path_exists(folder + "/classes.txt")) {
+      const std::string root = package_folder(d, d.roots[0]) + "/";
+      const auto names = prepare_slices(root + d.volume, root + d.regions, root + d.region_names, part, tar);
+      write_file_atomically(folder + "/classes.txt", fmt::format("{}\n", fmt::join(names, "\n")));
+    }
+    add_prepared(tar, part, items, dataset);
+  }
+  for (Item& item : items) item.label.clear();
+  return items;
+}
+
 std::vector<Item> collect(const Definition& d, Dataset& dataset) {
   if (d.format == Format::idx) return collect_idx(d, dataset);
   if (d.format == Format::models) return collect_models(d, dataset);
+  if (d.format == Format::rooms) return collect_rooms(d, dataset);
+  if (d.format == Format::slices) return collect_slices(d, dataset);
   auto items = collect_images(d, dataset.faults);
   if (!d.label.source.empty()) {
     drop_small_classes(d, items);
@@ -362,6 +414,10 @@ std::string data_dir() {
   if (const char* folder = std::getenv("DINO_DATA"); folder != nullptr && *folder != '\0') return folder;
   const char* home = std::getenv("HOME");
   return std::string(home == nullptr ? "" : home) + "/.cache/dinohpc";
+}
+
+bool is_copy(const std::string& path) {
+  return path.starts_with(data_dir() + "/unpacked/") || path.starts_with(data_dir() + "/prepared/");
 }
 
 std::vector<std::string> dataset_names() {
@@ -388,7 +444,9 @@ std::optional<Dataset> open_named_dataset(const std::string& reference) {
   std::vector<std::string> classes;
   const bool labelled =
       std::any_of(items.begin(), items.end(), [](const Item& item) { return !item.label.empty(); });
-  if (part != "all" && !labelled)
+  const bool parted =
+      std::any_of(items.begin(), items.end(), [](const Item& item) { return !item.part.empty(); });
+  if (part != "all" && !parted)
     throw MissingInputError(fmt::format(
         "unknown part of a data set: {}: '{}' has no labels and no parts; use {}", reference, name, name));
   for (const Item& item : items) classes.push_back(item.label);

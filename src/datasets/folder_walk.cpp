@@ -57,6 +57,7 @@ class Walk {
         faults_.push_back(fmt::format("{}: a link to a folder that is read already: not read again", path));
       return;
     }
+    out_.folders.push_back(path);
     for (const auto& [name, type] : entries_of(folder.get(), path)) {
       work_point();
       if (name[0] == '.' || is_desktop_file(name))

@@ -147,9 +147,10 @@ struct Buffer {
   int width;
   std::vector<float> inverse_z;
   std::vector<Vec3> colour;
+  std::vector<int32_t> material;
 };
 
-void draw(Buffer& buffer, const std::array<Projected, 3>& p, const Vec3& colour) {
+void draw(Buffer& buffer, const std::array<Projected, 3>& p, const Vec3& colour, uint32_t material) {
   const float area = (p[1].x - p[0].x) * (p[2].y - p[0].y) - (p[1].y - p[0].y) * (p[2].x - p[0].x);
   if (std::abs(area) < 1e-12F) return;
   const auto low = [&](float a, float b, float c) {
@@ -171,6 +172,7 @@ void draw(Buffer& buffer, const std::array<Projected, 3>& p, const Vec3& colour)
       if (inverse_z <= buffer.inverse_z[at]) continue;
       buffer.inverse_z[at] = inverse_z;
       buffer.colour[at] = colour;
+      buffer.material[at] = static_cast<int32_t>(material);
     }
 }
 
@@ -181,15 +183,19 @@ Rendering average(const Buffer& buffer, int size) {
     for (int x = 0; x < size; ++x) {
       Vec3 sum{};
       float nearest = 0;
+      int32_t material = -1;
       for (int s = 0; s < kSamples * kSamples; ++s) {
         const auto at = static_cast<size_t>(y * kSamples + s / kSamples) * static_cast<size_t>(buffer.width) +
                         static_cast<size_t>(x * kSamples + s % kSamples);
         for (size_t c = 0; c < 3; ++c) sum[c] += buffer.colour[at][c];
-        nearest = std::max(nearest, buffer.inverse_z[at]);
+        if (buffer.inverse_z[at] <= nearest) continue;
+        nearest = buffer.inverse_z[at];
+        material = buffer.material[at];
       }
       for (const float channel : sum)
         out.rgb.push_back(static_cast<uint8_t>(std::lround(255 * channel / (kSamples * kSamples))));
       out.depth.push_back(nearest > 0 ? 1 / nearest : 0);
+      out.material.push_back(material);
     }
   return out;
 }
@@ -225,32 +231,31 @@ double Rendering::coverage() const {
   return depth.empty() ? 0 : static_cast<double>(shown) / static_cast<double>(depth.size());
 }
 
-Rendering render(const Mesh& mesh, const View& view, int size) {
+Rendering render_from(const Mesh& mesh, const Camera& camera, const View& view, int size) {
   const int width = size * kSamples;
-  Buffer buffer{width, std::vector<float>(static_cast<size_t>(width) * static_cast<size_t>(width), 0), {}};
+  const auto samples = static_cast<size_t>(width) * static_cast<size_t>(width);
+  Buffer buffer{width, std::vector<float>(samples, 0), {}, std::vector<int32_t>(samples, -1)};
   for (int y = 0; y < width; ++y) {
     const float down = (static_cast<float>(y) + 0.5F) / static_cast<float>(width);
     Vec3 colour;
     for (size_t c = 0; c < 3; ++c) colour[c] = view.sky[c] * (1 - down) + view.ground[c] * down;
     buffer.colour.insert(buffer.colour.end(), static_cast<size_t>(width), colour);
   }
-  float radius = 0;
-  for (const Vec3& point : mesh.points) radius = std::max(radius, std::sqrt(dot(point, point)));
-  if (radius <= 0) return average(buffer, size);
-  const float ca = std::cos(view.azimuth), sa = std::sin(view.azimuth);
-  const float ce = std::cos(view.elevation), se = std::sin(view.elevation);
+  const float ca = std::cos(camera.azimuth), sa = std::sin(camera.azimuth);
+  const float ce = std::cos(camera.elevation), se = std::sin(camera.elevation);
   const Vec3 right{ca, 0, -sa}, up{-sa * se, ce, -ca * se}, back{sa * ce, se, ca * ce};
-  // The bounding sphere just fits: its outline is seen under asin(1 / kDistance).
-  const float focal = 0.5F * static_cast<float>(width) * std::sqrt(kDistance * kDistance - 1);
+  const float focal = camera.focal * static_cast<float>(width);
   std::vector<Projected> projected(mesh.points.size());
   for (size_t i = 0; i < mesh.points.size(); ++i) {
-    const Vec3& point = mesh.points[i];
-    const float z = kDistance * radius - dot(point, back);
+    const Vec3 point = mesh.points[i] - camera.target;
+    const float z = camera.distance - dot(point, back);
     projected[i] = {0.5F * static_cast<float>(width) + focal * dot(point, right) / z,
                     0.5F * static_cast<float>(width) - focal * dot(point, up) / z, 1 / z};
   }
   for (const auto& triangle : mesh.triangles) {
     const auto& [a, b, c] = triangle.corner;
+    const auto behind = [&](uint32_t corner) { return !(projected[corner].inverse_z > 0); };
+    if (behind(a) || behind(b) || behind(c)) continue;
     const Vec3 normal = cross(mesh.points[b] - mesh.points[a], mesh.points[c] - mesh.points[a]);
     const float length = std::sqrt(dot(normal, normal));
     if (length <= 0) continue;
@@ -258,9 +263,21 @@ Rendering render(const Mesh& mesh, const View& view, int size) {
     const float shade = kAmbient + (1 - kAmbient) * std::abs(dot(normal, view.light)) / length;
     Vec3 colour = mesh.colours[triangle.material];
     for (float& channel : colour) channel *= shade;
-    draw(buffer, {projected[a], projected[b], projected[c]}, colour);
+    draw(buffer, {projected[a], projected[b], projected[c]}, colour, triangle.material);
   }
   return average(buffer, size);
+}
+
+Rendering render(const Mesh& mesh, const View& view, int size) {
+  float radius = 0;
+  for (const Vec3& point : mesh.points) radius = std::max(radius, std::sqrt(dot(point, point)));
+  Camera camera;
+  camera.azimuth = view.azimuth;
+  camera.elevation = view.elevation;
+  camera.distance = kDistance * radius;
+  // The bounding sphere just fits: its outline is seen under asin(1 / kDistance).
+  camera.focal = 0.5F * std::sqrt(kDistance * kDistance - 1);
+  return render_from(mesh, camera, view, size);
 }
 
 }  // namespace dino

@@ -41,12 +41,23 @@ struct View {
 
 struct Rendering {
   int size = 0;
-  std::vector<uint8_t> rgb;  ///< size x size x 3
-  std::vector<float> depth;  ///< size x size, along the camera's axis in the mesh's unit; 0 = background
+  std::vector<uint8_t> rgb;       ///< size x size x 3
+  std::vector<float> depth;       ///< size x size, along the camera's axis in the mesh's unit; 0 = background
+  std::vector<int32_t> material;  ///< size x size, of what is nearest in each pixel; -1 = background
   [[nodiscard]] double coverage() const;  ///< share of pixels that show the object
 };
 
-/// Perspective view of the whole mesh from 2.6 bounding radii, flat Lambert shading, 2 x 2 samples a pixel.
+struct Camera {
+  float azimuth = 0, elevation = 0;  ///< where it stands as seen from its target; radians
+  Vec3 target{};
+  float distance = 1;  ///< from the target, in the mesh's unit
+  float focal = 1;     ///< of the picture's width
+};
+/// Perspective view, flat Lambert shading, 2 x 2 samples a pixel, light and background of `view`. Triangles
+/// that reach behind the camera are left out.
+[[nodiscard]] Rendering render_from(const Mesh& mesh, const Camera& camera, const View& view, int size);
+
+/// Perspective view of the whole mesh around the origin from 2.6 bounding radii.
 [[nodiscard]] Rendering render(const Mesh& mesh, const View& view, int size);
 
 }  // namespace dino

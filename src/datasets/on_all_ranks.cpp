@@ -8,12 +8,14 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <utility>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/retry.hpp"
+#include "base/working.hpp"
 #include "comm/together.hpp"
 #include "datasets/dataset_builder.hpp"
 #include "datasets/record_list_writer.hpp"
@@ -130,15 +132,51 @@ RecordList open_shared(const std::string& path, const RecordListHeader& wanted) 
 /// list_dataset by way of all records in memory.
 Dataset list_whole(const std::string& reference, RecordListWriter& list) {
   Dataset dataset = open_dataset(reference);
+  list.sources().set_uncertain();  // these are known only while records go to the list as they are read
   for (const Record& record : dataset.records) list.add(record);
   dataset.records = {};
   dataset.sidecars = {};
   return dataset;
 }
 
+/// The path of a source that is not as it was; empty: all are.
+std::string changed_source(const std::vector<ListSource>& sources) {
+  for (const ListSource& source : sources) {
+    still_working();
+    if (look_at(source.path) != source) return source.path;
+  }
+  return {};
+}
+
+/// The list at `path`, where it would be made again as it is. What is damaged is said by share_list.
+std::optional<RecordList> list_from_before(const std::vector<std::string>& references,
+                                           const std::string& path) {
+  if (path.empty() || !path_exists(path)) return std::nullopt;
+  RecordList list;
+  std::vector<ListSource> sources;
+  try {
+    list = RecordList::open(path);
+    sources = list.sources();
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+  if (sources.size() < references.size()) return std::nullopt;
+  for (size_t i = 0; i < references.size(); ++i)
+    if (sources[i].path != references[i]) return std::nullopt;
+  if (list.reference() != fmt::format("{}", fmt::join(references, ", "))) return std::nullopt;
+  if (const std::string changed = changed_source(sources); !changed.empty()) {
+    log::info(fmt::format("{} has changed since {} was made: the images are listed anew", changed, path));
+    return std::nullopt;
+  }
+  log::info(fmt::format("the images are those of {}: its {} files and folders are as they were", path,
+                        sources.size()));
+  return list;
+}
+
 RecordList list_all(const std::vector<std::string>& references, const std::string& folder,
                     Dataset (*add)(const std::string&, RecordListWriter&), std::vector<std::string>& copies) {
   RecordListWriter writer(folder);
+  for (const std::string& reference : references) writer.sources().add(reference);
   for (const std::string& reference : references) {
     const Dataset dataset = add(reference, writer);
     // Class numbers of several references are their own: no list of names holds for all.
@@ -174,15 +212,21 @@ Dataset open_on_all_ranks(const std::string& reference, const Communicator& worl
 }
 
 RecordList list_images(const std::vector<std::string>& references, const std::string& folder,
-                       const Communicator& world) {
+                       const std::string& kept, const Communicator& world) {
   RecordList list;
   std::vector<Sight> sights;
   on_root(world, [&] {
     std::vector<std::string> copies;
-    try {
-      list = list_all(references, folder, list_dataset, copies);
-    } catch (const RepeatedKeys&) {
-      list = list_all(references, folder, list_whole, copies);
+    if (auto before = list_from_before(references, kept)) {
+      list = std::move(*before);
+      for (const ListSource& source : list.sources())
+        if (is_copy(source.path)) copies.push_back(source.path);
+    } else {
+      try {
+        list = list_all(references, folder, list_dataset, copies);
+      } catch (const RepeatedKeys&) {
+        list = list_all(references, folder, list_whole, copies);
+      }
     }
     sights = sights_of(list, copies);
     ::malloc_trim(0);  // what the listing took goes back to the machine

@@ -23,9 +23,10 @@ namespace dino {
 /// tars it holds one of them at a time (list_dataset); of other references, and of tars that repeat each
 /// other's keys, all records of one reference, some 500 bytes each, which it gives back. All ranks look for
 /// some of the files: one that does not see them tries again for --retry-seconds; then all throw IoError.
-/// Collective.
+/// Where `kept` is the list that an earlier start made of the same references, and no file or folder that
+/// decided on it has another size or time since, it is that list, and none of them is opened. Collective.
 [[nodiscard]] RecordList list_images(const std::vector<std::string>& references, const std::string& folder,
-                                     const Communicator& world);
+                                     const std::string& kept, const Communicator& world);
 
 /// Commits rank 0's list at `path`, unless the same list is there undamaged (a damaged one is said and made
 /// anew), and maps it on all ranks, which compare it with its checksum together. A rank that does not see the

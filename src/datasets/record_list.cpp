@@ -65,11 +65,9 @@ void RecordList::read_header() {
     throw IoError(fmt::format("cannot read: {}: {}", path_, std::strerror(errno)));
   bytes_ = status.st_size;
   if (bytes_ < kHeaderBytes) damaged(fmt::format("it ends at byte {}, within its header", bytes_));
-  void* map = ::mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ, MAP_SHARED, fd_, 0);
-  if (map == MAP_FAILED) throw IoError(fmt::format("cannot map: {}: {}", path_, std::strerror(errno)));
-  map_ = static_cast<const char*>(map);
-  static_cast<void>(::madvise(map, static_cast<size_t>(bytes_), MADV_RANDOM));
-  std::memcpy(&header_, map_, sizeof header_);
+  map_ = FileMapping(fd_, bytes_, FileMapping::Access::read, path_);
+  static_cast<void>(::madvise(map_.data(), static_cast<size_t>(bytes_), MADV_RANDOM));
+  std::memcpy(&header_, map_.data(), sizeof header_);
   const RecordListHeader& h = header_;
   if (std::string_view(h.magic, sizeof h.magic) != kRecordListMagic) damaged("it is none");
   const auto own = std::as_bytes(std::span(&h, 1)).first(sizeof h - sizeof h.header_crc);
@@ -83,9 +81,8 @@ void RecordList::read_header() {
 }
 
 void RecordList::release() noexcept {
-  if (map_ != nullptr) ::munmap(const_cast<char*>(map_), static_cast<size_t>(bytes_));
+  map_ = {};
   if (fd_ >= 0) ::close(fd_);
-  map_ = nullptr;
   fd_ = -1;
 }
 
@@ -101,7 +98,7 @@ RecordList& RecordList::operator=(RecordList&& other) noexcept {
   release();
   path_ = std::move(other.path_);
   fd_ = std::exchange(other.fd_, -1);
-  map_ = std::exchange(other.map_, nullptr);
+  map_ = std::move(other.map_);
   bytes_ = std::exchange(other.bytes_, 0);
   header_ = std::exchange(other.header_, {});
   return *this;
@@ -112,10 +109,10 @@ std::string RecordList::text_at(int64_t& offset, int64_t end) const {
   uint32_t length = 0;
   constexpr auto kLength = static_cast<int64_t>(sizeof length);
   if (offset < kHeaderBytes || end - offset < kLength) damaged("a text lies outside of it");
-  std::memcpy(&length, map_ + offset, sizeof length);
+  std::memcpy(&length, map_.data() + offset, sizeof length);
   offset += kLength;
   if (length > end - offset) damaged("a text lies outside of it");
-  std::string text(map_ + offset, length);
+  std::string text(reinterpret_cast<const char*>(map_.data()) + offset, length);
   offset += length;
   return text;
 }
@@ -124,7 +121,7 @@ Record RecordList::at(int64_t index) const {
   DINO_CHECK(index >= 0 && index < count(), "record of a list");
   RecordRow row;
   const int64_t heap_end = kHeaderBytes + header_.heap_bytes;
-  std::memcpy(&row, map_ + heap_end + index * static_cast<int64_t>(sizeof row), sizeof row);
+  std::memcpy(&row, map_.data() + heap_end + index * static_cast<int64_t>(sizeof row), sizeof row);
   if (row.path < 0 || row.texts < 0 || std::max(row.path, row.texts) > header_.heap_bytes)
     damaged("a text lies outside of it");
   Record record;
@@ -138,13 +135,13 @@ Record RecordList::at(int64_t index) const {
     *text = text_at(texts, heap_end);
   // Pages that were touched, and those that the system maps around them, would count as the process's own
   // until the whole file did. The file stays in the system's cache.
-  static_cast<void>(::madvise(const_cast<char*>(map_), static_cast<size_t>(bytes_), MADV_DONTNEED));
+  static_cast<void>(::madvise(map_.data(), static_cast<size_t>(bytes_), MADV_DONTNEED));
   return record;
 }
 
 std::vector<std::string> RecordList::notes(int64_t first, int64_t count) const {
   std::vector<std::string> texts;
-  if (map_ == nullptr) return texts;
+  if (map_.data() == nullptr) return texts;
   int64_t offset = bytes_ - header_.note_bytes;
   for (int64_t i = 0; i < first; ++i) static_cast<void>(text_at(offset, bytes_));
   for (int64_t i = 0; i < count; ++i) texts.push_back(text_at(offset, bytes_));
@@ -152,7 +149,7 @@ std::vector<std::string> RecordList::notes(int64_t first, int64_t count) const {
 }
 
 std::string RecordList::reference() const {
-  return map_ == nullptr ? std::string() : notes(0, 1)[0];
+  return map_.data() == nullptr ? std::string() : notes(0, 1)[0];
 }
 
 std::vector<std::string> RecordList::classes() const {
@@ -161,6 +158,13 @@ std::vector<std::string> RecordList::classes() const {
 
 std::vector<std::string> RecordList::faults() const {
   return notes(1 + header_.classes, header_.faults);
+}
+
+std::vector<ListSource> RecordList::sources() const {
+  std::vector<ListSource> sources;
+  for (const std::string& text : notes(1 + header_.classes + header_.faults, header_.sources))
+    sources.push_back(source_of(text));
+  return sources;
 }
 
 void RecordList::commit_to(const std::string& path) const {

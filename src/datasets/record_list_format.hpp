@@ -8,7 +8,7 @@
 namespace dino {
 
 inline constexpr std::string_view kRecordListMagic = "dinoLIST";
-inline constexpr uint32_t kRecordListVersion = 1;
+inline constexpr uint32_t kRecordListVersion = 2;
 
 /// One record. A text of the heap is its length (u32) and its bytes. `path` leads to one text, which
 /// neighbours of one tar share; `texts` to four: key, extension, group, fault.

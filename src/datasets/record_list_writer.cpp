@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/file_mapping.hpp"
 #include "base/working.hpp"
 #include "datasets/dataset_builder.hpp"
 #include "datasets/record_list_format.hpp"
@@ -106,7 +107,6 @@ class RecordListWriter::Part {
 
 RecordListWriter::RecordListWriter(std::string folder)
     : folder_(std::move(folder)),
-      copies_folder_(data_dir() + "/"),
       file_(std::make_unique<Part>(folder_)),
       rows_(std::make_unique<Part>(folder_)),
       keys_(std::make_unique<Part>(folder_)) {
@@ -122,8 +122,7 @@ int64_t RecordListWriter::add_path(const std::string& path) {
   path_ = path;
   path_at_ = file_->bytes();
   file_->put_text(path);
-  const auto below = [&](const char* folder) { return path.starts_with(copies_folder_ + folder); };
-  if (below("unpacked/") || below("prepared/")) copies_.push_back(path);
+  if (is_copy(path)) copies_.push_back(path);
   return path_at_;
 }
 
@@ -166,15 +165,13 @@ void RecordListWriter::relabel(int64_t first, const std::vector<int32_t>& classe
 
 bool RecordListWriter::has_repeated_keys(int64_t first) {
   keys_->flush();
-  const auto bytes = static_cast<size_t>(keys_->bytes());
+  const int64_t bytes = keys_->bytes();
   if (bytes == 0) return false;
-  void* map = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, keys_->fd(), 0);
-  if (map == MAP_FAILED) fail("map", shown_in(folder_));
-  const std::span keys(static_cast<uint64_t*>(map) + first, static_cast<size_t>(records_ - first));
+  const FileMapping map(keys_->fd(), bytes, FileMapping::Access::write, shown_in(folder_));
+  const std::span keys(reinterpret_cast<uint64_t*>(map.data()) + first,
+                       static_cast<size_t>(records_ - first));
   std::sort(keys.begin(), keys.end());
-  const bool repeated = std::adjacent_find(keys.begin(), keys.end()) != keys.end();
-  ::munmap(map, bytes);
-  return repeated;
+  return std::adjacent_find(keys.begin(), keys.end()) != keys.end();
 }
 
 void RecordListWriter::add_reference(const std::string& reference, const std::vector<std::string>& classes,
@@ -196,12 +193,14 @@ RecordList RecordListWriter::finish() {
   keys_.reset();
   const int64_t notes = file_->bytes();
   file_->put_text(reference_);
-  for (const auto* texts : {&classes_, &faults_})
+  std::vector<std::string> sources = sources_.texts();
+  for (const auto* texts : {&classes_, &faults_, &sources})
     for (const std::string& text : *texts) file_->put_text(text);
   file_->flush();
   header.note_bytes = file_->bytes() - notes;
   header.classes = static_cast<int64_t>(classes_.size());
   header.faults = static_cast<int64_t>(faults_.size());
+  header.sources = static_cast<int64_t>(sources.size());
   header.hash = hash_.value();
   header.content_crc = file_->crc();
   header.header_crc =

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "datasets/dataset.hpp"
+#include "datasets/list_sources.hpp"
 #include "datasets/record_list.hpp"
 #include "storage/xxh3.hpp"
 
@@ -36,18 +37,21 @@ class RecordListWriter {
                      const std::vector<std::string>& faults);
   /// Copies of compressed tars and prepared sets that records lie in: made on the node that lists.
   [[nodiscard]] const std::vector<std::string>& copies() const { return copies_; }
+  /// What decides on the records; finish() writes it behind them.
+  [[nodiscard]] ListSources& sources() { return sources_; }
   [[nodiscard]] RecordList finish();
 
  private:
   class Part;
   [[nodiscard]] int64_t add_path(const std::string& path);
 
-  std::string folder_, copies_folder_;
+  std::string folder_;
   std::unique_ptr<Part> file_;  ///< header and heap, in the end all
   std::unique_ptr<Part> rows_, keys_;
   int64_t records_ = 0, path_at_ = -1;
   std::string path_, reference_;
   std::vector<std::string> classes_, faults_, copies_;
+  ListSources sources_;
   Xxh3 hash_;
 };
 

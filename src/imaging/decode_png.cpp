@@ -84,6 +84,31 @@ bool read_header(PngReader& reader, const DecodeOptions& options, Decoded& out) 
   return true;
 }
 
+/// One channel as stored: no colours of a palette, no scaling.
+bool read_plane_header(PngReader& reader, const DecodeOptions& options, Decoded& out) {
+  if (setjmp(png_jmpbuf(reader.png)) != 0) return false;
+  png_structp png = reader.png;
+  png_infop info = reader.info;
+  png_set_read_fn(png, &reader, on_read);
+  png_set_user_limits(png, 0x7fffffff, 0x7fffffff);
+  skip_unused_chunks(png);
+  png_read_info(png, info);
+  if (!accept_size(png_get_image_width(png, info), png_get_image_height(png, info), 2, options.limits, out))
+    return false;
+  const int colour = png_get_color_type(png, info);
+  if (colour != PNG_COLOR_TYPE_GRAY && colour != PNG_COLOR_TYPE_PALETTE) {
+    fail(out, DecodeStatus::unsupported, "it has colours or transparency where one number a pixel is needed");
+    return false;
+  }
+  png_set_packing(png);  // 1, 2 and 4 bits: a byte each, not scaled
+  png_set_interlace_handling(png);
+  reader.channels = png_get_bit_depth(png, info) == 16 ? 2 : 1;
+  const double held = 8.0 * png_get_image_height(png, info) + 64.0 * png_get_image_width(png, info);
+  if (!accept_memory(held, 2 + reader.channels, false, options, out)) return false;
+  png_read_update_info(png, info);
+  return true;
+}
+
 bool read_pixels(PngReader& reader) {
   if (setjmp(png_jmpbuf(reader.png)) != 0) return false;
   png_read_image(reader.png, reader.rows.data());
@@ -100,14 +125,42 @@ void report(const PngReader& reader, Decoded& out) {
        reader.message);
 }
 
-}  // namespace
-
-void decode_png(Bytes bytes, const DecodeOptions& options, Decoded& out) {
-  PngReader reader;
+bool begin_png(PngReader& reader, Bytes bytes, Decoded& out) {
   reader.bytes = bytes;
   reader.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &reader, on_error, on_warning);
   if (reader.png != nullptr) reader.info = png_create_info_struct(reader.png);
-  if (reader.info == nullptr) return fail(out, DecodeStatus::memory, "not enough memory");
+  if (reader.info == nullptr) fail(out, DecodeStatus::memory, "not enough memory");
+  return reader.info != nullptr;
+}
+
+}  // namespace
+
+void decode_png_plane(Bytes bytes, const DecodeOptions& options, Decoded& out,
+                      std::vector<uint16_t>& samples) {
+  PngReader reader;
+  if (!begin_png(reader, bytes, out)) return;
+  if (!read_plane_header(reader, options, out)) {
+    if (out.message.empty()) report(reader, out);
+    return;
+  }
+  const auto width = static_cast<size_t>(out.file_width), height = static_cast<size_t>(out.file_height),
+             row_bytes = width * static_cast<size_t>(reader.channels);
+  if (png_get_rowbytes(reader.png, reader.info) != row_bytes)
+    return fail(out, DecodeStatus::unsupported, "an unexpected pixel layout");
+  std::vector<uint8_t> raw(row_bytes * height);
+  reader.rows.resize(height);
+  for (size_t y = 0; y < height; ++y) reader.rows[y] = raw.data() + y * row_bytes;
+  if (!read_pixels(reader) && !reader.whole) return report(reader, out);
+  samples.resize(width * height);
+  for (size_t i = 0; i < samples.size(); ++i)
+    samples[i] =
+        reader.channels == 1 ? raw[i] : static_cast<uint16_t>(unsigned{raw[2 * i]} << 8 | raw[2 * i + 1]);
+  out.status = DecodeStatus::ok;
+}
+
+void decode_png(Bytes bytes, const DecodeOptions& options, Decoded& out) {
+  PngReader reader;
+  if (!begin_png(reader, bytes, out)) return;
   if (!read_header(reader, options, out)) {
     if (out.message.empty()) report(reader, out);
     return;

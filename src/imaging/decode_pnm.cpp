@@ -124,4 +124,24 @@ void decode_pnm(Bytes bytes, const DecodeOptions& options, Decoded& out) {
   finish(out, options, 1);
 }
 
+void decode_pnm_plane(Bytes bytes, const DecodeOptions& options, Decoded& out,
+                      std::vector<uint16_t>& samples) {
+  PnmText text(bytes, 2);
+  const int64_t width = text.number(), height = text.number(), maximum = text.number();
+  if (width < 0 || height < 0 || maximum < 1 || maximum > 65535)
+    return fail(out, text.at_end() ? DecodeStatus::truncated : DecodeStatus::corrupt,
+                "the header has no valid width, height and maximum");
+  if (!accept_size(width, height, 2, options.limits, out)) return;
+  const size_t count = static_cast<size_t>(width * height), wide = maximum < 256 ? 1 : 2,
+               start = text.position() + 1;
+  if (start > bytes.size() || bytes.size() - start < count * wide)
+    return fail(out, DecodeStatus::truncated, kEndsEarly);
+  if (!accept_memory(0, 2, false, options, out)) return;
+  const Bytes data = bytes.subspan(start);
+  samples.resize(count);
+  for (size_t i = 0; i < count; ++i)
+    samples[i] = wide == 1 ? data[i] : static_cast<uint16_t>(unsigned{data[2 * i]} << 8 | data[2 * i + 1]);
+  out.status = DecodeStatus::ok;
+}
+
 }  // namespace dino::imaging

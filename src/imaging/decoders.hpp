@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "imaging/image.hpp"
 
@@ -21,6 +22,12 @@ void decode_bmp(Bytes bytes, const DecodeOptions& options, Decoded& out);
 void decode_tiff(Bytes bytes, const DecodeOptions& options, Decoded& out);
 void decode_jxl(Bytes bytes, const DecodeOptions& options, Decoded& out);
 void decode_vips(Bytes bytes, const DecodeOptions& options, Decoded& out);  ///< GIF, HEIC, JPEG 2000, ...
+
+/// Samples as stored, for decode_plane; status, message and file size are in `out`, whose image stays empty.
+void decode_png_plane(Bytes bytes, const DecodeOptions& options, Decoded& out,
+                      std::vector<uint16_t>& samples);
+void decode_pnm_plane(Bytes bytes, const DecodeOptions& options, Decoded& out,
+                      std::vector<uint16_t>& samples);
 
 /// False, with the status set, when the header's size is empty or beyond the limits. Called before any memory
 /// is allocated for pixels; `bytes_per_pixel` is of the decoded image.

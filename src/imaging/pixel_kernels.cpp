@@ -9,7 +9,7 @@ namespace dino::imaging {
 
 const PixelKernels& pixel_kernels() {
   const CpuLevel level = cpu_level();
-  if (level >= CpuLevel::avx512) return pixel_kernels_avx512();
+  if (level >= CpuLevel::avx512) return cpu_has_vnni() ? pixel_kernels_avx512vnni() : pixel_kernels_avx512();
   return level >= CpuLevel::avx2 ? pixel_kernels_avx2() : pixel_kernels_baseline();
 }
 
@@ -19,8 +19,9 @@ int64_t columns_scratch(int64_t channels, const TapsView& taps) {
     const int64_t last = std::min(x + kColumnsAtOnce, taps.outputs) - 1;
     widest = std::max(widest, taps.first[last] + taps.count[last] - taps.first[x]);
   }
-  // Whole blocks of 16 samples are turned, and the results of one block of outputs.
-  return ((widest * channels + 15) / 16 * 16 + kColumnsAtOnce * channels) * kRowsAtOnce;
+  // Whole blocks of 16 samples are turned, and the results of one block of outputs; and what is read behind
+  // the last one with weights of 0, 64 bytes at a time.
+  return ((widest * channels + 15) / 16 * 16 + (kColumnsAtOnce + kTapsAtOnce) * channels) * kRowsAtOnce + 64;
 }
 
 }  // namespace dino::imaging

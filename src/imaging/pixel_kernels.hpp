@@ -14,20 +14,30 @@ constexpr int kRowsAtOnce = 16;
 /// Outputs of a row that it makes before it goes on to the next ones; a multiple of 16.
 constexpr int64_t kColumnsAtOnce = 64;
 
-/// Output sample i reads `count[i]` inputs from `first[i]` on, with weights at [i * stride].
+/// Weights are also held in digits, for instructions that multiply bytes: w = d0 + 2^8 d1 + 2^16 d2 with
+/// signed bytes. kDigits words hold those of kTapsAtOnce weights, one byte of each in a word.
+constexpr int kDigits = 3;
+constexpr int64_t kTapsAtOnce = 4;
+
+/// Output sample i reads `count[i]` inputs from `first[i]` on, with weights at [i * stride], and 0 up to a
+/// multiple of kTapsAtOnce; their digits at [i * stride / kTapsAtOnce * kDigits].
 struct TapsView {
   int64_t outputs, stride;
   const int64_t *first, *count;
   const int32_t* weights;
+  const uint32_t* digits;
+  [[nodiscard]] const uint32_t* digits_of(int64_t i) const {
+    return digits + i * (stride / kTapsAtOnce) * kDigits;
+  }
 };
 
 struct PixelKernels {
   /// Horizontal pass of kRowsAtOnce rows of 1, 3 or 4 channels. `scratch`: columns_scratch() bytes.
   void (*columns)(const uint8_t* const* rows, int64_t channels, const TapsView& taps, uint8_t* scratch,
                   uint8_t* const* out);
-  /// Vertical pass: out[x] = the sum over `count` rows of weight times row[x], rounded to 8 bits.
-  void (*rows)(const uint8_t* const* rows, const int32_t* weights, int64_t count, int64_t samples,
-               uint8_t* out);
+  /// Vertical pass, output `at`: out[x] = the sum over its rows of weight times row[x], rounded to 8 bits.
+  /// `rows` are as many as a multiple of kTapsAtOnce.
+  void (*rows)(const uint8_t* const* rows, const TapsView& taps, int64_t at, int64_t samples, uint8_t* out);
 
   /// PIL's blend of a gray level with all samples.
   void (*blend_with_level)(uint8_t* samples, int64_t count, uint8_t level, float factor);
@@ -55,6 +65,7 @@ struct PixelKernels {
 [[nodiscard]] const PixelKernels& pixel_kernels_baseline();
 [[nodiscard]] const PixelKernels& pixel_kernels_avx2();
 [[nodiscard]] const PixelKernels& pixel_kernels_avx512();
+[[nodiscard]] const PixelKernels& pixel_kernels_avx512vnni();
 /// Those of the CPU level in use.
 [[nodiscard]] const PixelKernels& pixel_kernels();
 

@@ -4,7 +4,7 @@
 // They call no function of the standard library, which the linker could take from here for callers on other
 // CPUs.
 
-#include <emmintrin.h>
+#include <immintrin.h>
 
 #include "imaging/pixel_kernels.hpp"
 
@@ -61,18 +61,70 @@ inline void scatter_columns(const uint8_t* from, int64_t count, uint8_t* const* 
     for (int r = 0; r < 16; ++r) out[r][at + j] = from[16 * j + r];
 }
 
+#if defined(__AVX512VNNI__)
+
+/// Sums of 64 samples, digit by digit of the weights. The samples stand in the order in which bytes of four
+/// rows interleave, which levels() undoes.
+struct DigitSums {
+  __m512i of[kDigits][4] = {};
+
+  void add(const uint8_t* const* rows, int64_t at, const uint32_t* digits) {
+    const auto row = [&](int k) { return _mm512_loadu_si512(rows[k] + at); };
+    const __m512i a = row(0), b = row(1), c = row(2), d = row(3);
+    const __m512i ab = _mm512_unpacklo_epi8(a, b), ab_high = _mm512_unpackhi_epi8(a, b);
+    const __m512i cd = _mm512_unpacklo_epi8(c, d), cd_high = _mm512_unpackhi_epi8(c, d);
+    const __m512i fours[4] = {_mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd),
+                              _mm512_unpacklo_epi16(ab_high, cd_high),
+                              _mm512_unpackhi_epi16(ab_high, cd_high)};
+    for (int digit = 0; digit < kDigits; ++digit) {
+      const __m512i of_weights = _mm512_set1_epi32(static_cast<int>(digits[digit]));
+      for (int q = 0; q < 4; ++q) of[digit][q] = _mm512_dpbusd_epi32(of[digit][q], fours[q], of_weights);
+    }
+  }
+  [[nodiscard]] __m512i levels() const {
+    using Words = int32_t __attribute__((vector_size(64)));
+    const auto words = [](__m512i digits) { return reinterpret_cast<Words>(digits); };
+    __m512i whole[4];
+    for (int q = 0; q < 4; ++q) {
+      const Words sum = (words(of[2][q]) << 16) + (words(of[1][q]) << 8) + words(of[0][q]);
+      whole[q] = reinterpret_cast<__m512i>((sum + (1 << (kWeightBits - 1))) >> kWeightBits);
+    }
+    return _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]),
+                               _mm512_packs_epi32(whole[2], whole[3]));
+  }
+};
+
+/// Output x of 16 rows and all channels. Reads 64 bytes at a time, whatever they are behind the last tap.
+template <int kChannels>
+inline void one_column(const uint8_t* samples, const TapsView& taps, int64_t x, uint8_t* to) {
+  constexpr int64_t kSamples = 16 * kChannels;
+  const uint32_t* digits = taps.digits_of(x);
+  DigitSums sums;
+  for (int64_t i = 0; i < taps.count[x]; i += kTapsAtOnce, digits += kDigits) {
+    const uint8_t* four[kTapsAtOnce];
+    for (int64_t k = 0; k < kTapsAtOnce; ++k) four[k] = samples + (i + k) * kSamples;
+    sums.add(four, 0, digits);
+  }
+  _mm512_mask_storeu_epi8(to, ~uint64_t{0} >> (64 - kSamples), sums.levels());
+}
+
+#else
+
 /// Output x of 16 rows and all channels.
 template <int kChannels>
-inline void one_column(const uint8_t* samples, const int32_t* weights, int64_t count, uint8_t* to) {
+inline void one_column(const uint8_t* samples, const TapsView& taps, int64_t x, uint8_t* to) {
   constexpr int kSamples = 16 * kChannels;
+  const int32_t* weights = taps.weights + x * taps.stride;
   int32_t sums[kSamples];
   for (int32_t& sum : sums) sum = 1 << (kWeightBits - 1);
-  for (int64_t i = 0; i < count; ++i, samples += kSamples) {
+  for (int64_t i = 0; i < taps.count[x]; ++i, samples += kSamples) {
     const int32_t weight = weights[i];
     for (int j = 0; j < kSamples; ++j) sums[j] += samples[j] * weight;
   }
   for (int j = 0; j < kSamples; ++j) to[j] = to_8_bits(sums[j]);
 }
+
+#endif
 
 template <int kChannels>
 void columns_of(const uint8_t* const* rows, const TapsView& taps, uint8_t* scratch, uint8_t* const* out) {
@@ -83,8 +135,8 @@ void columns_of(const uint8_t* const* rows, const TapsView& taps, uint8_t* scrat
     const int64_t from = taps.first[begin], to = taps.first[end - 1] + taps.count[end - 1];
     gather_columns(rows, from * kChannels, (to - from) * kChannels, read);
     for (int64_t x = begin; x < end; ++x)
-      one_column<kChannels>(read + (taps.first[x] - from) * kChannels * 16, taps.weights + x * taps.stride,
-                            taps.count[x], made + (x - begin) * kChannels * 16);
+      one_column<kChannels>(read + (taps.first[x] - from) * kChannels * 16, taps, x,
+                            made + (x - begin) * kChannels * 16);
     scatter_columns(made, (end - begin) * kChannels, out, begin * kChannels);
   }
 }
@@ -96,18 +148,32 @@ void columns(const uint8_t* const* rows, int64_t channels, const TapsView& taps,
   columns_of<4>(rows, taps, scratch, out);
 }
 
-void rows(const uint8_t* const* from, const int32_t* weights, int64_t count, int64_t samples, uint8_t* out) {
-  int64_t x = 0;
-  for (; x + kBlock <= samples; x += kBlock) {
-    int32_t sums[kBlock];
-    for (int32_t& sum : sums) sum = 1 << (kWeightBits - 1);
-    for (int64_t i = 0; i < count; ++i) {
-      const uint8_t* row = from[i] + x;
-      const int32_t weight = weights[i];
-      for (int j = 0; j < kBlock; ++j) sums[j] += row[j] * weight;
-    }
-    for (int j = 0; j < kBlock; ++j) out[x + j] = to_8_bits(sums[j]);
+/// kBlock samples of output `at`.
+inline void block_of_rows(const uint8_t* const* from, const TapsView& taps, int64_t at, int64_t x,
+                          uint8_t* out) {
+#if defined(__AVX512VNNI__)
+  const uint32_t* digits = taps.digits_of(at);
+  DigitSums sums;
+  for (int64_t i = 0; i < taps.count[at]; i += kTapsAtOnce, digits += kDigits) sums.add(from + i, x, digits);
+  _mm512_storeu_si512(out + x, sums.levels());
+#else
+  const int32_t* weights = taps.weights + at * taps.stride;
+  int32_t sums[kBlock];
+  for (int32_t& sum : sums) sum = 1 << (kWeightBits - 1);
+  for (int64_t i = 0; i < taps.count[at]; ++i) {
+    const uint8_t* row = from[i] + x;
+    const int32_t weight = weights[i];
+    for (int j = 0; j < kBlock; ++j) sums[j] += row[j] * weight;
   }
+  for (int j = 0; j < kBlock; ++j) out[x + j] = to_8_bits(sums[j]);
+#endif
+}
+
+void rows(const uint8_t* const* from, const TapsView& taps, int64_t at, int64_t samples, uint8_t* out) {
+  const int32_t* weights = taps.weights + at * taps.stride;
+  const int64_t count = taps.count[at];
+  int64_t x = 0;
+  for (; x + kBlock <= samples; x += kBlock) block_of_rows(from, taps, at, x, out);
   for (; x < samples; ++x) {
     int32_t sum = 1 << (kWeightBits - 1);
     for (int64_t i = 0; i < count; ++i) sum += from[i][x] * weights[i];
@@ -213,24 +279,27 @@ void turn_gray(uint8_t* rgb, int64_t pixels) {
   });
 }
 
-/// PIL's 8-bit RGB -> HSV, step by step in its types: hue in h, saturation in s; the value is the largest.
+/// PIL's 8-bit RGB -> HSV: hue in h, saturation in s; the value is the largest. PIL divides (high - channel)
+/// by the spread for all three; of the largest channel that is 0, of the smallest 1, and only the one between
+/// them needs the division. Its sums and products are rounded here as there, or to no other result: the test
+/// goes through all colours.
 inline void to_hue(const Pixels& p, int32_t* h, int32_t* s, int32_t* v) {
   for (int i = 0; i < kBlock; ++i) {
     const int r = p.r[i], g = p.g[i], b = p.b[i];
     const int rg = r > g ? r : g, least_rg = r < g ? r : g;
     const int high = rg > b ? rg : b, low = least_rg < b ? least_rg : b;
-    const int spread = high - low;
+    const int spread = high - low, middle = r + g + b - high - low;
     const auto range = static_cast<float>(spread == 0 ? 1 : spread);
     const float saturation = range / static_cast<float>(high == 0 ? 1 : high);
-    const float rc = static_cast<float>(high - r) / range;
-    const float gc = static_cast<float>(high - g) / range;
-    const float bc = static_cast<float>(high - b) / range;
-    const float of_r = bc - gc;
-    const auto of_g = static_cast<float>(2.0 + static_cast<double>(rc) - static_cast<double>(bc));
-    const auto of_b = static_cast<float>(4.0 + static_cast<double>(gc) - static_cast<double>(rc));
-    const float sector = r == high ? of_r : g == high ? of_g : of_b;
+    const float between = static_cast<float>(high - middle) / range;
+    // Sixths of the circle: of red, green or blue, and on from there or back.
+    const float whole = r == high   ? (b == low ? 1.0F : -1.0F)
+                        : g == high ? (r == low ? 3.0F : 1.0F)
+                                    : (r == low ? 3.0F : 5.0F);
+    const bool is_back = r == high ? b == low : g == high ? r == low : r != low;
+    const float sector = whole + (is_back ? -between : between);
     // fmod(h / 6 + 1, 1): the argument lies in [5/6, 11/6).
-    const double turn = static_cast<double>(sector) / 6.0 + 1.0;
+    const double turn = static_cast<double>(sector) * (1.0 / 6.0) + 1.0;
     const auto hue = static_cast<float>(turn >= 1.0 ? turn - 1.0 : turn);
     h[i] = spread == 0 ? 0 : static_cast<int>(static_cast<double>(hue) * 255.0);
     s[i] = spread == 0 ? 0 : static_cast<int>(static_cast<double>(saturation) * 255.0);
@@ -238,13 +307,18 @@ inline void to_hue(const Pixels& p, int32_t* h, int32_t* s, int32_t* v) {
   }
 }
 
+/// n / 255 as a float, for 0 <= n <= 255.
+inline double of_255(int32_t n) {
+  return static_cast<double>(static_cast<float>(static_cast<double>(n) * (1.0 / 255.0)));
+}
+
 /// PIL's 8-bit HSV -> RGB.
 inline void from_hue(const int32_t* h, const int32_t* s, const int32_t* v, Pixels& p) {
   for (int i = 0; i < kBlock; ++i) {
-    const double at = static_cast<double>(h[i]) * 6.0 / 255.0;
-    const int sector = static_cast<int>(at);
-    const double f = static_cast<float>(at - static_cast<double>(static_cast<float>(sector)));
-    const double saturation = static_cast<float>(static_cast<double>(s[i]) / 255.0);
+    const int32_t at = 6 * h[i];
+    const int32_t sector = (at + 1 + (at >> 8)) >> 8;  // at / 255
+    const double f = of_255(at - 255 * sector);
+    const double saturation = of_255(s[i]);
     const double value = v[i];
     const int high = v[i];
     const int low = static_cast<int>(value * (1.0 - saturation) + 0.5);

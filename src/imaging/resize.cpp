@@ -12,7 +12,9 @@
 namespace dino {
 namespace {
 
+using imaging::kDigits;
 using imaging::kRowsAtOnce;
+using imaging::kTapsAtOnce;
 using imaging::kWeightBits;
 
 struct Filter {
@@ -47,15 +49,37 @@ Filter filter_of(Resampling filter) {
   return {2.0, bicubic};
 }
 
-/// Output sample i reads `count[i]` inputs from `first[i]` on, with weights at [i * stride].
+/// See imaging::TapsView.
 struct Taps {
   int64_t stride = 0;
   std::vector<int64_t> first, count;
   std::vector<int32_t> weights;
+  std::vector<uint32_t> digits;
   [[nodiscard]] imaging::TapsView view() const {
-    return {static_cast<int64_t>(first.size()), stride, first.data(), count.data(), weights.data()};
+    return {static_cast<int64_t>(first.size()),
+            stride,
+            first.data(),
+            count.data(),
+            weights.data(),
+            digits.data()};
   }
 };
+
+std::vector<uint32_t> digits_of(const std::vector<int32_t>& weights) {
+  std::vector<uint32_t> digits(weights.size() / kTapsAtOnce * kDigits);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    int32_t rest = weights[i];
+    for (size_t d = 0; d < kDigits; ++d) {
+      digits[i / kTapsAtOnce * kDigits + d] |= static_cast<uint32_t>(rest & 255) << 8 * (i % kTapsAtOnce);
+      rest = (rest + 128) >> 8;  // the digit is rest & 255 as a signed byte
+    }
+  }
+  return digits;
+}
+
+int64_t rounded_up(int64_t taps) {
+  return (taps + kTapsAtOnce - 1) / kTapsAtOnce * kTapsAtOnce;
+}
 
 /// Of outputs [begin, begin + count) of `out`.
 Taps make_taps(int64_t in, int64_t out, const Filter& filter, int64_t begin, int64_t count) {
@@ -63,7 +87,7 @@ Taps make_taps(int64_t in, int64_t out, const Filter& filter, int64_t begin, int
   const double filter_scale = std::max(scale, 1.0);  // the support widens only when shrinking
   const double support = filter.support * filter_scale;
   Taps taps;
-  taps.stride = static_cast<int64_t>(std::ceil(support)) * 2 + 1;
+  taps.stride = rounded_up(static_cast<int64_t>(std::ceil(support)) * 2 + 1);
   taps.first.resize(static_cast<size_t>(count));
   taps.count.resize(static_cast<size_t>(count));
   taps.weights.assign(static_cast<size_t>(count * taps.stride), 0);
@@ -88,6 +112,7 @@ Taps make_taps(int64_t in, int64_t out, const Filter& filter, int64_t begin, int
           static_cast<int32_t>(w < 0 ? scaled - 0.5 : scaled + 0.5);
     }
   }
+  taps.digits = digits_of(taps.weights);
   return taps;
 }
 
@@ -159,12 +184,13 @@ Image resize_window(ImageView image, Box box_, int64_t width, int64_t height, Bo
   const Taps taps = make_taps(box_.height, height, chosen, window.top, window.height);
   const int64_t most = *std::max_element(taps.count.begin(), taps.count.end());
   WideRows rows(image, box_, width, chosen, window.left, window.width, most);
-  std::vector<const uint8_t*> read(static_cast<size_t>(most));
+  std::vector<const uint8_t*> read(static_cast<size_t>(taps.stride));
   for (int64_t y = 0; y < out.height; ++y) {
     const auto i = static_cast<size_t>(y);
     for (int64_t k = 0; k < taps.count[i]; ++k) read[static_cast<size_t>(k)] = rows.at(taps.first[i] + k);
-    imaging::pixel_kernels().rows(read.data(), taps.weights.data() + y * taps.stride, taps.count[i], samples,
-                                  out.at(0, y));
+    // Those of weight 0 may be any.
+    for (int64_t k = taps.count[i]; k < taps.stride; ++k) read[static_cast<size_t>(k)] = read[0];
+    imaging::pixel_kernels().rows(read.data(), taps.view(), y, samples, out.at(0, y));
   }
   return out;
 }

@@ -118,8 +118,10 @@ TensorView Head::backward(const Context& c, const UnitView& w, const HeadSaved& 
   }
   for (int64_t layer = config_.layers - 1; layer >= 0; --layer) {
     const auto i = static_cast<size_t>(layer);
-    if (layer < config_.layers - 1) c.ops.gelu_backward(c.stream, dy, saved.pre[i], dy);
-    c.ops.linear_backward_weight(c.stream, dy, saved.inputs[i], d(mlp_[i].weight), d(mlp_[i].bias));
+    const bool last = layer == config_.layers - 1;
+    if (!last) c.ops.gelu_backward(c.stream, dy, saved.pre[i], dy, d(mlp_[i].bias));
+    c.ops.linear_backward_weight(c.stream, dy, saved.inputs[i], d(mlp_[i].weight),
+                                 last ? d(mlp_[i].bias) : TensorView{});
     const TensorView d_input = c.arena.make(saved.inputs[i].shape, act);
     c.ops.linear_backward_input(c.stream, dy, w(mlp_[i].weight), d_input, false);
     dy = d_input;

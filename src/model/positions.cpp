@@ -6,10 +6,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <numeric>
 #include <tuple>
 #include <vector>
 
+#include "model/sparse_map.hpp"
 #include "model/vit_parts.hpp"
 
 namespace dino {
@@ -103,20 +103,9 @@ bool is_native(const VitConfig& config, int64_t grid_h, int64_t grid_w) {
   return grid_h == config.position_grid && grid_w == config.position_grid;
 }
 
-/// On the host.
-struct Sparse {
-  std::vector<int64_t> starts{0}, columns;
-  std::vector<float> weights;
-  void add(int64_t column, float weight) {
-    columns.push_back(column);
-    weights.push_back(weight);
-  }
-  void end_row() { starts.push_back(static_cast<int64_t>(columns.size())); }
-};
-
 /// Row 0 is the class token's position, row 1 + i w + j that of patch (i, j).
-Sparse make_map(const VitConfig& config, int64_t grid_h, int64_t grid_w) {
-  Sparse map;
+SparseMap make_map(const VitConfig& config, int64_t grid_h, int64_t grid_w) {
+  SparseMap map;
   map.add(0, 1.0F);
   map.end_row();
   const int64_t table = config.position_grid;
@@ -140,34 +129,10 @@ Sparse make_map(const VitConfig& config, int64_t grid_h, int64_t grid_w) {
   return map;
 }
 
-/// Entries of a row keep the order of the rows that they come from: sums run in grid order.
-Sparse transposed(const Sparse& map, int64_t columns) {
-  Sparse result;
-  result.starts.assign(static_cast<size_t>(columns) + 1, 0);
-  for (const int64_t column : map.columns) ++result.starts[static_cast<size_t>(column) + 1];
-  std::partial_sum(result.starts.begin(), result.starts.end(), result.starts.begin());
-  std::vector<int64_t> next(result.starts.begin(), result.starts.end() - 1);
-  result.columns.resize(map.columns.size());
-  result.weights.resize(map.columns.size());
-  for (size_t row = 0; row + 1 < map.starts.size(); ++row)
-    for (auto e = static_cast<size_t>(map.starts[row]); e < static_cast<size_t>(map.starts[row + 1]); ++e) {
-      const auto to = static_cast<size_t>(next[static_cast<size_t>(map.columns[e])]++);
-      result.columns[to] = static_cast<int64_t>(row);
-      result.weights[to] = map.weights[e];
-    }
-  return result;
-}
-
-ops::SparseRows uploaded(const Context& c, const Sparse& map) {
-  return {c.arena.upload(c.stream, std::span<const int64_t>(map.starts)),
-          c.arena.upload(c.stream, std::span<const int64_t>(map.columns)),
-          c.arena.upload(c.stream, std::span<const float>(map.weights))};
-}
-
 }  // namespace
 
 PositionMaps position_maps(const Context& c, const VitConfig& config, int64_t grid_h, int64_t grid_w) {
-  const Sparse map = make_map(config, grid_h, grid_w);
+  const SparseMap map = make_map(config, grid_h, grid_w);
   const int64_t columns = 1 + config.position_grid * config.position_grid;
   return {uploaded(c, map), uploaded(c, transposed(map, columns))};
 }

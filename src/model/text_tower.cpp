@@ -129,7 +129,7 @@ struct TextTower::Impl {
     const TensorView d_pooled = c.arena.zeros(c.stream, saved.pooled.shape);
     c.ops.linear_backward_weight(c.stream, d_act, saved.normed, d(projection), {});
     c.ops.linear_backward_input(c.stream, d_act, w(projection), d_normed, false);
-    c.ops.layer_norm_backward(c.stream, d_normed, saved.pooled, w(norm.weight), saved.mean, saved.rstd,
+    c.ops.layer_norm_backward(c.stream, d_normed, saved.pooled, w(norm.weight), saved.mean, saved.rstd, {},
                               d_pooled, d(norm.weight), d(norm.bias));
     c.ops.scatter_add_rows(c.stream, d_pooled, saved.ends, dx);
     return dx;
@@ -163,8 +163,11 @@ TensorView TextTower::forward(const Context& c, const UnitWeights& weights,
   state->ends = upload(rows.ends);
   const auto causal = all_rows(c, rows.entries, true), everything = all_rows(c, rows.entries);
   const auto ends = read_rows(c, *everything, rows.ends);
-  const TensorView x = c.arena.make({state->rows, config_.width});
-  impl_->embed(c, weights.acquire(kEmbedUnit), *state, x);
+  const TensorView tokens = c.arena.make({state->rows, config_.width});
+  impl_->embed(c, weights.acquire(kEmbedUnit), *state, tokens);
+  Residual x = keep ? Residual::keeping_inputs(tokens)
+                    : Residual::deferring(tokens, c.arena.make(tokens.shape, c.act()));
+  const TensorView layer_scale = c.arena.make({config_.width});
   state->blocks.resize(static_cast<size_t>(keep ? config_.depth : 1));
   for (int64_t block = 0; block < config_.depth; ++block) {
     const UnitView w = weights.acquire(kEmbedUnit + 1 + block);
@@ -185,8 +188,10 @@ TensorView TextTower::forward(const Context& c, const UnitWeights& weights,
       TextSaved::Block scratch;
       run(scratch);
     }
+    x.detach(c, layer_scale);
   }
-  const TensorView out = impl_->pool(c, weights.acquire(kEmbedUnit + 1 + config_.depth), config_, x, *state);
+  const TensorView out =
+      impl_->pool(c, weights.acquire(kEmbedUnit + 1 + config_.depth), config_, x.settled(c), *state);
   if (keep) *saved = state;
   return out;
 }
@@ -206,11 +211,15 @@ void TextTower::backward(const Context& c, const UnitWeights& weights, const Tex
     const UnitView w = weights.acquire(unit);
     const UnitGradient d = gradients.gradient(unit);
     const TextSaved::Block& kept = saved.blocks[static_cast<size_t>(block)];
-    ffn_backward(impl_->blocks, c, w, kept.ffn, dx, d);
-    if (block == config_.depth - 1)
+    const bool last = block == config_.depth - 1;
+    const Arena::Scope of_block(c.arena);
+    JoinedBranch joined;
+    if (!last) joined = {&kept.attention, c.arena.make(kept.attention.out.shape, c.act())};
+    ffn_backward(impl_->blocks, c, w, kept.ffn, dx, d, joined);
+    if (last)
       query_attention_backward(impl_->blocks, c, w, kept.last, dx, d);
     else
-      attention_backward(impl_->blocks, c, w, kept.attention, dx, d);
+      attention_backward(impl_->blocks, c, w, kept.attention, dx, d, joined.d_out);
     gradients.finish_gradient(unit);
   }
   const UnitGradient d = gradients.gradient(kEmbedUnit);

@@ -100,10 +100,22 @@ struct Vit::Impl {
     c.ops.linear(c.stream, tokens, w(context.projection), {}, ops::Activation::none, output.projected, {});
   }
 
-  /// All tokens after a branch of a block, or their gradients.
+  /// All tokens after a branch of a block, which an observer wants added up.
+  void observe(const Context& c, int64_t block, const char* tensor, Residual& x) const {
+    if (c.observer != nullptr) observe(c, block, tensor, x.settled(c));
+  }
+  /// The same of their gradients.
   void observe(const Context& c, int64_t block, const char* tensor, ConstTensorView x) const {
     if (c.observer == nullptr) return;
     c.observe(fmt::format("{}.blocks.{}", context.module, block), tensor, x, ObservedRows::packed);
+  }
+
+  [[nodiscard]] Residual residual_of(const Context& c, TensorView tokens, const VitForwardOptions& options,
+                                     bool keep) const {
+    if (keep) return Residual::keeping_inputs(tokens);
+    // Branches on parts of the batch add at once.
+    if (options.drop_path != nullptr && !options.drop_path->empty()) return Residual(tokens);
+    return Residual::deferring(tokens, c.arena.make(tokens.shape, c.act()));
   }
 
   /// What a block's pass is told, and leaves behind.
@@ -114,7 +126,7 @@ struct Vit::Impl {
     bool keep = false, keep_products = false;
   };
 
-  void run_attention(const Context& c, const UnitView& w, const BlockPass& pass, TensorView x,
+  void run_attention(const Context& c, const UnitView& w, const BlockPass& pass, Residual& x,
                      VitSaved::Block& state) const {
     if (pass.read.empty()) {
       attention_forward(context, c, w, x, pass.rows[0], state.attention, pass.keep);
@@ -125,7 +137,7 @@ struct Vit::Impl {
     observe(c, pass.block, "after attention", x);
   }
 
-  void run_ffn(const Context& c, const UnitView& w, const BlockPass& pass, TensorView x,
+  void run_ffn(const Context& c, const UnitView& w, const BlockPass& pass, Residual& x,
                VitSaved::Block& state) const {
     ffn_forward(context, c, w, x, pass.read.empty() ? pass.rows[1] : read_rows(c, *pass.rows[1], pass.read),
                 state.ffn, pass.keep, pass.keep_products);
@@ -134,20 +146,20 @@ struct Vit::Impl {
 
   /// A block of a pass that nothing is kept of: each branch gives its memory back before the next.
   void pass_block(const Context& c, const UnitView& w, const BlockPass& pass,
-                  const VitForwardOptions& options, const VitOutput& output) const {
+                  const VitForwardOptions& options, const VitOutput& output, Residual& x) const {
     VitSaved::Block scratch;
     {
       const Arena::Scope scope(c.arena);
-      run_attention(c, w, pass, output.prenorm, scratch);
+      run_attention(c, w, pass, x, scratch);
       if (output.last_attention && pass.block == context.config.depth - 1)
         last_attention(c, scratch.attention, options, output);
     }
     const Arena::Scope scope(c.arena);
-    run_ffn(c, w, pass, output.prenorm, scratch);
+    run_ffn(c, w, pass, x, scratch);
   }
 
   void keep_block(const Context& c, const UnitView& w, BlockPass pass, const VitForwardOptions& options,
-                  const VitOutput& output, VitSaved::Block& state) const {
+                  const VitOutput& output, Residual& x, VitSaved::Block& state) const {
     const bool last = pass.block == context.config.depth - 1;
     state.few_queries.reset();
     state.input = {};
@@ -155,18 +167,21 @@ struct Vit::Impl {
     pass.keep_products = last || options.recompute != Recompute::selective;
     // The last block is taken back at once. What is made again is made by the same operators.
     if (options.recompute == Recompute::block && !last) {
-      state.input = c.arena.make(output.prenorm.shape);
-      copy(c.stream, state.input, output.prenorm);
+      const TensorView tokens = x.settled(c);
+      state.input = c.arena.make(tokens.shape);
+      copy(c.stream, state.input, tokens);
       state.rows = pass.rows;
       const Arena::Scope scope(c.arena);
       VitSaved::Block scratch;
-      run_attention(c, w, pass, output.prenorm, scratch);
-      run_ffn(c, w, pass, output.prenorm, scratch);
+      Residual inside = Residual::deferring(tokens, {});
+      run_attention(c, w, pass, inside, scratch);
+      run_ffn(c, w, pass, inside, scratch);
+      (void)inside.settled(c);
       return;
     }
-    run_attention(c, w, pass, output.prenorm, state);
+    run_attention(c, w, pass, x, state);
     if (output.last_attention && last) last_attention(c, state.attention, options, output);
-    run_ffn(c, w, pass, output.prenorm, state);
+    run_ffn(c, w, pass, x, state);
   }
 
   void block_backward(const Context& c, const UnitView& w, const UnitGradient& d, int64_t block,
@@ -177,16 +192,20 @@ struct Vit::Impl {
       const TensorView x = c.arena.make(kept.input.shape);
       copy(c.stream, x, kept.input);
       const BlockPass pass{block, kept.rows, {}, true, true};
-      run_attention(c, w, pass, x, again);
-      run_ffn(c, w, pass, x, again);
+      Residual inside = Residual::keeping_inputs(x);
+      run_attention(c, w, pass, inside, again);
+      run_ffn(c, w, pass, inside, again);
     }
     const VitSaved::Block& state = kept.input ? again : kept;
-    ffn_backward(context, c, w, state.ffn, dx, d);
+    JoinedBranch joined;
+    if (!state.few_queries && state.attention.rows->all && state.ffn.rows->all)
+      joined = {&state.attention, c.arena.make(state.attention.out.shape, c.act())};
+    ffn_backward(context, c, w, state.ffn, dx, d, joined);
     observe(c, block, "gradient before feed-forward", dx);
     if (state.few_queries)
       query_attention_backward(context, c, w, *state.few_queries, dx, d);
     else
-      attention_backward(context, c, w, state.attention, dx, d);
+      attention_backward(context, c, w, state.attention, dx, d, joined.d_out);
     observe(c, block, "gradient before attention", dx);
   }
 };
@@ -228,6 +247,8 @@ VitOutput Vit::forward(const Context& c, const UnitWeights& weights, std::span<c
     c.observe(unit_name(weights, first_block - 1), "tokens", output.prenorm, ObservedRows::packed);
   }
   if (keep) keep->blocks.resize(static_cast<size_t>(config_.depth));
+  Residual x = impl_->residual_of(c, output.prenorm, options, keep != nullptr);
+  const TensorView layer_scale = c.arena.make({config_.width});
   for (int64_t block = 0; block < config_.depth; ++block) {
     const UnitView w = weights.acquire(first_block + block);
     weights.prefetch(first_block + block + 1);  // after the last block, the final norm
@@ -236,13 +257,15 @@ VitOutput Vit::forward(const Context& c, const UnitWeights& weights, std::span<c
     pass.rows = impl_->rows_of(c, output.entries, everything, options.drop_path, block);
     if (block == config_.depth - 1) pass.read = options.read_rows;
     if (keep)
-      impl_->keep_block(c, w, pass, options, output, keep->blocks[static_cast<size_t>(block)]);
+      impl_->keep_block(c, w, pass, options, output, x, keep->blocks[static_cast<size_t>(block)]);
     else
-      impl_->pass_block(c, w, pass, options, output);
+      impl_->pass_block(c, w, pass, options, output, x);
+    x.detach(c, layer_scale);
     for (size_t i = 0; i < options.intermediate_blocks.size(); ++i)
       if (options.intermediate_blocks[i] == block && block < config_.depth - 1)
-        impl_->final_norm(c, weights.acquire(norm_unit), output.prenorm, output.intermediate[i], {}, {});
+        impl_->final_norm(c, weights.acquire(norm_unit), x.settled(c), output.intermediate[i], {}, {});
   }
+  output.prenorm = x.settled(c);
   if (keep) {
     keep->plan = plan;
     keep->prenorm = output.prenorm;
@@ -278,7 +301,7 @@ void Vit::backward(const Context& c, const UnitWeights& weights, const VitSaved&
     const UnitGradient d = gradients.gradient(unit);
     if (d_norm)
       c.ops.layer_norm_backward(c.stream, d_norm, saved.prenorm, w(context.norm.weight), saved.mean,
-                                saved.rstd, dx, d(context.norm.weight), d(context.norm.bias));
+                                saved.rstd, {}, dx, d(context.norm.weight), d(context.norm.bias));
     c.observe(unit_name(weights, unit), "gradient before the norm", dx, ObservedRows::packed);
     c.observe(unit_name(weights, unit), "gradient of parameters", d.values(), ObservedRows::parameters);
     gradients.finish_gradient(unit);

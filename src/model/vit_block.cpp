@@ -15,58 +15,61 @@ float attention_scale(const VitConfig& config) {
   return static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.width / config.heads)));
 }
 
-/// The branch's input: x itself when nothing must outlive the residual addition, else a copy of its rows.
-TensorView branch_input(const Context& c, TensorView x, const BranchRows& rows, bool keep) {
-  if (rows.all && !keep) return x;
-  TensorView input = c.arena.make({rows.count, x.dim(1)});
-  if (rows.all) {
-    c.ops.convert(c.stream, x, input);
-  } else {
-    c.ops.gather_rows(c.stream, x, rows.device_rows, input);
-  }
-  return input;
-}
-
-void enter_branch(const Context& c, TensorView x, std::shared_ptr<const BranchRows> rows, BranchSaved& saved,
-                  bool keep) {
-  saved.rows = std::move(rows);
-  saved.input = branch_input(c, x, *saved.rows, keep);
-  if (keep) {
-    saved.mean = c.arena.make({saved.rows->count});
-    saved.rstd = c.arena.make({saved.rows->count});
-  }
-}
-
 /// A branch that stochastic depth left no row of: nothing is added, and no gradient comes back.
 bool is_left_out(const std::shared_ptr<const BranchRows>& rows, BranchSaved& saved) {
   saved.rows = rows;
   return rows->count == 0;
 }
 
-void begin_branch(const VitContext& vit, const Context& c, TensorView x,
-                  std::shared_ptr<const BranchRows> rows, BranchSaved& saved, bool keep) {
-  enter_branch(c, x, std::move(rows), saved, keep);
-  saved.out = c.arena.make({saved.rows->count, vit.config.width}, c.act());
+void make_statistics(const Context& c, BranchSaved& saved) {
+  saved.mean = c.arena.make({saved.rows->count});
+  saved.rstd = c.arena.make({saved.rows->count});
 }
 
-void add_branch(const Context& c, TensorView x, const BranchSaved& saved, ConstTensorView gamma) {
+/// Makes what outlives a branch. Without `keep` the rows of a subset are kept nowhere.
+void begin_branch(const VitContext& vit, const Context& c, Residual& x,
+                  std::shared_ptr<const BranchRows> rows, BranchSaved& saved, bool keep) {
+  saved.rows = std::move(rows);
+  const bool all = saved.rows->all;
+  const Shape shape{saved.rows->count, vit.config.width};
+  if (!all) (void)x.settled(c);
+  saved.input = all ? x.next(c) : keep ? c.arena.make(shape) : TensorView{};
+  if (keep) make_statistics(c, saved);
+  saved.out = all && x.out() ? x.out() : c.arena.make(shape, c.act());
+}
+
+/// The normalised input of a branch that begins, act [n, D].
+TensorView enter_branch(const VitContext& vit, const Context& c, Residual& x, const BranchSaved& saved,
+                        ConstTensorView weight, ConstTensorView bias) {
+  TensorView y = c.arena.make({saved.rows->count, vit.config.width}, c.act());
+  const auto eps = static_cast<float>(vit.config.norm_eps);
+  if (saved.rows->all)
+    x.enter(c, weight, bias, eps, saved.input, y, saved.mean, saved.rstd);
+  else
+    c.ops.gather_layer_norm(c.stream, x.settled(c), saved.rows->device_rows, weight, bias, eps, saved.input,
+                            y, saved.mean, saved.rstd);
+  return y;
+}
+
+void add_branch(const Context& c, Residual& x, const BranchSaved& saved, ConstTensorView gamma) {
   const BranchRows& rows = *saved.rows;
   if (rows.all) {
-    c.ops.scaled_index_add(c.stream, x, saved.out, gamma, 1.0F, {});
+    x.add(c, saved.out, gamma);
     return;
   }
   for (const BranchRows::Part& part : rows.parts) {
     if (part.count == 0) continue;
-    c.ops.scaled_index_add(c.stream, x, saved.out.rows(part.begin, part.count), gamma, part.scale,
+    c.ops.scaled_index_add(c.stream, x.settled(c), saved.out.rows(part.begin, part.count), gamma, part.scale,
                            rows.device_rows.rows(part.begin, part.count));
   }
 }
 
-/// Gradient of the branch's output, act [n, D].
+/// Gradient of the branch's output, act [n, D], in `d_out` where that is given.
 TensorView add_branch_backward(const VitContext& vit, const Context& c, ConstTensorView dx,
-                               const BranchSaved& saved, ConstTensorView gamma, TensorView d_gamma) {
+                               const BranchSaved& saved, ConstTensorView gamma, TensorView d_gamma,
+                               TensorView d_out = {}) {
   const BranchRows& rows = *saved.rows;
-  TensorView d_out = c.arena.make({rows.count, vit.config.width}, c.act());
+  if (!d_out) d_out = c.arena.make({rows.count, vit.config.width}, c.act());
   if (rows.all) {
     c.ops.scaled_index_add_backward(c.stream, dx, saved.out, gamma, 1.0F, {}, d_out, d_gamma);
     return d_out;
@@ -82,26 +85,18 @@ TensorView add_branch_backward(const VitContext& vit, const Context& c, ConstTen
 
 /// The normalised input again, act [n, D]: cheaper to make twice than to keep.
 TensorView normalised(const VitContext& vit, const Context& c, const BranchSaved& saved,
-                      ConstTensorView weight, ConstTensorView bias, bool with_statistics) {
+                      ConstTensorView weight, ConstTensorView bias) {
   TensorView y = c.arena.make({saved.rows->count, vit.config.width}, c.act());
   const auto eps = static_cast<float>(vit.config.norm_eps);
-  c.ops.layer_norm(c.stream, saved.input, weight, bias, eps, y, with_statistics ? saved.mean : TensorView{},
-                   with_statistics ? saved.rstd : TensorView{});
+  c.ops.layer_norm(c.stream, saved.input, weight, bias, eps, y, {}, {});
   return y;
 }
 
 /// Adds the gradient through the norm, dy act [n, D], to the residual's gradient.
 void finish_backward(const Context& c, const BranchSaved& saved, ConstTensorView dy, ConstTensorView weight,
                      TensorView d_weight, TensorView d_bias, TensorView dx) {
-  if (saved.rows->all) {
-    c.ops.layer_norm_backward(c.stream, dy, saved.input, weight, saved.mean, saved.rstd, dx, d_weight,
-                              d_bias);
-    return;
-  }
-  TensorView d_input = c.arena.zeros(c.stream, {saved.rows->count, dx.dim(1)});
-  c.ops.layer_norm_backward(c.stream, dy, saved.input, weight, saved.mean, saved.rstd, d_input, d_weight,
-                            d_bias);
-  c.ops.scatter_add_rows(c.stream, d_input, saved.rows->device_rows, dx);
+  c.ops.layer_norm_backward(c.stream, dy, saved.input, weight, saved.mean, saved.rstd,
+                            saved.rows->device_rows, dx, d_weight, d_bias);
 }
 
 /// dy act [n, in] of a linear layer's input; adds its parameters' gradients.
@@ -111,6 +106,29 @@ TensorView linear_backward(const Context& c, ConstTensorView d_out, ConstTensorV
   c.ops.linear_backward_weight(c.stream, d_out, input, d_weight, d_bias);
   c.ops.linear_backward_input(c.stream, d_out, weight, d_input, false);
   return d_input;
+}
+
+/// The keys of attention for few queries: all rows are copied where they are kept, because the queries' are
+/// added to.
+void begin_keys(const VitContext& vit, const Context& c, Residual& x, std::shared_ptr<const BranchRows> rows,
+                BranchSaved& saved, bool keep) {
+  saved.rows = std::move(rows);
+  const TensorView tokens = x.settled(c);
+  saved.input = saved.rows->all ? tokens : TensorView{};
+  if (!keep) return;
+  saved.input = c.arena.make({saved.rows->count, vit.config.width});
+  if (saved.rows->all) c.ops.convert(c.stream, tokens, saved.input);
+  make_statistics(c, saved);
+}
+
+/// Their normalised input, act [n, D].
+TensorView enter_keys(const VitContext& vit, const Context& c, Residual& x, const BranchSaved& saved,
+                      ConstTensorView weight, ConstTensorView bias) {
+  if (!saved.rows->all) return enter_branch(vit, c, x, saved, weight, bias);
+  TensorView y = c.arena.make({saved.rows->count, vit.config.width}, c.act());
+  c.ops.layer_norm(c.stream, saved.input, weight, bias, static_cast<float>(vit.config.norm_eps), y,
+                   saved.mean, saved.rstd);
+  return y;
 }
 
 }  // namespace
@@ -201,7 +219,7 @@ std::shared_ptr<const BranchRows> read_rows(const Context& c, const BranchRows& 
   return uploaded(c, result);
 }
 
-void attention_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+void attention_forward(const VitContext& vit, const Context& c, const UnitView& w, Residual& x,
                        std::shared_ptr<const BranchRows> rows, AttentionSaved& saved, bool keep) {
   if (is_left_out(rows, saved)) return;
   const VitConfig& config = vit.config;
@@ -213,7 +231,7 @@ void attention_forward(const VitContext& vit, const Context& c, const UnitView& 
   if (keep) saved.lse = c.arena.make({config.heads, n});
   {
     const Arena::Scope scope(c.arena);
-    const TensorView y = normalised(vit, c, saved, w(at.norm1.weight), w(at.norm1.bias), keep);
+    const TensorView y = enter_branch(vit, c, x, saved, w(at.norm1.weight), w(at.norm1.bias));
     c.ops.linear(c.stream, y, w(at.qkv_weight), w(at.qkv_bias), ops::Activation::none, saved.qkv, {});
   }
   c.ops.attention(c.stream, saved.qkv, saved.rows->sequences(), config.heads, attention_scale(config),
@@ -224,23 +242,25 @@ void attention_forward(const VitContext& vit, const Context& c, const UnitView& 
 }
 
 void attention_backward(const VitContext& vit, const Context& c, const UnitView& w,
-                        const AttentionSaved& saved, TensorView dx, const UnitGradient& d) {
+                        const AttentionSaved& saved, TensorView dx, const UnitGradient& d,
+                        TensorView d_made) {
   if (saved.rows->count == 0) return;
   const VitConfig& config = vit.config;
   const BlockPlaces& at = vit.block;
   const Arena::Scope scope(c.arena);
-  const TensorView d_out = add_branch_backward(vit, c, dx, saved, w(at.gamma1), d(at.gamma1));
+  const TensorView d_out =
+      d_made ? d_made : add_branch_backward(vit, c, dx, saved, w(at.gamma1), d(at.gamma1));
   const TensorView d_attended =
       linear_backward(c, d_out, saved.attended, w(at.proj_weight), d(at.proj_weight), d(at.proj_bias));
   const TensorView d_qkv = c.arena.make({saved.rows->count, 3 * config.width}, c.act());
   c.ops.attention_backward(c.stream, d_attended, saved.qkv, saved.attended, saved.lse,
                            saved.rows->sequences(), config.heads, attention_scale(config), d_qkv);
-  const TensorView y = normalised(vit, c, saved, w(at.norm1.weight), w(at.norm1.bias), false);
+  const TensorView y = normalised(vit, c, saved, w(at.norm1.weight), w(at.norm1.bias));
   const TensorView dy = linear_backward(c, d_qkv, y, w(at.qkv_weight), d(at.qkv_weight), d(at.qkv_bias));
   finish_backward(c, saved, dy, w(at.norm1.weight), d(at.norm1.weight), d(at.norm1.bias), dx);
 }
 
-void query_attention_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+void query_attention_forward(const VitContext& vit, const Context& c, const UnitView& w, Residual& x,
                              std::shared_ptr<const BranchRows> keys,
                              std::shared_ptr<const BranchRows> queries, QueryAttentionSaved& saved,
                              bool keep) {
@@ -248,7 +268,7 @@ void query_attention_forward(const VitContext& vit, const Context& c, const Unit
   const VitConfig& config = vit.config;
   const BlockPlaces& at = vit.block;
   const int64_t width = config.width;
-  enter_branch(c, x, std::move(keys), saved.keys, keep);
+  begin_keys(vit, c, x, std::move(keys), saved.keys, keep);
   begin_branch(vit, c, x, std::move(queries), saved.queries, keep);
   const int64_t count = saved.queries.rows->count;
   saved.q = c.arena.make({count, width}, c.act());
@@ -258,7 +278,7 @@ void query_attention_forward(const VitContext& vit, const Context& c, const Unit
   const ConstTensorView weight = w(at.qkv_weight), bias = w(at.qkv_bias);
   const auto project = [&](const BranchSaved& branch, int64_t first, int64_t rows, TensorView out) {
     const Arena::Scope scope(c.arena);
-    const TensorView y = normalised(vit, c, branch, w(at.norm1.weight), w(at.norm1.bias), keep);
+    const TensorView y = enter_keys(vit, c, x, branch, w(at.norm1.weight), w(at.norm1.bias));
     c.ops.linear(c.stream, y, weight.rows(first, rows), bias.rows(first, rows), ops::Activation::none, out,
                  {});
   };
@@ -290,7 +310,7 @@ void query_attention_backward(const VitContext& vit, const Context& c, const Uni
   const auto project_backward = [&](const BranchSaved& branch, int64_t first, int64_t rows,
                                     ConstTensorView gradient) {
     const Arena::Scope inner(c.arena);
-    const TensorView y = normalised(vit, c, branch, w(at.norm1.weight), w(at.norm1.bias), false);
+    const TensorView y = normalised(vit, c, branch, w(at.norm1.weight), w(at.norm1.bias));
     const TensorView dy =
         linear_backward(c, gradient, y, w(at.qkv_weight).rows(first, rows),
                         d(at.qkv_weight).rows(first, rows), d(at.qkv_bias).rows(first, rows));
@@ -303,12 +323,10 @@ void query_attention_backward(const VitContext& vit, const Context& c, const Uni
 namespace {
 
 /// The feed-forward's hidden activations, act [n, hidden], and what comes before the non-linearity (not made
-/// for an MLP whose `pre` is empty).
-void ffn_products(const VitContext& vit, const Context& c, const UnitView& w, const FfnSaved& saved,
-                  TensorView pre, TensorView hidden, bool with_statistics) {
+/// for an MLP whose `pre` is empty), of the normalised input y.
+void ffn_products(const VitContext& vit, const Context& c, const UnitView& w, ConstTensorView y,
+                  TensorView pre, TensorView hidden) {
   const BlockPlaces& at = vit.block;
-  const Arena::Scope scope(c.arena);
-  const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias), with_statistics);
   if (vit.config.ffn == FfnKind::mlp) {
     const ops::Activation activation =
         vit.config.quick_gelu ? ops::Activation::quick_gelu : ops::Activation::gelu;
@@ -321,7 +339,7 @@ void ffn_products(const VitContext& vit, const Context& c, const UnitView& w, co
 
 }  // namespace
 
-void ffn_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+void ffn_forward(const VitContext& vit, const Context& c, const UnitView& w, Residual& x,
                  std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep, bool keep_products) {
   if (is_left_out(rows, saved)) return;
   const VitConfig& config = vit.config;
@@ -340,14 +358,18 @@ void ffn_forward(const VitContext& vit, const Context& c, const UnitView& w, Ten
                               : mlp && !keep ? TensorView{}
                                              : c.arena.make(pre, c.act());
     const TensorView after = keep_products && mlp ? saved.hidden : c.arena.make(hidden, c.act());
-    ffn_products(vit, c, w, saved, before, after, keep);
+    {
+      const Arena::Scope inner(c.arena);
+      const TensorView y = enter_branch(vit, c, x, saved, w(at.norm2.weight), w(at.norm2.bias));
+      ffn_products(vit, c, w, y, before, after);
+    }
     c.ops.linear(c.stream, after, w(at.out_weight), w(at.out_bias), ops::Activation::none, saved.out, {});
   }
   add_branch(c, x, saved, w(at.gamma2));
 }
 
 void ffn_backward(const VitContext& vit, const Context& c, const UnitView& w, const FfnSaved& saved,
-                  TensorView dx, const UnitGradient& d) {
+                  TensorView dx, const UnitGradient& d, const JoinedBranch& before) {
   if (saved.rows->count == 0) return;
   const VitConfig& config = vit.config;
   const BlockPlaces& at = vit.block;
@@ -358,26 +380,38 @@ void ffn_backward(const VitContext& vit, const Context& c, const UnitView& w, co
   if (!pre) {
     pre = c.arena.make({n, mlp ? config.hidden : 2 * config.hidden}, c.act());
     hidden = c.arena.make({n, config.hidden}, c.act());
-    ffn_products(vit, c, w, saved, pre, hidden, false);
+    const Arena::Scope inner(c.arena);
+    const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias));
+    ffn_products(vit, c, w, y, pre, hidden);
   } else if (!mlp) {
     hidden = c.arena.make({n, config.hidden}, c.act());
     c.ops.swiglu(c.stream, pre, hidden);
   }
-  const TensorView d_out = add_branch_backward(vit, c, dx, saved, w(at.gamma2), d(at.gamma2));
+  const TensorView d_out = add_branch_backward(vit, c, dx, saved, w(at.gamma2), d(at.gamma2), before.d_out);
   const TensorView d_hidden =
       linear_backward(c, d_out, hidden, w(at.out_weight), d(at.out_weight), d(at.out_bias));
   TensorView d_pre = d_hidden;
-  if (mlp && config.quick_gelu) {
-    c.ops.quick_gelu_backward(c.stream, d_hidden, pre, d_pre);
+  // The bias's gradient comes with GELU's: the others' comes with their product's.
+  const bool with_bias = mlp && !config.quick_gelu;
+  if (with_bias) {
+    c.ops.gelu_backward(c.stream, d_hidden, pre, d_pre, d(at.in_bias));
   } else if (mlp) {
-    c.ops.gelu_backward(c.stream, d_hidden, pre, d_pre);
+    c.ops.quick_gelu_backward(c.stream, d_hidden, pre, d_pre);
   } else {
     d_pre = c.arena.make({n, 2 * config.hidden}, c.act());
     c.ops.swiglu_backward(c.stream, d_hidden, pre, d_pre);
   }
-  const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias), false);
-  const TensorView dy = linear_backward(c, d_pre, y, w(at.in_weight), d(at.in_weight), d(at.in_bias));
-  finish_backward(c, saved, dy, w(at.norm2.weight), d(at.norm2.weight), d(at.norm2.bias), dx);
+  const TensorView y = normalised(vit, c, saved, w(at.norm2.weight), w(at.norm2.bias));
+  const TensorView dy = linear_backward(c, d_pre, y, w(at.in_weight), d(at.in_weight),
+                                        with_bias ? TensorView{} : d(at.in_bias));
+  const NormPlaces& norm = at.norm2;
+  if (before.saved == nullptr) {
+    finish_backward(c, saved, dy, w(norm.weight), d(norm.weight), d(norm.bias), dx);
+    return;
+  }
+  c.ops.residual_layer_norm_backward(c.stream, dy, saved.input, before.saved->out, w(at.gamma1),
+                                     w(norm.weight), saved.mean, saved.rstd, dx, before.d_out, d(at.gamma1),
+                                     d(norm.weight), d(norm.bias));
 }
 
 }  // namespace dino

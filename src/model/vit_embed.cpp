@@ -232,7 +232,7 @@ void embed_backward(const VitContext& vit, const Context& c, const UnitView& w, 
   if (vit.config.input_norm) {
     const TensorView before = c.arena.zeros(c.stream, d_tokens.shape);
     c.ops.layer_norm_backward(c.stream, d_tokens, saved.tokens, w(vit.input_norm.weight), saved.mean,
-                              saved.rstd, before, d(vit.input_norm.weight), d(vit.input_norm.bias));
+                              saved.rstd, {}, before, d(vit.input_norm.weight), d(vit.input_norm.bias));
     dx = before;
   }
   for (size_t e = 0; e < plan.entries.size(); ++e)

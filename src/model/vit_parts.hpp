@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "model/residual.hpp"
 #include "model/vit.hpp"
 
 namespace dino {
@@ -105,7 +106,8 @@ struct TokenPlan {
 [[nodiscard]] std::shared_ptr<const TokenPlan> make_token_plan(const Context& c, const VitConfig& config,
                                                                std::vector<TokenEntry> entries);
 
-/// n rows enter a branch. In inference `mean`, `rstd`, `lse` and `pre` stay empty.
+/// n rows enter a branch. In inference `mean`, `rstd`, `lse` and `pre` stay empty, and `input` of a subset of
+/// the rows.
 struct BranchSaved {
   std::shared_ptr<const BranchRows> rows;
   TensorView input;       ///< f32 [n, D] before the norm
@@ -131,26 +133,34 @@ struct FfnSaved : BranchSaved {
   TensorView hidden;  ///< act [n, hidden]; for SwiGLU made again in the backward pass
 };
 
-/// x f32 [rows, D] += LayerScale(attention(norm1(x))) on `rows`. Tensors that `saved` names are made in the
+/// x += LayerScale(attention(norm1(x))) on `rows`. Tensors that `saved` names are made in the
 /// arena; keep = false leaves out what only backward needs.
-void attention_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+void attention_forward(const VitContext& vit, const Context& c, const UnitView& w, Residual& x,
                        std::shared_ptr<const BranchRows> rows, AttentionSaved& saved, bool keep);
-/// dx f32 [rows, D]: gradient of the branch's output in, of its input out.
+/// dx f32 [rows, D]: gradient of the branch's output in, of its input out. `d_made`: what ffn_backward has
+/// made of it already, if it has.
 void attention_backward(const VitContext& vit, const Context& c, const UnitView& w,
-                        const AttentionSaved& saved, TensorView dx, const UnitGradient& d);
+                        const AttentionSaved& saved, TensorView dx, const UnitGradient& d, TensorView d_made);
 /// The same with the branch's output computed for the rows `queries` (a subset of `keys`) only; x changes
 /// there.
-void query_attention_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+void query_attention_forward(const VitContext& vit, const Context& c, const UnitView& w, Residual& x,
                              std::shared_ptr<const BranchRows> keys,
                              std::shared_ptr<const BranchRows> queries, QueryAttentionSaved& saved,
                              bool keep);
 void query_attention_backward(const VitContext& vit, const Context& c, const UnitView& w,
                               const QueryAttentionSaved& saved, TensorView dx, const UnitGradient& d);
 /// keep_products = false leaves out `pre` and `hidden`, which the backward pass then makes again.
-void ffn_forward(const VitContext& vit, const Context& c, const UnitView& w, TensorView x,
+void ffn_forward(const VitContext& vit, const Context& c, const UnitView& w, Residual& x,
                  std::shared_ptr<const BranchRows> rows, FfnSaved& saved, bool keep, bool keep_products);
+/// An attention branch over all rows before a feed-forward over all rows: one pass goes back through the norm
+/// between them and through the sum before it. d_out act [rows, D] is the feed-forward's gradient of its own
+/// output first, and attention's in the end.
+struct JoinedBranch {
+  const AttentionSaved* saved = nullptr;  ///< null: they are not joined
+  TensorView d_out;
+};
 void ffn_backward(const VitContext& vit, const Context& c, const UnitView& w, const FfnSaved& saved,
-                  TensorView dx, const UnitGradient& d);
+                  TensorView dx, const UnitGradient& d, const JoinedBranch& before);
 
 /// Every patch is projected, whatever the masks, so that shapes repeat; under a mask the token takes its
 /// place.

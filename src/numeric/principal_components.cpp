@@ -6,7 +6,6 @@
 #include <numeric>
 
 #include "base/error.hpp"
-#include "base/random.hpp"
 #include "numeric/symmetric_eigen.hpp"
 
 namespace dino {
@@ -22,21 +21,6 @@ void PrincipalComponents::project(const float* row, double* scores) const {
 }
 
 namespace {
-
-/// Gram-Schmidt, twice, on rows [m, n]. A row that vanishes is left as zeros.
-void orthonormalize(std::vector<double>& rows, int64_t m, int64_t n) {
-  for (int64_t i = 0; i < m; ++i) {
-    double* row = rows.data() + i * n;
-    for (int pass = 0; pass < 2; ++pass)
-      for (int64_t j = 0; j < i; ++j) {
-        const double* other = rows.data() + j * n;
-        const double dot = std::inner_product(row, row + n, other, 0.0);
-        for (int64_t d = 0; d < n; ++d) row[d] -= dot * other[d];
-      }
-    const double norm = std::sqrt(std::inner_product(row, row + n, row, 0.0));
-    for (int64_t d = 0; d < n; ++d) row[d] = norm > 1e-300 ? row[d] / norm : 0;
-  }
-}
 
 std::vector<double> covariance(const float* x, int64_t rows, int64_t width, const std::vector<uint8_t>& keep,
                                std::vector<double>& mean) {
@@ -67,18 +51,6 @@ std::vector<double> covariance(const float* x, int64_t rows, int64_t width, cons
   return out;
 }
 
-/// out [m, n] = rows [m, n] times the symmetric matrix [n, n].
-std::vector<double> multiply(const std::vector<double>& rows, const std::vector<double>& matrix, int64_t m,
-                             int64_t n) {
-  std::vector<double> out(rows.size());
-#pragma omp parallel for
-  for (int64_t j = 0; j < n; ++j)
-    for (int64_t i = 0; i < m; ++i)
-      out[static_cast<size_t>(i * n + j)] =
-          std::inner_product(rows.data() + i * n, rows.data() + (i + 1) * n, matrix.data() + j * n, 0.0);
-  return out;
-}
-
 }  // namespace
 
 PrincipalComponents principal_components(const float* x, int64_t rows, int64_t width, int64_t count,
@@ -86,40 +58,11 @@ PrincipalComponents principal_components(const float* x, int64_t rows, int64_t w
   PrincipalComponents pca;
   pca.width = width;
   pca.count = std::min(count, width);
-  const std::vector<double> matrix = covariance(x, rows, width, keep, pca.mean);
+  std::vector<double> matrix = covariance(x, rows, width, keep, pca.mean);
   for (int64_t d = 0; d < width; ++d) pca.total_variance += matrix[static_cast<size_t>(d * width + d)];
-  // A few more directions than wanted make the wanted ones converge at the ratio to the first unwanted one.
-  const int64_t m = std::min(width, pca.count + 8);
-  std::vector<double> basis(static_cast<size_t>(m * width));
-  Random random(0, RandomStream::probe, 3);
-  for (double& b : basis) b = random.normal();
-  orthonormalize(basis, m, width);
-  std::vector<double> values, previous(static_cast<size_t>(m));
-  for (int iteration = 0; iteration < 500; ++iteration) {
-    const std::vector<double> image = multiply(basis, matrix, m, width);
-    std::vector<double> small(static_cast<size_t>(m * m));
-    for (int64_t i = 0; i < m; ++i)
-      for (int64_t j = 0; j < m; ++j)
-        small[static_cast<size_t>(i * m + j)] = std::inner_product(
-            basis.data() + i * width, basis.data() + (i + 1) * width, image.data() + j * width, 0.0);
-    const SymmetricEigen eigen = symmetric_eigen(std::move(small), m, true);
-    values = eigen.values;
-    std::fill(basis.begin(), basis.end(), 0.0);
-    for (int64_t i = 0; i < m; ++i)
-      for (int64_t j = 0; j < m; ++j)
-        for (int64_t d = 0; d < width; ++d)
-          basis[static_cast<size_t>(i * width + d)] +=
-              eigen.vectors[static_cast<size_t>(i * m + j)] * image[static_cast<size_t>(j * width + d)];
-    orthonormalize(basis, m, width);
-    double change = 0;
-    for (int64_t i = 0; i < pca.count; ++i)
-      change = std::max(change, std::abs(values[static_cast<size_t>(i)] - previous[static_cast<size_t>(i)]));
-    // Values converge with the square of the vectors' error.
-    if (iteration > 4 && change <= 1e-15 * values[0]) break;
-    previous = values;
-  }
-  pca.variance.assign(values.begin(), values.begin() + pca.count);
-  pca.components.assign(basis.begin(), basis.begin() + pca.count * width);
+  SymmetricEigen eigen = largest_eigen(std::move(matrix), width, pca.count);
+  pca.variance = std::move(eigen.values);
+  pca.components = std::move(eigen.vectors);
   for (int64_t c = 0; c < pca.count; ++c) {
     double* row = pca.components.data() + c * width;
     const double* largest =

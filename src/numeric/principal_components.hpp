@@ -17,9 +17,9 @@ struct PrincipalComponents {
   void project(const float* row, double* scores) const;
 };
 
-/// The first `count` components of x [rows, width]: orthogonal iteration on the covariance with a
-/// Rayleigh-Ritz step, from a fixed start. The sign of each makes its largest loading positive, so pictures
-/// of equal data are equal. `keep` (empty = all) marks the rows that count.
+/// The first `count` components of x [rows, width]: eigenvectors of the covariance. The sign of each makes
+/// its largest loading positive, so pictures of equal data are equal. `keep` (empty = all) marks the rows
+/// that count.
 [[nodiscard]] PrincipalComponents principal_components(const float* x, int64_t rows, int64_t width,
                                                        int64_t count, const std::vector<uint8_t>& keep = {});
 

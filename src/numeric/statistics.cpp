@@ -41,24 +41,17 @@ double mean_iou(std::span<const int64_t> confusion, int64_t classes) {
   return present == 0 ? 0 : sum / static_cast<double>(present);
 }
 
-Estimate bootstrap_mean_iou(std::span<const int64_t> confusions, int64_t classes, int64_t resamples,
-                            uint64_t seed) {
-  const int64_t cells = classes * classes, images = static_cast<int64_t>(confusions.size()) / cells;
-  if (images == 0) return {0, 0, 1, 0};
-  std::vector<int64_t> total(static_cast<size_t>(cells));
-  const auto add = [&](int64_t image) {
-    for (int64_t c = 0; c < cells; ++c)
-      total[static_cast<size_t>(c)] += confusions[static_cast<size_t>(image * cells + c)];
-  };
-  for (int64_t i = 0; i < images; ++i) add(i);
-  Estimate result{mean_iou(total, classes), 0, 0, images};
+Estimate bootstrap(int64_t n, int64_t resamples, uint64_t seed,
+                   const std::function<double(std::span<const int64_t> counts)>& statistic) {
+  if (n == 0) return {0, 0, 1, 0};
+  std::vector<int64_t> counts(static_cast<size_t>(n), 1);
+  Estimate result{statistic(counts), 0, 0, n};
   std::vector<double> values(static_cast<size_t>(resamples));
   for (int64_t r = 0; r < resamples; ++r) {
     Random random(seed, RandomStream::bootstrap, static_cast<uint64_t>(r));
-    std::fill(total.begin(), total.end(), 0);
-    for (int64_t i = 0; i < images; ++i)
-      add(static_cast<int64_t>(random.below(static_cast<uint64_t>(images))));
-    values[static_cast<size_t>(r)] = mean_iou(total, classes);
+    std::fill(counts.begin(), counts.end(), 0);
+    for (int64_t i = 0; i < n; ++i) ++counts[static_cast<size_t>(random.below(static_cast<uint64_t>(n)))];
+    values[static_cast<size_t>(r)] = statistic(counts);
   }
   std::sort(values.begin(), values.end());
   const auto quantile = [&](double q) {
@@ -72,9 +65,34 @@ Estimate bootstrap_mean_iou(std::span<const int64_t> confusions, int64_t classes
   return result;
 }
 
+Estimate bootstrap_mean(std::span<const double> values, int64_t resamples, uint64_t seed) {
+  const auto n = static_cast<int64_t>(values.size());
+  return bootstrap(n, resamples, seed, [&](std::span<const int64_t> counts) {
+    double sum = 0;
+    for (size_t i = 0; i < counts.size(); ++i) sum += static_cast<double>(counts[i]) * values[i];
+    return sum / static_cast<double>(n);
+  });
+}
+
+Estimate bootstrap_mean_iou(std::span<const int64_t> confusions, int64_t classes, int64_t resamples,
+                            uint64_t seed) {
+  const int64_t cells = classes * classes, images = static_cast<int64_t>(confusions.size()) / cells;
+  std::vector<int64_t> total(static_cast<size_t>(cells));
+  return bootstrap(images, resamples, seed, [&](std::span<const int64_t> counts) {
+    std::fill(total.begin(), total.end(), 0);
+    for (int64_t i = 0; i < images; ++i) {
+      const int64_t drawn = counts[static_cast<size_t>(i)];
+      for (int64_t c = 0; drawn != 0 && c < cells; ++c)
+        total[static_cast<size_t>(c)] += drawn * confusions[static_cast<size_t>(i * cells + c)];
+    }
+    return mean_iou(total, classes);
+  });
+}
+
 PairedTest mcnemar(std::span<const uint8_t> first_right, std::span<const uint8_t> second_right) {
   DINO_CHECK(first_right.size() == second_right.size(), "a paired test needs the same samples");
   PairedTest t;
+  t.counted = true;
   t.n = static_cast<int64_t>(first_right.size());
   if (t.n == 0) return t;
   for (size_t i = 0; i < first_right.size(); ++i) {

@@ -3,6 +3,7 @@
 // Intervals and tests. Everything random is keyed by (seed, resample), so all ranks and runs agree.
 
 #include <cstdint>
+#include <functional>
 #include <span>
 
 namespace dino {
@@ -20,19 +21,28 @@ struct Estimate {
 /// Classes that neither occur nor are predicted do not count.
 [[nodiscard]] double mean_iou(std::span<const int64_t> confusion, int64_t classes);
 
+/// A statistic of n units (images, queries) with a percentile bootstrap: resamples draw n units with
+/// replacement, and `statistic` takes how often each was drawn. n = 0 gives value 0 and the interval [0, 1].
+[[nodiscard]] Estimate bootstrap(int64_t n, int64_t resamples, uint64_t seed,
+                                 const std::function<double(std::span<const int64_t> counts)>& statistic);
+/// Of the mean of values.
+[[nodiscard]] Estimate bootstrap_mean(std::span<const double> values, int64_t resamples, uint64_t seed);
+
 /// mIoU of the summed matrices with a percentile bootstrap over images: resamples draw images with
 /// replacement and sum their matrices again. `confusions` is [images, classes * classes].
 [[nodiscard]] Estimate bootstrap_mean_iou(std::span<const int64_t> confusions, int64_t classes,
                                           int64_t resamples, uint64_t seed);
 
-/// Two classifiers on the same samples.
+/// Two models on the same samples.
 struct PairedTest {
   int64_t n = 0, only_first = 0, only_second = 0;
-  double difference = 0;     ///< accuracy of the first minus that of the second
-  double low = 0, high = 0;  ///< 95 % interval of it (Wald for paired proportions)
-  double p = 1;              ///< McNemar's exact two-sided test
+  bool counted = false;      ///< only_first and only_second: samples that one of them alone has right
+  double difference = 0;     ///< the first's number minus the second's
+  double low = 0, high = 0;  ///< 95 % interval of it
+  double p = 1;              ///< two-sided
   [[nodiscard]] bool within_noise() const { return p >= 0.05; }
 };
+/// Accuracies: McNemar's exact test, and Wald's interval for paired proportions.
 [[nodiscard]] PairedTest mcnemar(std::span<const uint8_t> first_right, std::span<const uint8_t> second_right);
 
 }  // namespace dino

@@ -15,4 +15,7 @@ struct SymmetricEigen {
 /// values (and vectors) are NaN where any element is not finite.
 [[nodiscard]] SymmetricEigen symmetric_eigen(std::vector<double> matrix, int64_t n, bool with_vectors);
 
+/// The `count` largest values of it and their vectors alone [count, n], which is far less work (dsyevr).
+[[nodiscard]] SymmetricEigen largest_eigen(std::vector<double> matrix, int64_t n, int64_t count);
+
 }  // namespace dino

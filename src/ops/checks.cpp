@@ -93,6 +93,11 @@ void same_f32(std::initializer_list<ConstTensorView> tensors) {
   }
 }
 
+void gelu_backward(ConstTensorView dy, ConstTensorView pre, ConstTensorView dx, ConstTensorView db) {
+  same_act({dy, pre, dx});
+  if (db) vector(db, columns_of(dx), false);
+}
+
 void swiglu(ConstTensorView wide, ConstTensorView narrow) {
   is_act(wide);
   is_act(narrow);
@@ -118,6 +123,46 @@ void indexed_rows(ConstTensorView big, ConstTensorView small, ConstTensorView ro
   DINO_CHECK(rows || identity, "a list of rows is missing");
   if (rows) list(rows, rows.numel());
   is_matrix(small, rows ? rows.numel() : big.dim(0), columns_of(big));
+}
+
+void layer_norm(ConstTensorView gamma, ConstTensorView beta, ConstTensorView y, ConstTensorView mean,
+                ConstTensorView rstd) {
+  is_act(y);
+  const int64_t d = columns_of(y);
+  vector(gamma, d, false);
+  vector(beta, d, false);
+  vector(mean, y.dim(0), true);
+  vector(rstd, y.dim(0), true);
+}
+
+void layer_norm_backward(ConstTensorView dy, ConstTensorView x, ConstTensorView gamma, ConstTensorView mean,
+                         ConstTensorView rstd, ConstTensorView rows, ConstTensorView dx,
+                         ConstTensorView dgamma, ConstTensorView dbeta) {
+  same_f32({x});
+  same_f32({dx});
+  same_act({x, dy});
+  indexed_rows(dx, x, rows, true);
+  const int64_t d = columns_of(x);
+  for (const ConstTensorView& v : {gamma, dgamma, dbeta}) vector(v, d, false);
+  vector(mean, x.dim(0), false);
+  vector(rstd, x.dim(0), false);
+}
+
+void gathered(ConstTensorView x, ConstTensorView rows, ConstTensorView gathered, ConstTensorView y) {
+  same_f32({x});
+  indexed_rows(x, y, rows, false);
+  if (!gathered) return;
+  same_f32({gathered});
+  same_act({gathered, y});
+}
+
+void residual(ConstTensorView x, ConstTensorView branch, ConstTensorView layer_scale, ConstTensorView sum,
+              ConstTensorView y) {
+  same_f32({x, sum});
+  same_act({branch, sum, y});
+  DINO_CHECK(branch.dtype == y.dtype,
+             std::string("a branch of ") + name_of(y.dtype) + ", not " + name_of(branch.dtype));
+  vector(layer_scale, columns_of(sum), true);
 }
 
 void zero_rows(ConstTensorView x, ConstTensorView rows) {
@@ -261,6 +306,14 @@ void mean_target_statistics(ConstTensorView sums, ConstTensorView out) {
   same_f32({sums});
   DINO_CHECK(sums.numel() % 2 == 0, "sums and counts of as many columns, not " + sums.shape.str());
   holds(out, DType::f64, 2);
+}
+
+void adamw(ConstTensorView w, ConstTensorView gradient, ConstTensorView m, ConstTensorView v,
+           ConstTensorView factor, ConstTensorView apply, ConstTensorView average) {
+  same_f32({w, gradient, m, v});
+  if (average) same_f32({w, average});
+  scalar(factor, DType::f32);
+  scalar(apply, DType::f32);
 }
 
 void clip_factors(ConstTensorView squares, double scale, double limit, ConstTensorView factors) {

@@ -12,6 +12,8 @@ void linear_backward_input(ConstTensorView dy, ConstTensorView w, ConstTensorVie
 void linear_backward_weight(ConstTensorView dy, ConstTensorView x, ConstTensorView dw, ConstTensorView db);
 /// All are act tensors with as many elements as the first.
 void same_act(std::initializer_list<ConstTensorView> tensors);
+/// Tensors as of same_act; matrices where there is a `db` for their columns.
+void gelu_backward(ConstTensorView dy, ConstTensorView pre, ConstTensorView dx, ConstTensorView db);
 /// All are f32 with as many elements as the first.
 void same_f32(std::initializer_list<ConstTensorView> tensors);
 /// An f32 matrix.
@@ -24,6 +26,17 @@ void zero_rows(ConstTensorView x, ConstTensorView rows);
 void sparse_rows(const SparseRows& matrix, ConstTensorView x, ConstTensorView out);
 /// A per-column vector: f32 with `columns` elements; may be empty if `optional`.
 void vector(ConstTensorView v, int64_t columns, bool optional);
+/// y is as large as what is normalised.
+void layer_norm(ConstTensorView gamma, ConstTensorView beta, ConstTensorView y, ConstTensorView mean,
+                ConstTensorView rstd);
+void layer_norm_backward(ConstTensorView dy, ConstTensorView x, ConstTensorView gamma, ConstTensorView mean,
+                         ConstTensorView rstd, ConstTensorView rows, ConstTensorView dx,
+                         ConstTensorView dgamma, ConstTensorView dbeta);
+/// What gather_layer_norm has besides layer_norm's.
+void gathered(ConstTensorView x, ConstTensorView rows, ConstTensorView gathered, ConstTensorView y);
+/// What residual_layer_norm has besides layer_norm's; y is for its dtype.
+void residual(ConstTensorView x, ConstTensorView branch, ConstTensorView layer_scale, ConstTensorView sum,
+              ConstTensorView y);
 /// i64 with `count` elements.
 void list(ConstTensorView v, int64_t count);
 /// One element.
@@ -45,6 +58,8 @@ void koleo(ConstTensorView x, ConstTensorView neighbours, int64_t first, ConstTe
            ConstTensorView dx);
 void target_statistics(ConstTensorView targets, ConstTensorView sums, ConstTensorView entropy);
 void mean_target_statistics(ConstTensorView sums, ConstTensorView out);
+void adamw(ConstTensorView w, ConstTensorView gradient, ConstTensorView m, ConstTensorView v,
+           ConstTensorView factor, ConstTensorView apply, ConstTensorView average);
 void clip_factors(ConstTensorView squares, double scale, double limit, ConstTensorView factors);
 
 }  // namespace dino::ops::check

@@ -36,6 +36,8 @@ Workplace::Workplace(ops::Backend& backend, std::unique_ptr<Collective> collecti
       transfer_(backend.new_stream()),
       collective_(std::move(collective)),
       arena_(backend.memory()),
-      context_{backend, *stream_, *transfer_, *collective_, arena_, precision} {}
+      context_{backend, *stream_, *transfer_, *collective_, arena_, precision} {
+  stream_->allow_tf32_products(precision == Precision::tf32);
+}
 
 }  // namespace dino

@@ -18,6 +18,17 @@ void say(const std::string& what) {
   said = true;
 }
 
+/// They compute what they would alone, one after the other.
+void say_shared(int ranks, int gpus) {
+  static bool said = false;
+  if (!said)
+    log::info(
+        fmt::format("{} ranks of this machine share {} GPU{}: one rank for each is faster, and needs less of "
+                    "their memory",
+                    ranks, gpus, gpus == 1 ? "" : "s"));
+  said = true;
+}
+
 }  // namespace
 
 ops::Backend& settle_device(DeviceChoice& choice, const Communicator& comm) {
@@ -35,7 +46,11 @@ ops::Backend& settle_device(DeviceChoice& choice, const Communicator& comm) {
             fmt::format("no GPU: --device cuda: {}; use --device cpu, or auto", ops::why_no_gpu()));
     });
   }
-  if (choice.value() == Device::Kind::cuda) say(ops::describe_gpu());
+  if (choice.value() == Device::Kind::cuda) {
+    say(ops::describe_gpu());
+    const int ranks = ranks_of_node(comm);
+    if (ranks > ops::gpu_count()) say_shared(ranks, ops::gpu_count());
+  }
   return backend_of(choice);
 }
 

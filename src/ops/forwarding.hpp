@@ -25,8 +25,9 @@ class ForwardingBackend : public Backend {
     self().run(stream, &Backend::linear_backward_weight, dy, x, dw, db);
   }
 
-  void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) override {
-    self().run(stream, &Backend::gelu_backward, dy, pre, dx);
+  void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx,
+                     TensorView db) override {
+    self().run(stream, &Backend::gelu_backward, dy, pre, dx, db);
   }
   void quick_gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) override {
     self().run(stream, &Backend::quick_gelu_backward, dy, pre, dx);
@@ -72,6 +73,12 @@ class ForwardingBackend : public Backend {
   void reciprocal(Stream& stream, ConstTensorView x, float of_zero, TensorView y) override {
     self().run(stream, &Backend::reciprocal, x, of_zero, y);
   }
+  void relu(Stream& stream, ConstTensorView x, TensorView y) override {
+    self().run(stream, &Backend::relu, x, y);
+  }
+  void relu_backward(Stream& stream, ConstTensorView dy, ConstTensorView y, TensorView dx) override {
+    self().run(stream, &Backend::relu_backward, dy, y, dx);
+  }
 
   void weighted_sum(Stream& stream, ConstTensorView x, ConstTensorView weight, double factor,
                     TensorView out) override {
@@ -92,9 +99,29 @@ class ForwardingBackend : public Backend {
     self().run(stream, &Backend::layer_norm, x, gamma, beta, eps, y, mean, rstd);
   }
   void layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView x, ConstTensorView gamma,
-                           ConstTensorView mean, ConstTensorView rstd, TensorView dx, TensorView dgamma,
-                           TensorView dbeta) override {
-    self().run(stream, &Backend::layer_norm_backward, dy, x, gamma, mean, rstd, dx, dgamma, dbeta);
+                           ConstTensorView mean, ConstTensorView rstd, ConstTensorView rows, TensorView dx,
+                           TensorView dgamma, TensorView dbeta) override {
+    self().run(stream, &Backend::layer_norm_backward, dy, x, gamma, mean, rstd, rows, dx, dgamma, dbeta);
+  }
+  void gather_layer_norm(Stream& stream, ConstTensorView x, ConstTensorView rows, ConstTensorView gamma,
+                         ConstTensorView beta, float eps, TensorView gathered, TensorView y, TensorView mean,
+                         TensorView rstd) override {
+    self().run(stream, &Backend::gather_layer_norm, x, rows, gamma, beta, eps, gathered, y, mean, rstd);
+  }
+  void residual_layer_norm(Stream& stream, ConstTensorView x, ConstTensorView branch,
+                           ConstTensorView layer_scale, ConstTensorView gamma, ConstTensorView beta,
+                           float eps, TensorView sum, TensorView y, TensorView mean,
+                           TensorView rstd) override {
+    self().run(stream, &Backend::residual_layer_norm, x, branch, layer_scale, gamma, beta, eps, sum, y, mean,
+               rstd);
+  }
+  void residual_layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView sum,
+                                    ConstTensorView branch, ConstTensorView layer_scale,
+                                    ConstTensorView gamma, ConstTensorView mean, ConstTensorView rstd,
+                                    TensorView dx, TensorView dbranch, TensorView d_layer_scale,
+                                    TensorView dgamma, TensorView dbeta) override {
+    self().run(stream, &Backend::residual_layer_norm_backward, dy, sum, branch, layer_scale, gamma, mean,
+               rstd, dx, dbranch, d_layer_scale, dgamma, dbeta);
   }
   void l2_normalize(Stream& stream, ConstTensorView x, float eps, TensorView y, TensorView norm) override {
     self().run(stream, &Backend::l2_normalize, x, eps, y, norm);
@@ -197,8 +224,9 @@ class ForwardingBackend : public Backend {
     self().run(stream, &Backend::clip_factors, squares, scale, limit, factors);
   }
   void adamw(Stream& stream, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,
-             const AdamW& settings, ConstTensorView factor, ConstTensorView apply) override {
-    self().run(stream, &Backend::adamw, w, gradient, m, v, settings, factor, apply);
+             const AdamW& settings, ConstTensorView factor, ConstTensorView apply,
+             TensorView average) override {
+    self().run(stream, &Backend::adamw, w, gradient, m, v, settings, factor, apply, average);
   }
   void ema(Stream& stream, TensorView average, ConstTensorView value, float momentum,
            ConstTensorView apply) override {

@@ -89,8 +89,10 @@ class Backend {
 
   // ---- pointwise
   // --------------------------------------------------------------------------------------------------------------
-  /// dx = dy * gelu'(pre), elementwise; dx may be dy.
-  virtual void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) = 0;
+  /// dx[M,N] = dy * gelu'(pre), elementwise; dx may be dy. db[N] += column sums of dx, the gradient of the
+  /// bias that `pre` was given (db may be empty; without it any shape will do).
+  virtual void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx,
+                             TensorView db) = 0;
   /// dx = dy * quick_gelu'(pre), elementwise; dx may be dy.
   virtual void quick_gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre,
                                    TensorView dx) = 0;
@@ -126,6 +128,10 @@ class Backend {
   virtual void scale(Stream& stream, float a, ConstTensorView x, TensorView y) = 0;
   /// y = 1 / x, both f32; where x is 0, `of_zero`. y may be x.
   virtual void reciprocal(Stream& stream, ConstTensorView x, float of_zero, TensorView y) = 0;
+  /// y = max(x, 0), both f32; NaN stays. y may be x.
+  virtual void relu(Stream& stream, ConstTensorView x, TensorView y) = 0;
+  /// dx = dy where y > 0, else 0; all f32; y is relu's result (or its input). dx may be dy.
+  virtual void relu_backward(Stream& stream, ConstTensorView dy, ConstTensorView y, TensorView dx) = 0;
 
   // ---- reductions
   // -----------------------------------------------------------------------------------------------------------
@@ -146,10 +152,32 @@ class Backend {
   /// f32 [M], may be empty (inference).
   virtual void layer_norm(Stream& stream, ConstTensorView x, ConstTensorView gamma, ConstTensorView beta,
                           float eps, TensorView y, TensorView mean, TensorView rstd) = 0;
-  /// dx[M,D] += ...; dgamma += ...; dbeta += .... dy: act; x, dx: f32.
+  /// dx[rows[i],:] += ...; dgamma += ...; dbeta += .... dy: act; x[M,D], dx: f32. Rows are distinct; without
+  /// `rows`, row i -> i.
   virtual void layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView x,
                                    ConstTensorView gamma, ConstTensorView mean, ConstTensorView rstd,
-                                   TensorView dx, TensorView dgamma, TensorView dbeta) = 0;
+                                   ConstTensorView rows, TensorView dx, TensorView dgamma,
+                                   TensorView dbeta) = 0;
+  /// gathered[i,:] = x[rows[i],:] (may be empty) and the norm of that, as above: x f32 [R,D], gathered f32
+  /// [n,D], y act [n,D]. The same bits as gather_rows and layer_norm.
+  virtual void gather_layer_norm(Stream& stream, ConstTensorView x, ConstTensorView rows,
+                                 ConstTensorView gamma, ConstTensorView beta, float eps, TensorView gathered,
+                                 TensorView y, TensorView mean, TensorView rstd) = 0;
+  /// sum = x + layer_scale[:] * branch (layer_scale may be empty, = 1) and the norm of that: one branch of a
+  /// block ends where the next begins. x, sum f32 [M,D], branch, y act [M,D]; sum may be x. The same bits as
+  /// scaled_index_add and layer_norm.
+  virtual void residual_layer_norm(Stream& stream, ConstTensorView x, ConstTensorView branch,
+                                   ConstTensorView layer_scale, ConstTensorView gamma, ConstTensorView beta,
+                                   float eps, TensorView sum, TensorView y, TensorView mean,
+                                   TensorView rstd) = 0;
+  /// Backward of it: layer_norm_backward of `sum` to dx (which has what reaches x by other ways), and of what
+  /// dx becomes dbranch = layer_scale * dx, d_layer_scale += sum over rows of dx * branch (both may be
+  /// empty).
+  virtual void residual_layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView sum,
+                                            ConstTensorView branch, ConstTensorView layer_scale,
+                                            ConstTensorView gamma, ConstTensorView mean, ConstTensorView rstd,
+                                            TensorView dx, TensorView dbranch, TensorView d_layer_scale,
+                                            TensorView dgamma, TensorView dbeta) = 0;
   /// y = x / max(|x|, eps) per row; norm[M] receives max(|x|, eps). All f32 (torch.nn.functional.normalize).
   virtual void l2_normalize(Stream& stream, ConstTensorView x, float eps, TensorView y, TensorView norm) = 0;
   /// dx = (dy - y (y.dy)) / norm (rows clamped at eps: dy / norm).
@@ -261,7 +289,8 @@ class Backend {
   // --------------------------------------------------------------------------------------------------
   struct AdamW {
     float learning_rate, beta1, beta2, eps, weight_decay;
-    int64_t step;  ///< 1 for the first update (bias correction)
+    int64_t step;        ///< 1 for the first update (bias correction)
+    float momentum = 1;  ///< of the average
   };
   /// Of gradients times `scale` > 0, whose squared norms are squares f64: factors[i] f32 = min(1, limit /
   /// (sqrt(squares[i]) / scale + 1e-6)) / scale, which clips (torch.nn.utils.clip_grad_norm_; limit 0: not)
@@ -269,9 +298,11 @@ class Backend {
   virtual void clip_factors(Stream& stream, ConstTensorView squares, double scale, double limit,
                             TensorView factors) = 0;
   /// Decoupled weight decay, as torch.optim.AdamW: w -= lr wd w; m, v updated; w -= lr mhat / (sqrt(vhat) +
-  /// eps). The gradient is multiplied by `factor` f32 [1] first. Where `apply` f32 [1] is 0 nothing changes.
+  /// eps). The gradient is multiplied by `factor` f32 [1] first. `average` (may be empty) follows the new w
+  /// as by ema(). Where `apply` f32 [1] is 0 nothing changes.
   virtual void adamw(Stream& stream, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,
-                     const AdamW& settings, ConstTensorView factor, ConstTensorView apply) = 0;
+                     const AdamW& settings, ConstTensorView factor, ConstTensorView apply,
+                     TensorView average) = 0;
   /// average = momentum * average + (1 - momentum) * value; nothing where `apply` f32 [1] is given and 0.
   virtual void ema(Stream& stream, TensorView average, ConstTensorView value, float momentum,
                    ConstTensorView apply) = 0;

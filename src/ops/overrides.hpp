@@ -11,7 +11,8 @@
                              bool accumulate) override;                                                      \
   void linear_backward_weight(Stream& stream, ConstTensorView dy, ConstTensorView x, TensorView dw,          \
                               TensorView db) override;                                                       \
-  void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) override;       \
+  void gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx, TensorView db)  \
+      override;                                                                                              \
   void quick_gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) override; \
   void swiglu(Stream& stream, ConstTensorView x, TensorView y) override;                                     \
   void swiglu_backward(Stream& stream, ConstTensorView dy, ConstTensorView x, TensorView dx) override;       \
@@ -29,6 +30,8 @@
   void axpy(Stream& stream, float a, ConstTensorView x, TensorView y) override;                              \
   void scale(Stream& stream, float a, ConstTensorView x, TensorView y) override;                             \
   void reciprocal(Stream& stream, ConstTensorView x, float of_zero, TensorView y) override;                  \
+  void relu(Stream& stream, ConstTensorView x, TensorView y) override;                                       \
+  void relu_backward(Stream& stream, ConstTensorView dy, ConstTensorView y, TensorView dx) override;         \
   void weighted_sum(Stream& stream, ConstTensorView x, ConstTensorView weight, double factor,                \
                     TensorView out) override;                                                                \
   void sum_of_squares(Stream& stream, ConstTensorView x, TensorView out) override;                           \
@@ -37,8 +40,20 @@
   void layer_norm(Stream& stream, ConstTensorView x, ConstTensorView gamma, ConstTensorView beta, float eps, \
                   TensorView y, TensorView mean, TensorView rstd) override;                                  \
   void layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView x, ConstTensorView gamma,     \
-                           ConstTensorView mean, ConstTensorView rstd, TensorView dx, TensorView dgamma,     \
-                           TensorView dbeta) override;                                                       \
+                           ConstTensorView mean, ConstTensorView rstd, ConstTensorView rows, TensorView dx,  \
+                           TensorView dgamma, TensorView dbeta) override;                                    \
+  void gather_layer_norm(Stream& stream, ConstTensorView x, ConstTensorView rows, ConstTensorView gamma,     \
+                         ConstTensorView beta, float eps, TensorView gathered, TensorView y,                 \
+                         TensorView mean, TensorView rstd) override;                                         \
+  void residual_layer_norm(Stream& stream, ConstTensorView x, ConstTensorView branch,                        \
+                           ConstTensorView layer_scale, ConstTensorView gamma, ConstTensorView beta,         \
+                           float eps, TensorView sum, TensorView y, TensorView mean, TensorView rstd)        \
+      override;                                                                                              \
+  void residual_layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView sum,                 \
+                                    ConstTensorView branch, ConstTensorView layer_scale,                     \
+                                    ConstTensorView gamma, ConstTensorView mean, ConstTensorView rstd,       \
+                                    TensorView dx, TensorView dbranch, TensorView d_layer_scale,             \
+                                    TensorView dgamma, TensorView dbeta) override;                           \
   void l2_normalize(Stream& stream, ConstTensorView x, float eps, TensorView y, TensorView norm) override;   \
   void l2_normalize_backward(Stream& stream, ConstTensorView dy, ConstTensorView y, ConstTensorView norm,    \
                              float eps, TensorView dx) override;                                             \
@@ -84,6 +99,7 @@
   void clip_factors(Stream& stream, ConstTensorView squares, double scale, double limit, TensorView factors) \
       override;                                                                                              \
   void adamw(Stream& stream, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,             \
-             const AdamW& settings, ConstTensorView factor, ConstTensorView apply) override;                 \
+             const AdamW& settings, ConstTensorView factor, ConstTensorView apply, TensorView average)       \
+      override;                                                                                              \
   void ema(Stream& stream, TensorView average, ConstTensorView value, float momentum, ConstTensorView apply) \
       override

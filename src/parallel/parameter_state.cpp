@@ -109,6 +109,7 @@ void ParameterState::retire_sum() {
 void ParameterState::finish_gradient(int64_t unit) {
   if (groups_.parts() == 1 || (groups_.gradients_whole() && !last_pass_)) return;
   const Stopwatch watch;
+  const ClockSpan span(c_.stream.clock(), "reduce");
   groups_.shard_ranks().poll();
   groups_.replicas().poll();
   if (groups_.strategy() == Strategy::replicate)
@@ -122,6 +123,7 @@ void ParameterState::finish_gradient(int64_t unit) {
 
 void ParameterState::finish_step() {
   const Stopwatch watch;
+  const ClockSpan span(c_.stream.clock(), "reduce");
   while (!scatters_.empty()) retire_scatter();
   while (!sums_.empty()) retire_sum();
   for (const Event& event : sums_in_place_) c_.stream.wait(event);

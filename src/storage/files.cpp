@@ -275,9 +275,6 @@ void rename_durably(const std::string& from, const std::string& to) {
   fsync_folder(parent_of(to));
 }
 
-namespace {
-
-/// stat, tried again; false for a path that is not there or not reached.
 bool find_status(const std::string& path, struct stat& status) {
   return retrying(path, [&] {
     if (::stat(path.c_str(), &status) == 0) return true;
@@ -285,8 +282,6 @@ bool find_status(const std::string& path, struct stat& status) {
     return false;
   });
 }
-
-}  // namespace
 
 bool path_exists(const std::string& path) {
   struct stat status {};

@@ -7,6 +7,8 @@ namespace dino {
 namespace {
 
 constexpr int64_t kMinBlock = int64_t{1} << 22;
+/// From here on a block's unused end could be what a GPU's memory lacks.
+constexpr int64_t kLarge = int64_t{1} << 30;
 
 }  // namespace
 
@@ -16,7 +18,8 @@ TensorView Arena::make(Shape shape, DType dtype) {
   while (current_ < blocks_.size() && blocks_[current_].offset + bytes > blocks_[current_].memory.bytes())
     ++current_;
   if (current_ == blocks_.size()) {
-    const int64_t size = std::max({bytes, kMinBlock, reserved_bytes() / 2});
+    const int64_t reserved = reserved_bytes();
+    const int64_t size = std::max({bytes, kMinBlock, reserved / (reserved < kLarge ? 2 : 16)});
     blocks_.push_back({Tensor::uninitialised(Shape{aligned_bytes(size)}, DType::u8, memory_), 0});
   }
   Block& block = blocks_[current_];

@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
+
+#include "base/span.hpp"
 
 namespace dino {
 
@@ -68,6 +71,38 @@ struct DeviceBytes {
   Device device;
 };
 
+/// When a queue that runs beside the host came to points of its work. Nobody waits for the answers: they are
+/// there when the stream was synchronised for another reason.
+class StreamClock {
+ public:
+  virtual ~StreamClock() = default;
+  /// A phase that begins behind what the stream holds. Phases lie within one another.
+  virtual void begin(const char* name) = 0;
+  /// Of the phase that began last. What fails here shows at the next call of the stream.
+  virtual void end() noexcept = 0;
+  /// Phases that had ended, and waits of the stream for collectives ("wait"), before its last synchronize(),
+  /// in the order of their beginnings, in the host's time. Each is told once.
+  [[nodiscard]] virtual std::vector<SpanListener::Told> take() = 0;
+};
+
+/// A phase of a stream's clock from construction to stop() or destruction; without a clock nothing.
+class ClockSpan {
+ public:
+  ClockSpan(StreamClock* clock, const char* name) : clock_(clock) {
+    if (clock_ != nullptr) clock_->begin(name);
+  }
+  ~ClockSpan() { stop(); }
+  ClockSpan(const ClockSpan&) = delete;
+  ClockSpan& operator=(const ClockSpan&) = delete;
+  void stop() noexcept {
+    if (clock_ != nullptr) clock_->end();
+    clock_ = nullptr;
+  }
+
+ private:
+  StreamClock* clock_;
+};
+
 /// A queue of work on one device: operators, copies and fills run in the order in which they are enqueued.
 class Stream {
  public:
@@ -83,6 +118,17 @@ class Stream {
   virtual void copy_bytes(DeviceBytes to, DeviceBytes from, size_t bytes) = 0;
   /// `count` times the element (1, 2, 4 or 8 bytes).
   virtual void fill_elements(DeviceBytes to, std::span<const std::byte> element, size_t count) = 0;
+  /// Null: the host's clock is the stream's, since calls return when their work is done. Else it runs from
+  /// the first call on.
+  [[nodiscard]] virtual StreamClock* clock() { return nullptr; }
+
+  /// Whether products of f32 matrices in this stream may round their operands to TF32, f32's range with 10
+  /// bits behind the point, where the device multiplies that faster.
+  [[nodiscard]] bool tf32_products() const { return tf32_products_; }
+  void allow_tf32_products(bool allowed) { tf32_products_ = allowed; }
+
+ private:
+  bool tf32_products_ = false;
 };
 
 /// The host's: everything is done when the call returns.

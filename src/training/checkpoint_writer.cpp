@@ -13,6 +13,7 @@
 
 #include "base/json.hpp"
 #include "base/json_text.hpp"
+#include "base/log.hpp"
 #include "base/pending_io.hpp"
 #include "base/version.hpp"
 #include "comm/together.hpp"
@@ -122,6 +123,7 @@ void CheckpointWriter::copy_own_parts(const CheckpointContent& content) {
 }
 
 std::string CheckpointWriter::write_shard() const {
+  const log::ThreadPhase phase("checkpoint");  // the steps go on beside it
   const std::string file = fmt::format("rank_{:04d}.h5", comm_.rank());
   const std::string path = temporary_ + "/" + file;
   const auto go_on = [&] {

@@ -127,7 +127,7 @@ void TextTraining::update(const TextTrainingRates& rates, ConstTensorView square
     settings.weight_decay = scale ? 0 : static_cast<float>(rates.weight_decay * group.wd_multiplier);
     settings.step = steps_;
     c_.ops.adamw(c_.stream, model_.weights.view(info), gradients_.view(info), first_.view(info),
-                 second_.view(info), settings, factor, finite);
+                 second_.view(info), settings, factor, finite, {});
   }
 }
 

@@ -10,7 +10,8 @@ CountedStep count_step(const TrainingConfig& config, const StepSizes& sizes, con
   const Communicator ranks = Communicator::alike(sizes.ranks);
   CountedStep counted;
   ops::CountingBackend nowhere(backend);
-  Workplace place(nowhere, make_absent_ranks(sizes.ranks, counted.received), config.precision);
+  Workplace place(nowhere, make_absent_ranks(sizes.ranks, Communicator::self(), counted.received),
+                  config.precision);
   Engine engine(config, place.context(), ranks);
 
   const auto crops = [&](int64_t count, int64_t side) {

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
+#include <string_view>
 
 #include "base/error.hpp"
 #include "base/span.hpp"
@@ -13,17 +15,33 @@
 namespace dino {
 namespace {
 
-/// Adds the time until its end to a phase, but for what is spent on reductions.
+/// The phase that lies within others, and is not counted in them.
+constexpr const char* kReduce = "reduce";
+
+/// Adds the time until its end to a phase, but for what is spent on reductions; where the stream has a clock,
+/// that tells the time later.
 class PhaseTimer {
  public:
-  PhaseTimer(std::map<std::string, double>& phases, const char* name, const ParameterState& state)
-      : span_(name), seconds_(phases[name]), state_(state), waited_(state.wait_seconds()) {}
-  ~PhaseTimer() { seconds_ += watch_.seconds() - (state_.wait_seconds() - waited_); }
+  PhaseTimer(std::map<std::string, double>& phases, const char* name, const ParameterState& state,
+             Stream& stream)
+      : span_(name),
+        clock_(stream.clock()),
+        on_device_(clock_, name),
+        seconds_(phases[name]),
+        state_(state),
+        waited_(state.wait_seconds()) {}
+  ~PhaseTimer() {
+    if (clock_ == nullptr) seconds_ += watch_.seconds() - (state_.wait_seconds() - waited_);
+  }
   PhaseTimer(const PhaseTimer&) = delete;
   PhaseTimer& operator=(const PhaseTimer&) = delete;
+  /// The rest is the host's alone.
+  void enqueued() { on_device_.stop(); }
 
  private:
   Span span_;
+  StreamClock* clock_;
+  ClockSpan on_device_;
   double& seconds_;
   const ParameterState& state_;
   double waited_;
@@ -99,7 +117,7 @@ void Engine::set_objective_state(const std::map<std::string, std::vector<double>
 }
 
 void Engine::begin_step(const StepBatch& batch) {
-  const PhaseTimer timer(seconds_, "prepare", state_);
+  const PhaseTimer timer(seconds_, "prepare", state_, c_.stream);
   const int64_t b = batch.images, crops = local_crops();
   masked_ = objective_->needs().masked_patches ? masked_patches(batch) : MaskedPatches{};
   const std::array<int64_t, 2> own{b, masked_.masked};
@@ -139,7 +157,7 @@ Range Engine::micro_images(int64_t images, int64_t micro) const {
 }
 
 void Engine::teacher_tokens(const StepBatch& batch, const BatchTokens& tokens) {
-  const PhaseTimer timer(seconds_, "teacher", state_);
+  const PhaseTimer timer(seconds_, "teacher", state_, c_.stream);
   for (int64_t i = 0; i < config_.split.accumulate; ++i) {
     const Arena::Scope scope(c_.arena);
     const MicroBatch micro = micro_batch(c_, batch, micro_images(batch.images, i), false, false);
@@ -153,7 +171,7 @@ void Engine::teacher_tokens(const StepBatch& batch, const BatchTokens& tokens) {
 
 VitOutput Engine::student_forward(const MicroBatch& micro, const TokenRows& rows, const DropPathPlan& plan,
                                   std::shared_ptr<VitSaved>* saved) {
-  const PhaseTimer timer(seconds_, "student_forward", state_);
+  const PhaseTimer timer(seconds_, "student_forward", state_, c_.stream);
   observe_pass("student", micro.images);
   VitForwardOptions options;
   if (!plan.empty()) options.drop_path = &plan;
@@ -164,7 +182,7 @@ VitOutput Engine::student_forward(const MicroBatch& micro, const TokenRows& rows
 
 void Engine::student_backward(const MicroBatch& micro, const TokenRows& rows, const VitOutput& output,
                               const BatchTokens& gradient) {
-  const PhaseTimer timer(seconds_, "backward", state_);
+  const PhaseTimer timer(seconds_, "backward", state_, c_.stream);
   observe_pass("backward", micro.images);
   const TensorView d_norm = c_.arena.zeros(c_.stream, output.norm.shape);
   rows.put(c_, gradient, d_norm);
@@ -172,7 +190,7 @@ void Engine::student_backward(const MicroBatch& micro, const TokenRows& rows, co
 }
 
 TensorView Engine::run_objective(const StepContext& step, const StepTokens& tokens) {
-  const PhaseTimer timer(seconds_, "losses", state_);
+  const PhaseTimer timer(seconds_, "losses", state_, c_.stream);
   observe_pass("losses", {0, step.split.own()});
   state_.begin_pass(true);
   // Targets and logits give their memory back to the backward pass.
@@ -245,13 +263,18 @@ StepResult Engine::forward_backward(const StepBatch& batch, const StepSchedule& 
                                 ? whole_step(batch, drop_path, step, tokens, backward)
                                 : split_step(batch, drop_path, step, tokens, backward);
   {
-    const Span span("reduce");
+    const Span span(kReduce);
     state_.finish_step();
   }
-  seconds_["reduce"] = state_.wait_seconds();
-  const PhaseTimer timer(seconds_, "settle", state_);
+  seconds_[kReduce] = c_.stream.clock() == nullptr ? state_.wait_seconds() : 0;
+  PhaseTimer timer(seconds_, "settle", state_, c_.stream);
   settle_update();
-  return read_back(matrix);
+  const TensorView host_matrix = enqueue_read_back(matrix);
+  timer.enqueued();
+  if (batch.meanwhile) batch.meanwhile();
+  c_.stream.synchronize();
+  take_device_times();
+  return read_back(host_matrix);
 }
 
 void Engine::settle_update() {
@@ -264,11 +287,32 @@ void Engine::settle_update() {
   c_.ops.clip_factors(c_.stream, squares, loss_scale_.value(), config_.optimizer.clip, factors_);
 }
 
-StepResult Engine::read_back(TensorView matrix) {
+TensorView Engine::enqueue_read_back(TensorView matrix) {
   const TensorView host_matrix = host_matrix_.view().rows(0, matrix.numel()).reshaped(matrix.shape);
   copy(c_.stream, host_scalars_, scalars_);
   copy(c_.stream, host_matrix, matrix);
-  c_.stream.synchronize();
+  return host_matrix;
+}
+
+void Engine::take_device_times() {
+  StreamClock* const clock = c_.stream.clock();
+  if (clock == nullptr) return;
+  device_seconds_ = 0;
+  SpanListener::Told around{};
+  for (const SpanListener::Told& told : clock->take()) {
+    tell_span(told);
+    if (std::string_view(told.category) != "phase") continue;
+    const double seconds = std::chrono::duration<double>(told.end - told.begin).count();
+    seconds_[told.name] += seconds;
+    const bool is_reduction = std::string_view(told.name) == kReduce;
+    const bool is_within = is_reduction && around.name != nullptr && told.end <= around.end;
+    if (is_within) seconds_[around.name] -= seconds;
+    if (!is_within) *device_seconds_ += seconds;
+    if (!is_reduction) around = told;
+  }
+}
+
+StepResult Engine::read_back(TensorView host_matrix) {
   const size_t modules = optimizer_.modules().size();
   const std::span<const double> all(host_scalars_.as<double>(), static_cast<size_t>(host_scalars_.numel()));
   StepResult result;
@@ -283,7 +327,7 @@ StepResult Engine::read_back(TensorView matrix) {
 }
 
 void Engine::update(const StepSchedule& schedule, int64_t step) {
-  const PhaseTimer timer(seconds_, "optimizer", state_);
+  const PhaseTimer timer(seconds_, "optimizer", state_, c_.stream);
   optimizer_.update(c_, state_, schedule, step, factors_, finite_);
 }
 

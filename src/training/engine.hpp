@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,8 +54,12 @@ class Engine {
   void update(const StepSchedule& schedule, int64_t step);
 
   /// Seconds per phase of the last step ("prepare", "teacher", "student_forward", "losses", "backward",
-  /// "reduce", "settle", "optimizer"), and arena bytes.
+  /// "reduce", "settle", "optimizer"). Where the stream has a clock: of what the device did from the last
+  /// read-back but one to the last, so that the optimizer is the step before's; and phases that others began
+  /// on the clock.
   [[nodiscard]] const std::map<std::string, double>& phase_seconds() const { return seconds_; }
+  /// Their sum by the device's clock; nothing where the host's clock is the stream's.
+  [[nodiscard]] std::optional<double> device_seconds() const { return device_seconds_; }
   [[nodiscard]] int64_t arena_bytes() const { return c_.arena.peak_bytes(); }
 
  private:
@@ -83,8 +88,10 @@ class Engine {
   [[nodiscard]] TensorView run_objective(const StepContext& step, const StepTokens& tokens);
   /// Gradient norms, clip factors and whether all is finite, from the reduced gradients.
   void settle_update();
-  /// The one read-back of a step.
-  [[nodiscard]] StepResult read_back(TensorView matrix);
+  /// The one read-back of a step; the matrix on the host.
+  [[nodiscard]] TensorView enqueue_read_back(TensorView matrix);
+  [[nodiscard]] StepResult read_back(TensorView host_matrix);
+  void take_device_times();
 
   [[nodiscard]] int64_t local_crops() const {
     return objective_->needs().local_crops ? config_.local_crops : 0;
@@ -111,6 +118,7 @@ class Engine {
   BatchSplit split_;                 ///< of this step's images
   int64_t masked_total_ = 0;         ///< masked patches of all ranks
   std::map<std::string, double> seconds_;
+  std::optional<double> device_seconds_;
 };
 
 }  // namespace dino

@@ -25,6 +25,12 @@ int64_t layer_of(const std::string& name, int64_t depth) {
   return std::stoll(name.substr(block + 8)) + 1;
 }
 
+/// Where a rank updates all that it keeps of the student, the teacher is updated in the same pass; else it
+/// waits for the other ranks' parts of the student.
+bool teacher_follows_at_once(const ParameterState& state) {
+  return state.groups().moments().count == state.groups().weights().count;
+}
+
 }  // namespace
 
 ParameterGroup parameter_group(const std::string& full_name, int64_t depth, double layer_decay,
@@ -84,9 +90,10 @@ void Optimizer::update_span(const Context& c, ParameterState& state, const StepS
   const auto part = [&](ShardedValues& values) {
     return values.parts(span.unit, parts).rows(begin - held.begin, end - begin);
   };
+  settings.momentum = static_cast<float>(schedule.momentum);
   c.ops.adamw(c.stream, part(state.student_values()), part(state.gradient_values()), part(state.adam_m()),
               part(state.adam_v()), settings, factors.rows(static_cast<int64_t>(module_of(span.unit)), 1),
-              finite);
+              finite, teacher_follows_at_once(state) ? part(state.teacher_values()) : TensorView{});
 }
 
 void Optimizer::update(const Context& c, ParameterState& state, const StepSchedule& schedule, int64_t step,
@@ -99,6 +106,7 @@ void Optimizer::update(const Context& c, ParameterState& state, const StepSchedu
       if (!frozen(unit)) update_span(c, state, schedule, step, spans_[next], factors, finite);
     if (!frozen(unit)) state.updated(unit);
   }
+  if (teacher_follows_at_once(state)) return;
   for (int64_t unit = 0; unit < units; ++unit) {
     // The mean of two equal numbers may differ from them in the last bit.
     if (frozen(unit)) continue;

@@ -24,6 +24,9 @@ struct StepBatch {
   /// to it with unmasked ones of no weight (or to a multiple of 64 where it is unknown), so that every step
   /// has the same shapes and, after the first ones, allocates nothing.
   int64_t masked_bound = 0;
+  /// What the host does while a device computes: called once, when the work of both networks is enqueued and
+  /// nothing of it has been waited for.
+  std::function<void()> meanwhile = {};
 };
 
 /// What stochastic depth keeps of the images [begin, end) of this rank's, drawn for one micro-batch; an empty

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/random.hpp"
@@ -179,7 +180,9 @@ void linear(int64_t m, int64_t n, int64_t k, DType act) {
   measure("backward input" + shape, work, [&] { ops().linear_backward_input(stream(), dy, w, dx, false); });
   measure("backward weight" + shape, of_weights,
           [&] { ops().linear_backward_weight(stream(), dy, x, dw, db); });
-  measure("gelu backward" + shape, {0, 3 * out}, [&] { ops().gelu_backward(stream(), dy, pre, y); });
+  measure("gelu backward" + shape, {0, 3 * out}, [&] { ops().gelu_backward(stream(), dy, pre, y, {}); });
+  measure("gelu backward with bias" + shape, {0, 3 * out},
+          [&] { ops().gelu_backward(stream(), dy, pre, y, db); });
 }
 
 void attention(int64_t count, int64_t length, int64_t heads, DType act) {
@@ -201,6 +204,23 @@ void attention(int64_t count, int64_t length, int64_t heads, DType act) {
           [&] { ops().attention_backward(stream(), dout, qkv, out, lse, sequences, heads, 0.125f, dqkv); });
 }
 
+/// As many tokens in sequences of three lengths, and the memory of a GPU that forward and backward take
+/// beside what goes into them: linear in the tokens, where a matrix of scores is quadratic.
+void attention_lengths(DType act) {
+  constexpr int64_t kHeads = 16;
+  constexpr std::pair<int64_t, int64_t> kCountAndLength[] = {{64, 257}, {12, 1370}, {4, 4097}};
+  for (const auto& [count, length] : kCountAndLength) {
+    const int64_t before = ops::gpu_memory_used();
+    attention(count, length, kHeads, act);
+    // Scratch and what the driver rounds up stay; tensors of the call are gone.
+    const int64_t rows = count * length, width = static_cast<int64_t>(size_of(act));
+    const int64_t made = rows * kHeads * (4 * 64 * width + 4);  // out, three gradients, log-sum-exp
+    std::printf("memory %lld x %lld x %lld %s: %.1f MB\n", static_cast<long long>(count),
+                static_cast<long long>(length), static_cast<long long>(kHeads), name_of(act),
+                1e-6 * static_cast<double>(made + std::max<int64_t>(0, ops::gpu_memory_used() - before)));
+  }
+}
+
 void rows(int64_t m, int64_t d, DType act) {
   const Tensor x = random_tensor({m, d}), gamma = random_tensor({d}), dy = random_tensor({m, d}, act);
   Tensor y = tensor({m, d}, act), mean = tensor({m}), rstd = tensor({m}), dx = tensor({m, d}),
@@ -210,11 +230,19 @@ void rows(int64_t m, int64_t d, DType act) {
   measure("layer norm" + type, {0, f32 + narrow},
           [&] { ops().layer_norm(stream(), x, gamma, gamma, 1e-6f, y, mean, rstd); });
   measure("layer norm backward" + type, {0, 3 * f32 + narrow},
-          [&] { ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, dx, dgamma, dbeta); });
+          [&] { ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, {}, dx, dgamma, dbeta); });
   measure("scaled index add" + type, {0, 2 * f32 + narrow},
           [&] { ops().scaled_index_add(stream(), out, dy, gamma, 1, {}); });
   measure("scaled index add backward" + type, {0, f32 + 2 * narrow},
           [&] { ops().scaled_index_add_backward(stream(), x, dy, gamma, 1, {}, y, dgamma); });
+  measure("residual layer norm" + type, {0, 2 * f32 + 2 * narrow}, [&] {
+    ops().residual_layer_norm(stream(), x, dy, gamma, gamma, gamma, 1e-6f, out, y, mean, rstd);
+  });
+  Tensor dscale = tensor({d});
+  measure("residual layer norm backward" + type, {0, 3 * f32 + 3 * narrow}, [&] {
+    ops().residual_layer_norm_backward(stream(), dy, x, dy, gamma, gamma, mean, rstd, dx, y, dscale, dgamma,
+                                       dbeta);
+  });
 }
 
 void losses(int64_t r) {
@@ -240,7 +268,12 @@ void losses(int64_t r) {
   Tensor m = tensor({r, k}), v = tensor({r, k}), one = tensor({1});
   fill(stream(), one, 1);
   measure("adamw" + shape, {0, 7 * all}, [&] {
-    ops().adamw(stream(), logits, targets, m, v, {1e-3f, 0.9f, 0.999f, 1e-8f, 0.1f, 3}, one, one);
+    ops().adamw(stream(), logits, targets, m, v, {1e-3f, 0.9f, 0.999f, 1e-8f, 0.1f, 3}, one, one, {});
+  });
+  Tensor average = tensor({r, k});
+  measure("adamw with average" + shape, {0, 9 * all}, [&] {
+    ops().adamw(stream(), logits, targets, m, v, {1e-3f, 0.9f, 0.999f, 1e-8f, 0.1f, 3, 0.99f}, one, one,
+                average);
   });
   measure("ema" + shape, {0, 3 * all}, [&] { ops().ema(stream(), m, targets, 0.99f, one); });
 }
@@ -333,6 +366,7 @@ void measure_group(const std::string& only) {
     }
     if (asked("rows")) rows(tokens, 384, act);
   }
+  if (only == "attention-lengths") attention_lengths(DType::bf16);
   if (asked("losses")) losses(on_gpu() ? 1024 : 64);
   if (asked("prototypes")) prototypes();
   if (asked("positions")) positions();

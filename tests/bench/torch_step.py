@@ -6,6 +6,7 @@
                           [--device cuda] [--compile]
     torch_step.py forward [--preset vits14] [--batch 8] [--precision fp32] [--size 224] [--threads N] [--steps 5]
                           [--device cuda] [--compile]
+    torch_step.py attention --kernel math|flash|cudnn [--batch 64] [--tokens 257] [--heads 16] [--steps 5] [--device cuda]
 
 A step is the one of DINOv2 (arXiv 2304.07193) with drop path 0: the teacher on two global crops, the student on these
 (half of them masked) and on the local crops; heads D-2048-2048-256-65536 with weight normalisation, one for class tokens
@@ -248,9 +249,43 @@ def time_forward(options):
     return seconds[options.warmup :], {}
 
 
+def time_attention(options):
+    """scaled_dot_product_attention alone, heads of 64, forward and then backward, in bf16. `math` is the naive one: two
+    products around a softmax, with the matrix of scores in memory."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kernels = {"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+    shape = (options.batch, options.heads, options.tokens, 64)
+    q, k, v = (torch.randn(shape, dtype=torch.bfloat16).requires_grad_() for _ in range(3))
+    given = torch.randn(shape, dtype=torch.bfloat16)
+    is_cuda = options.device == "cuda"
+    before = torch.cuda.memory_allocated() if is_cuda else 0
+    forward, backward, calls = [], [], 10 if is_cuda else 1
+    with sdpa_kernel([kernels[options.kernel]]):
+        for _ in range(options.warmup + options.steps):
+            start = now(options)
+            with torch.no_grad():
+                for _ in range(calls):
+                    F.scaled_dot_product_attention(q, k, v)
+            forward.append((now(options) - start) / calls)
+            out = F.scaled_dot_product_attention(q, k, v)
+            start = now(options)
+            for _ in range(calls):
+                torch.autograd.grad(out, (q, k, v), given, retain_graph=True)
+            backward.append((now(options) - start) / calls)
+    if not torch.isfinite(out).all():
+        raise SystemExit("the tokens are not finite")
+    peak = torch.cuda.max_memory_allocated() - before if is_cuda else 0
+    return {
+        "forward_ms": 1e3 * min(forward[options.warmup :]),
+        "backward_ms": 1e3 * min(backward[options.warmup :]),
+        "peak_bytes": peak,
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("step", "forward"))
+    parser.add_argument("what", choices=("step", "forward", "attention"))
     parser.add_argument("--preset", default="vits14", choices=PRESETS)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
@@ -260,6 +295,9 @@ def main():
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--kernel", default="math", choices=("math", "flash", "cudnn"))
+    parser.add_argument("--tokens", type=int, default=257)
+    parser.add_argument("--heads", type=int, default=16)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -267,6 +305,9 @@ def main():
     if options.device == "cuda":
         torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
+    if options.what == "attention":
+        print(json.dumps({"torch": torch.__version__, "kernel": options.kernel, **time_attention(options)}))
+        return
     seconds, losses = (time_steps if options.what == "step" else time_forward)(options)
     median = statistics.median(seconds)
     print(

@@ -25,6 +25,10 @@ for part, count in (('train', 12), ('test', 7)):
         cx, cy, r = random.randrange(14, 26), random.randrange(14, 26), random.randrange(8, 13)
         c = [random.randrange(256) for _ in range(3)]
         png(f'{root}/cutouts/{part}/{i:02}.png', 40, 40, lambda x, y: c + [255 if (x - cx)**2 + (y - cy)**2 < r * r else 0], True)
+for i in range(5): # an object and its mask, apart
+    cx, cy, inside = 14 + 3 * i, 20, lambda x, y: (x - cx)**2 + (y - cy)**2 < 81
+    png(f'{root}/objects/{i}.png', 40, 36, lambda x, y: [200, 40, 40] if inside(x, y) else [30, 60, 30 + 4 * y])
+    if i < 4: png(f'{root}/masks/{i}.png', 40, 36, lambda x, y: [0, 0, 7] if inside(x, y) else [0, 0, 0])
 with open(f'{root}/test/rows/broken.png', 'wb') as out: out.write(b'\x89PNG\r\n\x1a\nnot really')
 os.makedirs(f'{root}/broken'); open(f'{root}/broken/x.png', 'wb').write(b'nothing')
 PY
@@ -82,7 +86,7 @@ expect 0 "raw-pixels" dino-eval "${sweep[@]}"
 cp S/results.jsonl once.jsonl
 expect 0 "are already in" dino-eval "${sweep[@]}"
 cmp once.jsonl S/results.jsonl && [ "$(wc -l <once.jsonl)" = 6 ] && ok "a finished sweep is left alone" || fail "the sweep ran again"
-expect 64 "is not one of knn, linear" dino-eval "${sweep[@]}" --tasks depth
+expect 64 "is not one of knn, linear" dino-eval "${sweep[@]}" --tasks nothing
 
 # -- a part of one reference held out: the same rows at two ranks; too few labels are told
 held=(sweep --weights random:vit_micro --data data/train --test-fraction 0.3 --size 32 --lr 0.1 --dataset patterns)
@@ -102,6 +106,24 @@ mkdir -p one/kind && cp data/test/rows/*.png one/kind
 expect 0 "images of one class only" dino-eval sweep --weights raw-pixels --data one --output N
 expect 64 "give either --train and --test, or --data" dino-eval sweep --weights raw-pixels --data data/train --test data/test --output N
 expect 64 "give either --train and --test, or --data" dino-eval sweep --weights raw-pixels --train data/train --output N
+
+# -- several data sets, and tasks on images; what is there already is kept
+expect 64 "1 names for 2 data sets" dino-eval sweep --weights raw-pixels --data data/train data/test --dataset one --output M
+expect 64 "as many of each" dino-eval sweep --weights raw-pixels --train data/train data/test --test data/test --output M
+pair=(sweep --weights random:vit_micro --data data/train data/test --size 32 --k 1,5 --lr 0.1 --epochs 2)
+expect 0 "" dino-eval "${pair[@]}" --output M
+head -n 3 M/results.jsonl >M/kept && mv M/kept M/results.jsonl
+expect 0 "kept as it is" dino-eval "${pair[@]}" --output M
+ranks 2 dino-eval "${pair[@]}" --output M2 2>/dev/null || fail "a sweep over two sets at 2 ranks"
+expect 0 "" dino-eval sweep --weights random:vit_micro --train data/cutouts/train --test data/cutouts/test --tasks pca attention --output M
+"$DINO_PYTHON" - <<'PY' || fail "the rows of a sweep over sets"
+import json
+one, two = ([json.loads(line) for line in open(f'{d}/results.jsonl')] for d in ('M', 'M2'))
+assert sorted((r['dataset'], r['task'], r['metric'], r['value'], r['card_hash'], r['model']) for r in one) == \
+       sorted((r['dataset'], r['task'], r['metric'], r['value'], r['card_hash'], r['model']) for r in two) and len(two) == 12
+assert {r['dataset'] for r in two} == {'data/train', 'data/test'}
+PY
+ls M/pictures/pca*.json M/pictures/attention*.json >/dev/null || fail "no pictures of a sweep"
 
 # -- the input is the model's own, and each part of it can be overridden alone
 dino-pretrain train --config tiny --data data/train --output pre --steps 1 --warmup 0 --batch 8 --global-size 48 --pad --background 9,8,7 \
@@ -137,7 +159,72 @@ expect 0 "segment" dino-eval segment --weights random:vit_micro --train data/cut
 expect 65 "no image with a partly transparent alpha channel" dino-eval segment --weights raw-pixels --patch 8 --train data/train --test data/test --size 32 --output R
 expect 0 "three components" dino-eval pca --weights random:vit_micro --data data/test --size 32 --images 3 --output R
 expect 0 "strips" dino-eval attention --weights random:vit_micro --data data/test --size 32 --images 2 --output R
+heads=(attention --weights random:vit_micro --size 32 --h5)
+expect 0 "heads on the foreground" dino-eval "${heads[@]}" --data data/cutouts/test --images 7 --masks alpha --output A
+expect 0 "kept as it is" dino-eval "${heads[@]}" --data data/cutouts/test --images 7 --masks alpha --output A
+ranks 2 dino-eval "${heads[@]}" --data data/cutouts/test --images 7 --masks alpha --output A2 2>/dev/null || fail "attention at 2 ranks"
+expect 0 "has no mask in data/masks" dino-eval "${heads[@]}" --data data/objects --masks data/masks --output A3
+expect 66 "" dino-eval "${heads[@]}" --data data/objects --masks data/nothing --output A3
+"$DINO_PYTHON" - <<'PY' || fail "the maps of heads against masks"
+import glob, json, h5py, numpy as np
+rows = {d: [json.loads(line) for line in open(f'{d}/results.jsonl')] for d in ('A', 'A2', 'A3')}
+assert [(r['value'], r['low'], r['card_hash']) for r in rows['A']] == [(r['value'], r['low'], r['card_hash']) for r in rows['A2']]
+for d in ('A', 'A3'):
+    path, = glob.glob(f'{d}/attention/*.h5')
+    f = h5py.File(path)
+    maps, object_ = f['maps'][:], f['object'][:].reshape(len(f['keys']), -1)
+    assert maps.shape == (len(f['keys']), 4, 4, 4) if d == 'A' else len(f['keys']) == 4, (maps.shape, d)
+    cell = 32 * 32 // 16
+    for r in rows[d]:
+        values = []
+        for m, o in zip(maps[:, r['card']['head']].reshape(len(maps), -1), object_):
+            b = cell - o
+            if r['metric'] == 'auroc':
+                wins = (m[:, None] > m[None]) + .5 * (m[:, None] == m[None])
+                values.append((o[:, None] * b[None] * wins).sum() / (o.sum() * b.sum()))
+            else:
+                order = np.argsort(-m, kind='stable'); held = np.cumsum(m[order].astype(float))
+                taken = order[:np.searchsorted(held, .6 * held[-1]) + 1]
+                values.append(o[taken].sum() / (o.sum() + b[taken].sum()))
+        assert abs(np.mean(values) - r['value']) < 1e-9, (d, r['metric'], np.mean(values), r['value'])
+        kind = f.attrs['heads'][r['card']['head']]
+        if r['metric'] == 'auroc': assert (kind == 'foreground') == (r['low'] > .5) and (kind == 'background') == (r['high'] < .5)
+assert open(glob.glob('A/attention/*.h5')[0], 'rb').read() == open(glob.glob('A2/attention/*.h5')[0], 'rb').read()
+PY
 expect 64 "has no attention" dino-eval attention --weights raw-pixels --data data/test --size 32 --output R
+
+# -- comparing: what is better, worse or noise, the exit code, models within a folder
+expect 0 "" dino-eval compare R R2
+expect 0 "" dino-eval compare R --models raw-pixels random-weights
+expect 64 "need two folders" dino-eval compare R
+expect 64 "has no row in R" dino-eval compare R --models raw-pixels nobody
+expect 66 "has no results.jsonl" dino-eval compare R data
+expect 65 "have no protocol in common" dino-eval compare M R2
+"$DINO_PYTHON" - <<'PY' # two models whose answers are known: 40 images, the second is wrong on 12 more
+import h5py, json, os
+rows = [json.loads(line) for line in open('R/results.jsonl')]
+row = next(r for r in rows if r['task'] == 'knn')
+row.pop('crc32c')
+for name, wrong in (('good', 0), ('bad', 12)):
+    os.makedirs(f'{name}/predictions')
+    with h5py.File(f'{name}/predictions/p.h5', 'w') as f:
+        f['labels'] = [i % 2 for i in range(40)]
+        f['predicted'] = [i % 2 if i >= wrong else 1 - i % 2 for i in range(40)]
+        f.create_dataset('keys', data=[str(i) for i in range(40)], dtype=h5py.string_dtype())
+        f.attrs.create('classes', ['a', 'b'], dtype=h5py.string_dtype())
+    row.update(model=name, value=1 - wrong / 40, low=0.5, high=1, n=40, predictions='predictions/p.h5')
+    open(f'{name}/results.jsonl', 'w').write(json.dumps(row) + '\n')
+PY
+expect 1 "" dino-eval compare good bad --fail-on-regression
+expect 0 "" dino-eval compare bad good --fail-on-regression
+expect 0 "" dino-eval compare good bad
+dino-eval compare good bad bad --json 2>/dev/null | "$DINO_PYTHON" -c "
+import json, sys
+r = json.load(sys.stdin)
+assert r['regressions'] == 2 and len(r['comparisons']) == 2, r
+for c in r['comparisons']:
+    assert c['paired'] and c['verdict'] == 'worse' and abs(c['p'] - 2 * 0.5**12) < 1e-12 and abs(c['p_adjusted'] - 2 * c['p']) < 1e-12, c
+    assert abs(c['difference'] + 0.3) < 1e-12" || fail "compare --json"
 
 # -- the report: four files, self-contained, the same bytes twice
 expect 0 "" dino-eval report R R2 --output report.html

@@ -18,6 +18,7 @@ must dino-pretrain export --checkpoint run --output hf
 must dino-eval features --weights run --data lab/train --store-patches --output train.h5
 must dino-eval features --weights run --data lab/test --store-patches --output test.h5
 must dino-eval knn --train train.h5 --test test.h5 --k 3 --output results
+must dino-eval relevance --weights run --data lab/test --entropy --output relevance.h5
 must dino-eval pca --weights run --data lab/test --images 2 --output results
 printf '[chain]\nrun = chain\n[first]\ncommand = true\n' >chain.cfg
 must dino-jobs local chain.cfg

@@ -27,9 +27,32 @@ PY
 }
 
 expect 0 "" cpu --output on_cpu
-expect 0 "" gpu --output on_gpu
+expect 0 "" gpu --trace 3 --output on_gpu
 same_losses on_gpu on_cpu 2e-5
+# Its times are the GPU's own: by the executor's clock a step takes milliseconds, while the host computes it for longer.
+"$DINO_PYTHON" - <<'PY' || fail "times of the GPU"
+import json
+steps = [l for l in map(json.loads, open("on_gpu/metrics.jsonl")) if "event" not in l]
+names = {"crops", "prepare", "teacher", "student_forward", "losses", "backward", "reduce", "settle", "optimizer"}
+for l in steps:
+    p = l["phases"]
+    assert set(p) == names and l["communication_seconds"] == 0 and p["reduce"] == 0, l
+    assert abs(sum(p.values()) - l["compute_seconds"]) < 1e-6 and 0 < l["compute_seconds"] < 0.5 * l["step_seconds"], l
+    assert (p["optimizer"] == 0) == (l["step"] == 1) and p["backward"] > p["student_forward"] > 0, p
+trace = json.load(open("on_gpu/trace/rank_0000.json"))["traceEvents"]
+gpu = [e for e in trace if e["tid"] == 1 and e["ph"] == "X"]
+assert [e["args"]["name"] for e in trace if e["name"] == "thread_name"] == ["host", "GPU"], trace[:4]
+assert {e["name"] for e in gpu} | {"reduce"} == names and all(e["dur"] >= 0 for e in gpu)
+assert {e["name"] for e in trace if e["tid"] == 0 and e["ph"] == "X"} >= {"step", "train step", "backward"}
+print("ok: phases by the GPU's clock:", steps[-1]["phases"])
+PY
 grep -q '"device": *"[^"]*cuda' on_gpu/run.json || fail "run.json does not name the GPU"
+
+# Products in TF32 cost the losses three digits, and are recorded.
+expect 0 "" dino-pretrain-simt train "${SMALL[@]/fp32/tf32}" --device cuda --output in_tf32
+same_losses in_tf32 on_cpu 2e-3
+cmp -s <(grep -o '"loss":[0-9.e+-]*' on_gpu/metrics.jsonl) <(grep -o '"loss":[0-9.e+-]*' in_tf32/metrics.jsonl) && fail "tf32 changes nothing"
+grep -q '"precision": *"tf32"' in_tf32/run.json || fail "run.json does not name the precision"
 
 # Stopped on the GPU, on with the CPU, and the other way round.
 expect 75 "" gpu --stop-after 3 --output there

@@ -97,6 +97,12 @@ faults hang rank_0001.h5 1
 launch silent_checkpoint 2 "${FAULTS[@]}" "${TRAIN[@]}" --checkpoint-every 2 --output silent_checkpoint --watchdog-seconds 2
 judge silent_checkpoint 2 74 silent_checkpoint 1 "file system stalled: writing silent_checkpoint/checkpoints/" "rank_0001.h5" "in phase 'checkpoint'" "[rank 1 of 2]"
 
+# The steps go on beside the thread that writes: its stall is the checkpoint's all the same.
+faults hang rank_0001.h5 1
+launch silent_writer 2 "${FAULTS[@]}" "${TRAIN[@]}" --checkpoint-every 100 --output silent_writer --watchdog-seconds 2
+judge silent_writer 2 74 silent_writer 1 "file system stalled: writing silent_writer/checkpoints/" "rank_0001.h5" "in phase 'checkpoint'" "[rank 1 of 2]"
+grep -q '"step":10[1-9]' silent_writer/metrics.jsonl || fail "silent_writer: no steps beside the checkpoint"
+
 # -- more ranks than images, rows, files, clusters
 heading command ranks work exit
 few() { # NAME WORK command...

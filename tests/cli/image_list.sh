@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The list of images that a training maps: the samples are those of a list in memory, a damaged list is made anew, a start that is killed while it writes the
-# list leaves nothing in the way, a rank that does not see it ends all of them, a dry run writes none; broken images are counted by cause.
+# list leaves nothing in the way, a rank that does not see it, or that cannot read it
+# any more, ends all of them, a dry run writes none, a later start lists what has changed alone; broken images are counted by cause.
 . "$(dirname "$0")/lib.sh"
 : "${DINO_FAULTS:?run this through ctest}"
 export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0" OMP_NUM_THREADS=1
@@ -57,6 +58,21 @@ done
 cp -r data moved; again moved || { fail "the images lie elsewhere"; tail -n 3 log.txt; }
 grep -q "now read from moved" log.txt && grep -q moved/blobs folder/images.index && ok "a list of another place is made anew" || fail "the images lie elsewhere"
 rm moved/blobs/0013.ppm; again moved; [ $? = 65 ] && grep -q "data changed" log.txt && ok "other images are refused" || fail "other images: $(tail -n 1 log.txt)"
+
+# -- tars that are as they were are not listed again, for any number of ranks; one that is not is named
+"${TRAIN[@]}" --data tars --output kept --stop-after 2 2>log.txt; grep -q "are as they were" log.txt && fail "the first start has a list"
+ranks 2 "${TRAIN[@]}" --data tars --output kept --stop-after 4 2>log.txt
+grep -q "the images are those of kept/images.index: its 5 files and folders are as they were" log.txt && ok "the list is kept" || fail "the list is not kept: $(cat log.txt)"
+touch tars/b.tar; before=$(crcs tarred)
+ranks 2 "${TRAIN[@]}" --data tars --output kept 2>log.txt || fail "a tar that was touched"
+grep -q "tars/b.tar has changed since kept/images.index was made: the images are listed anew" log.txt && ok "a tar that has changed is seen" || fail "a touched tar: $(cat log.txt)"
+[ "$(crcs kept)" = "$before" ] && ok "the samples of all three are those of one start" || fail "other samples: $(crcs kept)"
+# -- a list that is cut while it is mapped, as by a disk that fails
+launch cut 2 "${TRAIN[@]}" --data tars --output cut --steps 1000000 --cache-gib 0
+until_true 60 grep -qs '"loss"' cut/metrics.jsonl || fail "cut: no step"
+truncate -s 0 cut/images.index
+wait "$LAUNCHED"; code=$?
+[ $code = 74 ] && grep -q "error: cannot read: cut/images.index: " cut.log && grep -q "cannot read: cut/images.index" cut/errors/rank_*.txt && ok "a list that is cut" || fail "a list that is cut: exit $code: $(tail -n 3 cut.log)"
 
 # -- a dry run, and a start that fails, leave none
 expect 0 "" ranks 2 "${TRAIN[@]}" --data data --output dry --dry-run

@@ -40,6 +40,7 @@ dino-pretrain train --config tiny --data photos --output broken --steps 1 --batc
 one 0 dino-pretrain replay broken/captures/step_00000001.h5
 one 0 dino-pretrain bench --preset vit_micro --batch 2 --steps 1 --crops 2x32,2x16
 one 0 dino-pretrain plan --preset vits14 --ranks 8 --batch 64 --strategy full --gflops 1000
+one 0 dino-pretrain devices
 one 0 dino-pretrain inspect run
 one 0 dino-pretrain diff run run
 one 0 dino-pretrain export --checkpoint run --output hf
@@ -52,20 +53,28 @@ one 0 dino-eval knn --train train.h5 --test test.h5 --k 1 --output results
 one 0 dino-eval linear --train train.h5 --test test.h5 --epochs 1 --output results
 one 0 dino-eval pca --weights run --data held --size 32 --output results
 one 0 dino-eval attention --weights run --data held --size 32 --output results
+one 0 dino-eval retrieval --queries test.h5 --database train.h5 --output results
+one 0 dino-eval copydetect --originals train.h5 --copies test.h5 --match label --output results
+one 0 dino-eval robust --weights run --train train.h5 --data held --corruptions jpeg --severities 1 --output results
+mkdir clips && cp -r photos clips/one && cp -r held clips/two
+one 0 dino-eval video --weights run --train clips --test clips $SIZE --output results
+one 0 dino-eval correspond --weights run --data held --limit 2 $SIZE --output results
+one 0 dino-eval relevance --weights run --data held --entropy $SIZE --output relevance.h5
 one 0 dino-eval sweep --weights run --train photos --test held --epochs 1 --k 1 $SIZE --output swept
 one 0 dino-eval report --results results --output report.html
 one 0 dino-eval bench --preset vit_micro --batch 2 --size 32
 printf '[chain]\nrun = %s/chain\n[only]\ncommand = true\n' "$WORK" >chain.cfg
+one 0 dino-jobs doctor
 one 0 dino-jobs init made.cfg
 one 0 dino-jobs render chain.cfg --output scripts
 one 0 dino-jobs submit chain.cfg --dry-run
 one 0 dino-jobs local chain.cfg
 one 0 dino-jobs status chain
 
-# A command that is not above has to be told here: segment needs masks, which tests/cli/eval.sh has.
+# A command that is not above has to be told here: these need masks or maps, which tests/cli/eval.sh, eval_images.sh and dense.sh have.
 for program in curate pretrain eval jobs; do
   for command in $(dino-$program --complete | grep -v "^--"); do
-    case "$seen eval.segment " in *" $program.$command "*) ;; *) fail "dino-$program $command has no line here" ;; esac
+    case "$seen eval.segment eval.depth eval.discover eval.coverage eval.propagate " in *" $program.$command "*) ;; *) fail "dino-$program $command has no line here" ;; esac
   done
 done
 finish

@@ -62,5 +62,7 @@ bytes() { dino-pretrain plan --preset vits14 --ranks 8 --batch 64 --strategy "$1
 [ $((2 * $(bytes replicate bf16))) = "$(bytes replicate fp32)" ] && [ "$(bytes full fp16)" -lt "$(bytes full fp32)" ] && [ "$(bytes full fp16)" = "$(bytes full bf16)" ] && ok "plan counts what travels" || fail "bytes that are planned"
 dino-pretrain bench --preset vit_micro --batch 2 --steps 2 --crops 2x32,2x16 --precision fp16 --json | grep -q '"precision":"fp16"' || fail "bench --precision fp16"
 expect 64 "--loss-scale: 1000 is no power of two; give 1024" dino-pretrain train "${TRAIN[@]:2}" --output bad --loss-scale 1000
+expect 64 "--precision tf32: is of products on a GPU" dino-pretrain train "${TRAIN[@]:2}" --output bad --device cpu --precision tf32
+expect 64 "--reduce-precision" dino-pretrain train "${TRAIN[@]:2}" --output bad --reduce-precision tf32
 expect 64 "--reduce-precision" dino-pretrain train "${TRAIN[@]:2}" --output bad --reduce-precision int8
 finish

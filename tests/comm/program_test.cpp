@@ -3,6 +3,7 @@
 // not have started MPI itself, so it takes over before main); the tests start it as a user would.
 #include "comm/program.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sched.h>
@@ -20,6 +21,7 @@
 #include <thread>
 
 #include "base/cpu.hpp"
+#include "base/file_mapping.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "base/working.hpp"
@@ -43,10 +45,29 @@ struct Config {
   throw UsageError("bad option: --how: unknown");
 }
 
+constexpr const char* kCutFile = "dino_program_test_cut";
+
+/// Reads a file that another program cuts while it is mapped.
+void read_cut_mapping() {
+  const std::string path = testing::TempDir() + kCutFile;
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  ::unlink(path.c_str());
+  constexpr int64_t kBytes = 1 << 16;
+  if (fd < 0 || ::ftruncate(fd, kBytes) != 0) throw IoError("cannot make: " + path);
+  const FileMapping map(fd, kBytes, FileMapping::Access::read, path);
+  if (::ftruncate(fd, 0) != 0) throw IoError("cannot cut: " + path);
+  if (*const_cast<volatile std::byte*>(map.data() + kBytes - 1) != std::byte{0}) std::abort();
+}
+
 /// The rank `only` dies by a signal 0.3 s from now: outside of a collective, or inside of one that the last
 /// rank does not join. The others wait for it.
 void die(const Config& config, const Communicator& world) {
   const log::Phase phase("dying");
+  if (config.how == "die-cut") {
+    if (world.rank() == config.only) read_cut_mapping();
+    world.barrier();
+    return;
+  }
   const int signal = config.how.ends_with("segv") ? SIGSEGV : SIGKILL;
   const auto end = [signal] {
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
@@ -375,6 +396,15 @@ TEST(Program, ARankOutsideOfTheCollectiveIsNamed) {
   EXPECT_EQ(run(0, "run --watchdog-seconds 5", "DINO_WATCHDOG_SECONDS=soon").code, 0) << "the flag wins";
 }
 
+TEST(Program, AFileThatIsCutWhileItIsMappedIsNamed) {
+  for (const int ranks : {0, 3}) {
+    const Outcome o = run(ranks, ranks == 0 ? "run --how die-cut --only 0" : "run --how die-cut --only 1");
+    EXPECT_EQ(o.code, 74) << o.err;
+    EXPECT_EQ(count(o.err, "dino-test: error:"), 1) << o.err;
+    expect_contains(o.err, std::string("error: cannot read: ") + testing::TempDir() + kCutFile + ": ");
+  }
+}
+
 TEST(Program, RunsWithoutMpi) {
   EXPECT_EQ(run(0, "run", "DINO_MPI=off").code, 0);
   const Outcome o = run(2, "run", "DINO_MPI=off");
@@ -414,7 +444,8 @@ constexpr int kCrashed = 139;
 
 // 128 + 9 and 128 + 11 are the launcher's codes for a rank that a signal ended.
 INSTANTIATE_TEST_SUITE_P(Signals, DeathTest,
-                         testing::Values(Death{"die-kill", 2, 0, 137, "rank died: "},
+                         testing::Values(Death{"die-cut", 2, 1, 74, "cannot read: "},
+                                         Death{"die-kill", 2, 0, 137, "rank died: "},
                                          Death{"die-kill", 2, 1, 137, "rank died: "},
                                          Death{"die-inside-kill", 3, 0, 137, "rank died: "},
                                          Death{"die-inside-kill", 3, 1, 137, "rank died: "},

@@ -104,5 +104,31 @@ TEST(Mesh, AnEmptyOrFlatModelIsBackground) {
             0);
 }
 
+TEST(Mesh, ACameraSeesDepthAndMaterialFromWhereItStands) {
+  // A near square before a far one, both facing +z; the camera stands 5 from the near one.
+  Mesh mesh = parse_obj("usemtl a\n" + square(0) + "usemtl b\n" + square(-3, 5), "m.obj", none);
+  mesh.colours.push_back({1, 0, 0});
+  for (size_t t = 2; t < 4; ++t) mesh.triangles[t].material = 1;
+  for (size_t p = 4; p < 8; ++p) mesh.points[p][0] *= 4;  // the far one is wider
+  Camera camera;
+  camera.distance = 5;
+  camera.focal = 1;
+  const Rendering picture = render_from(mesh, camera, {}, 32);
+  const auto at = [](int x, int y) { return static_cast<size_t>(y * 32 + x); };
+  EXPECT_NEAR(picture.depth[at(16, 16)], 5, 1e-4);
+  EXPECT_EQ(picture.material[at(16, 16)], 0);
+  EXPECT_NEAR(picture.depth[at(2, 16)], 8, 1e-4);
+  EXPECT_EQ(picture.material[at(2, 16)], 1);
+  EXPECT_EQ(picture.material[at(16, 0)], -1);
+  EXPECT_EQ(picture.depth[at(16, 0)], 0);
+  // The near square fills 2 / 5 of the width.
+  EXPECT_EQ(picture.material[at(10, 16)], 0);
+  EXPECT_EQ(picture.material[at(8, 16)], 1);
+  // Behind the camera nothing is drawn.
+  camera.distance = -1;
+  camera.target = {0, 0, 0};
+  EXPECT_EQ(render_from(mesh, camera, {}, 32).material[at(16, 16)], 1);
+}
+
 }  // namespace
 }  // namespace dino

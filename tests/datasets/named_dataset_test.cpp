@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -10,6 +12,7 @@
 #include "base/version.hpp"
 #include "datasets/dataset.hpp"
 #include "datasets/dataset_builder.hpp"
+#include "datasets/dense_dataset.hpp"
 #include "storage/scratch.hpp"
 
 namespace dino {
@@ -214,10 +217,15 @@ TEST_F(ModelDataset, RendersLabelledViewsWithDepthAndKeepsAModelInOnePart) {
   ASSERT_EQ(test.records.size(), 6u);
   for (const Record& a : train.records)
     for (const Record& b : test.records) EXPECT_NE(a.group, b.group);
-  ASSERT_EQ(test.sidecars.size(), 6u);
+  ASSERT_EQ(test.sidecars.size(), 12u);
   for (size_t i = 0; i < 6; ++i) {
-    const Sidecar& depth = test.sidecars[i];
+    const Sidecar &depth = test.sidecars[2 * i], &parts = test.sidecars[2 * i + 1];
     EXPECT_EQ(depth.extension, "depth");
+    EXPECT_EQ(parts.extension, "parts");
+    const auto mask = read_bytes(parts.path, parts.offset, parts.size);
+    ASSERT_EQ(mask.size(), 13u + 32 * 32);
+    EXPECT_NE(mask[13 + 16 * 32 + 16], 0);
+    EXPECT_EQ(mask[13], 0);
     EXPECT_EQ(depth.record, static_cast<int64_t>(i));
     const auto map = read_bytes(depth.path, depth.offset, depth.size);
     ASSERT_EQ(map.size(), 15u + 32 * 32 * 2);
@@ -228,6 +236,95 @@ TEST_F(ModelDataset, RendersLabelledViewsWithDepthAndKeepsAModelInOnePart) {
     EXPECT_GT(millimetres, 979);
     EXPECT_LT(millimetres, 1592);
     EXPECT_EQ(map[15] << 8 | map[16], 0);
+  }
+}
+
+TEST_F(ModelDataset, RoomsHaveDepthAndAClassForEveryPixel) {
+  if (!make()) GTEST_SKIP() << "no zip";
+  define("rooms", "format = rooms\nroot = shop:img\nviews = 10\nsize = 48\nval = 0.1\ntest = 0.3\n");
+  const DenseDataset train = open_dense_dataset("rooms/train", DenseTask::segmentation);
+  EXPECT_EQ(train.pairs.size(), 6u);
+  EXPECT_EQ(open_dense_dataset("rooms/test", DenseTask::segmentation).pairs.size(), 3u);
+  EXPECT_EQ(train.classes, (std::vector<std::string>{"floor", "wall", "room_0", "room_1", "room_2"}));
+  const DenseDataset depth = open_dense_dataset("rooms/train", DenseTask::depth);
+  ASSERT_EQ(depth.pairs.size(), 6u);
+  std::set<int16_t> seen;
+  for (int64_t i = 0; i < 6; ++i) {
+    const DenseSample labels = read_dense_sample(train, i), metres = read_dense_sample(depth, i);
+    ASSERT_EQ(labels.fault + metres.fault, "");
+    EXPECT_EQ(labels.image.width, 48);
+    EXPECT_EQ(labels.image.pixels, metres.image.pixels);
+    for (size_t p = 0; p < labels.labels.labels.size(); ++p) {
+      const int16_t label = labels.labels.labels[p];
+      const float z = metres.depth.metres[p];
+      seen.insert(label);
+      // A surface and its depth are known together; a room is 3.5 to 6 m wide, the camera before it.
+      EXPECT_EQ(label == kIgnoredLabel, z == 0) << i << " " << p;
+      if (label != kIgnoredLabel) {
+        EXPECT_TRUE(z > 0.5F && z < 12) << z;
+      }
+    }
+  }
+  EXPECT_TRUE(seen.contains(0) && seen.contains(1));
+  EXPECT_GE(seen.size(), 4u);  // and some furniture
+  EXPECT_EQ(open_dataset("rooms").records.size(), 10u);
+  // The same bytes again.
+  const auto before = read_bytes(scratch_ / "data/prepared/rooms/val-1x48.tar");
+  std::filesystem::remove_all(scratch_ / "data/prepared");
+  (void)open_dataset("rooms");
+  EXPECT_EQ(read_bytes(scratch_ / "data/prepared/rooms/val-1x48.tar"), before);
+}
+
+/// A NIfTI-1 file of u8 or i16 voxels.
+std::string nifti(int64_t width, int64_t height, int64_t depth, int16_t type, const std::string& voxels,
+                  float slope = 0) {
+  std::string file(352, '\0');
+  const auto put = [&](size_t at, auto value) { std::memcpy(file.data() + at, &value, sizeof(value)); };
+  put(0, int32_t{348});
+  put(40, int16_t{3});
+  put(42, static_cast<int16_t>(width));
+  put(44, static_cast<int16_t>(height));
+  put(46, static_cast<int16_t>(depth));
+  put(70, type);
+  put(108, 352.0F);
+  put(112, slope);
+  file.replace(344, 4, std::string("n+1\0", 4));
+  return file + voxels;
+}
+
+TEST_F(NamedDataset, SlicesOfAVolumeHaveRegions) {
+  std::string grey, regions;
+  for (int z = 0; z < 50; ++z)
+    for (int p = 0; p < 6; ++p) {
+      grey += static_cast<char>(z + p);
+      regions += static_cast<char>(p == 0 ? 3 : p == 1 ? 9 : 0);
+      regions += '\0';
+    }
+  package("atlas/t/a.nii", nifti(3, 2, 50, 2, grey));
+  package("atlas/t/r.nii", nifti(3, 2, 50, 4, regions));
+  package("atlas/t/names.txt", "3 left 2001\n5 right 2002\n");
+  const std::string definition =
+      "format = slices\nroot = atlas:t\nvolume = a.nii\nregions = r.nii\nregion-names = names.txt\n";
+  define("brain", definition);
+  const DenseDataset train = open_dense_dataset("brain/train", DenseTask::segmentation);
+  EXPECT_EQ(train.classes, (std::vector<std::string>{"background", "left", "right"}));
+  EXPECT_EQ(train.pairs.size(), 18u);  // three blocks of six
+  EXPECT_EQ(open_dense_dataset("brain/test", DenseTask::segmentation).pairs.size(), 6u);
+  const DenseSample sample = read_dense_sample(train, 0);  // slice 2; its rows from the top
+  EXPECT_EQ(sample.labels.labels, (std::vector<int16_t>{0, 0, 0, 1, kIgnoredLabel, 0}));
+  EXPECT_EQ(sample.image.at(0, 1)[0], std::lround(255.0 * 2 / 54));
+  define("half", "format = slices\nroot = atlas:t\nvolume = a.nii\n");
+  expect_error<DataError>([] { (void)open_dataset("half"); }, "half.cfg", "slices need");
+  for (const auto& [text, why] : std::vector<std::pair<std::string, std::string>>{
+           {"short", "ends within its header"},
+           {std::string(400, '\0'), "no little-endian NIfTI-1 header"},
+           {nifti(3, 2, 50, 4, regions.substr(1)), "ends before its last voxel"},
+           {nifti(3, 2, 50, 64, regions), "data type 64"},
+           {nifti(0, 2, 50, 4, regions), "3 dimensions of 0 x 2 x 50"},
+           {nifti(3, 50, 2, 4, regions), "its grid is not that of"}}) {
+    std::filesystem::remove_all(scratch_ / "data/prepared");
+    package("atlas/t/r.nii", text);
+    expect_error<DataError>([] { (void)open_dataset("brain"); }, "r.nii", why);
   }
 }
 

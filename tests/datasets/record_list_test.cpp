@@ -51,7 +51,7 @@ void expect_equal(const Record& a, const Record& b) {
 void expect_same_as_dataset(const std::string& reference, size_t records) {
   SCOPED_TRACE(reference);
   const Dataset dataset = open_dataset(reference);
-  const RecordList list = list_images({reference}, "", Communicator::self());
+  const RecordList list = list_images({reference}, "", "", Communicator::self());
   ASSERT_EQ(dataset.records.size(), records);
   ASSERT_EQ(list.count(), static_cast<int64_t>(records));
   for (size_t i = 0; i < records; ++i) expect_equal(list.at(static_cast<int64_t>(i)), dataset.records[i]);
@@ -138,7 +138,8 @@ TEST(RecordList, SetsWithNames) {
 TEST(RecordList, SeveralReferences) {
   const Scratch scratch;
   for (const char* name : {"a/x/1.jpg", "a/y/2.jpg", "b/z/1.jpg"}) scratch.put(name, "x");
-  const RecordList list = list_images({scratch / "a", scratch / "b"}, scratch.folder(), Communicator::self());
+  const RecordList list =
+      list_images({scratch / "a", scratch / "b"}, scratch.folder(), "", Communicator::self());
   ASSERT_EQ(list.count(), 3);
   EXPECT_EQ(list.at(2).key, "z/1");
   EXPECT_EQ(list.at(2).label, 0);
@@ -147,7 +148,7 @@ TEST(RecordList, SeveralReferences) {
   // Its file has no name.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(scratch.folder()), {}), 2);
   expect_error<MissingInputError>(
-      [&] { static_cast<void>(list_images({scratch / "none"}, "", Communicator::self())); }, "none");
+      [&] { static_cast<void>(list_images({scratch / "none"}, "", "", Communicator::self())); }, "none");
 }
 
 /// A committed list of three records with all kinds of texts.
@@ -208,12 +209,12 @@ TEST_F(ListFile, DamageIsSeen) {
   }
   // Another version, whose header is whole.
   RecordListHeader header = RecordList::open((write(whole), path_)).header();
-  header.version = 2;
+  header.version = 3;
   header.header_crc = crc32c(std::as_bytes(std::span(&header, 1)).first(sizeof header - 4));
   std::vector<uint8_t> other = whole;
   std::memcpy(other.data(), &header, sizeof header);
   write(other);
-  expect_damaged("version 2, this program reads version 1");
+  expect_damaged("version 3, this program reads version 2");
   std::filesystem::remove(path_);
   expect_error<MissingInputError>([&] { static_cast<void>(RecordList::open(path_)); }, path_);
 }

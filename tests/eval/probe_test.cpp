@@ -7,8 +7,7 @@
 #include "base/error.hpp"
 #include "eval/task_call.hpp"
 #include "eval/temporary.hpp"
-#include "heads/linear_head.hpp"
-#include "heads/segment_head.hpp"
+#include "heads/linear_heads.hpp"
 #include "imaging/decode_options.hpp"
 #include "inputs/composite.hpp"
 #include "inputs/features.hpp"
@@ -240,52 +239,43 @@ TEST(Tasks, SayWhatTheyMeasure) {
   EXPECT_FALSE(metric_of("knn", "top5").headline);
 }
 
+TEST(Logreg, ChoosesCAndReportsTwoNumbers) {
+  const TemporaryFolder folder;
+  write_set(folder / "train.h5", 330, 2, true, "m", 1);
+  write_set(folder / "test.h5", 110, 2, true, "m", 2);
+  const TaskCall wanted{"logreg", {folder / "train.h5", folder / "test.h5"}, {"--c", "1e-4:1e2:7"}};
+  (void)call(wanted, folder / "R");
+  (void)call(wanted, folder / "R");
+  const auto rows = read_results(folder / "R/results.jsonl");
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].metric, "top1");
+  EXPECT_EQ(rows[1].metric, "mean_per_class");
+  for (const ResultRow& row : rows) {
+    EXPECT_GT(row.estimate.value, 0.9);
+    EXPECT_LE(row.estimate.low, row.estimate.value);
+    EXPECT_GE(row.estimate.high, row.estimate.value);
+  }
+  for (const char* bad : {"", "0", "-1", "1:2", "1:2:0", "2:1:3", "1:2:1.5", "a", "1,,2", "nan", "1:2:3:4"}) {
+    EXPECT_NE(message_of<UsageError>([&] {
+                (void)call({"logreg", wanted.inputs, {"--c", bad}}, folder / "R");
+              }).find("--c"),
+              std::string::npos)
+        << bad;
+  }
+}
+
 TEST(Linear, AHeadThatCannotLearnStaysAtChance) {
   std::vector<float> x(300 * 2, 1.0F);
   std::vector<int32_t> labels;
   std::vector<int64_t> rows;
   for (int i = 0; i < 300; ++i) labels.push_back(i % 3), rows.push_back(i);
-  LinearHead head(2, 3, 0);
+  LinearHeads head(2, 3, {0.1}, 0);
   const FeatureView view{x.data(), 300, 2, 2};
-  head.fit(view, labels, rows, {0.1, 5, 30, 0});
-  EXPECT_NEAR(head.accuracy(view, rows, labels), 1.0 / 3, 1e-9);
-}
-
-TEST(Segment, UpsamplingIsBilinearWithHalfPixelCentres) {
-  const std::vector<float> up = upsample({0, 1, 0, 1}, 2, 4);
-  for (int64_t y = 0; y < 4; ++y) {
-    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4)], 0.0F);
-    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4 + 1)], 0.25F);
-    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4 + 2)], 0.75F);
-    EXPECT_FLOAT_EQ(up[static_cast<size_t>(y * 4 + 3)], 1.0F);
-  }
-}
-
-TEST(Segment, TheHeadFindsThePatchesThatDiffer) {
-  // 4 x 4 patches; column 0 of the features tells the foreground, the others are noise.
-  const int64_t images = 24, grid = 4, size = 16, width = 5;
-  Random random(1, RandomStream::test, 9);
-  std::vector<float> patches;
-  std::vector<uint8_t> masks;
-  for (int64_t i = 0; i < images; ++i) {
-    std::vector<uint8_t> cells;
-    for (int64_t p = 0; p < grid * grid; ++p) cells.push_back(random.bernoulli(0.4) ? 1 : 0);
-    for (const uint8_t c : cells)
-      for (int64_t d = 0; d < width; ++d)
-        patches.push_back(static_cast<float>(d == 0 ? 100 + 20 * c + random.normal() : random.normal()));
-    for (int64_t y = 0; y < size; ++y)
-      for (int64_t x = 0; x < size; ++x) masks.push_back(cells[static_cast<size_t>(y / 4 * grid + x / 4)]);
-  }
-  SegmentHead head(width);
-  head.fit(patches, masks, grid, size, {0.05, 60, 8, 0});
+  head.fit(view, labels, rows, {5, 30, 0});
+  const auto predicted = head.predict(view, rows);
   int64_t right = 0;
-  for (int64_t i = 0; i < images; ++i) {
-    const auto predicted = head.segment(patches.data() + i * grid * grid * width, grid, size);
-    for (int64_t p = 0; p < size * size; ++p)
-      right += predicted[static_cast<size_t>(p)] == masks[static_cast<size_t>(i * size * size + p)] ? 1 : 0;
-  }
-  // Bilinear logits blur the borders of single patches; everything else must be right.
-  EXPECT_GT(static_cast<double>(right) / static_cast<double>(images * size * size), 0.85);
+  for (size_t i = 0; i < labels.size(); ++i) right += predicted[0][i] == labels[i] ? 1 : 0;
+  EXPECT_EQ(right, 100);
 }
 
 TEST(Composite, BlendsByAlphaAndRefusesWhatHasNoObject) {

@@ -260,7 +260,7 @@ std::vector<float> results(ops::Backend& backend) {
   const std::array<float, 2> factor{0.5F, 1};
   const TensorView factors = arena.upload(stream, std::span<const float>(factor));
   backend.adamw(stream, b, upload(random_values(b.shape, 4)), m, v, {1e-2F, 0.9F, 0.999F, 1e-8F, 0.1F, 1},
-                factors.rows(0, 1), factors.rows(1, 1));
+                factors.rows(0, 1), factors.rows(1, 1), {});
 
   std::vector<float> values;
   for (const TensorView view : {qkv, out, sparse, b, m, v}) {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -53,6 +54,8 @@ struct TrainingRun {
   std::vector<std::vector<double>> steps;
   std::vector<float> student, teacher, adam_v;
   std::map<std::string, std::vector<double>> centres;
+  std::vector<std::map<std::string, double>> phases;  ///< of each step
+  std::vector<std::optional<double>> device_seconds;
 };
 
 inline std::vector<double> numbers_of(const StepResult& result) {
@@ -106,6 +109,8 @@ inline TrainingRun train(const TrainingCase& given, ops::Backend& backend,
     EXPECT_TRUE(result.finite) << step;
     model.update(schedule, step + 1);
     run.steps.push_back(numbers_of(result));
+    run.phases.push_back(model.phase_seconds());
+    run.device_seconds.push_back(model.device_seconds());
   }
   Stream& stream = place.context().stream;
   run.student = values_of(stream, model.state().student_values());

@@ -64,6 +64,9 @@ TEST(VitPresets, AllAreConsistent) {
   EXPECT_EQ(precision_here(Precision::f32, Device::Kind::cpu), Precision::f32);
   EXPECT_EQ(precision_here(Precision::bf16, Device::Kind::cpu), Precision::bf16);
   EXPECT_EQ(precision_here({}, Device::Kind::cuda), Precision::bf16);
+  EXPECT_EQ(precision_here(Precision::tf32, Device::Kind::cuda), Precision::tf32);
+  EXPECT_EQ(dtype_of(Precision::tf32), DType::f32);
+  EXPECT_THROW(static_cast<void>(precision_here(Precision::tf32, Device::Kind::cpu)), UsageError);
   EXPECT_EQ(precision_here({}, Device::Kind::cpu), cpu_has_bf16() ? Precision::bf16 : Precision::f32);
   EXPECT_STREQ(name_of(Precision::f32), "fp32");
 }

@@ -3,8 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
+#include <thread>
 #include <vector>
+
+#include "base/timing.hpp"
+#include "comm/absent_ranks.hpp"
 
 namespace dino {
 namespace {
@@ -188,6 +193,33 @@ TEST_P(CollectiveTest, CountsWhatItDoes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(MessageBytes, CollectiveTest, testing::Values(int64_t{1} << 30, 64));
+
+/// Ranks that stand for absent ones have the values of theirs, and wait for each other as those would.
+TEST(AbsentRanks, WaitForTheSlowestOfThoseThatAreHere) {
+  constexpr int kAbsent = 5;
+  constexpr int64_t kPart = 40;
+  const Communicator world = Communicator::world();
+  HostStream stream;
+  int64_t received = 0;
+  const auto collective = make_absent_ranks(kAbsent, world, received);
+  const auto group = collective->split([](int) { return 0; });
+  Tensor values(Shape{kAbsent * kPart});
+  for (int64_t i = 0; i < kPart; ++i) values.as<float>()[i] = static_cast<float>(i);
+  const auto late = std::chrono::milliseconds(200);
+  world.barrier();
+  const Stopwatch watch;
+  if (world.rank() + 1 == world.size()) std::this_thread::sleep_for(late);
+  const Event gathered = group->all_gather(stream, values);
+  group->poll();
+  stream.wait(gathered);
+  EXPECT_GE(watch.seconds(), 0.19) << "also on a rank that came in time";
+  for (int64_t i = 0; i < values.numel(); ++i)
+    ASSERT_EQ(values.as<float>()[i], static_cast<float>(i % kPart));
+  stream.wait(collective->all_reduce(stream, values));
+  for (int64_t i = 0; i < values.numel(); ++i)
+    ASSERT_EQ(values.as<float>()[i], static_cast<float>(kAbsent * (i % kPart)));
+  EXPECT_EQ(received, (kAbsent - 1) * kPart * 4) << "of the groups alone";
+}
 
 }  // namespace
 }  // namespace dino

@@ -63,6 +63,22 @@ TEST(Bootstrap, IsDeterministicAndShrinksWithImages) {
   EXPECT_EQ(bootstrap_mean_iou({}, 2, 100, 0).n, 0);
 }
 
+TEST(Bootstrap, OfAMeanIsAsWideAsTheNormalInterval) {
+  std::vector<double> values;
+  double sum = 0, squares = 0;
+  for (int i = 0; i < 300; ++i) {
+    values.push_back((i * 37 % 100) / 100.0);
+    sum += values.back(), squares += values.back() * values.back();
+  }
+  const Estimate e = bootstrap_mean(values, 2000, 3);
+  const double mean = sum / 300, error = std::sqrt((squares / 300 - mean * mean) / 300);
+  EXPECT_NEAR(e.value, mean, 1e-12);
+  EXPECT_EQ(e.n, 300);
+  EXPECT_NEAR(e.high - e.low, 2 * 1.96 * error, 0.1 * error);
+  EXPECT_EQ(bootstrap_mean(std::vector<double>(5, 0.25), 100, 0).high, 0.25);
+  EXPECT_EQ(bootstrap_mean({}, 100, 0).high, 1);
+}
+
 TEST(McNemar, AgreesWithTheBinomialByHand) {
   // 9 discordant, 1 against 8: p = 2 (1 + 9) / 2^9.
   std::vector<uint8_t> a, b;

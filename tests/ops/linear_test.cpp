@@ -206,6 +206,31 @@ TEST_P(LinearTest, ResultsOfAnotherDtype) {
   }
 }
 
+/// A GPU rounds where it may, all others are exact; what TF32 holds is exact everywhere.
+TEST_P(LinearTest, ProductsInTf32) {
+  if (act() != DType::f32) GTEST_SKIP() << "of f32 alone";
+  const Sizes s{40, 24, 64};
+  const ConstTensorView x = random({s.m, s.k}, DType::f32, 41), w = random({s.n, s.k}, DType::f32, 42);
+  const TensorView y = output({s.m, s.n});
+  const Values expected = linear(values_of(x), values_of(w), {}, s);
+  const bool rounds = std::string(ops().name()) == "cuda";
+  stream().allow_tf32_products(true);
+  ops().linear(stream(), x, w, {}, Activation::none, y, {});
+  expect_close(y, expected, rounds ? 2e-3 : 4e-6, "rounded");
+  const Values got = values_of(y);
+  double error = 0;
+  for (size_t i = 0; i < got.size(); ++i) error = std::max(error, std::abs(got[i] - expected[i]));
+  EXPECT_EQ(error > 1e-4 * largest_magnitude(expected), rounds) << error;
+  const ConstTensorView exact = input(tensor_of<float>({1.5f, -0.0009765625f, 3, 1027}, 4)),
+                        factor = input(tensor_of<float>({1, 2048, 1.0009765625f, -1}, 4));
+  const TensorView product = output({1, 1});
+  ops().linear(stream(), exact, factor, {}, Activation::none, product, {});
+  EXPECT_EQ(values_of(product).front(), 1.5 - 2 + 3 * 1.0009765625 - 1027);
+  stream().allow_tf32_products(false);
+  ops().linear(stream(), x, w, {}, Activation::none, y, {});
+  expect_close(y, expected, 4e-6, "exact again");
+}
+
 TEST_P(LinearTest, NoRows) {
   const ConstTensorView x = random({0, 5}, act(), 1);
   const ConstTensorView w = random({3, 5}, DType::f32, 1);

@@ -179,9 +179,9 @@ TEST_P(LossesTest, SoftmaxCentred) {
 
 /// Wider than what a core's cache or a multiprocessor's shared memory holds of a row.
 TEST_P(LossesTest, WideRows) {
-  const int64_t rows = 2;
   const double temperature = 0.5;
-  for (const int64_t k : {70000, 70003}) {
+  // Of two rows, several blocks of a GPU share each; of three, each has one.
+  for (const auto& [rows, k] : {std::pair<int64_t, int64_t>{2, 70000}, {2, 70003}, {3, 70003}}) {
     const ConstTensorView targets = input(positive({rows, k}, 2)), weight = random({rows}, DType::f32, 3),
                           u = random({k}, DType::f32, 7);
     const Tensor start = random_tensor({rows, k}, DType::f32, 1);
@@ -206,10 +206,14 @@ TEST_P(LossesTest, WideRows) {
       tops.push_back(top);
     }
     ops().matrix_vector(stream(), logits, u, product);
+    const TensorView kept = inout(start), alone = output({rows});
+    ops().cross_entropy(stream(), kept, targets, static_cast<float>(temperature), {}, alone);
+    EXPECT_EQ(values_of(kept), s) << "without a gradient";
     ops().cross_entropy(stream(), logits, targets, static_cast<float>(temperature), weight, loss);
     ops().exp_rows(stream(), exps, static_cast<float>(temperature), maxima);
     ops().softmax_centred(stream(), shares, u, static_cast<float>(temperature));
     expect_close(loss, cross_entropy(s, t, k, temperature), 1e-5, "loss");
+    EXPECT_EQ(values_of(alone), values_of(loss));
     expect_close(logits, gradient, 1e-5, "gradient");
     expect_close(maxima, tops, 0, "maxima");
     expect_close(exps, of_top, 1e-6, "exponentials");

@@ -72,7 +72,7 @@ TEST_P(NormaliseTest, LayerNormBackwardIsTheDerivative) {
                      dbeta = random_inout({d}, DType::f32, 10);
     const Values xs = values_of(x), gs = values_of(gamma), bs = values_of(beta), g = values_of(dy);
     const Values dx0 = values_of(dx), dgamma0 = values_of(dgamma), dbeta0 = values_of(dbeta);
-    ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, dx, dgamma, dbeta);
+    ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, {}, dx, dgamma, dbeta);
     const auto gradient = [&](const auto& f, const Values& v) { return numeric_gradient(f, v); };
     expect_close(dx, add(gradient([&](const Values& v) { return dot(g, layer_norm(v, gs, bs)); }, xs), dx0),
                  5e-6, "dx");
@@ -96,7 +96,7 @@ TEST_P(NormaliseTest, LayerNormGradientsDoNotDependOnThreads) {
   for (const int threads : {1, 2, 3}) {
     set_threads(threads);
     const TensorView dx = zeros({rows, d}), dgamma = zeros({d}), dbeta = zeros({d});
-    ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, dx, dgamma, dbeta);
+    ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, {}, dx, dgamma, dbeta);
     Values expected(at(d)), got = values_of(dgamma);
     const Values xs = values_of(x), g = values_of(dy);
     for (int64_t r = 0; r < rows; ++r) {
@@ -142,7 +142,7 @@ TEST_P(NormaliseTest, WideRows) {
         to_x[i] += s.rstd * (g[i] * gs[c] - sum - hat(i) * along);
       }
     }
-    ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, dx, dgamma, dbeta);
+    ops().layer_norm_backward(stream(), dy, x, gamma, mean, rstd, {}, dx, dgamma, dbeta);
     expect_close(dx, to_x, 5e-6, "dx");
     expect_close(dgamma, to_gamma, 5e-6, "dgamma");
     expect_close(dbeta, to_beta, 5e-6, "dbeta");

@@ -38,7 +38,7 @@ TEST_P(OptimizerTest, AdamWTakesThreeSteps) {
       settings.step = step;
       const ConstTensorView g = random({n}, DType::f32, 20 + static_cast<uint64_t>(step));
       const Values gs = values_of(g);
-      ops().adamw(stream(), w, g, m, v, settings, scalar(0.5f), scalar(1));
+      ops().adamw(stream(), w, g, m, v, settings, scalar(0.5f), scalar(1), {});
       for (size_t i = 0; i < gs.size(); ++i) {
         const double gradient = 0.5 * gs[i];
         ws[i] -= rate * static_cast<double>(settings.weight_decay) * ws[i];
@@ -78,7 +78,7 @@ TEST_P(OptimizerTest, NothingChangesWhereItIsNotApplied) {
   gradient.as<float>()[5] = nan;
   const TensorView w = inout(start), m = inout(start), v = inout(start), average = inout(start);
   const ConstTensorView g = input(gradient);
-  ops().adamw(stream(), w, g, m, v, {0.01f, 0.9f, 0.95f, 1e-8f, 0.1f, 3}, scalar(nan), scalar(0));
+  ops().adamw(stream(), w, g, m, v, {0.01f, 0.9f, 0.95f, 1e-8f, 0.1f, 3}, scalar(nan), scalar(0), {});
   ops().ema(stream(), average, g, 0.9f, scalar(0));
   for (const TensorView& state : {w, m, v, average})
     EXPECT_EQ(std::memcmp(host_copy(state).as<float>(), start.as<float>(), at(start.bytes())), 0);
@@ -88,9 +88,9 @@ TEST_P(OptimizerTest, RejectsSizesThatDiffer) {
   const TensorView a = zeros({4}), b = zeros({5});
   EXPECT_THROW(ops().ema(stream(), a, b, 0.5f, {}), InternalError);
   EXPECT_THROW(ops().ema(stream(), a, a, 0.5f, a), InternalError);
-  EXPECT_THROW(ops().adamw(stream(), a, a, a, b, {}, scalar(1), scalar(1)), InternalError);
-  EXPECT_THROW(ops().adamw(stream(), a, a, a, a, {}, {}, scalar(1)), InternalError);
-  EXPECT_THROW(ops().adamw(stream(), a, a, a, a, {}, scalar(1), {}), InternalError);
+  EXPECT_THROW(ops().adamw(stream(), a, a, a, b, {}, scalar(1), scalar(1), {}), InternalError);
+  EXPECT_THROW(ops().adamw(stream(), a, a, a, a, {}, {}, scalar(1), {}), InternalError);
+  EXPECT_THROW(ops().adamw(stream(), a, a, a, a, {}, scalar(1), {}, {}), InternalError);
 }
 
 }  // namespace

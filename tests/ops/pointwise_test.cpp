@@ -8,10 +8,9 @@ class PointwiseTest : public OperatorTest {};
 INSTANTIATE_TEST_SUITE_P(Backends, PointwiseTest, ::testing::ValuesIn(variants()), variant_name);
 
 TEST_P(PointwiseTest, GeluBackward) {
-  using Backward = void (Backend::*)(Stream&, ConstTensorView, ConstTensorView, TensorView);
   const auto gelu = [](double v) { return 0.5 * v * std::erfc(-v / std::sqrt(2.0)); };
   const auto quick = [](double v) { return v / (1 + std::exp(-1.702 * v)); };
-  const auto expect = [&](const char* name, Backward backward, auto activation, int64_t n) {
+  const auto expect = [&](const char* name, auto backward, auto activation, int64_t n) {
     const ConstTensorView pre = random({n}, act(), 1, 2);
     const TensorView dy = random_inout({n}, act(), 2);
     const Values x = values_of(pre), g = values_of(dy);
@@ -22,14 +21,17 @@ TEST_P(PointwiseTest, GeluBackward) {
     const double cancelled = largest_magnitude(g) / std::max(largest_magnitude(expected), 1e-3);
     const double bound = tolerance() * std::max(1.0, cancelled);
     const TensorView dx = output({n}, act());
-    (ops().*backward)(stream(), dy, pre, dx);
+    backward(dy, pre, dx);
     expect_close(dx, expected, bound, name);
-    (ops().*backward)(stream(), dy, pre, dy);
+    backward(dy, pre, dy);
     expect_close(dy, expected, bound, "in place");
   };
   for (const int64_t n : {1, 16, 37, 5000}) {
-    expect("gelu", &Backend::gelu_backward, gelu, n);
-    expect("quick_gelu", &Backend::quick_gelu_backward, quick, n);
+    expect(
+        "gelu", [&](auto dy, auto pre, auto dx) { ops().gelu_backward(stream(), dy, pre, dx, {}); }, gelu, n);
+    expect(
+        "quick_gelu", [&](auto dy, auto pre, auto dx) { ops().quick_gelu_backward(stream(), dy, pre, dx); },
+        quick, n);
   }
 }
 
@@ -360,6 +362,35 @@ TEST_P(PointwiseTest, AxpyAndScale) {
     ops().scale(stream(), 0.3f, in_place, in_place);
     expect_close(in_place, scaled, 1e-7, "scale in place");
   }
+}
+
+TEST_P(PointwiseTest, ReluAndItsDerivative) {
+  for (const int64_t n : {1, 19, 20000}) {
+    Tensor start = random_tensor({n}, DType::f32, 17);
+    if (n > 8) start.as<float>()[3] = 0, start.as<float>()[4] = -HUGE_VALF, start.as<float>()[5] = HUGE_VALF;
+    const Values x = host_values(start);
+    const TensorView y = output({n}), in_place = inout(start), dy = random_inout({n}, DType::f32, 18),
+                     dx = output({n});
+    const Values g = values_of(dy);
+    Values expected(x.size()), gradient(x.size());
+    for (size_t i = 0; i < x.size(); ++i) {
+      expected[i] = std::max(x[i], 0.0);
+      gradient[i] = x[i] > 0 ? g[i] : 0;
+    }
+    ops().relu(stream(), input(start), y);
+    ops().relu(stream(), in_place, in_place);
+    EXPECT_EQ(values_of(y), expected);
+    EXPECT_EQ(values_of(in_place), expected);
+    ops().relu_backward(stream(), dy, y, dx);
+    EXPECT_EQ(values_of(dx), gradient);
+    ops().relu_backward(stream(), dy, input(start), dy);
+    EXPECT_EQ(values_of(dy), gradient);
+  }
+  Tensor bad({1});
+  bad.as<float>()[0] = std::nanf("");
+  const TensorView y = output({1});
+  ops().relu(stream(), input(bad), y);
+  EXPECT_TRUE(std::isnan(values_of(y)[0]));
 }
 
 TEST_P(PointwiseTest, Reciprocal) {

@@ -21,6 +21,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+const CropSet* awaited_upcoming(DataLoader& loader) {
+  (void)loader.await();
+  const CropSet* const set = loader.upcoming();
+  EXPECT_NE(set, nullptr);
+  return set;
+}
+
 /// A folder of `count` PPM images, of which number 1 is broken.
 class LoaderTest : public ::testing::Test {
  protected:
@@ -144,6 +151,8 @@ TEST_F(LoaderTest, StepsMakeTheCropsThatAreOnlyDrawn) {
         EXPECT_EQ(source.picture->width, loader == &cut ? 8 : 20);
       StepBatch batch;
       crops->give(set, loader->augment(), batch);
+      // What is sent ahead is not sent again, and the crops that are in use stay.
+      if (step != 1) crops->send(*awaited_upcoming(*loader));
       expect_same(batch.global_crops, expected.global_crops);
       expect_same(batch.local_crops, expected.local_crops);
       CropSet buffer;

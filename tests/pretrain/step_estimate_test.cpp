@@ -27,7 +27,7 @@ TEST(StepEstimate, AShortStepIsTimedAsItIs) {
     shape.split.strategy = strategy;
     shape.split.accumulate = 2;
     shape.drop_path = 0.3;
-    const StepEstimate step = estimate_step(train_config(shape), 3);
+    const StepEstimate step = estimate_step(train_config(shape), 3, Communicator::self());
     EXPECT_GT(step.seconds(), 0);
     EXPECT_EQ(step.images, 2);
     EXPECT_EQ(step.depth, 2);

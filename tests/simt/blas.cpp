@@ -2,6 +2,8 @@
 // What stands in for ops/cuda/blas.cpp: plain loops.
 #include "ops/cuda/blas.hpp"
 
+#include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "base/error.hpp"
@@ -29,6 +31,16 @@ std::vector<float> read(const void* data, size_t n, DType dtype) {
   return values;
 }
 
+/// To nearest, to 10 bits behind the point.
+void round_to_tf32(std::vector<float>& values) {
+  for (float& value : values) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, &value, sizeof bits);
+    if (std::isfinite(value)) bits = (bits + 0x1000u) & ~0x1fffu;
+    std::memcpy(&value, &bits, sizeof bits);
+  }
+}
+
 void write(void* data, const std::vector<float>& values, DType dtype) {
   void* const open = simt::device_memory().open(data, values.size() * size_of(dtype));
   for (size_t i = 0; i < values.size(); ++i) {
@@ -51,6 +63,10 @@ std::vector<float> transposed(const std::vector<float>& x, size_t rows, size_t c
 void run(const Product& p) {
   const auto m = static_cast<size_t>(p.m), n = static_cast<size_t>(p.n), k = static_cast<size_t>(p.k);
   std::vector<float> a = read(p.a, m * k, p.operands), b = read(p.b, k * n, p.operands);
+  if (p.tf32) {
+    round_to_tf32(a);
+    round_to_tf32(b);
+  }
   if (p.transpose_a) a = transposed(a, k, m);
   if (p.transpose_b) b = transposed(b, n, k);
   std::vector<float> bias(n);
@@ -79,7 +95,10 @@ void multiply(CudaStream& stream, const Product& p) {
   (void)simt::device_memory().open(p.a, count(p.m, p.k) * size_of(p.operands));
   (void)simt::device_memory().open(p.b, count(p.k, p.n) * size_of(p.operands));
   (void)simt::device_memory().open(p.c, count(p.m, p.n) * size_of(p.result));
-  simt::enqueue(stream.handle(), [p] { run(p); });
+  const auto bytes =
+      static_cast<double>(p.m * p.k + p.k * p.n + p.m * p.n) * static_cast<double>(size_of(p.operands));
+  simt::enqueue(
+      stream.handle(), [p] { run(p); }, simt::pace().copy + simt::pace().byte * bytes);
 }
 
 std::string describe_blas() {

@@ -18,8 +18,18 @@ namespace dino::simt {
 /// DINO_SIMT_SEED, or 0.
 void set_order(uint64_t seed);
 
-/// The stream runs it when its turn comes.
-void enqueue(cuda::StreamHandle stream, std::function<void()> work);
+/// What work takes by the clock of the executor's GPU, on which streams run beside one another and nothing
+/// else takes time: a timed event is passed when all before it has run.
+struct Pace {
+  double launch = 2e-6, thread = 1e-9;          ///< seconds of a kernel, and of each of its threads
+  double copy = 2e-6, byte = 1e-11;             ///< of a copy, a fill or a product, and of each of its bytes
+  double message = 1e-5, message_byte = 1e-10;  ///< of a collective
+};
+void set_pace(const Pace& wanted);
+[[nodiscard]] const Pace& pace();
+
+/// The stream runs it when its turn comes; it takes so many seconds of the GPU's clock.
+void enqueue(cuda::StreamHandle stream, std::function<void()> work, double seconds);
 /// Runs all that is enqueued on the stream, and what that waits for.
 void run_all(cuda::StreamHandle stream);
 

@@ -204,28 +204,34 @@ class Step:
         n = round(share * batch * (large * 257 + small * 50))
         pairs = share * batch * (large * 257**2 + small * 50**2)
         rows = f"{n:,} x {d:,}"
-        if share < 1:
-            self.add(part, "gather_rows", rows, 2 * blocks, 8 * n * d)
-        self.add(part, "layer_norm", rows, (4 if backward else 2) * blocks, 6 * n * d)
+        joined = share == 1  # branches over all rows: the sum after one is made by the norm before the next
+        if joined:
+            self.add(part, "residual_layer_norm", rows, 2 * blocks - 1, 12 * n * d)
+            self.add(part, "layer_norm", rows, 2, 8 * n * d)
+            self.add(part, "scaled_index_add", rows, 1, 10 * n * d)
+        else:
+            self.add(part, "gather_layer_norm", rows, 2 * blocks, 10 * n * d)
+            self.add(part, "scaled_index_add", rows, 2 * blocks, 10 * n * d)
         self.linear(part, n, d, 3 * d, blocks)
         self.add(part, "attention", f"{n:,} tokens", blocks, 8 * n * d + 4 * n * self.heads, 4 * pairs * d)
         self.linear(part, n, d, d, blocks)
         self.linear(part, n, d, h, blocks)
         self.add(part, "gelu (in linear)", f"{n:,} x {h:,}", blocks, 4 * n * h)
         self.linear(part, n, h, d, blocks)
-        self.add(part, "scaled_index_add", rows, 2 * blocks, 10 * n * d)
         if not backward:
             return
-        self.add(part, "scaled_index_add_backward", rows, 2 * blocks, 8 * n * d)
+        self.add(part, "layer_norm (again)", rows, 2 * blocks, 6 * n * d)
+        self.add(part, "scaled_index_add_backward", rows, (1 if joined else 2) * blocks, 8 * n * d)
         self.linear_backward(part, n, h, d, blocks)
-        self.add(part, "gelu_backward", f"{n:,} x {h:,}", blocks, 6 * n * h)
-        self.linear_backward(part, n, d, h, blocks)
+        self.add(part, "gelu_backward (with the bias)", f"{n:,} x {h:,}", blocks, 6 * n * h)
+        self.linear_backward(part, n, d, h, blocks, bias=False)
         self.linear_backward(part, n, d, d, blocks)
         self.add(part, "attention_backward", f"{n:,} tokens", blocks, 16 * n * d + 8 * n * self.heads,
                  10 * pairs * d)
         self.linear_backward(part, n, d, 3 * d, blocks)
-        self.add(part, "layer_norm_backward", rows, 2 * blocks, (14 if share == 1 else 18) * n * d)
-        self.add(part, "scatter_add_rows", rows, 2 * blocks, 12 * n * d)
+        if joined:
+            self.add(part, "residual_layer_norm_backward", rows, blocks, 18 * n * d)
+        self.add(part, "layer_norm_backward", rows, (1 if joined else 2) * blocks, 14 * n * d)
 
     def heads_and_losses(self):
         k, d, h = self.prototypes, self.width, self.head_hidden
@@ -251,16 +257,16 @@ class Step:
             self.add(part, "convert", shape, calls, 6 * cells)
             self.linear_backward(part, chunk, narrow, k, calls, bias=False)
             self.add(part, "weight_norm_backward", f"{k:,} x {narrow:,}", 1, 16 * k * narrow)
+            self.add(part, "gelu_backward (with the bias)", f"{learned:,} x {h:,}", 2, 6 * learned * h)
             for inner, outer in ((h, narrow), (h, h), (d, h)):
-                self.linear_backward(part, learned, inner, outer, 1)
+                self.linear_backward(part, learned, inner, outer, 1, bias=outer == narrow)
 
     def optimizer(self):
         p = self.parameters + sum(self.width * self.head_hidden + self.head_hidden**2 + self.head_hidden * narrow +
                                   narrow * self.prototypes for narrow in self.bottlenecks)
         shape = f"{p / 1e6:.0f} M"
         self.add("optimizer", "sum_of_squares", shape, 1, 4 * p)
-        self.add("optimizer", "adamw", shape, 1, 28 * p)
-        self.add("optimizer", "ema", shape, 1, 12 * p)
+        self.add("optimizer", "adamw (with the average)", shape, 1, 36 * p)
         self.add("optimizer", "convert (weights of student and teacher)", shape, 2, 6 * p)
 
 

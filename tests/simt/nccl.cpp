@@ -35,9 +35,13 @@ std::vector<std::byte> read(StreamHandle stream, const void* data, size_t bytes)
 
 void deliver(StreamHandle stream, void* to, std::vector<std::byte> bytes) {
   std::memset(device_memory().open(to, bytes.size()), 0xff, bytes.size());
-  simt::enqueue(stream, [to, kept = std::move(bytes)] {
-    std::memcpy(device_memory().open(to, kept.size()), kept.data(), kept.size());
-  });
+  const double seconds = simt::pace().message + simt::pace().message_byte * static_cast<double>(bytes.size());
+  simt::enqueue(
+      stream,
+      [to, kept = std::move(bytes)] {
+        std::memcpy(device_memory().open(to, kept.size()), kept.data(), kept.size());
+      },
+      seconds);
 }
 
 int counted(size_t n) {

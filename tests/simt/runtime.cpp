@@ -32,26 +32,33 @@ class Queue {
     std::function<void()> run;
     std::shared_ptr<Queue> after;
     size_t mark = 0;
+    double seconds = 0;
+    double not_before = 0;  ///< by the GPU's clock: the host enqueued it then
     [[nodiscard]] bool waits() const { return after && !after->reached(mark); }
   };
   void push(Work work) { work_.push_back(std::move(work)); }
-  [[nodiscard]] size_t end() const { return done_ + work_.size(); }
-  [[nodiscard]] bool reached(size_t mark) const { return done_ >= mark; }
+  [[nodiscard]] size_t end() const { return passed_.size() + work_.size(); }
+  [[nodiscard]] bool reached(size_t mark) const { return passed_.size() >= mark; }
+  /// When it was reached.
+  [[nodiscard]] double time_of(size_t mark) const { return mark == 0 ? 0 : passed_[mark - 1]; }
   [[nodiscard]] bool can_run() const { return !work_.empty() && !work_.front().waits(); }
   [[nodiscard]] const Work& next() const { return work_.front(); }
   void run_next() {
-    if (work_.front().run) work_.front().run();
+    const Work& work = work_.front();
+    if (work.run) work.run();
+    const double free = passed_.empty() ? 0 : passed_.back();
+    const double ready = work.after ? work.after->time_of(work.mark) : 0;
+    passed_.push_back(std::max({free, ready, work.not_before}) + work.seconds);
     work_.pop_front();
-    ++done_;
   }
   void drop() {
-    done_ = end();
+    passed_.resize(end());
     work_.clear();
   }
 
  private:
   std::deque<Work> work_;
-  size_t done_ = 0;
+  std::vector<double> passed_;  ///< when each of its works had run
 };
 
 class Streams {
@@ -66,6 +73,14 @@ class Streams {
     seed_ = seed;
     random_ = Random(seed, RandomStream::test, 0);
   }
+  /// By the GPU's clock, as far as the host knows of it.
+  double host_time = 0;
+  Pace pace;
+  void push(Queue& queue, Queue::Work work) const {
+    work.not_before = host_time;
+    queue.push(std::move(work));
+  }
+  void host_saw(const Queue& queue, size_t mark) { host_time = std::max(host_time, queue.time_of(mark)); }
   void add(std::shared_ptr<Queue> queue) { queues_.push_back(std::move(queue)); }
   void remove(const std::shared_ptr<Queue>& queue) { std::erase(queues_, queue); }
   void run_to(Queue& queue, size_t mark) {
@@ -73,6 +88,7 @@ class Streams {
       drift();
       if (!queue.reached(mark)) step(queue);
     }
+    host_saw(queue, mark);
   }
   /// The next work that the queue needs.
   void step(Queue& queue) {
@@ -145,8 +161,11 @@ struct StreamTag {
   std::shared_ptr<simt::Queue> queue = std::make_shared<simt::Queue>();
 };
 struct EventTag {
+  bool timed = false;
   std::shared_ptr<simt::Queue> queue;
   size_t mark = 0;
+  double recorded = 0;  ///< by the GPU's clock, as far as the host knew of it
+  [[nodiscard]] double passed() const { return std::max(recorded, queue->time_of(mark)); }
 };
 
 }  // namespace dino::cuda
@@ -167,9 +186,16 @@ void set_order(uint64_t seed) {
   Streams::instance().set_order(seed);
 }
 
-void enqueue(cuda::StreamHandle stream, std::function<void()> work) {
+void set_pace(const Pace& wanted) {
+  Streams::instance().pace = wanted;
+}
+const Pace& pace() {
+  return Streams::instance().pace;
+}
+
+void enqueue(cuda::StreamHandle stream, std::function<void()> work, double seconds) {
   const Lock lock(Streams::instance().mutex);
-  stream->queue->push({std::move(work), nullptr, 0});
+  Streams::instance().push(*stream->queue, {std::move(work), nullptr, 0, seconds, 0});
   Streams::instance().drift();
 }
 
@@ -207,6 +233,12 @@ void use_device(int device) {
   DINO_CHECK(device == 0, "a GPU that is not there");
 }
 
+int64_t used_bytes() {
+  const Lock lock(Streams::instance().mutex);
+  int64_t used = 0;
+  for (const auto& [data, bytes] : simt::allocations()) used += static_cast<int64_t>(bytes);
+  return used;
+}
 void* allocate(size_t bytes) {
   const Lock lock(Streams::instance().mutex);
   void* const data = device_memory().allocate(bytes);
@@ -236,7 +268,8 @@ void release_pinned(void* data) noexcept {
   std::free(data);
 }
 
-StreamHandle new_stream() {
+// The order in which streams run is any, so that priorities change nothing.
+StreamHandle new_stream(Priority) {
   const Lock lock(Streams::instance().mutex);
   auto stream = std::make_unique<StreamTag>();
   Streams::instance().add(stream->queue);
@@ -253,8 +286,8 @@ void synchronize(StreamHandle stream) {
   simt::run_all(stream);
 }
 
-EventHandle new_event() {
-  return new EventTag;
+EventHandle new_event(bool timed) {
+  return new EventTag{timed, nullptr, 0, 0};
 }
 void delete_event(EventHandle event) noexcept {
   delete event;
@@ -263,10 +296,15 @@ void record(EventHandle event, StreamHandle stream) {
   const Lock lock(Streams::instance().mutex);
   event->queue = stream->queue;
   event->mark = stream->queue->end();
+  event->recorded = Streams::instance().host_time;
 }
 bool finished(EventHandle event) {
   const Lock lock(Streams::instance().mutex);
-  if (!event->queue || event->queue->reached(event->mark)) return true;
+  if (!event->queue) return true;
+  if (event->queue->reached(event->mark)) {
+    Streams::instance().host_saw(*event->queue, event->mark);
+    return true;
+  }
   // A GPU goes on by itself, so that asking again and again comes to an end.
   Streams::instance().step(*event->queue);
   return false;
@@ -275,40 +313,67 @@ void synchronize(EventHandle event) {
   const Lock lock(Streams::instance().mutex);
   if (event->queue) Streams::instance().run_to(*event->queue, event->mark);
 }
+double seconds_between(EventHandle begin, EventHandle end) {
+  const Lock lock(Streams::instance().mutex);
+  for (const EventHandle event : {begin, end}) {
+    DINO_CHECK(event->timed, "the time of an event that is not timed");
+    DINO_CHECK(event->queue && event->queue->reached(event->mark), "the time of an event to come");
+  }
+  return end->passed() - begin->passed();
+}
 void wait(StreamHandle stream, EventHandle event) {
   const Lock lock(Streams::instance().mutex);
-  if (event->queue) stream->queue->push({nullptr, event->queue, event->mark});
+  if (event->queue) Streams::instance().push(*stream->queue, {nullptr, event->queue, event->mark, 0, 0});
 }
+
+namespace {
+
+double seconds_of(size_t bytes) {
+  return simt::pace().copy + simt::pace().byte * static_cast<double>(bytes);
+}
+
+}  // namespace
 
 void copy(StreamHandle stream, void* to, const void* from, size_t bytes, CopyKind kind) {
   const Lock lock(Streams::instance().mutex);
+  const double seconds = seconds_of(bytes);
   if (kind == CopyKind::to_device) {
     (void)device_memory().open(to, bytes);
     if (Pinned::instance().holds(from, bytes)) {
-      simt::enqueue(stream, [=] { std::memcpy(device_memory().open(to, bytes), from, bytes); });
+      simt::enqueue(
+          stream, [=] { std::memcpy(device_memory().open(to, bytes), from, bytes); }, seconds);
       return;
     }
     const auto* begin = static_cast<const std::byte*>(from);
-    simt::enqueue(stream, [to, bytes, kept = std::vector<std::byte>(begin, begin + bytes)] {
-      std::memcpy(device_memory().open(to, bytes), kept.data(), bytes);
-    });
+    simt::enqueue(
+        stream,
+        [to, bytes, kept = std::vector<std::byte>(begin, begin + bytes)] {
+          std::memcpy(device_memory().open(to, bytes), kept.data(), bytes);
+        },
+        seconds);
     return;
   }
   (void)device_memory().open(from, bytes);
   if (kind == CopyKind::on_device) (void)device_memory().open(to, bytes);
-  simt::enqueue(stream, [=] {
-    void* const target = kind == CopyKind::on_device ? device_memory().open(to, bytes) : to;
-    std::memmove(target, device_memory().open(from, bytes), bytes);
-  });
+  simt::enqueue(
+      stream,
+      [=] {
+        void* const target = kind == CopyKind::on_device ? device_memory().open(to, bytes) : to;
+        std::memmove(target, device_memory().open(from, bytes), bytes);
+      },
+      seconds);
   if (kind == CopyKind::to_host && !Pinned::instance().holds(to, bytes)) synchronize(stream);
 }
 
 void fill(StreamHandle stream, void* to, const void* element, size_t width, size_t count) {
   (void)device_memory().open(to, width * count);
   const auto* begin = static_cast<const std::byte*>(element);
-  simt::enqueue(stream, [to, count, kept = std::vector<std::byte>(begin, begin + width)] {
-    HostStream().fill_elements({device_memory().open(to, kept.size() * count), {}}, kept, count);
-  });
+  simt::enqueue(
+      stream,
+      [to, count, kept = std::vector<std::byte>(begin, begin + width)] {
+        HostStream().fill_elements({device_memory().open(to, kept.size() * count), {}}, kept, count);
+      },
+      seconds_of(width * count));
 }
 
 void zero(void* to, size_t bytes) {
@@ -360,13 +425,17 @@ struct KeptCall {
 void launch_kernel(const KernelCall& call, const LaunchShape& shape, StreamHandle stream) {
   auto kept = std::make_shared<KeptCall>(call);
   (void)kept->opened();
-  simt::enqueue(stream, [kept, shape] {
-    std::vector<std::vector<std::byte>> values = kept->opened();
-    std::vector<void*> arguments;
-    for (auto& value : values) arguments.push_back(value.data());
-    const std::function<void()> thread = [&] { kept->invoke(kept->kernel, arguments.data()); };
-    simt::run_kernel(kept->name.c_str(), shape.grid, shape.block, shape.shared_bytes, thread);
-  });
+  const auto threads = static_cast<double>(shape.grid.volume() * shape.block.volume());
+  simt::enqueue(
+      stream,
+      [kept, shape] {
+        std::vector<std::vector<std::byte>> values = kept->opened();
+        std::vector<void*> arguments;
+        for (auto& value : values) arguments.push_back(value.data());
+        const std::function<void()> thread = [&] { kept->invoke(kept->kernel, arguments.data()); };
+        simt::run_kernel(kept->name.c_str(), shape.grid, shape.block, shape.shared_bytes, thread);
+      },
+      simt::pace().launch + simt::pace().thread * threads);
 }
 
 }  // namespace dino::cuda

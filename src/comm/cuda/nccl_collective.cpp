@@ -42,11 +42,11 @@ Alive& alive() {
 }
 
 /// An operation under way, on the stream of collectives.
-class Operation final : public CudaEvent {
+class Operation final : public AwaitedEvent {
  public:
   Operation(const char* name, const CudaStream& stream, std::shared_ptr<CollectiveUse> owner,
             OperationUse& use, int64_t bytes)
-      : CudaEvent(stream.device().index, stream.handle()),
+      : AwaitedEvent(stream.device().index, stream.handle()),
         name_(name),
         owner_(std::move(owner)),
         use_(use),
@@ -60,7 +60,9 @@ class Operation final : public CudaEvent {
     CudaEvent::wait();
     use_.wait_seconds += watch.seconds();
   }
-  [[nodiscard]] const char* name() const { return name_; }
+  [[nodiscard]] const char* name() const override { return name_; }
+  [[nodiscard]] int64_t bytes() const override { return bytes_; }
+  void stream_waited(double seconds) override { use_.wait_seconds += seconds; }
 
  private:
   const char* name_;
@@ -71,9 +73,9 @@ class Operation final : public CudaEvent {
 
 /// What a collective shares with those that are split off: with one stream, the kernels of all groups run in
 /// one order, which is the same on all ranks; those of two groups at once could each hold what the other
-/// waits for.
+/// waits for. Its kernels go first, since other GPUs wait for what they send.
 struct Shared {
-  explicit Shared(CudaMemory& memory) : stream(memory) {}
+  explicit Shared(CudaMemory& memory) : stream(memory, Priority::high) {}
   CudaStream stream;
   std::shared_ptr<CollectiveUse> use = std::make_shared<CollectiveUse>();
 };

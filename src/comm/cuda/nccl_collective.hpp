@@ -19,8 +19,8 @@ namespace dino::cuda {
 /// in f64 and rounds once, and of all_reduce the sums are gathered. A ring moves as many bytes, and rounds at
 /// every hop in an order that hangs on NCCL's choice of rings.
 ///
-/// An operation that a stream waits for costs the host nothing, so that use() counts as waiting only what the
-/// host itself has waited for.
+/// An operation that a stream waits for costs the host nothing: use() counts as waiting what the host itself
+/// has waited for, and, told by its clock (Stream::clock), how long a stream stood still.
 [[nodiscard]] std::unique_ptr<Collective> make_nccl_collective(const Communicator& comm, CudaMemory& memory);
 
 /// Staged through the host: for tensors of `memory`, over a collective of the host's. The host waits in each

@@ -1,44 +1,85 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 
 #include "ops/checks.hpp"
 #include "ops/cpu/cpu_backend.hpp"
 #include "ops/cpu/parallel.hpp"
+#include "ops/host.hpp"
 
 namespace dino::ops {
+namespace {
 
-void CpuBackend::layer_norm(Stream&, ConstTensorView x, ConstTensorView gamma, ConstTensorView beta,
-                            float eps, TensorView y, TensorView mean, TensorView rstd) {
-  check::same_act({x, y});
-  const int64_t d = x.dim(1);
-  check::vector(gamma, d, false);
-  check::vector(beta, d, false);
-  check::vector(mean, x.dim(0), true);
-  check::vector(rstd, x.dim(0), true);
-  const float* in = x.as<float>();
+/// The norm of the rows that row(i) gives.
+template <class Row>
+void norm_rows(ConstTensorView gamma, ConstTensorView beta, float eps, TensorView y, TensorView mean,
+               TensorView rstd, Row&& row) {
+  check::layer_norm(gamma, beta, y, mean, rstd);
+  const int64_t d = y.dim(1);
   const float* scale = gamma.as<float>();
   const float* shift = beta.as<float>();
   float* means = mean ? mean.as<float>() : nullptr;
   float* rstds = rstd ? rstd.as<float>() : nullptr;
   with_act(y.dtype, [&]<class T>(T) {
     T* out = y.as<T>();
-    parallel_for(x.dim(0), d, [&](int64_t r) {
-      act_kernels<T>().layer_norm(in + r * d, scale, shift, eps, out + r * d, means ? means + r : nullptr,
+    parallel_for(y.dim(0), d, [&](int64_t r) {
+      act_kernels<T>().layer_norm(row(r), scale, shift, eps, out + r * d, means ? means + r : nullptr,
                                   rstds ? rstds + r : nullptr, d);
     });
   });
 }
 
-void CpuBackend::layer_norm_backward(Stream&, ConstTensorView dy, ConstTensorView x, ConstTensorView gamma,
-                                     ConstTensorView mean, ConstTensorView rstd, TensorView dx,
-                                     TensorView dgamma, TensorView dbeta) {
-  check::same_act({x, dy});
-  check::same_f32({x, dx});
+}  // namespace
+
+void CpuBackend::layer_norm(Stream&, ConstTensorView x, ConstTensorView gamma, ConstTensorView beta,
+                            float eps, TensorView y, TensorView mean, TensorView rstd) {
+  const float* in = x.as<float>();
   const int64_t d = x.dim(1);
-  for (const ConstTensorView& v : {gamma, ConstTensorView(dgamma), ConstTensorView(dbeta)})
-    check::vector(v, d, false);
-  check::vector(mean, x.dim(0), false);
-  check::vector(rstd, x.dim(0), false);
+  check::same_f32({x});
+  check::same_act({x, y});
+  norm_rows(gamma, beta, eps, y, mean, rstd, [&](int64_t r) { return in + r * d; });
+}
+
+void CpuBackend::gather_layer_norm(Stream&, ConstTensorView x, ConstTensorView rows, ConstTensorView gamma,
+                                   ConstTensorView beta, float eps, TensorView gathered, TensorView y,
+                                   TensorView mean, TensorView rstd) {
+  check::gathered(x, rows, gathered, y);
+  const HostRows at(rows, x.dim(0));
+  const int64_t d = x.dim(1);
+  const float* in = x.as<float>();
+  float* to = gathered ? gathered.as<float>() : nullptr;
+  norm_rows(gamma, beta, eps, y, mean, rstd, [&](int64_t r) {
+    const float* row = in + at[r] * d;
+    if (to != nullptr) std::copy_n(row, d, to + r * d);
+    return row;
+  });
+}
+
+void CpuBackend::residual_layer_norm(Stream&, ConstTensorView x, ConstTensorView branch,
+                                     ConstTensorView layer_scale, ConstTensorView gamma, ConstTensorView beta,
+                                     float eps, TensorView sum, TensorView y, TensorView mean,
+                                     TensorView rstd) {
+  check::residual(x, branch, layer_scale, sum, y);
+  const int64_t d = x.dim(1);
+  const float* in = x.as<float>();
+  const float* factors = layer_scale ? layer_scale.as<float>() : nullptr;
+  float* to = sum.as<float>();
+  with_act(branch.dtype, [&]<class T>(T) {
+    const T* added = branch.as<T>();
+    norm_rows(gamma, beta, eps, y, mean, rstd, [&](int64_t r) {
+      if (to != in) std::copy_n(in + r * d, d, to + r * d);
+      act_kernels<T>().add_scaled(to + r * d, added + r * d, factors, 1.0f, d);
+      return to + r * d;
+    });
+  });
+}
+
+void CpuBackend::layer_norm_backward(Stream&, ConstTensorView dy, ConstTensorView x, ConstTensorView gamma,
+                                     ConstTensorView mean, ConstTensorView rstd, ConstTensorView rows,
+                                     TensorView dx, TensorView dgamma, TensorView dbeta) {
+  check::layer_norm_backward(dy, x, gamma, mean, rstd, rows, dx, dgamma, dbeta);
+  const HostRows at(rows, dx.dim(0));
+  const int64_t d = x.dim(1);
   const float* in = x.as<float>();
   const float* scale = gamma.as<float>();
   const float* means = mean.as<float>();
@@ -47,11 +88,46 @@ void CpuBackend::layer_norm_backward(Stream&, ConstTensorView dy, ConstTensorVie
   with_act(dy.dtype, [&]<class T>(T) {
     const T* gradient = dy.as<T>();
     chunked_column_sums(
-        x.dim(0), d, {dgamma.as<float>(), dbeta.as<float>()}, [&](int64_t first, int64_t rows, float* sums) {
-          for (int64_t r = first; r < first + rows; ++r)
+        x.dim(0), d, {dgamma.as<float>(), dbeta.as<float>()}, [&](int64_t first, int64_t count, float* sums) {
+          for (int64_t r = first; r < first + count; ++r)
             act_kernels<T>().layer_norm_backward(gradient + r * d, in + r * d, scale, means[r], rstds[r],
-                                                 out + r * d, sums, sums + d, d);
+                                                 out + at[r] * d, sums, sums + d, d);
         });
+  });
+}
+
+void CpuBackend::residual_layer_norm_backward(Stream&, ConstTensorView dy, ConstTensorView sum,
+                                              ConstTensorView branch, ConstTensorView layer_scale,
+                                              ConstTensorView gamma, ConstTensorView mean,
+                                              ConstTensorView rstd, TensorView dx, TensorView dbranch,
+                                              TensorView d_layer_scale, TensorView dgamma, TensorView dbeta) {
+  check::layer_norm_backward(dy, sum, gamma, mean, rstd, {}, dx, dgamma, dbeta);
+  check::residual(dx, branch, layer_scale, sum, dy);
+  check::same_act({branch, dbranch});
+  const int64_t d = sum.dim(1);
+  check::vector(d_layer_scale, d, true);
+  const float* in = sum.as<float>();
+  const float* scale = gamma.as<float>();
+  const float* means = mean.as<float>();
+  const float* rstds = rstd.as<float>();
+  const float* factors = layer_scale ? layer_scale.as<float>() : nullptr;
+  float* out = dx.as<float>();
+  float* total = d_layer_scale ? d_layer_scale.as<float>() : nullptr;
+  with_act(dy.dtype, [&]<class T>(T) {
+    const T* gradient = dy.as<T>();
+    const T* added = branch.as<T>();
+    T* to = dbranch.as<T>();
+    chunked_column_sums(sum.dim(0), d, {dgamma.as<float>(), dbeta.as<float>(), total},
+                        [&](int64_t first, int64_t count, float* sums) {
+                          for (int64_t i = first; i < first + count; ++i) {
+                            const int64_t at = i * d;
+                            act_kernels<T>().layer_norm_backward(gradient + at, in + at, scale, means[i],
+                                                                 rstds[i], out + at, sums, sums + d, d);
+                            act_kernels<T>().add_scaled_backward(out + at, added + at, factors, 1.0f, to + at,
+                                                                 total != nullptr ? sums + 2 * d : nullptr,
+                                                                 d);
+                          }
+                        });
   });
 }
 

@@ -25,10 +25,9 @@ void CpuBackend::clip_factors(Stream&, ConstTensorView squares, double scale, do
 }
 
 void CpuBackend::adamw(Stream&, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,
-                       const AdamW& settings, ConstTensorView factor, ConstTensorView apply) {
-  check::same_f32({w, gradient, m, v});
-  check::scalar(factor, DType::f32);
-  check::scalar(apply, DType::f32);
+                       const AdamW& settings, ConstTensorView factor, ConstTensorView apply,
+                       TensorView average) {
+  check::adamw(w, gradient, m, v, factor, apply, average);
   if (*apply.as<float>() == 0) return;
   const auto step = static_cast<double>(settings.step);
   const auto rate = static_cast<double>(settings.learning_rate);
@@ -45,8 +44,10 @@ void CpuBackend::adamw(Stream&, TensorView w, ConstTensorView gradient, TensorVi
   const float* gradients = gradient.as<float>();
   float* first = m.as<float>();
   float* second = v.as<float>();
+  float* averages = average ? average.as<float>() : nullptr;
   for_blocks(w.numel(), kUpdateBlock, [&](int64_t i, int64_t n) {
     kernels().adamw(weights + i, gradients + i, first + i, second + i, factors, n);
+    if (averages != nullptr) kernels().ema(averages + i, weights + i, settings.momentum, n);
   });
 }
 

@@ -37,12 +37,23 @@ void copy_row(const From* from, To* to, int64_t n) {
 
 }  // namespace
 
-void CpuBackend::gelu_backward(Stream&, ConstTensorView dy, ConstTensorView pre, TensorView dx) {
-  check::same_act({dy, pre, dx});
+void CpuBackend::gelu_backward(Stream&, ConstTensorView dy, ConstTensorView pre, TensorView dx,
+                               TensorView db) {
+  check::gelu_backward(dy, pre, dx, db);
   with_act(dy.dtype, [&]<class T>(T) {
     const T* gradient = dy.as<T>();
     const T* in = pre.as<T>();
     T* out = dx.as<T>();
+    if (db) {
+      const int64_t d = dx.dim(1);
+      chunked_column_sums(dx.dim(0), d, {db.as<float>()}, [&](int64_t first, int64_t rows, float* sums) {
+        for (int64_t i = first * d; i < (first + rows) * d; i += d) {
+          act_kernels<T>().gelu_backward(gradient + i, in + i, out + i, d);
+          act_kernels<T>().add_scaled(sums, out + i, nullptr, 1.0f, d);
+        }
+      });
+      return;
+    }
     for_blocks(dy.numel(), kBlock, [&](int64_t i, int64_t n) {
       act_kernels<T>().gelu_backward(gradient + i, in + i, out + i, n);
     });
@@ -213,6 +224,24 @@ void CpuBackend::reciprocal(Stream&, ConstTensorView x, float of_zero, TensorVie
   float* to = y.as<float>();
   for_blocks(x.numel(), kBlock, [&](int64_t first, int64_t n) {
     for (int64_t i = first; i < first + n; ++i) to[i] = in[i] == 0.0f ? of_zero : 1.0f / in[i];
+  });
+}
+
+void CpuBackend::relu(Stream&, ConstTensorView x, TensorView y) {
+  check::same_f32({x, y});
+  const float* in = x.as<float>();
+  float* to = y.as<float>();
+  for_blocks(x.numel(), kBlock, [&](int64_t first, int64_t n) {
+    for (int64_t i = first; i < first + n; ++i) to[i] = in[i] < 0.0f ? 0.0f : in[i];
+  });
+}
+
+void CpuBackend::relu_backward(Stream&, ConstTensorView dy, ConstTensorView y, TensorView dx) {
+  check::same_f32({dy, y, dx});
+  const float *gradient = dy.as<float>(), *out = y.as<float>();
+  float* to = dx.as<float>();
+  for_blocks(dy.numel(), kBlock, [&](int64_t first, int64_t n) {
+    for (int64_t i = first; i < first + n; ++i) to[i] = out[i] > 0.0f ? gradient[i] : 0.0f;
   });
 }
 

@@ -39,12 +39,32 @@ int64_t gpu_memory() {
   return gpu == nullptr ? 0 : cuda::facts(gpu->memory().device().index).memory_bytes;
 }
 
+int64_t gpu_memory_used() {
+  Backend* const gpu = gpu_backend();
+  if (gpu == nullptr) return 0;
+  cuda::use_device(gpu->memory().device().index);
+  return cuda::used_bytes();
+}
+
 std::string describe_gpu() {
   Backend* const gpu = gpu_backend();
   if (gpu == nullptr) return "";
   const int index = gpu->memory().device().index;
   const cuda::DeviceFacts facts = cuda::facts(index);
   return fmt::format("GPU {} ({}; {})", index, facts.name, facts.versions);
+}
+
+int gpu_count() {
+  return cuda::device_count();
+}
+
+GpuFacts gpu_facts(int index) {
+  const cuda::DeviceFacts facts = cuda::facts(index);
+  return {facts.name, fmt::format("{}.{}", facts.major, facts.minor), facts.versions, facts.memory_bytes};
+}
+
+std::unique_ptr<Backend> new_gpu_backend(int index) {
+  return std::make_unique<CudaBackend>(index);
 }
 
 std::string describe_gpu_libraries() {

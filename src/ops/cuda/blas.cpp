@@ -46,9 +46,13 @@ uint32_t alignment_of(const void* address) {
   return static_cast<uint32_t>(bits & (~bits + 1));
 }
 
+const char* operands_of(const Product& p) {
+  return p.tf32 ? "tf32" : name_of(p.operands);
+}
+
 std::string text_of(const Product& p) {
   return fmt::format("[{}, {}]{} by [{}, {}]{} in {} to {}{}{}", p.m, p.k, p.transpose_a ? "'" : "", p.k, p.n,
-                     p.transpose_b ? "'" : "", name_of(p.operands), name_of(p.result),
+                     p.transpose_b ? "'" : "", operands_of(p), name_of(p.result),
                      p.bias != nullptr ? " + bias" : "", p.accumulate ? ", added" : "");
 }
 
@@ -56,7 +60,7 @@ std::string text_of(const Product& p) {
 using PlanKey = std::array<int64_t, 4>;
 PlanKey plan_key(const Product& p) {
   int64_t rest = (p.transpose_a ? 1 : 0) | (p.transpose_b ? 2 : 0) | (p.accumulate ? 4 : 0) |
-                 (p.bias != nullptr ? 8 : 0);
+                 (p.bias != nullptr ? 8 : 0) | (p.tf32 ? 16 : 0);
   for (const uint32_t next : {static_cast<uint32_t>(p.operands), static_cast<uint32_t>(p.result),
                               alignment_of(p.a), alignment_of(p.b), alignment_of(p.c)})
     rest = rest << 8 | next;
@@ -65,14 +69,16 @@ PlanKey plan_key(const Product& p) {
 /// The same for the file.
 std::string key_of(const Product& p) {
   return fmt::format("{}x{}x{}{}{}-{}-{}{}{}-{}.{}.{}", p.m, p.n, p.k, p.transpose_a ? "t" : "n",
-                     p.transpose_b ? "t" : "n", name_of(p.operands), name_of(p.result),
+                     p.transpose_b ? "t" : "n", operands_of(p), name_of(p.result),
                      p.bias != nullptr ? "-bias" : "", p.accumulate ? "-add" : "", alignment_of(p.a),
                      alignment_of(p.b), alignment_of(p.c));
 }
 
 struct Description {
   explicit Description(const Product& p) {
-    check(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a product");
+    check(cublasLtMatmulDescCreate(&operation, p.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
+                                   CUDA_R_32F),
+          "a product");
     // The library's A is b, its B is a.
     set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);

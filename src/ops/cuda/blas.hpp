@@ -15,6 +15,7 @@ struct Product {
   bool transpose_a = false;  ///< a is stored [k, m]
   bool transpose_b = false;  ///< b is stored [n, k]
   bool accumulate = false;   ///< c += instead of =
+  bool tf32 = false;         ///< f32 operands are rounded to TF32
   DType operands = DType::f32;
   DType result = DType::f32;  ///< f32, or that of the operands
   const void* a = nullptr;

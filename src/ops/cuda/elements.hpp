@@ -38,6 +38,14 @@ __device__ __forceinline__ void store(T* to, const float (&from)[N]) {
   store_group<N>(to, group);
 }
 
+/// scale * gamma of the columns from `column` on; gamma may be null.
+template <int N>
+__device__ __forceinline__ void load_factors(const float* gamma, float scale, int64_t column,
+                                             float (&factors)[N]) {
+  if (gamma != nullptr) load(gamma + column, factors);
+  for (float& factor : factors) factor = gamma != nullptr ? factor * scale : scale;
+}
+
 /// A number of elements, as a type.
 template <int N>
 using Width = std::integral_constant<int, N>;

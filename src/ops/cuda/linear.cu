@@ -61,6 +61,7 @@ void product(CudaStream& stream, cuda::Product p, ConstTensorView a, ConstTensor
     return;
   }
   p.operands = a.dtype;
+  p.tf32 = a.dtype == DType::f32 && stream.tf32_products();
   p.result = c.dtype == a.dtype ? c.dtype : DType::f32;
   TensorView narrow_b, result_bias, wide_c;
   ScratchTensors scratch;

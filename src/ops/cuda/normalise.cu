@@ -24,18 +24,38 @@ __device__ __forceinline__ void for_columns(const Team& team, const T* row, cons
   }
 }
 
+/// Row i is x[list[i]] (list may be null: x[i]) + layer_scale branch[i] (both may be null), and is written to
+/// entered[i], which may be null where there is no branch, and x where there is no list.
 template <class T, int N, bool kWarpRows>
-__global__ void layer_norm_kernel(const float* x, const float* gamma, const float* beta, float eps, T* y,
-                                  float* mean, float* rstd, int64_t rows, int64_t d) {
+__global__ void layer_norm_kernel(const float* x, const int64_t* list, const T* branch,
+                                  const float* layer_scale, float* entered, const float* gamma,
+                                  const float* beta, float eps, T* y, float* mean, float* rstd, int64_t rows,
+                                  int64_t d) {
   const RowTeam<N, kWarpRows> team;
   if (team.row >= rows) return;
-  const float* const in = x + team.row * d;
-  float kept[N] = {};
-  if (team.column < d) load(in + team.column, kept);
+  const float* const from = x + (list != nullptr ? list[team.row] : team.row) * d;
+  float* const to = entered != nullptr ? entered + team.row * d : nullptr;
+  const float* const in = entered != nullptr ? to : from;  // for what no register keeps
   float sum = 0;
-  for_columns(team, in, kept, d, [&](const float(&values)[N], int64_t) {
+  const auto enter = [&](int64_t column, float(&values)[N]) {
+    load(from + column, values);
+    if (branch != nullptr) {
+      float factors[N], added[N];
+      load_factors(layer_scale, 1.0f, column, factors);
+      load(branch + team.row * d + column, added);
+      for (int i = 0; i < N; ++i) values[i] = fmaf(factors[i], added[i], values[i]);
+    }
+    if (to != nullptr) store(to + column, values);
     for (const float value : values) sum += value;
-  });
+  };
+  float kept[N] = {};
+  if (team.column < d) enter(team.column, kept);
+  if constexpr (!kWarpRows) {
+    for (int64_t column = team.column + team.stride; column < d; column += team.stride) {
+      float values[N];
+      enter(column, values);
+    }
+  }
   const float centre = team.sum(sum) / static_cast<float>(d);
   float squares = 0;
   for_columns(team, in, kept, d, [&](const float(&values)[N], int64_t) {
@@ -54,20 +74,23 @@ __global__ void layer_norm_kernel(const float* x, const float* gamma, const floa
   if (rstd != nullptr) rstd[team.row] = scale;
 }
 
-/// A block has the rows [first, first + rows_per_block). partials f32 [blocks, 2 d]: of dgamma | dbeta, which
-/// grow in dynamic shared memory, each column by its own thread.
-template <class T, int N>
+/// A block has the rows [first, first + rows_per_block); row i goes to dx[list[i]] (list may be null: dx[i]).
+/// partials f32 [blocks, 2 d]: of dgamma | dbeta, which grow in dynamic shared memory, each column by its own
+/// thread. kBranch: dbranch = layer_scale dx too (layer_scale may be null), and a third partial sum, of dx
+/// branch.
+template <class T, int N, bool kBranch>
 __global__ void layer_norm_backward_kernel(const T* dy, const float* x, const float* gamma, const float* mean,
-                                           const float* rstd, float* dx, float* partials, int64_t rows,
-                                           int64_t rows_per_block, int64_t d) {
+                                           const float* rstd, const int64_t* list, float* dx, const T* branch,
+                                           const float* layer_scale, T* dbranch, float* partials,
+                                           int64_t rows, int64_t rows_per_block, int64_t d) {
+  constexpr int kSums = kBranch ? 3 : 2;
   float* const gamma_sums = dynamic_shared<float>();
   float* const beta_sums = gamma_sums + d;
+  float* const scale_sums = beta_sums + d;
   const int64_t first_column = int64_t{threadIdx.x} * N, stride = int64_t{blockDim.x} * N;
   constexpr float kZeros[N] = {};
-  for (int64_t column = first_column; column < d; column += stride) {
-    store(gamma_sums + column, kZeros);
-    store(beta_sums + column, kZeros);
-  }
+  for (int64_t column = first_column; column < d; column += stride)
+    for (int s = 0; s < kSums; ++s) store(gamma_sums + s * d + column, kZeros);
   const int64_t first = blockIdx.x * rows_per_block;
   const int64_t end = first + rows_per_block < rows ? first + rows_per_block : rows;
   for (int64_t row = first; row < end; ++row) {
@@ -108,11 +131,22 @@ __global__ void layer_norm_backward_kernel(const T* dy, const float* x, const fl
     }
     sum = block_sum(sum) / static_cast<float>(d);
     along = block_sum(along) / static_cast<float>(d);
+    float* const to = dx + (list != nullptr ? list[row] : row) * d;
     const auto finish = [&](int64_t column, const float(&g)[N], const float(&xhat)[N]) {
       float out[N];
-      load(dx + row * d + column, out);
+      load(to + column, out);
       for (int i = 0; i < N; ++i) out[i] = fmaf(scale, g[i] - fmaf(xhat[i], along, sum), out[i]);
-      store(dx + row * d + column, out);
+      store(to + column, out);
+      if constexpr (kBranch) {
+        float added[N], sums[N];
+        load(branch + row * d + column, added);
+        load(scale_sums + column, sums);
+        for (int i = 0; i < N; ++i) sums[i] = fmaf(out[i], added[i], sums[i]);
+        store(scale_sums + column, sums);
+        load_factors(layer_scale, 1.0f, column, added);
+        for (int i = 0; i < N; ++i) out[i] *= added[i];
+        store(dbranch + row * d + column, out);
+      }
     };
     if (first_column < d) finish(first_column, kept_g, kept_xhat);
     for (int64_t column = first_column + stride; column < d; column += stride) {
@@ -121,11 +155,10 @@ __global__ void layer_norm_backward_kernel(const T* dy, const float* x, const fl
       finish(column, g, xhat);
     }
   }
-  float* const to = partials + int64_t{blockIdx.x} * 2 * d;
-  for (int64_t column = first_column; column < d; column += stride) {
-    store_group<N>(to + column, load_group<N>(gamma_sums + column));
-    store_group<N>(to + d + column, load_group<N>(beta_sums + column));
-  }
+  float* const to = partials + int64_t{blockIdx.x} * kSums * d;
+  for (int64_t column = first_column; column < d; column += stride)
+    for (int s = 0; s < kSums; ++s)
+      store_group<N>(to + s * d + column, load_group<N>(gamma_sums + s * d + column));
 }
 
 template <int N, bool kWarpRows>
@@ -240,49 +273,113 @@ namespace dino::ops {
 
 using namespace cuda;
 
-void CudaBackend::layer_norm(Stream& stream, ConstTensorView x, ConstTensorView gamma, ConstTensorView beta,
-                             float eps, TensorView y, TensorView mean, TensorView rstd) {
-  check::same_act({x, y});
-  const int64_t rows = x.dim(0), d = x.dim(1);
-  check::vector(gamma, d, false);
-  check::vector(beta, d, false);
-  check::vector(mean, rows, true);
-  check::vector(rstd, rows, true);
+namespace {
+
+/// What a norm's rows are made of, as layer_norm_kernel takes it.
+struct NormRows {
+  ConstTensorView x, list, branch, layer_scale;
+  TensorView entered;  ///< may be empty
+};
+
+void norm_rows(const char* name, Stream& stream, const NormRows& in, ConstTensorView gamma,
+               ConstTensorView beta, float eps, TensorView y, TensorView mean, TensorView rstd) {
+  const int64_t rows = y.dim(0), d = y.dim(1);
+  const bool wide = d % 8 == 0 && aligned({in.x.data, in.branch.data, in.layer_scale.data, in.entered.data,
+                                           gamma.data, beta.data, y.data});
   with_cuda_act(y.dtype, [&]<class T>(T) {
-    with_team<8>(d % 8 == 0 && aligned({x.data, gamma.data, beta.data, y.data}), rows, d,
+    with_team<8>(wide, rows, d,
                  [&]<int N, bool kWarpRows>(Width<N>, std::bool_constant<kWarpRows>, LaunchShape shape) {
-                   launch("layer_norm", layer_norm_kernel<T, N, kWarpRows>, shape, stream, pointer<float>(x),
-                          pointer<float>(gamma), pointer<float>(beta), eps, pointer<T>(y),
-                          pointer<float>(mean), pointer<float>(rstd), rows, d);
+                   launch(name, layer_norm_kernel<T, N, kWarpRows>, shape, stream, pointer<float>(in.x),
+                          pointer<int64_t>(in.list), pointer<T>(in.branch), pointer<float>(in.layer_scale),
+                          pointer<float>(in.entered), pointer<float>(gamma), pointer<float>(beta), eps,
+                          pointer<T>(y), pointer<float>(mean), pointer<float>(rstd), rows, d);
                  });
   });
 }
 
-void CudaBackend::layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView x,
-                                      ConstTensorView gamma, ConstTensorView mean, ConstTensorView rstd,
-                                      TensorView dx, TensorView dgamma, TensorView dbeta) {
-  check::same_act({x, dy});
-  check::same_f32({x, dx});
-  const int64_t rows = x.dim(0), d = x.dim(1);
-  for (const ConstTensorView& v : {gamma, ConstTensorView(dgamma), ConstTensorView(dbeta)})
-    check::vector(v, d, false);
-  check::vector(mean, rows, false);
-  check::vector(rstd, rows, false);
+/// What layer_norm_backward_kernel does besides.
+struct NormBranch {
+  ConstTensorView branch, layer_scale;
+  TensorView dbranch;
+};
+
+/// Leaves the partial sums of `sums` vectors [d] in the stream's scratch.
+template <bool kBranch>
+Partials norm_rows_backward(const char* name, CudaStream& stream, ConstTensorView dy, ConstTensorView x,
+                            ConstTensorView gamma, ConstTensorView mean, ConstTensorView rstd,
+                            ConstTensorView list, TensorView dx, const NormBranch& more) {
+  const int64_t rows = x.dim(0), d = x.dim(1), sums = kBranch ? 3 : 2;
   const int64_t per_block = rows_per_block(rows);
   const unsigned blocks = blocks_for(rows, per_block);
-  const size_t sums_bytes = static_cast<size_t>(2 * d) * sizeof(float);
-  CudaStream& queue = cuda_stream(stream);
-  auto* const partials = static_cast<float*>(queue.scratch(blocks * sums_bytes));
+  const size_t sums_bytes = static_cast<size_t>(sums * d) * sizeof(float);
+  auto* const partials = static_cast<float*>(stream.scratch(blocks * sums_bytes));
+  const bool wide = d % 8 == 0 && aligned({dy.data, x.data, gamma.data, dx.data, more.branch.data,
+                                           more.layer_scale.data, more.dbranch.data});
   with_cuda_act(dy.dtype, [&]<class T>(T) {
-    with_width<8>(d % 8 == 0 && aligned({dy.data, x.data, gamma.data, dx.data}), [&]<int N>(Width<N>) {
-      launch("layer_norm_backward", layer_norm_backward_kernel<T, N>,
-             {{blocks}, {row_threads<N>(d)}, sums_bytes}, stream, pointer<T>(dy), pointer<float>(x),
-             pointer<float>(gamma), pointer<float>(mean), pointer<float>(rstd), pointer<float>(dx), partials,
-             rows, per_block, d);
+    with_width<8>(wide, [&]<int N>(Width<N>) {
+      launch(name, layer_norm_backward_kernel<T, N, kBranch>, {{blocks}, {row_threads<N>(d)}, sums_bytes},
+             stream, pointer<T>(dy), pointer<float>(x), pointer<float>(gamma), pointer<float>(mean),
+             pointer<float>(rstd), pointer<int64_t>(list), pointer<float>(dx), pointer<T>(more.branch),
+             pointer<float>(more.layer_scale), pointer<T>(more.dbranch), partials, rows, per_block, d);
     });
   });
-  add_partials(queue, {.data = partials, .chunks = blocks, .columns = 2 * d, .split = d},
-               pointer<float>(dgamma), pointer<float>(dbeta));
+  return {.data = partials, .chunks = blocks, .columns = sums * d, .split = d};
+}
+
+}  // namespace
+
+void CudaBackend::layer_norm(Stream& stream, ConstTensorView x, ConstTensorView gamma, ConstTensorView beta,
+                             float eps, TensorView y, TensorView mean, TensorView rstd) {
+  check::same_f32({x});
+  check::same_act({x, y});
+  check::layer_norm(gamma, beta, y, mean, rstd);
+  norm_rows("layer_norm", stream, {x, {}, {}, {}, {}}, gamma, beta, eps, y, mean, rstd);
+}
+
+void CudaBackend::gather_layer_norm(Stream& stream, ConstTensorView x, ConstTensorView rows,
+                                    ConstTensorView gamma, ConstTensorView beta, float eps,
+                                    TensorView gathered, TensorView y, TensorView mean, TensorView rstd) {
+  check::gathered(x, rows, gathered, y);
+  check::layer_norm(gamma, beta, y, mean, rstd);
+  norm_rows("gather_layer_norm", stream, {x, rows, {}, {}, gathered}, gamma, beta, eps, y, mean, rstd);
+}
+
+void CudaBackend::residual_layer_norm(Stream& stream, ConstTensorView x, ConstTensorView branch,
+                                      ConstTensorView layer_scale, ConstTensorView gamma,
+                                      ConstTensorView beta, float eps, TensorView sum, TensorView y,
+                                      TensorView mean, TensorView rstd) {
+  check::residual(x, branch, layer_scale, sum, y);
+  check::layer_norm(gamma, beta, y, mean, rstd);
+  norm_rows("residual_layer_norm", stream, {x, {}, branch, layer_scale, sum}, gamma, beta, eps, y, mean,
+            rstd);
+}
+
+void CudaBackend::layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView x,
+                                      ConstTensorView gamma, ConstTensorView mean, ConstTensorView rstd,
+                                      ConstTensorView rows, TensorView dx, TensorView dgamma,
+                                      TensorView dbeta) {
+  check::layer_norm_backward(dy, x, gamma, mean, rstd, rows, dx, dgamma, dbeta);
+  CudaStream& queue = cuda_stream(stream);
+  add_partials(
+      queue, norm_rows_backward<false>("layer_norm_backward", queue, dy, x, gamma, mean, rstd, rows, dx, {}),
+      pointer<float>(dgamma), pointer<float>(dbeta));
+}
+
+void CudaBackend::residual_layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView sum,
+                                               ConstTensorView branch, ConstTensorView layer_scale,
+                                               ConstTensorView gamma, ConstTensorView mean,
+                                               ConstTensorView rstd, TensorView dx, TensorView dbranch,
+                                               TensorView d_layer_scale, TensorView dgamma,
+                                               TensorView dbeta) {
+  check::layer_norm_backward(dy, sum, gamma, mean, rstd, {}, dx, dgamma, dbeta);
+  check::residual(dx, branch, layer_scale, sum, dy);
+  check::same_act({branch, dbranch});
+  const int64_t d = sum.dim(1);
+  check::vector(d_layer_scale, d, true);
+  CudaStream& queue = cuda_stream(stream);
+  const Partials partials = norm_rows_backward<true>("residual_layer_norm_backward", queue, dy, sum, gamma,
+                                                     mean, rstd, {}, dx, {branch, layer_scale, dbranch});
+  add_partials(queue, partials, pointer<float>(dgamma), pointer<float>(dbeta), pointer<float>(d_layer_scale));
 }
 
 void CudaBackend::l2_normalize(Stream& stream, ConstTensorView x, float eps, TensorView y, TensorView norm) {

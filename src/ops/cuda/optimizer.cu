@@ -18,11 +18,15 @@ __global__ void clip_factors_kernel(const double* squares, double scale, double 
   factors[i] = static_cast<float>((limit == 0 ? 1.0 : fmin(1.0, limit / (norm + 1e-6))) / scale);
 }
 
-/// w <- decay w - step_size m / (sqrt(v second_correction) + eps).
+__device__ __forceinline__ float averaged(float average, float value, float momentum) {
+  return fmaf(momentum, average, (1.0f - momentum) * value);
+}
+
+/// w <- decay w - step_size m / (sqrt(v second_correction) + eps); average, which may be null, follows.
 template <int N>
-__global__ void adamw_kernel(float* w, const float* gradient, float* m, float* v, float beta1, float beta2,
-                             float eps, float decay, float step_size, float second_correction,
-                             const float* factor, const float* apply, int64_t n) {
+__global__ void adamw_kernel(float* w, const float* gradient, float* m, float* v, float* average, float beta1,
+                             float beta2, float eps, float decay, float step_size, float second_correction,
+                             float momentum, const float* factor, const float* apply, int64_t n) {
   if (*apply == 0.0f) return;
   const float gradient_scale = *factor;
   for_group<N>(n, [&](auto width, int64_t i) {
@@ -42,6 +46,11 @@ __global__ void adamw_kernel(float* w, const float* gradient, float* m, float* v
     store(w + i, weights);
     store(m + i, first);
     store(v + i, second);
+    if (average == nullptr) return;
+    float averages[kN];
+    load(average + i, averages);
+    for (int j = 0; j < kN; ++j) averages[j] = averaged(averages[j], weights[j], momentum);
+    store(average + i, averages);
   });
 }
 
@@ -54,7 +63,7 @@ __global__ void ema_kernel(float* average, const float* value, float momentum, c
     float averages[kN], values[kN];
     load(average + i, averages);
     load(value + i, values);
-    for (int j = 0; j < kN; ++j) averages[j] = fmaf(momentum, averages[j], (1.0f - momentum) * values[j]);
+    for (int j = 0; j < kN; ++j) averages[j] = averaged(averages[j], values[j], momentum);
     store(average + i, averages);
   });
 }
@@ -75,20 +84,19 @@ void CudaBackend::clip_factors(Stream& stream, ConstTensorView squares, double s
 }
 
 void CudaBackend::adamw(Stream& stream, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,
-                        const AdamW& settings, ConstTensorView factor, ConstTensorView apply) {
-  check::same_f32({w, gradient, m, v});
-  check::scalar(factor, DType::f32);
-  check::scalar(apply, DType::f32);
+                        const AdamW& settings, ConstTensorView factor, ConstTensorView apply,
+                        TensorView average) {
+  check::adamw(w, gradient, m, v, factor, apply, average);
   const auto step = static_cast<double>(settings.step);
   const auto rate = static_cast<double>(settings.learning_rate);
   const double decay = 1 - rate * static_cast<double>(settings.weight_decay);
   const double step_size = rate / (1 - std::pow(static_cast<double>(settings.beta1), step));
   const double second_correction = 1 / (1 - std::pow(static_cast<double>(settings.beta2), step));
-  with_width<4>(aligned({w.data, gradient.data, m.data, v.data}), [&]<int N>(Width<N>) {
+  with_width<4>(aligned({w.data, gradient.data, m.data, v.data, average.data}), [&]<int N>(Width<N>) {
     launch("adamw", adamw_kernel<N>, group_shape<N>(w.numel()), stream, pointer<float>(w),
-           pointer<float>(gradient), pointer<float>(m), pointer<float>(v), settings.beta1, settings.beta2,
-           settings.eps, decay, step_size, second_correction, pointer<float>(factor), pointer<float>(apply),
-           w.numel());
+           pointer<float>(gradient), pointer<float>(m), pointer<float>(v), pointer<float>(average),
+           settings.beta1, settings.beta2, settings.eps, decay, step_size, second_correction,
+           settings.momentum, pointer<float>(factor), pointer<float>(apply), w.numel());
   });
 }
 

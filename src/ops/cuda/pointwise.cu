@@ -86,19 +86,41 @@ __global__ void gelu_kernel(const From* pre, To* y, int64_t n) {
   });
 }
 
+/// gradient becomes that of `pre`.
+template <class T, int N>
+__device__ __forceinline__ void gelu_gradient(const T* dy, const T* pre, float (&gradient)[N]) {
+  float in[N];
+  load(dy, gradient);
+  load(pre, in);
+  for (int j = 0; j < N; ++j) {
+    const Normal normal = normal_of(in[j]);
+    gradient[j] *= fmaf(in[j], normal.density, normal.below);
+  }
+}
+
 template <class T, int N>
 __global__ void gelu_backward_kernel(const T* dy, const T* pre, T* dx, int64_t n) {
   for_group<N>(n, [&](auto width, int64_t i) {
-    constexpr int kN = decltype(width)::value;
-    float gradient[kN], in[kN];
-    load(dy + i, gradient);
-    load(pre + i, in);
-    for (int j = 0; j < kN; ++j) {
-      const Normal normal = normal_of(in[j]);
-      gradient[j] *= fmaf(in[j], normal.density, normal.below);
-    }
+    float gradient[decltype(width)::value];
+    gelu_gradient(dy + i, pre + i, gradient);
     store(dx + i, gradient);
   });
+}
+
+/// The same, and the column sums of a chunk of rows; they are of what dx holds, rounded.
+template <class T, int N>
+__global__ void gelu_backward_sums_kernel(const T* dy, const T* pre, T* dx, int64_t rows, int64_t d,
+                                          int64_t rows_per_chunk, float* partials) {
+  const int64_t column = row_place<N>().column;
+  float sums[N] = {};
+  if (column < d)
+    for_chunk_rows(rows, rows_per_chunk, [&](int64_t row) {
+      float gradient[N];
+      gelu_gradient(dy + row * d + column, pre + row * d + column, gradient);
+      store(dx + row * d + column, gradient);
+      for (int j = 0; j < N; ++j) sums[j] += widen(narrow<T>(gradient[j]));
+    });
+  store_column_sums(sums, partials, d);
 }
 
 template <int N>
@@ -133,6 +155,28 @@ __global__ void reciprocal_kernel(const float* x, float of_zero, float* y, int64
   });
 }
 
+template <int N>
+__global__ void relu_kernel(const float* x, float* y, int64_t n) {
+  for_group<N>(n, [&](auto width, int64_t i) {
+    float values[decltype(width)::value];
+    load(x + i, values);
+    for (float& value : values) value = value < 0.0f ? 0.0f : value;
+    store(y + i, values);
+  });
+}
+
+template <int N>
+__global__ void relu_backward_kernel(const float* dy, const float* y, float* dx, int64_t n) {
+  for_group<N>(n, [&](auto width, int64_t i) {
+    constexpr int kN = decltype(width)::value;
+    float gradient[kN], out[kN];
+    load(dy + i, gradient);
+    load(y + i, out);
+    for (int j = 0; j < kN; ++j) gradient[j] = out[j] > 0.0f ? gradient[j] : 0.0f;
+    store(dx + i, gradient);
+  });
+}
+
 // ---- rows
 
 template <class T, int N>
@@ -162,14 +206,6 @@ __global__ void swiglu_backward_kernel(const T* dy, const T* x, T* dx, int64_t r
   }
   store(dx + row * 2 * h + column, gate);
   store(dx + row * 2 * h + h + column, in);
-}
-
-/// scale * gamma of the columns from `column` on; gamma may be null.
-template <int N>
-__device__ __forceinline__ void load_factors(const float* gamma, float scale, int64_t column,
-                                             float (&factors)[N]) {
-  if (gamma != nullptr) load(gamma + column, factors);
-  for (float& factor : factors) factor = gamma != nullptr ? factor * scale : scale;
 }
 
 template <class T, int N>
@@ -335,8 +371,31 @@ namespace dino::ops {
 
 using namespace cuda;
 
-void CudaBackend::gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx) {
-  check::same_act({dy, pre, dx});
+namespace {
+
+void gelu_backward_sums(CudaStream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx,
+                        TensorView db) {
+  const int64_t rows = dx.dim(0), d = dx.dim(1);
+  const int64_t chunks = blocks_for(rows, chunk_rows(rows));
+  auto* const partials = static_cast<float*>(stream.scratch(static_cast<size_t>(chunks * d) * sizeof(float)));
+  with_cuda_act(dy.dtype, [&]<class T>(T) {
+    with_width<8>(wide_rows(d, {dy.data, pre.data, dx.data}), [&]<int N>(Width<N>) {
+      launch("gelu_backward", gelu_backward_sums_kernel<T, N>, chunk_shape<N>(rows, d), stream,
+             pointer<T>(dy), pointer<T>(pre), pointer<T>(dx), rows, d, chunk_rows(rows), partials);
+    });
+  });
+  add_partials(stream, {.data = partials, .chunks = chunks, .columns = d, .split = d}, pointer<float>(db));
+}
+
+}  // namespace
+
+void CudaBackend::gelu_backward(Stream& stream, ConstTensorView dy, ConstTensorView pre, TensorView dx,
+                                TensorView db) {
+  check::gelu_backward(dy, pre, dx, db);
+  if (db) {
+    gelu_backward_sums(cuda_stream(stream), dy, pre, dx, db);
+    return;
+  }
   with_cuda_act(dy.dtype, [&]<class T>(T) {
     with_width<8>(aligned({dy.data, pre.data, dx.data}), [&]<int N>(Width<N>) {
       launch("gelu_backward", gelu_backward_kernel<T, N>, group_shape<N>(dy.numel()), stream, pointer<T>(dy),
@@ -499,6 +558,22 @@ void CudaBackend::reciprocal(Stream& stream, ConstTensorView x, float of_zero, T
   with_width<4>(aligned({x.data, y.data}), [&]<int N>(Width<N>) {
     launch("reciprocal", reciprocal_kernel<N>, group_shape<N>(x.numel()), stream, pointer<float>(x), of_zero,
            pointer<float>(y), x.numel());
+  });
+}
+
+void CudaBackend::relu(Stream& stream, ConstTensorView x, TensorView y) {
+  check::same_f32({x, y});
+  with_width<4>(aligned({x.data, y.data}), [&]<int N>(Width<N>) {
+    launch("relu", relu_kernel<N>, group_shape<N>(x.numel()), stream, pointer<float>(x), pointer<float>(y),
+           x.numel());
+  });
+}
+
+void CudaBackend::relu_backward(Stream& stream, ConstTensorView dy, ConstTensorView y, TensorView dx) {
+  check::same_f32({dy, y, dx});
+  with_width<4>(aligned({dy.data, y.data, dx.data}), [&]<int N>(Width<N>) {
+    launch("relu_backward", relu_backward_kernel<N>, group_shape<N>(dy.numel()), stream, pointer<float>(dy),
+           pointer<float>(y), pointer<float>(dx), dy.numel());
   });
 }
 

@@ -125,7 +125,7 @@ struct AddTile {
 /// A warp adds every kAddWarps-th chunk, one column a lane; the first warp adds the warps'.
 __global__ void __launch_bounds__(kAddWarps* kWarp)
     add_partials_kernel(const float* partials, int64_t chunks, int64_t columns, int64_t split, float factor,
-                        bool accumulate, float* out, float* behind) {
+                        bool accumulate, float* out, float* second, float* third) {
   AddTile& tile = block_shared<AddTile>();
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t column = int64_t{blockIdx.x} * kWarp + lane;
@@ -137,7 +137,9 @@ __global__ void __launch_bounds__(kAddWarps* kWarp)
   if (warp != 0 || column >= columns) return;
   sum = 0;
   for (int w = 0; w < kAddWarps; ++w) sum += tile.of_warp[w][lane];
-  float* const to = column < split ? out + column : behind + (column - split);
+  float* const whole = column < split ? out : column < 2 * split ? second : third;
+  if (whole == nullptr) return;
+  float* const to = whole + column % split;
   *to = accumulate ? fmaf(factor, sum, *to) : factor * sum;
 }
 
@@ -168,10 +170,10 @@ void column_sums(CudaStream& stream, ConstTensorView rows, float* out, bool accu
                out);
 }
 
-void add_partials(CudaStream& stream, const Partials& partials, float* out, float* behind) {
+void add_partials(CudaStream& stream, const Partials& partials, float* out, float* second, float* third) {
   launch("add_partials", add_partials_kernel, {{blocks_for(partials.columns, kWarp)}, {kAddWarps * kWarp}},
          stream, partials.data, partials.chunks, partials.columns, partials.split, partials.factor,
-         partials.accumulate, out, behind);
+         partials.accumulate, out, second, third);
 }
 
 }  // namespace dino::cuda

@@ -3,19 +3,18 @@
 #include <cmath>
 
 #include "ops/checks.hpp"
+#include "ops/host.hpp"
 #include "ops/reference/reference.hpp"
 
 namespace dino::ops {
 
 void ReferenceBackend::layer_norm(Stream&, ConstTensorView x, ConstTensorView gamma, ConstTensorView beta,
                                   float eps, TensorView y, TensorView mean, TensorView rstd) {
+  check::same_f32({x});
   check::same_act({x, y});
+  check::layer_norm(gamma, beta, y, mean, rstd);
   const int64_t m = x.dim(0);
   const int64_t d = x.dim(1);
-  check::vector(gamma, d, false);
-  check::vector(beta, d, false);
-  check::vector(mean, m, true);
-  check::vector(rstd, m, true);
   const Reader in(x);
   for (int64_t r = 0; r < m; ++r) {
     double sum = 0;
@@ -33,15 +32,12 @@ void ReferenceBackend::layer_norm(Stream&, ConstTensorView x, ConstTensorView ga
 
 void ReferenceBackend::layer_norm_backward(Stream&, ConstTensorView dy, ConstTensorView x,
                                            ConstTensorView gamma, ConstTensorView mean, ConstTensorView rstd,
-                                           TensorView dx, TensorView dgamma, TensorView dbeta) {
-  check::same_act({x, dy});
-  check::same_f32({x, dx});
+                                           ConstTensorView rows, TensorView dx, TensorView dgamma,
+                                           TensorView dbeta) {
+  check::layer_norm_backward(dy, x, gamma, mean, rstd, rows, dx, dgamma, dbeta);
+  const HostRows at(rows, dx.dim(0));
   const int64_t m = x.dim(0);
   const int64_t d = x.dim(1);
-  for (const ConstTensorView& v : {gamma, ConstTensorView(dgamma), ConstTensorView(dbeta)})
-    check::vector(v, d, false);
-  check::vector(mean, m, false);
-  check::vector(rstd, m, false);
   const Reader in(x);
   const Reader gradient(dy);
   std::vector<double> gamma_sum(static_cast<size_t>(d));
@@ -62,13 +58,45 @@ void ReferenceBackend::layer_norm_backward(Stream&, ConstTensorView dy, ConstTen
     for (int64_t c = 0; c < d; ++c) {
       const double xhat = (in[r * d + c] - centre) * scale;
       const double g = gradient[r * d + c] * Reader(gamma)[c];
-      Writer(dx).add(r * d + c, scale * (g - (sum + xhat * along) / static_cast<double>(d)));
+      Writer(dx).add(at[r] * d + c, scale * (g - (sum + xhat * along) / static_cast<double>(d)));
     }
   }
   for (int64_t c = 0; c < d; ++c) {
     Writer(dgamma).add(c, gamma_sum[static_cast<size_t>(c)]);
     Writer(dbeta).add(c, beta_sum[static_cast<size_t>(c)]);
   }
+}
+
+void ReferenceBackend::gather_layer_norm(Stream& stream, ConstTensorView x, ConstTensorView rows,
+                                         ConstTensorView gamma, ConstTensorView beta, float eps,
+                                         TensorView gathered, TensorView y, TensorView mean,
+                                         TensorView rstd) {
+  check::gathered(x, rows, gathered, y);
+  Tensor mine(Shape{rows.numel(), x.dim(1)});
+  if (!gathered) gathered = mine.view();
+  gather_rows(stream, x, rows, gathered);
+  layer_norm(stream, gathered, gamma, beta, eps, y, mean, rstd);
+}
+
+void ReferenceBackend::residual_layer_norm(Stream& stream, ConstTensorView x, ConstTensorView branch,
+                                           ConstTensorView layer_scale, ConstTensorView gamma,
+                                           ConstTensorView beta, float eps, TensorView sum, TensorView y,
+                                           TensorView mean, TensorView rstd) {
+  check::residual(x, branch, layer_scale, sum, y);
+  convert(stream, x, sum);
+  scaled_index_add(stream, sum, branch, layer_scale, 1, {});
+  layer_norm(stream, sum, gamma, beta, eps, y, mean, rstd);
+}
+
+void ReferenceBackend::residual_layer_norm_backward(Stream& stream, ConstTensorView dy, ConstTensorView sum,
+                                                    ConstTensorView branch, ConstTensorView layer_scale,
+                                                    ConstTensorView gamma, ConstTensorView mean,
+                                                    ConstTensorView rstd, TensorView dx, TensorView dbranch,
+                                                    TensorView d_layer_scale, TensorView dgamma,
+                                                    TensorView dbeta) {
+  check::residual(dx, branch, layer_scale, sum, dy);
+  layer_norm_backward(stream, dy, sum, gamma, mean, rstd, {}, dx, dgamma, dbeta);
+  scaled_index_add_backward(stream, dx, branch, layer_scale, 1, {}, dbranch, d_layer_scale);
 }
 
 void ReferenceBackend::l2_normalize(Stream&, ConstTensorView x, float eps, TensorView y, TensorView norm) {

@@ -16,11 +16,10 @@ void ReferenceBackend::clip_factors(Stream&, ConstTensorView squares, double sca
   }
 }
 
-void ReferenceBackend::adamw(Stream&, TensorView w, ConstTensorView gradient, TensorView m, TensorView v,
-                             const AdamW& settings, ConstTensorView factor, ConstTensorView apply) {
-  check::same_f32({w, gradient, m, v});
-  check::scalar(factor, DType::f32);
-  check::scalar(apply, DType::f32);
+void ReferenceBackend::adamw(Stream& stream, TensorView w, ConstTensorView gradient, TensorView m,
+                             TensorView v, const AdamW& settings, ConstTensorView factor,
+                             ConstTensorView apply, TensorView average) {
+  check::adamw(w, gradient, m, v, factor, apply, average);
   if (Reader(apply)[0] == 0) return;
   const double b1 = static_cast<double>(settings.beta1);
   const double b2 = static_cast<double>(settings.beta2);
@@ -37,6 +36,7 @@ void ReferenceBackend::adamw(Stream&, TensorView w, ConstTensorView gradient, Te
     Writer(m).set(i, first);
     Writer(v).set(i, second);
   }
+  if (average) ema(stream, average, w, settings.momentum, apply);
 }
 
 void ReferenceBackend::ema(Stream&, TensorView average, ConstTensorView value, float momentum,

@@ -14,11 +14,19 @@ double at_or_one(ConstTensorView v, int64_t i) {
 
 }  // namespace
 
-void ReferenceBackend::gelu_backward(Stream&, ConstTensorView dy, ConstTensorView pre, TensorView dx) {
-  check::same_act({dy, pre, dx});
+void ReferenceBackend::gelu_backward(Stream&, ConstTensorView dy, ConstTensorView pre, TensorView dx,
+                                     TensorView db) {
+  check::gelu_backward(dy, pre, dx, db);
   const Reader gradient(dy);
   const Reader in(pre);
   for (int64_t i = 0; i < dy.numel(); ++i) Writer(dx).set(i, gradient[i] * gelu_derivative(in[i]));
+  if (!db) return;
+  const int64_t n = dx.dim(1);
+  for (int64_t c = 0; c < n; ++c) {
+    double sum = 0;
+    for (int64_t r = 0; r < dx.dim(0); ++r) sum += Reader(dx)[r * n + c];
+    Writer(db).add(c, sum);
+  }
 }
 
 void ReferenceBackend::quick_gelu_backward(Stream&, ConstTensorView dy, ConstTensorView pre, TensorView dx) {
@@ -149,6 +157,16 @@ void ReferenceBackend::reciprocal(Stream&, ConstTensorView x, float of_zero, Ten
   check::same_f32({x, y});
   for (int64_t i = 0; i < x.numel(); ++i)
     Writer(y).set(i, Reader(x)[i] == 0 ? static_cast<double>(of_zero) : 1 / Reader(x)[i]);
+}
+
+void ReferenceBackend::relu(Stream&, ConstTensorView x, TensorView y) {
+  check::same_f32({x, y});
+  for (int64_t i = 0; i < x.numel(); ++i) Writer(y).set(i, Reader(x)[i] < 0 ? 0 : Reader(x)[i]);
+}
+
+void ReferenceBackend::relu_backward(Stream&, ConstTensorView dy, ConstTensorView y, TensorView dx) {
+  check::same_f32({dy, y, dx});
+  for (int64_t i = 0; i < dy.numel(); ++i) Writer(dx).set(i, Reader(y)[i] > 0 ? Reader(dy)[i] : 0);
 }
 
 void ReferenceBackend::patchify(Stream&, ConstTensorView images, int64_t patch, TensorView patches) {

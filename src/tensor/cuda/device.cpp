@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "tensor/cuda/clock.hpp"
 
 namespace dino::cuda {
 namespace {
@@ -185,9 +186,9 @@ class CudaStream::Staging {
   size_t current_ = 0;
 };
 
-CudaStream::CudaStream(CudaMemory& memory) : memory_(memory), handle_(nullptr) {
+CudaStream::CudaStream(CudaMemory& memory, Priority priority) : memory_(memory), handle_(nullptr) {
   make_current();
-  handle_ = new_stream();
+  handle_ = new_stream(priority);
 }
 
 CudaStream::~CudaStream() {
@@ -197,6 +198,7 @@ CudaStream::~CudaStream() {
     // A GPU that has failed does nothing more, and who waits for its results has been told.
   }
   staging_.reset();
+  clock_.reset();
   if (scratch_ != nullptr) cuda::release(scratch_);
   delete_stream(handle_);
 }
@@ -209,10 +211,21 @@ Event CudaStream::record() {
 void CudaStream::wait(const Event& event) {
   if (!event.state()) return;
   make_current();
-  if (const auto* of_gpu = dynamic_cast<const CudaEvent*>(event.state().get()))
-    cuda::wait(handle_, of_gpu->handle());
-  else
+  const auto of_gpu = std::dynamic_pointer_cast<CudaEvent>(event.state());
+  if (!of_gpu) {
     event.synchronize();
+    return;
+  }
+  const auto awaited = clock_ ? std::dynamic_pointer_cast<AwaitedEvent>(of_gpu) : nullptr;
+  if (awaited) clock_->begin_wait(awaited);
+  cuda::wait(handle_, of_gpu->handle());
+  if (awaited) clock_->end();
+}
+
+StreamClock* CudaStream::clock() {
+  make_current();
+  if (!clock_) clock_ = std::make_unique<CudaClock>(*this);
+  return clock_.get();
 }
 
 void CudaStream::drain() {
@@ -226,7 +239,9 @@ void CudaStream::drain() {
 
 void CudaStream::synchronize() {
   try {
+    if (clock_) clock_->begin_synchronize();
     drain();
+    if (clock_) clock_->synchronized();
   } catch (const Error&) {
     if (staging_) staging_->forget();
     throw;

@@ -47,9 +47,21 @@ class CudaEvent : public Event::State {
   EventHandle handle_;
 };
 
+/// The end of an operation that a stream may have to stand still for: a collective.
+class AwaitedEvent : public CudaEvent {
+ public:
+  using CudaEvent::CudaEvent;
+  [[nodiscard]] virtual const char* name() const = 0;
+  [[nodiscard]] virtual int64_t bytes() const = 0;
+  /// A stream with a clock stood still for it so long.
+  virtual void stream_waited(double seconds) = 0;
+};
+
+class CudaClock;
+
 class CudaStream final : public Stream {
  public:
-  explicit CudaStream(CudaMemory& memory);
+  explicit CudaStream(CudaMemory& memory, Priority priority = Priority::normal);
   ~CudaStream() override;
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
@@ -59,6 +71,7 @@ class CudaStream final : public Stream {
   void synchronize() override;
   void copy_bytes(DeviceBytes to, DeviceBytes from, size_t bytes) override;
   void fill_elements(DeviceBytes to, std::span<const std::byte> element, size_t count) override;
+  [[nodiscard]] StreamClock* clock() override;
 
   [[nodiscard]] StreamHandle handle() const { return handle_; }
   /// The calling thread's calls of the runtime go to this stream's GPU from now on.
@@ -78,6 +91,7 @@ class CudaStream final : public Stream {
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
   std::unique_ptr<Staging> staging_;
+  std::unique_ptr<CudaClock> clock_;
 };
 
 /// The stream as what it is, its GPU made current; InternalError where it is another device's.

@@ -160,6 +160,12 @@ void use_device(int device) {
   current = device;
 }
 
+int64_t used_bytes() {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "how much of its memory is used");
+  return static_cast<int64_t>(total - free);
+}
+
 void* allocate(size_t bytes) {
   void* data = nullptr;
   const cudaError_t code = cudaMalloc(&data, bytes);
@@ -190,9 +196,13 @@ void release_pinned(void* data) noexcept {
   static_cast<void>(cudaFreeHost(data));
 }
 
-StreamHandle new_stream() {
+StreamHandle new_stream(Priority priority) {
+  int lowest = 0, highest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "priorities of streams");
   cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a new stream");
+  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,
+                                     priority == Priority::high ? highest : lowest),
+        "a new stream");
   return reinterpret_cast<StreamHandle>(stream);
 }
 
@@ -204,9 +214,9 @@ void synchronize(StreamHandle stream) {
   check(cudaStreamSynchronize(native(stream)), "what is enqueued");
 }
 
-EventHandle new_event() {
+EventHandle new_event(bool timed) {
   cudaEvent_t event = nullptr;
-  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "a new event");
+  check(cudaEventCreateWithFlags(&event, timed ? cudaEventDefault : cudaEventDisableTiming), "a new event");
   return reinterpret_cast<EventHandle>(event);
 }
 
@@ -227,6 +237,12 @@ bool finished(EventHandle event) {
 
 void synchronize(EventHandle event) {
   check(cudaEventSynchronize(native(event)), "what is enqueued");
+}
+
+double seconds_between(EventHandle begin, EventHandle end) {
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, native(begin), native(end)), "the time between events");
+  return 1e-3 * static_cast<double>(milliseconds);
 }
 
 void wait(StreamHandle stream, EventHandle event) {

@@ -31,21 +31,28 @@ struct DeviceFacts {
 /// For the calling thread, from now on.
 void use_device(int device);
 
+/// Of the current GPU's memory, by all processes, contexts and libraries with it.
+[[nodiscard]] int64_t used_bytes();
 [[nodiscard]] void* allocate(size_t bytes);
 void release(void* data) noexcept;
 /// Host memory that copies of a stream read and write without a detour.
 [[nodiscard]] void* allocate_pinned(size_t bytes);
 void release_pinned(void* data) noexcept;
 
-[[nodiscard]] StreamHandle new_stream();
+/// Of two kernels that could begin, that of the higher stream does; none is stopped for another.
+enum class Priority : uint8_t { normal, high };
+[[nodiscard]] StreamHandle new_stream(Priority priority = Priority::normal);
 void delete_stream(StreamHandle stream) noexcept;
 void synchronize(StreamHandle stream);
 
-[[nodiscard]] EventHandle new_event();
+/// A timed one knows when it was passed.
+[[nodiscard]] EventHandle new_event(bool timed = false);
 void delete_event(EventHandle event) noexcept;
 void record(EventHandle event, StreamHandle stream);
 [[nodiscard]] bool finished(EventHandle event);
 void synchronize(EventHandle event);
+/// Of a GPU's clock, from one timed event to a later one; both have been passed.
+[[nodiscard]] double seconds_between(EventHandle begin, EventHandle end);
 /// What is enqueued on the stream from now on begins after the event.
 void wait(StreamHandle stream, EventHandle event);
 

@@ -172,6 +172,33 @@ TEST_P(GpuCollective, RunsBesideTheStreamThatWaitsLater) {
   EXPECT_EQ(std::memcmp(got_b.view().data, expected_b.view().data, sizeof(float) * kN), 0);
 }
 
+TEST_P(GpuCollective, CountsHowLongAStreamStoodStill) {
+  if (std::get<0>(GetParam()) != Way::nccl) return;  // the host waits there
+  // Messages take a second, and so does a fill; all else nothing.
+  simt::set_pace({0, 0, 1, 0, 1, 0});
+  Tensor values = Tensor::uninitialised(Shape{4 * world_.size()}, DType::f32, memory_),
+         other = Tensor::uninitialised(Shape{4}, DType::f32, memory_);
+  stream_.synchronize();
+  ASSERT_NE(stream_.clock(), nullptr);
+  const auto waited = [&](int fills) {
+    const double before = device_->use().wait_seconds();
+    const Event done = device_->all_gather(stream_, values);
+    for (int i = 0; i < fills; ++i) fill(stream_, other, 1);
+    stream_.wait(done);
+    EXPECT_EQ(device_->use().wait_seconds(), before);
+    stream_.synchronize();
+    (void)stream_.clock()->take();
+    return device_->use().wait_seconds() - before;
+  };
+  const double alone = world_.size() == 1 ? 0 : 1;
+  EXPECT_NEAR(waited(0), alone, 1e-9);
+  EXPECT_NEAR(waited(1), 0, 1e-9) << "hidden behind work";
+  EXPECT_NEAR(waited(3), 0, 1e-9);
+  simt::set_pace({0, 0, 0.25, 0, 1, 0});
+  EXPECT_NEAR(waited(1), 0.75 * alone, 1e-9);
+  simt::set_pace({});
+}
+
 TEST_P(GpuCollective, RefusesWhatItCannotAdd) {
   Tensor bytes(Shape{4 * world_.size()}, DType::u8, memory_), half(Shape{4}, DType::bf16, memory_),
       odd(Shape{world_.size() + 1}, DType::f32, memory_);

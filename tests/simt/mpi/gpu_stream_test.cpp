@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -154,6 +156,128 @@ TEST_P(GpuStream, OtherDevicesBytesAreRefused) {
   EXPECT_EQ(pointer<float>(ConstTensorView{}), nullptr);
 }
 
+double seconds_of(const SpanListener::Told& told) {
+  return std::chrono::duration<double>(told.end - told.begin).count();
+}
+
+/// Each copy, and each fill, takes a second of the GPU's clock.
+class GpuClock : public GpuStream {
+ protected:
+  GpuClock() { simt::set_pace({0, 0, 1, 0, 0, 0}); }
+  ~GpuClock() override { simt::set_pace({}); }
+  void fill_for(CudaStream& stream, int seconds) {
+    for (int i = 0; i < seconds; ++i) fill(stream, there_, 1);
+  }
+  Tensor there_ = Tensor::uninitialised(Shape{8}, DType::f32, memory_);
+};
+
+TEST_P(GpuClock, TellsPhasesOnceTheStreamIsSynchronised) {
+  StreamClock* const clock = stream_.clock();
+  ASSERT_NE(clock, nullptr);
+  EXPECT_EQ(stream_.clock(), clock);
+  EXPECT_TRUE(clock->take().empty());
+  fill_for(stream_, 7);  // before
+  {
+    ClockSpan outer(clock, "outer");
+    fill_for(stream_, 2);
+    {
+      const ClockSpan inner(clock, "inner");
+      fill_for(stream_, 3);
+    }
+    fill_for(stream_, 1);
+    outer.stop();
+    fill_for(stream_, 5);  // behind
+  }
+  const ClockSpan later(clock, "open");
+  EXPECT_TRUE(clock->take().empty());
+  stream_.synchronize();
+  const std::vector<SpanListener::Told> told = clock->take();
+  ASSERT_EQ(told.size(), 2u);
+  EXPECT_STREQ(told[0].name, "outer");
+  EXPECT_STREQ(told[0].category, "phase");
+  EXPECT_STREQ(told[0].track, "GPU");
+  EXPECT_STREQ(told[1].name, "inner");
+  EXPECT_NEAR(seconds_of(told[0]), 6, 1e-6);
+  EXPECT_NEAR(seconds_of(told[1]), 3, 1e-6);
+  EXPECT_NEAR(std::chrono::duration<double>(told[1].begin - told[0].begin).count(), 2, 1e-6);
+  // In the host's time: the stream's end is when the host had waited for it.
+  EXPECT_NEAR(std::chrono::duration<double>(SpanClock::now() - told[0].end).count(), 5, 1);
+  EXPECT_TRUE(clock->take().empty());
+}
+
+TEST_P(GpuClock, TellsWhatIsOpenAtASynchronisationAtTheNext) {
+  StreamClock* const clock = stream_.clock();
+  {
+    const ClockSpan span(clock, "long");
+    fill_for(stream_, 2);
+    stream_.synchronize();
+    EXPECT_TRUE(clock->take().empty());
+    fill_for(stream_, 2);
+  }
+  EXPECT_TRUE(clock->take().empty());
+  stream_.synchronize();
+  const std::vector<SpanListener::Told> told = clock->take();
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_NEAR(seconds_of(told[0]), 4, 1e-6);
+}
+
+class Awaited final : public AwaitedEvent {
+ public:
+  Awaited(const CudaStream& stream, double& waited) : AwaitedEvent(0, stream.handle()), waited_(waited) {}
+  [[nodiscard]] const char* name() const override { return "gather"; }
+  [[nodiscard]] int64_t bytes() const override { return 12; }
+  void stream_waited(double seconds) override { waited_ += seconds; }
+
+ private:
+  double& waited_;
+};
+
+TEST_P(GpuClock, CountsHowLongAStreamStoodStill) {
+  CudaStream other(memory_, Priority::high);
+  double waited = 0;
+  fill_for(other, 10);
+  const Event uncounted(std::make_shared<Awaited>(other, waited));
+  stream_.wait(uncounted);  // nobody listens to this clock
+  StreamClock* const clock = stream_.clock();
+  fill_for(other, 10);
+  const Event late(std::make_shared<Awaited>(other, waited));
+  fill_for(stream_, 4);
+  stream_.wait(late);
+  fill_for(stream_, 3);
+  stream_.wait(late);  // passed already
+  stream_.wait(other.record());
+  EXPECT_EQ(waited, 0);
+  stream_.synchronize();
+  const std::vector<SpanListener::Told> told = clock->take();
+  ASSERT_EQ(told.size(), 2u);
+  EXPECT_STREQ(told[0].category, "wait");
+  EXPECT_STREQ(told[0].name, "gather");
+  EXPECT_EQ(told[0].bytes, 12);
+  EXPECT_NEAR(seconds_of(told[0]), 6, 1e-6);
+  EXPECT_NEAR(seconds_of(told[1]), 0, 1e-6);
+  EXPECT_NEAR(waited, 6, 1e-9);
+}
+
+TEST_P(GpuClock, OnlyTimedEventsThatWerePassedHaveATime) {
+  const EventHandle timed = new_event(true), plain = new_event();
+  record(plain, stream_.handle());
+  fill_for(stream_, 3);
+  record(timed, stream_.handle());
+  stream_.synchronize();
+  EXPECT_THROW((void)seconds_between(plain, timed), InternalError);
+  EXPECT_EQ(seconds_between(timed, timed), 0);
+  fill_for(stream_, 40);
+  record(timed, stream_.handle());
+  if (GetParam() == 0) {
+    EXPECT_THROW((void)seconds_between(timed, timed), InternalError);
+  }
+  stream_.synchronize();
+  delete_event(timed);
+  delete_event(plain);
+}
+
+INSTANTIATE_TEST_SUITE_P(Orders, GpuClock, ::testing::Values(0, 1, 2),
+                         [](const auto& values) { return std::to_string(values.param); });
 INSTANTIATE_TEST_SUITE_P(Orders, GpuStream, ::testing::Values(0, 1, 2),
                          [](const auto& values) { return std::to_string(values.param); });
 
