@@ -146,6 +146,7 @@ void read_merges(BytePairFiles& to, int64_t vocabulary) {
   take_merges_text(to, text_of(to.source), named ? vocabulary : std::max<int64_t>(own, 0));
   if (!named) return number_by_order(to, vocabulary);
   const std::string merges = std::exchange(to.source, names);
+  to.ids_source = names;
   to.files.push_back(names);
   take_vocabulary(to, json_of(names), vocabulary);
   to.source = merges;
@@ -184,6 +185,7 @@ BytePairFiles read_byte_pair_files(const std::string& reference, int64_t asked) 
                       "publisher, or name a file with --vocabulary",
                       reference));
   }
+  read.ids_source = read.source;
   read.files.push_back(read.source);
   if (read.source.ends_with(".json")) {
     read_tokenizer_json(read, vocabulary);

@@ -17,7 +17,8 @@ constexpr const char* kEndOfWord = "</w>";
 [[nodiscard]] std::string symbol_of_byte(uint8_t byte);
 
 struct BytePairFiles {
-  std::string source;              ///< the file that is named in messages
+  std::string source;              ///< the file of the merges
+  std::string ids_source;          ///< of the tokens' numbers; another one only where that is vocab.json
   std::vector<std::string> files;  ///< all that were read
   std::unordered_map<std::string, int32_t> ids;
   std::vector<std::pair<std::string, std::string>> merges;  ///< in the order they were learnt

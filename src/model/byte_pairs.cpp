@@ -219,7 +219,7 @@ BytePairs BytePairs::load(const std::string& reference, int64_t vocabulary) {
   const auto id_of = [&](const std::string& token, const std::string& what) {
     const auto found = read.ids.find(token);
     if (found == read.ids.end())
-      fail_vocabulary(read.source, fmt::format("no token for {}; is it of a CLIP model?", what));
+      fail_vocabulary(read.ids_source, fmt::format("no token for {}; is it of a CLIP model?", what));
     return found->second;
   };
   auto table = std::make_unique<Table>();
@@ -235,7 +235,7 @@ BytePairs BytePairs::load(const std::string& reference, int64_t vocabulary) {
   }
   for (size_t rank = 0; rank < read.merges.size(); ++rank) {
     const auto& [left, right] = read.merges[rank];
-    const std::string what = fmt::format("merge {}", rank + 1);
+    const std::string what = fmt::format("merge {} of {}", rank + 1, read.source);
     const uint64_t key = Table::key(id_of(left, what), id_of(right, what));
     if (!table->merges.emplace(key, Table::Merge{static_cast<int32_t>(rank), id_of(left + right, what)})
              .second)
