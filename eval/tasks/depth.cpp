@@ -249,7 +249,6 @@ TaskEntry depth_task() {
        "Image, true depth, predicted depth (near is bright), and their difference (small is bright); "
        "grey pixels have no known depth."}};
   info.encoder = TaskInfo::Encoder::tokens;
-  info.pictures = {{"depth", "Depth", "Image, truth, prediction and errors."}};
   return task_entry<Depth>(std::move(info));
 }
 

@@ -145,8 +145,6 @@ TaskEntry discover_task() {
   info.pictures = {
       {"discover", "Objects found without labels", "The mask's box is green, the one found orange."}};
   info.encoder = TaskInfo::Encoder::tokens;
-  info.pictures = {
-      {"discover", "Discovered objects", "The box of the mask in green, the one that was found in orange."}};
   return task_entry<Discover>(std::move(info));
 }
 

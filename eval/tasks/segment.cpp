@@ -211,7 +211,6 @@ TaskEntry segment_task() {
        "Image, true classes, predicted classes, and where they differ (orange); grey pixels have no "
        "class."}};
   info.encoder = TaskInfo::Encoder::tokens;
-  info.pictures = {{"segment", "Segmentation", "Image, truth, prediction and errors."}};
   return task_entry<Segment>(std::move(info));
 }
 
