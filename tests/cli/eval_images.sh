@@ -43,7 +43,7 @@ run_all() {
   task() { ranks "$n" dino-eval "$@" --progress off --output "$out" 2>log.txt || { fail "$1 at $n ranks"; tail -n 3 log.txt; }; }
   task retrieval --queries test.h5 --database train.h5
   task copydetect --originals train.h5 --copies train.h5 --match label
-  task robust --weights random:vit_micro --train train.h5 --data data/test --corruptions jpeg,shot-noise,occlusion --severities 1,5 --floors
+  task robust --weights random:vit_micro --train train.h5 --data data/test --corruptions jpeg shot-noise occlusion --severities 1,5 --floors
   task discover "${common[@]}" --data data/cutouts --floors
   task coverage "${common[@]}" --data data/cutouts --budget 4000
   task propagate "${common[@]}" --data data/cutouts --floors

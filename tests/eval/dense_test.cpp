@@ -74,7 +74,7 @@ TEST_F(DenseTasks, SegmentFindsTheBox) {
                                         "--lr", "0.05", "--scales", "1,1.5", "--k", "5"});
     EXPECT_EQ(values.size(), 3u);
     EXPECT_GT(values.at("miou"), least) << head;
-    EXPECT_GT(values.at("macc"), values.at("miou"));
+    EXPECT_GE(values.at("macc"), values.at("miou"));
     EXPECT_GT(values.at("aacc"), 0.85);
   }
   // On a transformer, with what is published for the inputs.
@@ -87,7 +87,7 @@ TEST_F(DenseTasks, SegmentFindsTheBox) {
 TEST_F(DenseTasks, DepthFindsTheBox) {
   // The best constant is 1.4 m off.
   for (const std::string head : {"linear", "ms", "dpt"}) {
-    const auto values = run("depth", {"--head", head, "--size", "24", "--steps", head == "dpt" ? "60" : "150",
+    const auto values = run("depth", {"--head", head, "--size", "24", "--steps", head == "dpt" ? "60" : "500",
                                       "--batch", "4", "--lr", head == "dpt" ? "0.01" : "0.05", "--fusion",
                                       "8", "--augment", head == "ms" ? "published" : "none"});
     EXPECT_EQ(values.size(), 9u);

@@ -79,7 +79,7 @@ TEST(Robust, EveryConditionHasARowAndTheMeanIsTheirs) {
   write_features(Communicator::self(), features, folder / "train.h5");
   const TaskCall task{"robust",
                       {folder / "train.h5", folder / "test"},
-                      {"--corruptions", "gaussian-noise,occlusion", "--severities", "1,5", "--k", "3"}};
+                      {"--corruptions", "gaussian-noise", "occlusion", "--severities", "1,5", "--k", "3"}};
   const auto rows = rows_of(task, folder / "R", "raw-pixels");
   ASSERT_EQ(rows.size(), 6U);
   const ResultRow& clean = row_of(rows, "top1", "\"corruption\":\"none\"");

@@ -347,7 +347,7 @@ TEST(Weights, BrokenHuggingFaceConfig) {
     write(path, text.replace(at, from.size(), to));
     return refusal<DataError>(folder.path());
   };
-  expect_contains(message("\"dinov2\"", "\"clip\""), "a model of type clip");
+  expect_contains(message("\"dinov2\"", "\"clip\""), "model_type is \"clip\"");
   expect_contains(message("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"),
                   "2 blocks where the configuration says 3");
   expect_contains(message("\"num_hidden_layers\": 2", "\"num_hidden_layers\": \"2\""), "num_hidden_layers");
