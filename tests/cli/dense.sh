@@ -53,7 +53,7 @@ mkdir bare && cp set/test/images/0.pgm bare/
 expect 65 "no image has a map of depth" dino-eval depth --weights random:vit_micro --train bare --test bare --size 24 --output E
 cp -r set broken
 head -c 100 set/train/labels/3.pgm >broken/train/labels/3.pgm
-printf 'P5\n4 4\n255\n%016d' 0 >broken/train/labels/4.pgm
+{ printf 'P5\n4 4\n255\n'; head -c 16 /dev/zero; } >broken/train/labels/4.pgm
 expect 0 "left out 3: its map: truncated" dino-eval segment --steps 3 --weights random:vit_micro "${data[@]}" --train broken/train --output B
 expect 0 "left out 4: the image has 32 x 24 pixels, the map 4 x 4" dino-eval segment --steps 3 --weights random:vit_micro "${data[@]}" --train broken/train --force --output B
 for file in broken/test/labels/*; do printf 'nothing' >"$file"; done

@@ -45,7 +45,7 @@ PY
   expect 64 "too large for the GPU: --device cuda: " "${PLAN[@]}" --preset vitg14 --batch 64
   grep -q "are needed and 16.0 GiB are there: weights, gradients and moments .*context" err.txt || fail "no numbers: $(cat err.txt)"
   # And what it holds is what was planned, but for allowances.
-  BENCH=(--preset vit_demo --batch 4 --crops 2x56,2x28 --prototypes 4096 --head-hidden 256 --bottleneck 64 --precision fp32 --device cuda --json)
+  BENCH=(--preset vit_demo --batch 4 --crops 2x56,2x24 --prototypes 4096 --head-hidden 256 --bottleneck 64 --precision fp32 --device cuda --json)
   expect 0 "" dino-pretrain-simt plan "${BENCH[@]}" --ranks 1 --gflops 1000; mv out.txt plan.json
   expect 0 "" dino-pretrain-simt bench "${BENCH[@]}" --steps 1 --warmup 1; mv out.txt bench.json
   "$DINO_PYTHON" - <<'PY' || fail "a plan and what the GPU holds"
@@ -56,7 +56,7 @@ assert d["state"] + d["activations"] <= used <= d["total"] - d["context"], (d, u
 assert 0 < sum(b["phases"].values()) < b["step_seconds"], b["phases"]
 PY
   images pictures 4
-  expect 64 "too large for the GPU: --device cuda: " dino-pretrain-simt train --config "$DINO_SHARE/recipes/tiny.cfg" --preset vitg14 --data pictures --batch 4 --steps 2 --device cuda --progress off --output run
+  expect 64 "too large for the GPU: --device cuda: " dino-pretrain-simt train --config "$DINO_SHARE/recipes/tiny.cfg" --preset vitg14 --global-size 28 --local-size 14 --data pictures --batch 4 --steps 2 --device cuda --progress off --output run
   [ ! -e run/config.ini ] || fail "a run was begun"
 fi
 finish
