@@ -241,7 +241,7 @@ class Parser(html.parser.HTMLParser):
     def handle_endtag(self, tag): self.inside = False
     def handle_data(self, data): self.text += data if self.inside else ''
 p = Parser(); p.feed(open('report.html').read())
-assert len(json.loads(p.text)) == len(open('report.jsonl').readlines()) == 6, p.text[:200]
+assert len(json.loads(p.text)) == len(open('report.jsonl').readlines()) == 8, p.text[:200]
 PY
 dino-eval bench --preset vit_micro --size 32 --batch 4 --repeats 2 --mixed-sizes --json 2>/dev/null | "$DINO_PYTHON" -c "
 import json, sys

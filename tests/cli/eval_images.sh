@@ -37,7 +37,7 @@ numbers() { "$DINO_PYTHON" -c '
 import json, sys
 for line in open(sys.argv[1] + "/results.jsonl"):
     row = json.loads(line)
-    print([row[k] for k in ("task", "model", "metric", "value", "low", "high", "n", "card_hash", "predictions")])' "$1"; }
+    print([row.get(k) for k in ("task", "model", "metric", "value", "low", "high", "n", "card_hash", "predictions")])' "$1"; }
 run_all() {
   local n=$1 out=$2
   task() { ranks "$n" dino-eval "$@" --progress off --output "$out" 2>log.txt || { fail "$1 at $n ranks"; tail -n 3 log.txt; }; }
@@ -57,7 +57,7 @@ numbers R1 >R1.txt
 for n in 2 4; do
   run_all $n R$n
   numbers R$n >R$n.txt
-  cmp R1.txt R$n.txt && ok "the rows of $n ranks are those of one"
+  cmp R1.txt R$n.txt && ok "the rows of $n ranks are those of one" || fail "the rows of $n ranks"
   cp R1/results.jsonl R$n/results.jsonl
   same R1 R$n
 done

@@ -40,6 +40,7 @@ grep '"loss"' parts/metrics.jsonl | tail -n 1 | grep -q '"replaced_by_cause":{"t
 # -- a list that is damaged, or of another place
 again() { "${TRAIN[@]}" --data "$1" --output folder "${@:2}" 2>log.txt; }
 node() { stat -c %i folder/images.index; }
+again data || fail "the same again" # what was changed shortly before the first start was listed is listed once more
 before=$(node); again data || fail "the same again"; [ "$(node)" = "$before" ] && ok "the list stays" || fail "the list is written again"
 heading "list" "said" "made anew"
 for damage in cut flipped version empty; do

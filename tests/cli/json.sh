@@ -51,6 +51,14 @@ one 0 dino-eval features --weights run --data photos $SIZE --output train.h5
 one 0 dino-eval features --weights run --data held $SIZE --output test.h5
 one 0 dino-eval knn --train train.h5 --test test.h5 --k 1 --output results
 one 0 dino-eval linear --train train.h5 --test test.h5 --epochs 1 --output results
+one 0 dino-eval logreg --train train.h5 --test test.h5 --c 0.1,1 --output results
+CLIP=$DINO_SOURCE/tests/golden/clip/transformers
+cp -r held captioned
+for file in captioned/*/*.ppm; do echo "a picture of $(basename "$(dirname "$file")")" >"${file%.ppm}.txt"; done
+one 0 dino-eval zeroshot --clip "$CLIP" --data held --output results
+one 0 dino-eval imagetext --clip "$CLIP" --data captioned --output results
+one 0 dino-eval align --weights run --text-tower --data captioned --vocabulary "$CLIP" --size 32 --text-width 32 --text-depth 1 --text-heads 2 --context 16 --batch 4 --epochs 1 --output aligned
+one 0 dino-eval fuse --weights run "$CLIP" --output fused
 one 0 dino-eval pca --weights run --data held --size 32 --output results
 one 0 dino-eval attention --weights run --data held --size 32 --output results
 one 0 dino-eval retrieval --queries test.h5 --database train.h5 --output results

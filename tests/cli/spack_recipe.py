@@ -29,7 +29,7 @@ for kind, words, more in calls:
     assert more.get("when", "+").lstrip("+") in variants | {""}, (words, more)
 same = {"openmpi": "mpi", "hdf5": "hdf5", "dnnl": "onednn", "faiss": "faiss", "openblas": "blas", "jpeg": "jpeg", "png": "libpng", "webp": "libwebp",
         "tiff": "libtiff", "jxl": "libjxl", "vips": "libvips", "archive": "libarchive", "ssl": "openssl", "nlohmann-json3": "nlohmann-json",
-        "fmt": "fmt", "xxhash": "xxhash", "boost-program-options": "boost", "zlib1g": "zlib-api"}
+        "fmt": "fmt", "xxhash": "xxhash", "utf8proc": "utf8proc", "boost-program-options": "boost", "zlib1g": "zlib-api"}
 packages = re.search(r"^PACKAGES = (.*?[^\\])\n", open(source + "/Makefile").read(), re.S | re.M).group(1).replace("\\", " ").split()
 libraries = {re.sub(r"^lib|-dev$", "", name) for name in packages if name.endswith("-dev")}
 assert len(libraries) > 15, libraries
