@@ -30,6 +30,7 @@ if [ "$variant" = short ]; then
   DINO_DEMO_NAME=demo-short
   DINO_DEMO_EVAL="openclipart sweethome3d-furniture"
   DINO_DEMO_PRETRAIN="--steps 60 --warmup 10 --checkpoint-every 30"
+  DINO_DEMO_SEGMENT+=" --epochs 5"
 elif [ "$variant" = showcase ]; then
   # A longer training, on a pool from which the validation parts are kept out too, so that they can be watched.
   DINO_DEMO_NAME=showcase DINO_DEMO_RECIPE=showcase.cfg DINO_DEMO_CURATE_RECIPE=curate_showcase.cfg
