@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -25,10 +26,11 @@ Mask drawn(const std::vector<std::string>& rows) {
   return mask;
 }
 
+/// What of the box lies in the picture.
 Mask rectangle(int64_t width, int64_t height, Box box) {
   Mask mask{std::vector<uint8_t>(static_cast<size_t>(width * height)), width, height};
-  for (int64_t y = box.top; y < box.top + box.height; ++y)
-    for (int64_t x = box.left; x < box.left + box.width; ++x)
+  for (int64_t y = box.top; y < std::min(height, box.top + box.height); ++y)
+    for (int64_t x = box.left; x < std::min(width, box.left + box.width); ++x)
       mask.pixels[static_cast<size_t>(y * width + x)] = 1;
   return mask;
 }

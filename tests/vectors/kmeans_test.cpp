@@ -296,7 +296,7 @@ TEST(KMeans, AHierarchyThatIsStoppedGoesOnToTheSameResult) {
   int stops = 0;
   for (int start = 0; levels.empty() && start < 200; ++start) {
     std::thread later([&] {
-      std::this_thread::sleep_for(std::chrono::milliseconds(3 + 2 * start));
+      std::this_thread::sleep_for(std::chrono::milliseconds(3 + 2 * start + start * start / 10));
       request_stop();
     });
     try {
