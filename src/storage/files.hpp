@@ -35,7 +35,8 @@ void fsync_folder(const std::string& path);
 void make_folders(const std::string& path);
 /// rename(2) of a folder or file, then fsync of the parent.
 void rename_durably(const std::string& from, const std::string& to);
-/// stat(2), repeated after failures that may pass (base/retry.hpp); false for a path that is not there or not reached.
+/// stat(2), repeated after failures that may pass (base/retry.hpp); false for a path that is not there or not
+/// reached.
 [[nodiscard]] bool find_status(const std::string& path, struct stat& status);
 [[nodiscard]] bool path_exists(const std::string& path);
 [[nodiscard]] bool is_folder(const std::string& path);
